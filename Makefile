@@ -1,0 +1,57 @@
+# Two commands: `make demo` and `make test`. Each makes its own virtual environment first.
+
+PYTHON ?= python3
+# Pinned: an unpinned torch fetches the newest build and several GB of CUDA packages with it.
+# Elsewhere: make setup TORCH="torch==2.11.0"
+TORCH  ?= torch==2.13.0
+JOBS   ?= 2
+PYTEST_ARGS ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint verify-all generated clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP)  ## virtual environment in .venv with everything that demo and test need
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "setup: signconv needs Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@echo "setup 1/3: virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup 2/3: $(TORCH) (the large download; silent while it runs)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(TORCH)
+	@echo "setup 3/3: signconv, editable, with the tools of its tests and its demo"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test,demo]'
+	@touch $@
+
+demo: setup  ## build an optimizer, verify its kernel, train a small model with it
+	$(BIN)/signconv build adamw --convert stosign --state fp8
+	$(BIN)/signconv verify adamw --convert stosign
+	$(BIN)/python examples/train_tiny.py
+
+test: lint  ## lint, types and the whole test suite
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+verify-all: setup  ## the full differential matrix at 50 steps (long)
+	$(BIN)/python tests/verify_all.py
+
+generated: setup  ## rebuild every file in generated/
+	$(BIN)/signconv build --all
+
+clean:  ## remove caches and build outputs, keep .venv
+	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove .venv
+	rm -rf $(VENV)

@@ -1,0 +1,341 @@
+"""Train a byte-level transformer on Python's own sources: torch's AdamW against ours.
+
+`make demo` builds AdamWStoSign (AdamW with a stochastic sign and FP8 state) and runs this
+script: 300 steps, two seeds each, the same batches for both optimizers, then a table, a picture
+of the loss curves and the raw numbers, under build/demo/.
+
+Learning rates: each optimizer has its own, the one with the lowest held-out loss of the grid
+SWEEP (factors of two), found by `train_tiny.py --sweep` with seed 0, which the runs reported
+here do not use. A sign moves every parameter by exactly lr, AdamW by about 0.2 lr (RMS), so the
+grids are 0.2 apart. Weight decay is each optimizer's default (ours is 5 times AdamW's).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from tiny_lm import BATCH, CONTEXT, Corpus, TinyLM, batches, load_bytes, windows
+
+LEARNING_RATE = {"AdamW": 4e-3, "AdamWStoSign": 4e-4}  # chosen by --sweep
+SWEEP = {
+    "AdamW": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
+    "AdamWStoSign": (4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3),
+}
+SWEEP_SEED = 0
+WARMUP = 0.1  # share of the steps; then a cosine down to zero
+HELD_OUT_WINDOWS = 256
+EVALUATE_EVERY = 25
+AVERAGED_STEPS = 20  # of the training loss, in the table and the picture
+COLOURS = {"AdamW": "#4477aa", "AdamWStoSign": "#cc5533"}
+
+Factory = Callable[..., torch.optim.Optimizer]
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=112)
+
+
+@dataclass
+class Run:
+    """One training run; losses in nats per byte, times in milliseconds."""
+
+    optimizer: str
+    lr: float
+    seed: int
+    train_loss: list[float] = field(default_factory=list)  # one per step
+    held_out_loss: list[tuple[int, float]] = field(default_factory=list)  # (steps done, loss)
+    optimizer_ms: list[float] = field(default_factory=list)
+    step_ms: list[float] = field(default_factory=list)
+    state_bytes_per_parameter: float = math.nan
+    state_dtypes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def final_train_loss(self) -> float:
+        return statistics.fmean(self.train_loss[-AVERAGED_STEPS:])
+
+    @property
+    def final_held_out_loss(self) -> float:
+        return self.held_out_loss[-1][1]
+
+
+class Reporter:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress = progress
+        self.task = progress.add_task("", total=total) if progress else None
+
+    def step(self, run: Run, step: int, steps: int) -> None:
+        """Report `step` of `steps` done."""
+        title = f"{run.optimizer}, lr {run.lr:g}, seed {run.seed}"
+        if self.progress and self.task is not None:
+            self.progress.update(self.task, advance=1, description=title)
+        if step == steps or (not self.progress and step % 50 == 0):
+            console.print(
+                f"{title}: step {step}/{steps}, training loss {run.final_train_loss:.3f}, "
+                f"held-out {run.final_held_out_loss:.3f}"
+            )
+
+
+@contextmanager
+def reporting(total: int) -> Iterator[Reporter]:
+    """A Reporter of `total` steps."""
+    if not console.is_terminal:
+        yield Reporter(None, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        yield Reporter(progress, total)
+
+
+def schedule(step: int, steps: int) -> float:
+    """The factor on lr: linear warmup, then cosine decay to zero."""
+    warmup = max(1, round(WARMUP * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def state_size(optimizer: torch.optim.Optimizer) -> tuple[float, dict[str, str]]:
+    """Bytes of state per parameter, as stored, and each state's dtype; counters left out."""
+    tensors = [
+        (name, value)
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and name not in ("step", "offset")
+    ]
+    parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    size = sum(value.numel() * value.element_size() for _, value in tensors)
+    return size / parameters, {name: str(value.dtype) for name, value in tensors}
+
+
+def train(
+    run: Run, factory: Factory, corpus: Corpus, steps: int, device: str, reporter: Reporter
+) -> None:
+    """Train a TinyLM from `run.seed`, and record the run."""
+    model = TinyLM(seed=run.seed).to(device)
+    optimizer = factory(model.parameters(), lr=run.lr)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(schedule, steps=steps))
+    fixed = windows(corpus.held_out, HELD_OUT_WINDOWS, torch.Generator().manual_seed(0))
+    held_out = [(x.to(device), y.to(device)) for x, y in zip(*(t.split(64) for t in fixed))]
+
+    def evaluate(step: int) -> None:
+        with torch.no_grad():
+            losses = [model.loss(inputs, targets).item() for inputs, targets in held_out]
+        run.held_out_loss.append((step, statistics.fmean(losses)))
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return 1e3 * time.perf_counter()
+
+    evaluate(0)
+    for step, (inputs, targets) in enumerate(batches(corpus.train, steps, run.seed), start=1):
+        started = now()
+        loss = model.loss(inputs.to(device), targets.to(device))
+        loss.backward()
+        before_update = now()
+        optimizer.step()
+        finished = now()
+        optimizer.zero_grad()
+        scheduler.step()
+        run.train_loss.append(loss.item())
+        run.optimizer_ms.append(finished - before_update)
+        run.step_ms.append(finished - started)
+        if step % EVALUATE_EVERY == 0 or step == steps:
+            evaluate(step)
+        reporter.step(run, step, steps)
+    run.state_bytes_per_parameter, run.state_dtypes = state_size(optimizer)
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± half the range."""
+    return f"{statistics.fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
+
+
+def results_table(runs: list[Run]) -> Table:
+    """One row per optimizer."""
+    table = Table(caption="losses in nats per byte, mean ± half the range over seeds; median ms")
+    table.add_column("optimizer")
+    for title in ("lr", "training loss", "held-out loss", "state bytes\nper parameter"):
+        table.add_column(title, justify="right")
+    table.add_column("ms per step,\noptimizer", justify="right")
+    table.add_column("ms per step,\nwhole", justify="right")
+    for name in dict.fromkeys(run.optimizer for run in runs):
+        own = [run for run in runs if run.optimizer == name]
+        table.add_row(
+            name,
+            f"{own[0].lr:g}",
+            spread([run.final_train_loss for run in own]),
+            spread([run.final_held_out_loss for run in own]),
+            f"{own[0].state_bytes_per_parameter:.2f}",
+            f"{statistics.median(ms for run in own for ms in run.optimizer_ms):.1f}",
+            f"{statistics.median(ms for run in own for ms in run.step_ms):.1f}",
+        )
+    return table
+
+
+def draw(runs: list[Run], title: str, path: Path) -> None:
+    """Write the loss curves: thin lines training (moving average), marks held-out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    for run in runs:
+        dashes = ("-", "--", ":", "-.")[seeds.index(run.seed) % 4]
+        colour, label = COLOURS[run.optimizer], f"{run.optimizer} (lr {run.lr:g}), seed {run.seed}"
+        smooth = [
+            statistics.fmean(run.train_loss[max(0, i - AVERAGED_STEPS) : i])
+            for i in range(1, len(run.train_loss) + 1)
+        ]
+        axes.plot(range(1, len(smooth) + 1), smooth, dashes, color=colour, lw=1, alpha=0.5)
+        steps, losses = zip(*run.held_out_loss)
+        axes.plot(steps, losses, dashes, color=colour, lw=1.6, marker="o", ms=4, label=label)
+    axes.plot([], [], color="grey", lw=1, alpha=0.5, label=f"training, mean of {AVERAGED_STEPS}")
+    axes.plot([], [], color="grey", lw=1.6, marker="o", ms=4, label="held-out files")
+    axes.set(xlabel="step", ylabel="loss (nats per byte)", title=title)
+    axes.grid(alpha=0.25)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def stop(message: str) -> typer.Exit:
+    """One line on standard error, and exit code 2."""
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(2)
+
+
+def factories(seed: int) -> dict[str, Factory]:
+    """The two optimizers; everything but lr is their default."""
+    try:
+        from signconv.generated.adamw_stosign import AdamWStoSign
+    except ModuleNotFoundError as missing:
+        if not str(missing.name).startswith("signconv"):
+            raise
+        raise stop(
+            f"no module {missing.name}: run `make demo`, "
+            "or `signconv build adamw --convert stosign`"
+        ) from None
+    return {"AdamW": torch.optim.AdamW, "AdamWStoSign": partial(AdamWStoSign, seed=seed)}
+
+
+def train_all(runs: list[Run], corpus: Corpus, steps: int, device: str) -> None:
+    """Train each of `runs` in turn, under one progress bar."""
+    with reporting(len(runs) * steps) as reporter:
+        for run in runs:
+            train(run, factories(run.seed)[run.optimizer], corpus, steps, device, reporter)
+
+
+def sweep(corpus: Corpus, steps: int, device: str) -> list[Run]:
+    """Every lr of the grids with one seed; prints the table and the best lr of each."""
+    runs = [Run(name, lr, SWEEP_SEED) for name, grid in SWEEP.items() for lr in grid]
+    train_all(runs, corpus, steps, device)
+    table = Table("optimizer", "lr", "training loss", "held-out loss", "")
+    for run in runs:
+        grid = [other for other in runs if other.optimizer == run.optimizer]
+        best = min(grid, key=lambda other: other.final_held_out_loss)
+        note = "best" if run is best else ""
+        if note and run in (grid[0], grid[-1]):
+            note = "best, at the edge of the grid: widen it"
+        losses = (f"{run.final_train_loss:.3f}", f"{run.final_held_out_loss:.3f}")
+        table.add_row(run.optimizer, f"{run.lr:g}", *losses, note)
+    console.print(table)
+    return runs
+
+
+def main(
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each run.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each optimizer: seeds 1, 2, …")] = 2,
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("build/demo"),
+    sweep_lr: Annotated[
+        bool, typer.Option("--sweep", help="Choose the learning rates: every lr of the grids.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    lr_adamw: Annotated[float, typer.Option(min=0)] = LEARNING_RATE["AdamW"],
+    lr_stosign: Annotated[float, typer.Option(min=0)] = LEARNING_RATE["AdamWStoSign"],
+    picture: Annotated[Path | None, typer.Option(help="Default: OUT/loss.png.")] = None,
+) -> None:
+    """Train a tiny byte-level transformer with torch's AdamW and with our AdamWStoSign."""
+    factories(seed=0)  # a missing module is reported before anything slow
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise stop(f"--device {device}: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise stop("--device cuda: torch finds no CUDA device; use --device cpu")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        corpus = load_bytes()
+    except (OSError, ValueError) as problem:
+        raise stop(str(problem)) from None
+
+    parameters = sum(p.numel() for p in TinyLM().parameters())
+    python = f"Python {platform.python_version()}"
+    console.print(
+        f"text: the standard library of {python}\n"
+        f"  training {corpus.train_files} files, {len(corpus.train):,} bytes\n"
+        f"  held-out {corpus.held_out_files} files, {len(corpus.held_out):,} bytes; "
+        f"loss on {HELD_OUT_WINDOWS} fixed windows of {CONTEXT} bytes\n"
+        f"  sha256 of the split {corpus.digest}\n"
+        f"model: byte-level transformer, {parameters:,} parameters, on {device}"
+    )
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device,
+        "digest": corpus.digest,
+        "train_bytes": len(corpus.train),
+        "held_out_bytes": len(corpus.held_out),
+        "parameters": parameters,
+        "steps": steps,
+        "batch": BATCH,
+        "context": CONTEXT,
+    }
+    if sweep_lr:
+        runs = sweep(corpus, steps, device)
+        path = out / "sweep.json"
+        path.write_text(json.dumps(facts | {"runs": [asdict(run) for run in runs]}, indent=1))
+        console.print(f"numbers: {path}", soft_wrap=True)
+        return
+
+    chosen = {"AdamW": lr_adamw, "AdamWStoSign": lr_stosign}
+    for name, lr in chosen.items():
+        how = f"the best of {', '.join(f'{x:g}' for x in SWEEP[name])} (--sweep, another seed)"
+        console.print(f"{name}: lr {lr:g}, {how if lr == LEARNING_RATE[name] else 'as asked'}")
+    runs = [Run(name, lr, seed) for seed in range(1, seeds + 1) for name, lr in chosen.items()]
+    train_all(runs, corpus, steps, device)
+
+    console.print(
+        f"\ntrained {len(runs)} runs: {steps} steps of {BATCH} × {CONTEXT} bytes "
+        f"({steps * BATCH * CONTEXT:,} bytes each), {parameters:,} parameters"
+    )
+    console.print(results_table(runs))
+    picture = picture or out / "loss.png"
+    draw(runs, f"{parameters:,} parameters, bytes of the sources of {python}", picture)
+    path = out / "results.json"
+    path.write_text(json.dumps(facts | {"runs": [asdict(run) for run in runs]}, indent=1))
+    console.print(f"picture: {picture}\nnumbers: {path}", soft_wrap=True)
+    worse = [run for run in runs if not run.final_held_out_loss < run.held_out_loss[0][1]]
+    if worse:
+        typer.echo(f"error: held-out loss did not go down in {len(worse)} runs", err=True)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,39 @@
+"""The language in which optimizers are written: ``from signconv.dsl import *``.
+
+Inside a class body the names ``grad``, ``param``, ``t``, ``ema`` and all functions are bound
+already, so the import is only needed for ``Optimizer`` (and by linters).
+"""
+
+from signconv.dsl.optimizer import Optimizer
+from signconv.dsl.terms import (
+    abs,
+    clip,
+    decoupled,
+    ema,
+    exp,
+    grad,
+    hyper,
+    independent,
+    l2,
+    log,
+    max,
+    max_ema,
+    mean,
+    min,
+    moment,
+    norm,
+    param,
+    root,
+    sign,
+    sqrt,
+    state,
+    t,
+    tanh,
+    where,
+)
+
+__all__ = [
+    "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2",
+    "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
+    "state", "t", "tanh", "where",
+]  # fmt: skip

@@ -1,0 +1,161 @@
+"""The class body as a specification: names are taken as they are bound, in source order."""
+
+from __future__ import annotations
+
+import keyword
+from typing import Any
+
+from signconv.dsl import terms
+from signconv.dsl.terms import DecayTerm, HyperTerm, MomentTerm, Term, caller, lift
+from signconv.errors import SpecError
+from signconv.ir.nodes import Const, Decay, Expr, Hyper, Moment, Op, Program, Ref, Temp
+from signconv.ir.verify import verify
+
+#: Bound in every class body; a spec may not rebind them.
+PREBOUND = {
+    name: getattr(terms, name)
+    for name in (
+        "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2", "log",
+        "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
+        "state", "t", "tanh", "where",
+    )
+}  # fmt: skip
+#: Names whose meaning is fixed: they say what the update is.
+ROLES = ("numerator", "denominator", "update", "decay")
+#: Names the generated code needs for itself.
+RESERVED = frozenset({
+    "params", "p", "g", "s", "bits", "noise", "seed", "backend", "maximize", "skip_nonfinite",
+    "step", "offset", "self", "ref", "dev", "tl", "torch", "triton", "betas", "master",
+    "grad_scale", "initial_lr",
+})  # fmt: skip
+
+
+class _Body(dict[str, Any]):
+    """The namespace of the class body: names terms when they are bound."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in PREBOUND:
+            return PREBOUND[name]
+        raise KeyError(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if not (name.startswith("__") and name.endswith("__")) and name != "_":
+            value = self._bind(name, value)
+        super().__setitem__(name, value)
+
+    def _bind(self, name: str, value: Any) -> Any:
+        if name in PREBOUND:
+            raise SpecError(f"{name!r} is a name of the DSL and cannot be bound again", caller())
+        if name in RESERVED or name.startswith("_") or keyword.iskeyword(name):
+            raise SpecError(f"{name!r} is reserved for generated code: choose another", caller())
+        if not name.isascii():
+            raise SpecError(f"{name!r}: names are ASCII identifiers", caller())
+        if name in self:
+            raise SpecError(f"{name!r} is bound twice: each name has one meaning", caller())
+        if isinstance(value, HyperTerm | MomentTerm):
+            if name in ROLES and value.name is not None:
+                return value
+            if name in ROLES:
+                raise SpecError(
+                    f"give the {value.what.split()[-1]} a name of its own before {name!r} uses it",
+                    caller(),
+                )
+            if value.name is not None:
+                raise SpecError(f"{value.name!r} already names this; use it instead", caller())
+            value.name = name
+            value.origin = caller()
+            return value
+        if name in ROLES:
+            return value
+        if isinstance(value, Term):
+            return TempTerm(name, value.node)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SpecError(
+                f"{name!r} is bound to a {type(value).__name__}: a spec holds numbers, "
+                "hyperparameters, moments and expressions",
+                caller(),
+            )
+        return value
+
+
+class TempTerm(Term):
+    """A named intermediate expression."""
+
+    __slots__ = ("expr", "name")
+
+    def __init__(self, name: str, expr: Expr) -> None:
+        super().__init__(Ref("temp", name))
+        self.name = name
+        self.expr = expr
+
+
+class OptimizerMeta(type):
+    """Turns the class body into a Program, checked."""
+
+    program: Program
+
+    @classmethod
+    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **kwargs: Any) -> _Body:
+        return _Body()
+
+    def __new__(cls, name: str, bases: tuple[type, ...], body: _Body) -> OptimizerMeta:
+        made = super().__new__(cls, name, bases, dict(body))
+        if bases:
+            made.program = verify(_program(name, body))
+        return made
+
+
+class Optimizer(metaclass=OptimizerMeta):
+    """Base of all optimizer descriptions; ``program`` holds the checked Program.
+
+    A body binds hyperparameters (``lr`` is required), moments, named intermediate values, and
+    ``numerator`` with or without ``denominator`` (or ``update``), and optionally ``decay``.
+    Raises SpecError, with the user's file and line, for anything that is not a valid optimizer.
+    """
+
+
+def _program(name: str, body: _Body) -> Program:
+    where = caller()
+    hypers, moments, temps = [], [], []
+    for key, value in ((k, v) for k, v in body.items() if k not in ROLES):
+        if isinstance(value, HyperTerm):
+            hypers.append(Hyper(key, value.default, **value.ranges, origin=value.origin))
+        elif isinstance(value, MomentTerm):
+            if value.shape == "state" and value.next is None:
+                raise SpecError(f"state {key!r} has no {key}.next", value.origin)
+            moments.append(
+                Moment(
+                    key,
+                    value.shape,
+                    input=value.input,
+                    beta=value.beta,
+                    init="zero" if value.init == Const(0.0) else value.init,
+                    next=value.next,
+                    origin=value.origin,
+                )
+            )
+        elif isinstance(value, TempTerm):
+            temps.append(Temp(key, value.expr, value.origin))
+    if ("numerator" in body) == ("update" in body):
+        raise SpecError(f"{name} needs either `numerator = …` or `update = …`", where)
+    if "denominator" in body and "numerator" not in body:
+        raise SpecError(f"{name} has a denominator but no numerator", where)
+    decay = body.get("decay")
+    if decay is not None and not isinstance(decay, DecayTerm):
+        raise SpecError("decay is one of l2(…), decoupled(…), independent(…)", where)
+    numerator = lift(body["numerator"] if "numerator" in body else body["update"])
+    link = "ratio"
+    if "denominator" not in body and isinstance(numerator, Op) and numerator.fn == "sign":
+        numerator, link = numerator.args[0], "sign"
+    return Program(
+        name=name,
+        key=name.lower(),
+        doc=str(body.get("__doc__") or ""),
+        hypers=tuple(hypers),
+        moments=tuple(moments),
+        temps=tuple(temps),
+        numerator=numerator,
+        denominator=lift(body["denominator"]) if "denominator" in body else None,
+        link=link,
+        decay=decay and Decay(decay.kind, decay.weight),
+    )

@@ -1,0 +1,367 @@
+"""Terms: what the author's expressions build.
+
+A term wraps an ir node and records the user's line.  Operators build nodes in source order and
+evaluate nothing; ``==`` and ``<`` build relations, and testing a term for truth is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from signconv.errors import Origin, SpecError
+from signconv.ir.nodes import Const, Expr, Op, Ref
+
+_HERE = str(Path(__file__).parent)
+
+
+def caller() -> Origin:
+    """The innermost line outside this package: the user's."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return Origin(frame.f_code.co_filename, frame.f_lineno)
+
+
+class Term:
+    """An expression in an optimizer's description."""
+
+    __slots__ = ("_node", "origin")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, node: Expr | None, origin: Origin | None = None) -> None:
+        self._node = node
+        self.origin = origin or caller()
+
+    @property
+    def node(self) -> Expr:
+        assert self._node is not None
+        return self._node
+
+    def __add__(self, other: Any) -> Term:
+        return call("add", self, other)
+
+    def __radd__(self, other: Any) -> Term:
+        return call("add", other, self)
+
+    def __sub__(self, other: Any) -> Term:
+        return call("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Term:
+        return call("sub", other, self)
+
+    def __mul__(self, other: Any) -> Term:
+        return call("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Term:
+        return call("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Term:
+        return call("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Term:
+        return call("div", other, self)
+
+    def __pow__(self, other: Any) -> Term:
+        return call("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Term:
+        return call("pow", other, self)
+
+    def __mod__(self, other: Any) -> Term:
+        return call("mod", self, other)
+
+    def __neg__(self) -> Term:
+        return call("neg", self)
+
+    def __pos__(self) -> Term:
+        return self
+
+    def __abs__(self) -> Term:
+        return call("abs", self)
+
+    def __lt__(self, other: Any) -> Term:
+        return call("lt", self, other)
+
+    def __le__(self, other: Any) -> Term:
+        return call("le", self, other)
+
+    def __gt__(self, other: Any) -> Term:
+        return call("gt", self, other)
+
+    def __ge__(self, other: Any) -> Term:
+        return call("ge", self, other)
+
+    def __eq__(self, other: Any) -> Term:  # type: ignore[override]
+        return call("eq", self, other)
+
+    def __ne__(self, other: Any) -> Term:  # type: ignore[override]
+        return call("ne", self, other)
+
+    def __matmul__(self, other: Any) -> NoReturn:
+        raise SpecError(
+            "a matrix product is not supported: signconv compiles elementwise optimizers "
+            "(matrix methods such as Muon need another tool)",
+            caller(),
+        )
+
+    __rmatmul__ = __matmul__
+
+    def _refuse_iteration(self, *_: Any) -> NoReturn:
+        raise SpecError("an expression stands for one element; it has no items or shape", caller())
+
+    __getitem__ = __iter__ = __len__ = _refuse_iteration
+
+    def __bool__(self) -> NoReturn:
+        raise SpecError(
+            "an expression has no truth value while the optimizer is described: use where(cond, "
+            "a, b) for a choice, max()/min() of the DSL, and no chained comparison, and/or/not",
+            caller(),
+        )
+
+    def __float__(self) -> NoReturn:
+        raise SpecError("an expression is not a number yet; use the DSL's own functions", caller())
+
+    __int__ = __index__ = __float__  # type: ignore[assignment]
+
+
+class Named(Term):
+    """A term that gets its name when the class body binds it: a hyperparameter or a moment."""
+
+    __slots__ = ("name",)
+    kind = ""
+    what = ""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.name: str | None = None
+
+    @property
+    def node(self) -> Expr:
+        if self.name is None:
+            raise SpecError(
+                f"{self.what} inside an expression has no name: bind it first, as in "
+                "`m = ema(grad, beta1)`, and use the name",
+                caller(),
+            )
+        return Ref(self.kind, self.name)
+
+
+class HyperTerm(Named):
+    """What ``hyper`` returns."""
+
+    __slots__ = ("default", "ranges")
+    kind = "hyper"
+    what = "a hyperparameter"
+
+    def __init__(self, default: float, ranges: dict[str, float | None]) -> None:
+        super().__init__()
+        self.default = default
+        self.ranges = ranges
+
+
+class MomentTerm(Named):
+    """What ``ema``, ``max_ema``, ``moment`` and ``state`` return."""
+
+    __slots__ = ("_next", "beta", "init", "input", "shape")
+    kind = "value"
+    what = "a moment"
+
+    def __init__(self, shape: str, input: Any, beta: Any, init: Any) -> None:
+        super().__init__()
+        self.shape = shape
+        self.input = None if input is None else lift(input)
+        self.beta = None if beta is None else lift(beta)
+        self.init = init
+        self._next: Expr | None = None
+
+    @property
+    def prev(self) -> Term:
+        """The value after the last step."""
+        node = self.node
+        assert isinstance(node, Ref)
+        return Term(Ref("prev", node.name))
+
+    @property
+    def corrected(self) -> Term:
+        """The value divided by the sum of its weights: bias correction (EMAs from zero only)."""
+        return call("corrected", self)
+
+    @property
+    def next(self) -> Expr | None:
+        return self._next
+
+    @next.setter
+    def next(self, value: Any) -> None:
+        if self.shape != "state":
+            raise SpecError(
+                f"only state() has .next; {self.shape}() fixes its recurrence", caller()
+            )
+        if self._next is not None:
+            raise SpecError(f"{self.name}.next is set twice", caller())
+        self._next = lift(value)
+
+
+class DecayTerm:
+    """What ``l2``, ``decoupled`` and ``independent`` return."""
+
+    def __init__(self, kind: str, weight: Any) -> None:
+        self.kind = kind
+        self.weight = lift(weight)
+        self.origin = caller()
+
+
+def lift(value: Any) -> Expr:
+    """A term or a number as a node; anything else is refused with the user's line."""
+    if isinstance(value, Term):
+        return value.node
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpecError(
+            f"{value!r} ({type(value).__name__}) cannot stand in an expression: use numbers and "
+            "terms of the DSL",
+            caller(),
+        )
+    return Const(float(value))
+
+
+def call(fn: str, *args: Any) -> Term:
+    """An Op of the given function with the user's line."""
+    origin = caller()
+    return Term(Op(fn, tuple(lift(a) for a in args), origin), origin)
+
+
+grad = Term(Ref("grad", "grad"))
+param = Term(Ref("param", "param"))
+t = Term(Ref("t", "t"))
+
+
+def hyper(
+    default: float,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+) -> HyperTerm:
+    """A hyperparameter with a default and a legal range (ge: >=, gt: >, le: <=, lt: <)."""
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        raise SpecError(f"a hyperparameter's default must be a number, not {default!r}", caller())
+    return HyperTerm(float(default), {"ge": ge, "gt": gt, "le": le, "lt": lt})
+
+
+def _beta(beta: Any) -> Any:
+    if isinstance(beta, int | float) and not 0 <= beta <= 1:
+        raise SpecError(f"beta = {beta:g} is outside 0 <= beta <= 1", caller())
+    return beta
+
+
+def ema(u: Any, beta: Any, init: str = "zero") -> MomentTerm:
+    """Exponential moving average s = beta*s + (1-beta)*u; init "zero", or "first": s = u at t=1."""
+    if init not in ("zero", "first"):
+        raise SpecError(f"init={init!r} is neither 'zero' nor 'first'", caller())
+    return MomentTerm("ema", u, _beta(beta), init)
+
+
+def max_ema(u: Any, beta: Any = 1.0) -> MomentTerm:
+    """Decayed running maximum s = max(beta*s, u), from zero; u must be >= 0."""
+    return MomentTerm("max", u, _beta(beta), "zero")
+
+
+def moment(u: Any, *, order: float, beta: Any, init: str = "zero") -> MomentTerm:
+    """The moment of the given order: an EMA of u for order 1, of abs(u)**order otherwise."""
+    if isinstance(order, bool) or not isinstance(order, int | float) or order < 1:
+        raise SpecError(f"order = {order!r} is not a number >= 1", caller())
+    if order == 1:
+        return ema(u, beta, init)
+    return ema(call("pow", u if order % 2 == 0 else call("abs", u), order), beta, init)
+
+
+def state(init: Any = 0.0) -> MomentTerm:
+    """Any other quantity kept between steps: set ``s.next = expression`` using ``s.prev``."""
+    start = lift(init)
+    if start == Ref("param", "param"):
+        return MomentTerm("state", None, None, "param")
+    if not isinstance(start, Const):
+        raise SpecError("state(init) takes a number, or param", caller())
+    return MomentTerm("state", None, None, start)
+
+
+def l2(weight: Any) -> DecayTerm:
+    """Weight decay added to the gradient: g + weight*p."""
+    return DecayTerm("l2", weight)
+
+
+def decoupled(weight: Any) -> DecayTerm:
+    """Decoupled weight decay: p shrinks by lr*weight*p (Loshchilov & Hutter 2019)."""
+    return DecayTerm("decoupled", weight)
+
+
+def independent(weight: Any) -> DecayTerm:
+    """Weight decay independent of the learning rate's size: p shrinks by (lr/lr0)*weight*p."""
+    return DecayTerm("independent", weight)
+
+
+def sqrt(x: Any) -> Term:
+    """Square root, correctly rounded."""
+    return call("sqrt", x)
+
+
+def root(x: Any, order: float) -> Term:
+    """The root of the given order of x >= 0."""
+    return call("root", x, order)
+
+
+def abs(x: Any) -> Term:
+    """Absolute value."""
+    return call("abs", x)
+
+
+def sign(x: Any) -> Term:
+    """-1, 0 or 1; sign(0) = 0, sign(NaN) = NaN."""
+    return call("sign", x)
+
+
+def max(a: Any, b: Any) -> Term:
+    """The larger; NaN if either is NaN."""
+    return call("max", a, b)
+
+
+def min(a: Any, b: Any) -> Term:
+    """The smaller; NaN if either is NaN."""
+    return call("min", a, b)
+
+
+def where(condition: Any, a: Any, b: Any) -> Term:
+    """a where the condition holds, else b."""
+    return call("where", condition, a, b)
+
+
+def clip(x: Any, low: Any, high: Any) -> Term:
+    """min(max(x, low), high)."""
+    return call("clip", x, low, high)
+
+
+def exp(x: Any) -> Term:
+    """Exponential function."""
+    return call("exp", x)
+
+
+def log(x: Any) -> Term:
+    """Natural logarithm."""
+    return call("log", x)
+
+
+def tanh(x: Any) -> Term:
+    """Hyperbolic tangent."""
+    return call("tanh", x)
+
+
+def norm(x: Any) -> Term:
+    """Euclidean norm over the tensor."""
+    return call("norm", x)
+
+
+def mean(x: Any) -> Term:
+    """Mean over the tensor."""
+    return call("mean", x)

@@ -1,0 +1,59 @@
+"""Every error a user can meet, one class per kind of fault.
+
+The command line prints the message alone and exits with code 2, so a message says what is
+wrong, where (the user's file and line where there is one) and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where in the user's source an expression or a moment was written."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class SignconvError(Exception):
+    """Base of all signconv errors; ``origin`` is the user's file and line, where known."""
+
+    def __init__(self, message: str, origin: Origin | None = None) -> None:
+        super().__init__(f"{origin}: {message}" if origin else message)
+        self.message = message
+        self.origin = origin
+
+
+class SpecError(SignconvError):
+    """An optimizer's description is wrong: the author of the spec has to change it."""
+
+
+class PassError(SignconvError):
+    """A pass does not apply to this program, or the passes asked for exclude each other."""
+
+
+class LoweringError(SignconvError):
+    """The program is valid, but has something that the lowering cannot turn into a kernel."""
+
+
+class BuildError(SignconvError):
+    """The generated file could not be written, or did not come out as valid Python."""
+
+
+class VerifyError(SignconvError):
+    """A differential check could not be carried out (a mismatch is a result, not an error)."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the closest valid name, and all of them."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names)}"

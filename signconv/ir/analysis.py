@@ -1,0 +1,259 @@
+"""Facts about expressions that passes and lowering rely on; each answer is proved or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from signconv.errors import Origin, SpecError
+from signconv.ir.nodes import (
+    NOISE,
+    RELATIONS,
+    Const,
+    Expr,
+    Hyper,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    Temp,
+    references,
+    walk,
+)
+
+Item = TypeVar("Item", Moment, Temp)
+
+
+def is_scalar(e: Expr, p: Program) -> bool:
+    """Whether ``e`` is the same for all elements: made of hyperparameters, t and constants."""
+    for n in walk(e):
+        if isinstance(n, Ref):
+            if n.kind in ("grad", "param", "value", "prev", "draw"):
+                return False
+            if n.kind == "temp" and not is_scalar(p.temp(n.name).expr, p):
+                return False
+    return True
+
+
+def evaluation_order(p: Program) -> list[Moment | Temp]:
+    """Moments and temporaries, each after what it reads; otherwise as written.
+
+    Raises SpecError, with the user's line, where two of them read each other's new value.
+    """
+    items: dict[str, Moment | Temp] = {x.name: x for x in (*p.moments, *p.temps)}
+    written = sorted(items.values(), key=_line)
+    order: list[Moment | Temp] = []
+    done: set[str] = set()
+
+    def visit(x: Moment | Temp, path: tuple[str, ...]) -> None:
+        if x.name in path:
+            cycle = " -> ".join((*path[path.index(x.name) :], x.name))
+            raise SpecError(
+                f"cycle: {cycle}: each needs the other's new value; use .prev to read the last "
+                "step's value",
+                x.origin,
+            )
+        if x.name in done:
+            return
+        for e in x.reads if isinstance(x, Moment) else (x.expr,):
+            for name in sorted(references(e, "value") | references(e, "temp")):
+                visit(items[name], (*path, x.name))
+        done.add(x.name)
+        order.append(x)
+
+    for x in written:
+        visit(x, ())
+    return order
+
+
+def _line(x: Moment | Temp) -> int:
+    return x.origin.line if x.origin else 1 << 30
+
+
+class Degrees:
+    """Homogeneous degree in the gradient of every expression (design.md 6), None if it has none.
+
+    Scaling all gradients by c scales a quantity of degree d by c**d.  The literal zero has every
+    degree, which is what the initial value of a moment needs.
+    """
+
+    ANY = "any"
+
+    def __init__(self, p: Program) -> None:
+        self.p = p
+        self.moments: dict[str, int | float | str | None] = {m.name: self.ANY for m in p.moments}
+        for _ in range(len(p.moments) + 1):
+            for m in p.moments:
+                self.moments[m.name] = self._moment(m)
+
+    def _moment(self, m: Moment) -> int | float | str | None:
+        if isinstance(m.init, Const) and m.init.value != 0:
+            start: int | float | str | None = 0
+        else:
+            start = None if m.init == "param" else self.ANY
+        step = self.of(m.next) if m.next is not None else self.of(m.input) if m.input else None
+        return self._same(start, step)
+
+    def _same(
+        self, a: int | float | str | None, b: int | float | str | None
+    ) -> int | float | str | None:
+        if a == self.ANY:
+            return b
+        return a if b in (a, self.ANY) else None
+
+    def of(self, e: Expr) -> int | float | str | None:
+        """Degree of ``e``: a number, ANY for zero, None where there is none."""
+        if isinstance(e, Const):
+            return self.ANY if e.value == 0 else 0
+        if isinstance(e, Ref):
+            if e.kind == "grad":
+                return 1
+            if e.kind == "param":
+                return None
+            if e.kind in ("value", "prev"):
+                return self.moments[e.name]
+            return self.of(self.p.temp(e.name).expr) if e.kind == "temp" else 0
+        assert isinstance(e, Op)
+        return self._op(e.fn, e.args)
+
+    def _op(self, fn: str, args: tuple[Expr, ...]) -> int | float | str | None:
+        d = [self.of(a) for a in args]
+        if fn in ("add", "sub", "max", "min"):
+            return self._same(d[0], d[1])
+        if fn in ("neg", "abs", "corrected", "norm", "mean"):
+            return d[0]
+        if fn == "sign":
+            return None if d[0] is None else 0
+        if fn in RELATIONS:
+            return 0 if self._same(d[0], d[1]) is not None else None
+        if fn == "where":
+            return self._same(d[1], d[2]) if d[0] is not None else None
+        if any(x is None for x in d):
+            return None
+        if fn == "mul":
+            return self.ANY if self.ANY in d else d[0] + d[1]  # type: ignore[operator]
+        if fn == "div":
+            return d[0] if self.ANY in d else d[0] - d[1]  # type: ignore[operator]
+        if fn in ("pow", "root", "sqrt") and d[0] != self.ANY:
+            n = args[1].value if len(args) > 1 and isinstance(args[1], Const) else 2
+            if fn == "pow" and not isinstance(args[1], Const):
+                return 0 if d[0] == 0 else None
+            return d[0] * n if fn == "pow" else d[0] / n  # type: ignore[operator]
+        return 0 if all(x in (0, self.ANY) for x in d) else None
+
+
+class Ranges:
+    """Which expressions are provably >= 0 (and never -0), from the hyperparameters' ranges."""
+
+    def __init__(self, p: Program) -> None:
+        self.p = p
+        self.hypers: dict[str, Hyper] = {h.name: h for h in p.hypers}
+        self.nonneg_moments = {m.name for m in p.moments}  # assumed, then refuted to a fixed point
+        while True:
+            kept = {m.name for m in p.moments if m.name in self.nonneg_moments and self._keeps(m)}
+            if kept == self.nonneg_moments:
+                break
+            self.nonneg_moments = kept
+
+    def _keeps(self, m: Moment) -> bool:
+        if m.init == "param" or (isinstance(m.init, Const) and m.init.value < 0):
+            return False
+        if m.next is not None:
+            return self.nonneg(m.next)
+        assert m.input is not None and m.beta is not None
+        weights = self.nonneg(m.beta) and (m.kind == "max" or self.at_most_one(m.beta))
+        return self.nonneg(m.input) and weights
+
+    def nonneg(self, e: Expr) -> bool:
+        """Provably >= 0 and not -0 for every gradient (NaN aside)."""
+        if isinstance(e, Const):
+            return e.value >= 0
+        if isinstance(e, Ref):
+            if e.kind == "hyper":
+                h = self.hypers[e.name]
+                return max(h.ge if h.ge is not None else -1, h.gt if h.gt is not None else -1) >= 0
+            if e.kind in ("value", "prev"):
+                return e.name in self.nonneg_moments
+            return self.nonneg(self.p.temp(e.name).expr) if e.kind == "temp" else e.kind == "t"
+        assert isinstance(e, Op)
+        fn, a = e.fn, e.args
+        if fn == "abs" or fn in RELATIONS or fn in ("norm", "exp"):
+            return True
+        if fn == "pow" and isinstance(a[1], Const) and a[1].value % 2 == 0:
+            return True
+        if fn == "mul" and a[0] == a[1]:
+            return True
+        if fn == "max":
+            return self.nonneg(a[0]) and self.nonneg(a[1])
+        if fn in ("add", "mul", "div", "min", "mean"):
+            return all(self.nonneg(x) for x in a)
+        if fn in ("sqrt", "root", "corrected", "pow"):
+            return self.nonneg(a[0])
+        if fn == "where":
+            return self.nonneg(a[1]) and self.nonneg(a[2])
+        return fn == "sub" and a[0] == Const(1.0) and self.at_most_one(a[1])
+
+    def at_most_one(self, e: Expr, strictly: bool = False) -> bool:
+        """Provably <= 1 (< 1 if ``strictly``), for scalars."""
+        if isinstance(e, Const):
+            return e.value < 1 or (e.value == 1 and not strictly)
+        if isinstance(e, Ref) and e.kind == "hyper":
+            h = self.hypers[e.name]
+            return (h.lt is not None and h.lt <= 1) or (
+                not strictly and h.le is not None and h.le <= 1
+            )
+        if isinstance(e, Ref) and e.kind == "temp":
+            return self.at_most_one(self.p.temp(e.name).expr, strictly)
+        if isinstance(e, Op) and e.fn == "pow":  # b**t with t >= 1
+            return self.nonneg(e.args[0]) and self.at_most_one(e.args[0], strictly)
+        if isinstance(e, Op) and e.fn == "mul":
+            return all(self.nonneg(a) and self.at_most_one(a) for a in e.args) and (
+                not strictly or any(self.at_most_one(a, True) for a in e.args)
+            )
+        if isinstance(e, Op) and e.fn == "sub" and e.args[0] == Const(1.0):
+            return self.positive(e.args[1]) if strictly else self.nonneg(e.args[1])
+        return False
+
+    def positive(self, e: Expr) -> bool:
+        """Provably > 0, for scalars."""
+        if isinstance(e, Const):
+            return e.value > 0
+        if isinstance(e, Ref):
+            if e.kind == "hyper":
+                h = self.hypers[e.name]
+                return (h.gt is not None and h.gt >= 0) or (h.ge is not None and h.ge > 0)
+            return self.positive(self.p.temp(e.name).expr) if e.kind == "temp" else e.kind == "t"
+        assert isinstance(e, Op)
+        if e.fn in ("mul", "div"):
+            return all(self.positive(a) for a in e.args)
+        if e.fn in ("sqrt", "root"):
+            return self.positive(e.args[0])
+        if e.fn == "pow" and isinstance(e.args[1], Const):
+            return self.positive(e.args[0])
+        if e.fn == "add":
+            return all(self.nonneg(a) for a in e.args) and any(self.positive(a) for a in e.args)
+        return e.fn == "sub" and e.args[0] == Const(1.0) and self.at_most_one(e.args[1], True)
+
+
+def unread(p: Program, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that no expression the update depends on reads."""
+    live: set[str] = set()
+    pending = list(p.roots)
+    items: dict[str, Moment | Temp] = {x.name: x for x in (*p.moments, *p.temps)}
+    while pending:
+        for n in walk(pending.pop()):
+            if isinstance(n, Ref) and n.name not in live:
+                live.add(n.name)
+                x = items.get(n.name)
+                if x is not None and n.kind in ("value", "prev", "temp"):
+                    pending.extend(x.reads if isinstance(x, Moment) else (x.expr,))
+    return [n for n in names if n not in live]
+
+
+def first_origin(e: Expr) -> Origin | None:
+    """The first user line recorded below ``e``."""
+    return next((n.origin for n in walk(e) if isinstance(n, Op) and n.origin), None)
+
+
+def uses_noise(e: Expr) -> bool:
+    return any(n == NOISE for n in walk(e))

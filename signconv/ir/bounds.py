@@ -1,0 +1,84 @@
+"""Bounds between moments that follow from their recurrences alone (algorithms.md C2, C3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from signconv.ir.analysis import is_scalar
+from signconv.ir.nodes import (
+    GRAD,
+    Const,
+    Expr,
+    Moment,
+    Op,
+    Program,
+    div,
+    mul,
+    op,
+    references,
+    sub,
+)
+
+
+@dataclass(frozen=True)
+class MomentBound:
+    """abs(upper)**order * floor <= lower, for every gradient sequence; floor is a scalar."""
+
+    upper: Moment
+    lower: Moment
+    order: int
+    floor: Expr
+
+
+def power_of_gradient(m: Moment) -> int | None:
+    """p if the input of ``m`` is abs(grad)**p, as ``grad**2`` and ``abs(grad)`` are."""
+    u = m.input
+    if u == Op("abs", (GRAD,)):
+        return 1
+    if isinstance(u, Op) and u.fn == "pow" and isinstance(u.args[1], Const):
+        p, base = int(u.args[1].value), u.args[0]
+        if base == Op("abs", (GRAD,)) or (base == GRAD and p % 2 == 0):
+            return p
+    return None
+
+
+def moment_bounds(p: Program) -> Iterator[MomentBound]:
+    """How large a numerator's EMA of the gradient can be beside a denominator's moment.
+
+    EMA m (b1) of g against EMA v (b2) of abs(g)**2: |m|**2 (1-b2)(b2-b1**2)/(b2 (1-b1)**2) <= v
+    where b1**2 < b2 (Cauchy-Schwarz over the two weight sequences), against the decayed maximum u
+    of abs(g): |m| (b2-b1)/(b2 (1-b1)) <= u where b1 < b2; elsewhere there is no bound: floor 0.
+    """
+    if p.denominator is None:
+        return
+    for upper in p.moments:
+        if upper.name not in _reach(p, p.numerator) or upper.kind != "ema" or upper.input != GRAD:
+            continue
+        for lower in p.moments:
+            order = power_of_gradient(lower)
+            if lower.name not in _reach(p, p.denominator) or order is None:
+                continue
+            b1, b2 = upper.beta, lower.beta
+            if b1 is None or b2 is None or not (is_scalar(b1, p) and is_scalar(b2, p)):
+                continue
+            if upper.init != "zero" or lower.init != "zero":
+                continue
+            if lower.kind == "max" and order == 1:
+                gap = sub(b2, b1)
+                floor: Expr = div(gap, mul(b2, sub(1, b1)))
+            elif lower.kind == "ema" and order == 2:
+                gap = sub(b2, mul(b1, b1))
+                rest = sub(1, b1)
+                floor = div(mul(sub(1, b2), gap), mul(b2, mul(rest, rest)))
+            else:
+                continue
+            yield MomentBound(upper, lower, order, op("where", op("gt", gap, 0), floor, 0))
+
+
+def _reach(p: Program, e: Expr) -> set[str]:
+    """Moments whose value ``e`` reads, through temporaries."""
+    found = references(e, "value")
+    for name in references(e, "temp"):
+        found |= _reach(p, p.temp(name).expr)
+    return found

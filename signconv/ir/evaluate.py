@@ -1,0 +1,164 @@
+"""A float64 interpreter of Programs: the meaning of a spec, in NumPy.
+
+It shares no code with the lowering or the printers, so its agreement with hand-written optimizers
+checks the DSL and the passes, and its agreement with the reference checks the lowering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from signconv.errors import LoweringError
+from signconv.ir.analysis import evaluation_order
+from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref
+
+Array = npt.NDArray[np.float64]
+State = dict[str, Array]
+
+
+class Evaluator:
+    """Runs a Program in float64.
+
+    ``step`` takes and returns flat float64 arrays of one parameter; ``noise`` is the draw of a
+    stochastic sign, uniform on (-1, 1), given by the caller.
+    """
+
+    def __init__(self, program: Program, **hypers: float) -> None:
+        self.program = program
+        self.hypers = {h.name: hypers.pop(h.name, h.default) for h in program.hypers}
+        if hypers:
+            raise LoweringError(f"{program.name} has no hyperparameter {sorted(hypers)[0]!r}")
+        self.initial_lr = self.hypers["lr"]
+        self.order = evaluation_order(program)
+
+    def initial_state(self, param: Array) -> State:
+        """State before the first step."""
+        return {
+            m.name: param.copy()
+            if m.init == "param"
+            else np.full_like(param, m.init.value if isinstance(m.init, Const) else 0.0)
+            for m in self.program.moments
+        }
+
+    def step(
+        self, param: Array, grad: Array, state: State, t: int, noise: Array | None = None
+    ) -> tuple[Array, State]:
+        """Parameter and state after step ``t`` (1, 2, …); nothing is changed in place."""
+        p = self.program
+        lr = self.hypers["lr"]
+        with np.errstate(all="ignore"):
+            decay = None if p.decay is None else _Scope(self, param, grad, state, t)(p.decay.weight)
+            if p.decay is not None and p.decay.kind == "l2":
+                grad = grad + decay * param
+            scope = _Scope(self, param, grad, state, t)
+            for x in self.order:
+                scope.define(x)
+            update = self._link(scope, noise)
+            change = lr * update
+            if p.decay is not None and p.decay.kind == "decoupled":
+                change = change + lr * decay * param
+            elif p.decay is not None and p.decay.kind == "independent":
+                change = change + lr / self.initial_lr * decay * param
+        return param - change, scope.values
+
+    def ratio(self, scope: _Scope) -> Array:
+        """numerator / denominator with 0/0 = 0."""
+        num = scope(self.program.numerator)
+        if self.program.denominator is None:
+            return num
+        den = scope(self.program.denominator)
+        return np.where((num == 0) & (den == 0), 0.0, num / den)
+
+    def _link(self, scope: _Scope, noise: Array | None) -> Array:
+        p = self.program
+        if p.link == "sign":
+            return np.sign(scope(p.numerator))
+        if p.link == "stosign":
+            if noise is None:
+                raise LoweringError("a stochastic sign needs its draw: pass noise=")
+            assert p.denominator is not None
+            return np.sign(scope(p.numerator) + scope(p.denominator) * noise)
+        ratio = self.ratio(scope)
+        return np.clip(ratio, -1.0, 1.0) if p.link == "expected" else ratio
+
+
+class _Scope:
+    """Values of all names at one step."""
+
+    def __init__(self, ev: Evaluator, param: Array, grad: Array, state: State, t: int) -> None:
+        self.ev, self.param, self.grad, self.prev, self.t = ev, param, grad, state, t
+        self.values: State = {}
+        self.temps: State = {}
+
+    def define(self, x: object) -> None:
+        if isinstance(x, Moment):
+            self.values[x.name] = np.broadcast_to(self.moment(x), self.grad.shape).copy()
+        else:
+            self.temps[x.name] = self(x.expr)  # type: ignore[attr-defined]
+
+    def moment(self, m: Moment) -> Array:
+        if m.next is not None:
+            return self(m.next)
+        assert m.input is not None and m.beta is not None
+        u, beta, prev = self(m.input), self(m.beta), self.prev[m.name]
+        if m.init == "first" and self.t == 1:
+            return u
+        return np.maximum(beta * prev, u) if m.kind == "max" else beta * prev + (1 - beta) * u
+
+    def __call__(self, e: Expr) -> Array:
+        if isinstance(e, Const):
+            return np.float64(e.value)  # type: ignore[return-value]
+        if isinstance(e, Ref):
+            return self._ref(e)
+        assert isinstance(e, Op)
+        if e.fn == "corrected":
+            ref = e.args[0]
+            assert isinstance(ref, Ref)
+            beta = self.ev.program.moment(ref.name).beta
+            assert beta is not None
+            return self(ref) / (1 - self(beta) ** self.t)
+        return _FUNCTIONS[e.fn](*(self(a) for a in e.args))
+
+    def _ref(self, e: Ref) -> Array:
+        tables: dict[str, Mapping[str, Array]] = {
+            "value": self.values,
+            "prev": self.prev,
+            "temp": self.temps,
+        }
+        if e.kind in tables:
+            return tables[e.kind][e.name]
+        if e.kind == "hyper":
+            return np.float64(self.ev.hypers[e.name])  # type: ignore[return-value]
+        fixed = {"grad": self.grad, "param": self.param, "t": np.float64(self.t)}
+        return fixed[e.kind]  # type: ignore[return-value]
+
+
+_FUNCTIONS = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "neg": np.negative,
+    "pow": np.power,
+    "sqrt": np.sqrt,
+    "root": lambda x, order: np.power(x, 1 / order),
+    "abs": np.abs,
+    "sign": np.sign,
+    "max": np.maximum,
+    "min": np.minimum,
+    "where": np.where,
+    "clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "exp": np.exp,
+    "log": np.log,
+    "tanh": np.tanh,
+    "mod": np.mod,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+}

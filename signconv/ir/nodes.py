@@ -1,0 +1,256 @@
+"""Frozen, unevaluated expression nodes and the Program they make up.
+
+Nodes keep the order in which the author wrote them: nothing is sorted, folded or simplified
+here, because floating-point results depend on the order (design.md 2).  Equality is structural.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from signconv.errors import Origin
+
+#: Number of arguments of each function an expression may use.
+FUNCTIONS = {
+    "add": 2, "sub": 2, "mul": 2, "div": 2, "neg": 1,
+    "pow": 2, "sqrt": 1, "root": 2, "abs": 1, "sign": 1, "max": 2, "min": 2,
+    "where": 3, "clip": 3, "exp": 1, "log": 1, "tanh": 1, "mod": 2,
+    "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2,
+    "corrected": 1, "norm": 1, "mean": 1,
+}  # fmt: skip
+RELATIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+REDUCTIONS = frozenset({"norm", "mean"})
+
+#: What a reference can mean.  value: a moment after this step's update; prev: before it.
+REF_KINDS = frozenset({"grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar"})
+
+
+@dataclass(frozen=True)
+class Expr:
+    """Base of all expression nodes."""
+
+
+@dataclass(frozen=True)
+class Const(Expr):
+    """A number; ``value`` is a Python float."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Ref(Expr):
+    """A named quantity; ``kind`` is one of REF_KINDS."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Op(Expr):
+    """A function of FUNCTIONS applied to arguments; ``origin`` does not count for equality."""
+
+    fn: str
+    args: tuple[Expr, ...]
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A hyperparameter with its default and legal range."""
+
+    name: str
+    default: float
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+    def allows(self, value: float) -> bool:
+        """Whether ``value`` is a finite number inside the range."""
+        return (
+            math.isfinite(value)
+            and (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    @property
+    def legal(self) -> str:
+        """The range in words, as error messages print it: ``0 <= lr``."""
+        low = f"{self.gt:g} < " if self.gt is not None else ""
+        low = f"{self.ge:g} <= " if self.ge is not None else low
+        high = f" < {self.lt:g}" if self.lt is not None else ""
+        high = f" <= {self.le:g}" if self.le is not None else high
+        return f"{low}{self.name}{high}" if low or high else "any finite number"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A quantity kept from step to step.
+
+    kind "ema": beta*prev + (1-beta)*input; "max": max(beta*prev, input); "state": ``next``.
+    init "zero", "first" (the first input), "param", or a Const.
+    """
+
+    name: str
+    kind: str
+    input: Expr | None = None
+    beta: Expr | None = None
+    init: str | Const = "zero"
+    next: Expr | None = None
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def reads(self) -> tuple[Expr, ...]:
+        """The expressions its update evaluates."""
+        return tuple(e for e in (self.input, self.beta, self.next) if e is not None)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Weight decay: l2 (added to the gradient), decoupled (p - lr*wd*p), independent of lr."""
+
+    kind: str
+    weight: Expr
+
+
+@dataclass(frozen=True)
+class Temp:
+    """A named intermediate value of the spec; it keeps its name in the generated code."""
+
+    name: str
+    expr: Expr
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A whole optimizer step, elementwise.
+
+    link says how numerator and denominator become the update: "ratio" (numerator/denominator, or
+    the numerator alone), "stosign" (sign(numerator + denominator*n), n uniform on (-1, 1)),
+    "expected" (its mean, clip(numerator/denominator, -1, 1)), "sign" (sign(numerator)).
+    """
+
+    name: str
+    key: str
+    doc: str
+    hypers: tuple[Hyper, ...]
+    moments: tuple[Moment, ...]
+    temps: tuple[Temp, ...]
+    numerator: Expr
+    denominator: Expr | None = None
+    link: str = "ratio"
+    decay: Decay | None = None
+    history: tuple[str, ...] = ()
+    removed: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def hyper(self, name: str) -> Hyper | None:
+        return next((h for h in self.hypers if h.name == name), None)
+
+    def moment(self, name: str) -> Moment:
+        return next(m for m in self.moments if m.name == name)
+
+    def temp(self, name: str) -> Temp:
+        return next(x for x in self.temps if x.name == name)
+
+    @property
+    def roots(self) -> tuple[Expr, ...]:
+        """The expressions that the update itself evaluates."""
+        decay = (self.decay.weight,) if self.decay else ()
+        den = (self.denominator,) if self.denominator is not None else ()
+        return (self.numerator, *den, *decay)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name the spec uses."""
+        return frozenset(x.name for x in (*self.hypers, *self.moments, *self.temps))
+
+
+def children(e: Expr) -> tuple[Expr, ...]:
+    return e.args if isinstance(e, Op) else ()
+
+
+def walk(e: Expr) -> Iterator[Expr]:
+    """The node and everything below it, parents first."""
+    yield e
+    for child in children(e):
+        yield from walk(child)
+
+
+def rewrite(e: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
+    """Rebuild bottom-up; ``rule`` returns a replacement or None; unchanged nodes stay the same."""
+    if isinstance(e, Op):
+        args = tuple(rewrite(a, rule) for a in e.args)
+        if any(a is not b for a, b in zip(args, e.args, strict=True)):
+            e = replace(e, args=args)
+    changed = rule(e)
+    return e if changed is None else changed
+
+
+def references(e: Expr, kind: str) -> set[str]:
+    """Names of all references of one kind below ``e``."""
+    return {n.name for n in walk(e) if isinstance(n, Ref) and n.kind == kind}
+
+
+def all_expressions(p: Program) -> Iterator[Expr]:
+    """Every expression of a program."""
+    for m in p.moments:
+        yield from m.reads
+    for x in p.temps:
+        yield x.expr
+    yield from p.roots
+
+
+def map_expressions(p: Program, rule: Callable[[Expr], Expr | None]) -> Program:
+    """A program with ``rule`` applied to every expression (see ``rewrite``)."""
+
+    def go(e: Expr | None) -> Expr | None:
+        return None if e is None else rewrite(e, rule)
+
+    moments = tuple(
+        replace(m, input=go(m.input), beta=go(m.beta), next=go(m.next)) for m in p.moments
+    )
+    return replace(
+        p,
+        moments=moments,
+        temps=tuple(replace(x, expr=rewrite(x.expr, rule)) for x in p.temps),
+        numerator=rewrite(p.numerator, rule),
+        denominator=go(p.denominator),
+        decay=p.decay and replace(p.decay, weight=rewrite(p.decay.weight, rule)),
+    )
+
+
+# Constructors used by passes and lowering; the order of arguments is the order of evaluation.
+
+
+def op(fn: str, *args: Expr | float) -> Op:
+    """An Op; plain numbers become Const."""
+    return Op(fn, tuple(a if isinstance(a, Expr) else Const(float(a)) for a in args))
+
+
+def add(a: Expr | float, b: Expr | float) -> Op:
+    return op("add", a, b)
+
+
+def sub(a: Expr | float, b: Expr | float) -> Op:
+    return op("sub", a, b)
+
+
+def mul(a: Expr | float, b: Expr | float) -> Op:
+    return op("mul", a, b)
+
+
+def div(a: Expr | float, b: Expr | float) -> Op:
+    return op("div", a, b)
+
+
+GRAD = Ref("grad", "grad")
+PARAM = Ref("param", "param")
+STEP = Ref("t", "t")
+NOISE = Ref("draw", "noise")

@@ -1,0 +1,147 @@
+"""What is legal in a Program; runs after the DSL and after every pass."""
+
+from __future__ import annotations
+
+from signconv.errors import SpecError, nearest
+from signconv.ir.analysis import Ranges, evaluation_order, first_origin, is_scalar, unread
+from signconv.ir.nodes import (
+    FUNCTIONS,
+    REDUCTIONS,
+    RELATIONS,
+    Const,
+    Expr,
+    Op,
+    Program,
+    Ref,
+    all_expressions,
+    walk,
+)
+
+LINKS = ("ratio", "stosign", "expected", "sign")
+DECAYS = ("l2", "decoupled", "independent")
+
+
+def verify(p: Program) -> Program:
+    """Return ``p`` if it is legal; raise SpecError naming what is not, with the user's line."""
+    if p.link not in LINKS:
+        raise SpecError(f"unknown link {p.link!r}; {nearest(p.link, LINKS)}")
+    if p.link in ("stosign", "expected") and p.denominator is None:
+        raise SpecError(f"link {p.link} needs a denominator")
+    if p.decay is not None and p.decay.kind not in DECAYS:
+        raise SpecError(f"unknown decay {p.decay.kind!r}; {nearest(p.decay.kind, DECAYS)}")
+    _names(p)
+    for e in all_expressions(p):
+        for n in walk(e):
+            _node(p, n)
+    _hypers(p)
+    _moments(p)
+    _scalars(p)
+    return p
+
+
+def _names(p: Program) -> None:
+    seen: set[str] = set()
+    for x in (*p.hypers, *p.moments, *p.temps):
+        if x.name in seen:
+            raise SpecError(f"{x.name!r} is bound twice", x.origin)
+        if not x.name.isidentifier() or not x.name.isascii():
+            raise SpecError(f"{x.name!r} is not an ASCII identifier", x.origin)
+        seen.add(x.name)
+
+
+def _node(p: Program, n: Expr) -> None:
+    if isinstance(n, Ref):
+        tables = {
+            "hyper": {h.name for h in p.hypers},
+            "value": {m.name for m in p.moments},
+            "prev": {m.name for m in p.moments},
+            "temp": {x.name for x in p.temps},
+            "grad": {"grad"},
+            "param": {"param"},
+            "t": {"t"},
+        }
+        if n.kind not in tables:
+            raise SpecError(f"a program cannot refer to a {n.kind} ({n.name})")
+        if n.name not in tables[n.kind]:
+            raise SpecError(f"undefined symbol {n.name!r}; {nearest(n.name, p.names)}")
+    elif isinstance(n, Op):
+        if n.fn not in FUNCTIONS:
+            raise SpecError(f"unknown function {n.fn!r}; {nearest(n.fn, FUNCTIONS)}", n.origin)
+        if len(n.args) != FUNCTIONS[n.fn]:
+            raise SpecError(f"{n.fn} takes {FUNCTIONS[n.fn]} arguments", n.origin)
+        if n.fn in REDUCTIONS:
+            raise SpecError(
+                f"{n.fn}() is a per-tensor reduction, which is not supported yet: every operation "
+                "has to be elementwise",
+                n.origin,
+            )
+        _call(p, n)
+
+
+def _call(p: Program, n: Op) -> None:
+    if n.fn == "corrected":
+        m = n.args[0]
+        if not isinstance(m, Ref) or m.kind != "value" or p.moment(m.name).kind != "ema":
+            raise SpecError(".corrected (bias correction) belongs to an ema", n.origin)
+        if p.moment(m.name).init != "zero":
+            raise SpecError(".corrected needs an ema that starts from zero", n.origin)
+    if n.fn == "root" and not (isinstance(n.args[1], Const) and n.args[1].value >= 1):
+        raise SpecError("root(x, order) takes a number >= 1 as order", n.origin)
+    if n.fn == "pow":
+        exponent = n.args[1]
+        if isinstance(exponent, Const):
+            if not is_scalar(n.args[0], p) and exponent.value not in range(1, 17):
+                raise SpecError(
+                    "a power of an elementwise expression takes an integer exponent 1…16", n.origin
+                )
+        elif not (is_scalar(n.args[0], p) and is_scalar(exponent, p)):
+            raise SpecError("beta**t is for scalars: hyperparameters, t and numbers", n.origin)
+    for i, a in enumerate(n.args):
+        relation = isinstance(a, Op) and a.fn in RELATIONS
+        if relation != (n.fn == "where" and i == 0):
+            raise SpecError(
+                "a comparison belongs in the first place of where(…), and nothing else does",
+                n.origin,
+            )
+
+
+def _hypers(p: Program) -> None:
+    if p.hyper("lr") is None:
+        raise SpecError(f"{p.name} has no lr: add `lr = hyper(1e-3, ge=0)`")
+    for h in p.hypers:
+        if not h.allows(h.default):
+            raise SpecError(
+                f"the default {h.name} = {h.default:g} is outside its own range: {h.legal}",
+                h.origin,
+            )
+    for name in unread(p, [h.name for h in p.hypers if h.name != "lr"]):
+        raise SpecError(f"hyperparameter {name!r} is never read", p.hyper(name).origin)  # type: ignore[union-attr]
+
+
+def _moments(p: Program) -> None:
+    evaluation_order(p)
+    names = [m.name for m in p.moments]
+    for name in unread(p, names):
+        raise SpecError(f"moment {name!r} is never read", p.moment(name).origin)
+    for name in unread(p, [x.name for x in p.temps]):
+        raise SpecError(f"{name!r} is never read", p.temp(name).origin)
+    ranges = Ranges(p)
+    for m in p.moments:
+        if m.beta is not None and not is_scalar(m.beta, p):
+            raise SpecError(f"the beta of {m.name!r} must be the same for all elements", m.origin)
+        if m.kind == "max" and not (m.input is not None and ranges.nonneg(m.input)):
+            raise SpecError(
+                f"max_ema needs an input that is never negative: {m.name} = max_ema(abs(…), …)",
+                m.origin,
+            )
+
+
+def _scalars(p: Program) -> None:
+    if is_scalar(p.numerator, p):
+        raise SpecError(f"{p.name}'s update does not depend on the gradient")
+    if p.decay is not None and not is_scalar(p.decay.weight, p):
+        raise SpecError("the weight of a decay must be the same for all elements")
+    for e in all_expressions(p):
+        for n in walk(e):
+            if isinstance(n, Op) and n.fn == "mod" and not is_scalar(n, p):
+                raise SpecError("t % k is for scalars", first_origin(n))

@@ -1,0 +1,99 @@
+"""What lowering hands to rendering: scalar statements, elementwise statements, storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from signconv.errors import LoweringError
+from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
+
+#: Functions that only lowered expressions contain: step*sign(x), 0/0-safe division, max of >= 0.
+LOWERED = frozenset({"signed", "ratio", "nonneg_max"})
+ELEMENTWISE = LOWERED | {
+    "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where", "clip",
+    "lt", "le", "gt", "ge", "eq", "ne",
+}  # fmt: skip
+SCALAR = frozenset({
+    "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "clip", "mod",
+    "lt", "le", "gt", "ge", "eq", "ne",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Statement:
+    """``target = expr``; ``comment`` is the formula in the spec's words."""
+
+    target: str
+    expr: Expr
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class MomentPlan:
+    """Storage of one moment.
+
+    ``format``: where a row is a multiple of 32; ``fallback``: elsewhere (block scales need whole
+    blocks).  ``word`` and ``half`` say which 16 of the step's random bits round it.
+    """
+
+    name: str
+    format: str
+    fallback: str
+    word: int
+    half: str
+    init: float | str = 0.0
+
+
+@dataclass(frozen=True)
+class KernelProgram:
+    """One optimizer step, ready to print.
+
+    ``scalars`` run in float64 once per step; ``outputs`` are those rounded to fp32 and read by
+    ``math``, whose statements are fp32, elementwise and in order.  ``words`` 32-bit words of
+    random bits per element: bits 0-15 of word 0 are the sign noise, bits 16-31 round the
+    parameter.
+    """
+
+    program: Program
+    state: str
+    scalars: tuple[Statement, ...]
+    outputs: tuple[str, ...]
+    math: tuple[Statement, ...]
+    moments: tuple[MomentPlan, ...]
+    noise: bool
+    words: int
+
+    def check(self) -> KernelProgram:
+        """Every name is defined before it is used and every function is one a printer knows."""
+        hypers = {h.name for h in self.program.hypers} | {"initial_lr"}
+        known = set(hypers)
+        for s in self.scalars:
+            self._statement(s, known | {"t"}, SCALAR)
+            known.add(s.target)
+        missing = set(self.outputs) - known
+        if missing:
+            raise LoweringError(f"scalars {sorted(missing)} are read but never computed")
+        local = {"p", "g", "noise", *self.outputs, *(f"{m.name}_prev" for m in self.moments)}
+        for s in self.math:
+            self._statement(s, local, ELEMENTWISE)
+            local.add(s.target)
+        for m in self.moments:
+            if m.name not in local:
+                raise LoweringError(f"moment {m.name!r} is stored but never computed")
+        return self
+
+    @staticmethod
+    def _statement(s: Statement, known: set[str], functions: frozenset[str]) -> None:
+        for n in walk(s.expr):
+            if isinstance(n, Ref) and local_name(n) not in known:
+                raise LoweringError(f"{s.target} reads {local_name(n)!r} before it is computed")
+            if isinstance(n, Op) and n.fn not in functions:
+                raise LoweringError(f"{s.target}: no backend can print {n.fn!r} here")
+            if not isinstance(n, Ref | Op | Const):
+                raise LoweringError(f"{s.target}: unknown node {n!r}")
+
+
+def local_name(r: Ref) -> str:
+    """The variable that holds a reference in the generated code."""
+    fixed = {"grad": "g", "param": "p", "t": "t"}
+    return fixed.get(r.kind) or (f"{r.name}_prev" if r.kind == "prev" else r.name)

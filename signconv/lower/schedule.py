@@ -1,0 +1,308 @@
+"""The lowering itself: scalars apart from elementwise code, everything in a fixed order.
+
+Scalar subexpressions (bias corrections, 1 - beta, lr*weight_decay) move to a float64 program that
+runs once per step; a division by a scalar becomes a multiplication by its float64 reciprocal.
+What remains is elementwise fp32 in the order the spec was written.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+from signconv.errors import LoweringError
+from signconv.ir.analysis import Ranges, evaluation_order, is_scalar, uses_noise
+from signconv.ir.bounds import moment_bounds
+from signconv.ir.nodes import (
+    GRAD,
+    PARAM,
+    RELATIONS,
+    STEP,
+    Const,
+    Expr,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    add,
+    div,
+    mul,
+    op,
+    references,
+    sub,
+    walk,
+)
+from signconv.ir.show import link_text, step_text, text
+from signconv.lower.kernel_program import KernelProgram, Statement
+from signconv.lower.sign_form import sign_argument
+from signconv.lower.storage import plan
+
+
+def lower(p: Program, state: str = "fp8") -> KernelProgram:
+    """Lower a verified Program; raises LoweringError for what no backend can compute."""
+    moments = plan(p, state)
+    low = Lowerer(p)
+    if p.decay is not None and p.decay.kind == "l2":
+        low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
+    if p.link == "ratio" and state != "fp32":
+        low.floors()
+    for x in evaluation_order(p):
+        if isinstance(x, Moment):
+            low.moment(x)
+        elif not is_scalar(x.expr, p):
+            low.statement(x.name, x.expr)
+    low.update()
+    return KernelProgram(
+        program=p,
+        state=state,
+        scalars=tuple(low.scalars),
+        outputs=tuple(low.outputs),
+        math=tuple(low.math),
+        moments=moments,
+        noise=any(uses_noise(s.expr) for s in low.math),
+        words=1 + max((m.word for m in moments), default=0),
+    ).check()
+
+
+class Lowerer:
+    """Collects scalar and elementwise statements; one instance per program."""
+
+    def __init__(self, p: Program) -> None:
+        self.p = p
+        self.ranges = Ranges(p)
+        self.scalars: list[Statement] = []
+        self.outputs: list[str] = []
+        self.math: list[Statement] = []
+        self._known: dict[Expr, str] = {}
+        self._names = set(p.names) | {f"{m.name}_prev" for m in p.moments}
+
+    # ---------------------------------------------------------------- scalars
+
+    def scalar(self, e: Expr, hint: str) -> Expr:
+        """A scalar expression as the elementwise code reads it: a literal or an output's name."""
+        if isinstance(e, Const) and _exact_fp32(e.value):
+            return e
+        name = self._scalar_name(e, hint)
+        if name not in self.outputs:
+            self.outputs.append(name)
+        return Ref("scalar", name)
+
+    def _scalar_name(self, e: Expr, hint: str) -> str:
+        if isinstance(e, Ref) and e.kind == "hyper":
+            return e.name
+        if isinstance(e, Ref) and e.kind == "scalar":
+            return e.name
+        if e in self._known:
+            return self._known[e]
+        for name in sorted(references(e, "temp"), key=lambda n: _index(self.p, n)):
+            self._scalar_temp(name)
+        if isinstance(e, Ref) and e.kind == "temp":
+            return e.name
+        return self._define(self._fresh(_suggest(e) or hint), e)
+
+    def _scalar_temp(self, name: str) -> None:
+        if any(s.target == name for s in self.scalars):
+            return
+        expr = self.p.temp(name).expr
+        for inner in sorted(references(expr, "temp")):
+            self._scalar_temp(inner)
+        self.scalars.append(Statement(name, expr, text(expr)))
+
+    def _define(self, name: str, e: Expr) -> str:
+        self._known[e] = name
+        self.scalars.append(Statement(name, e, text(e)))
+        return name
+
+    def _fresh(self, name: str) -> str:
+        n, made = 2, name
+        while made in self._names:
+            made, n = f"{name}{n}", n + 1
+        self._names.add(made)
+        return made
+
+    # ---------------------------------------------------------------- elementwise
+
+    def statement(self, target: str, e: Expr, comment: str = "") -> Ref:
+        """Append ``target = e``."""
+        made = self.element(e, target)
+        self.math.append(Statement(target, made, comment or text(e)))
+        return Ref("temp", target)
+
+    def local(self, hint: str, e: Expr) -> Expr:
+        """``e`` as something that may be written twice: itself if it is a name, else a new one."""
+        made = self.element(e, hint)
+        if isinstance(made, Ref):
+            return made
+        name = self._fresh(hint)
+        self.math.append(Statement(name, made, text(e)))
+        return Ref("temp", name)
+
+    def element(self, e: Expr, hint: str) -> Expr:
+        """Rewrite an expression into what the printers know, keeping its order of evaluation."""
+        if is_scalar(e, self.p):
+            return self.scalar(e, f"{hint}_scalar")
+        if isinstance(e, Ref):
+            return e
+        assert isinstance(e, Op)
+        if e.fn == "corrected":
+            return self._corrected(e)
+        if e.fn == "div" and is_scalar(e.args[1], self.p):
+            return mul(
+                self.element(e.args[0], hint), self.scalar(div(1, e.args[1]), f"{hint}_scale")
+            )
+        if e.fn == "pow":
+            return self._power(e, hint)
+        if e.fn == "root":
+            return self._root(e, hint)
+        if e.fn == "clip":
+            x, low, high = e.args
+            return self.element(op("min", op("max", x, low), high), hint)
+        if e.fn == "max" and all(self.ranges.nonneg(a) for a in e.args):
+            return replace(e, fn="nonneg_max", args=tuple(self.element(a, hint) for a in e.args))
+        if e.fn in RELATIONS:
+            return replace(e, args=tuple(self.element(a, hint) for a in e.args))
+        if e.fn in ("exp", "log", "tanh"):
+            raise LoweringError(
+                f"{self.p.name}: {e.fn} of an elementwise expression cannot be compiled yet"
+            )
+        return replace(e, args=tuple(self.element(a, hint) for a in e.args))
+
+    def _corrected(self, e: Op) -> Expr:
+        m = e.args[0]
+        assert isinstance(m, Ref)
+        return mul(m, self.scalar(div(1, bias(self.p, m.name)), f"{m.name}_correction"))
+
+    def _power(self, e: Op, hint: str) -> Expr:
+        base, n = e.args[0], e.args[1]
+        assert isinstance(n, Const)
+        if n.value == 1:
+            return self.element(base, hint)
+        x = self.local(f"{hint}_base", base)
+        return integer_power(x, int(n.value))
+
+    def _root(self, e: Op, hint: str) -> Expr:
+        x, order = e.args
+        assert isinstance(order, Const)
+        if order.value == 1:
+            return self.element(x, hint)
+        if order.value == 2:
+            return op("sqrt", self.element(x, hint))
+        if order.value == 4:
+            return op("sqrt", op("sqrt", self.element(x, hint)))
+        raise LoweringError(
+            f"{self.p.name}: a root of order {order.value:g} cannot be compiled yet"
+        )
+
+    # ---------------------------------------------------------------- moments and update
+
+    def moment(self, m: Moment) -> None:
+        """The recurrence of one moment."""
+        if m.next is not None:
+            self.statement(m.name, m.next)
+            return
+        assert m.input is not None and m.beta is not None
+        prev, beta, rest = Ref("prev", m.name), m.beta, sub(1, m.beta)
+        if m.init == "first":  # at t = 1 the first input itself: weight 0 for the zero state
+            start = op("eq", STEP, 1)
+            beta = Ref("scalar", self._first(m, "beta", op("where", start, 0, beta)))
+            rest = Ref("scalar", self._first(m, "rest", op("where", start, 1, rest)))
+        if m.kind == "max":
+            decayed = prev if beta == Const(1.0) else mul(beta, prev)
+            self.statement(m.name, op("max", decayed, m.input))
+        else:
+            u = self.local(f"{m.name}_input", m.input) if _long(m.input) else m.input
+            self.math.append(
+                Statement(
+                    m.name,
+                    add(
+                        mul(self.element(beta, m.name), prev),
+                        mul(self.element(rest, m.name), self.element(u, m.name)),
+                    ),
+                    f"moment of {text(m.input)}",
+                )
+            )
+
+    def _first(self, m: Moment, what: str, e: Expr) -> str:
+        return self._known.get(e) or self._define(self._fresh(f"{m.name}_{what}"), e)
+
+    def floors(self) -> None:
+        """Where stored moments are rounded, keep the bound between them (design.md 6)."""
+        for b in moment_bounds(self.p):
+            upper, lower = Ref("prev", b.upper.name), Ref("prev", b.lower.name)
+            floor = self.scalar(b.floor, f"{b.lower.name}_floor")
+            power = op("abs", upper) if b.order == 1 else integer_power(upper, b.order)
+            self.math.append(
+                Statement(
+                    f"{b.lower.name}_prev",
+                    op("nonneg_max", lower, mul(power, floor)),
+                    "what rounding took from it, the bound gives back",
+                )
+            )
+
+    def update(self) -> None:
+        """The update and the parameter's new value."""
+        p, lr = self.p, Ref("hyper", "lr")
+        if p.link in ("stosign", "sign"):
+            argument = sign_argument(self)
+            name = self._fresh("direction")
+            self.math.append(Statement(name, argument, f"update = {link_text(p)}"))
+            change: Expr = op("signed", self.scalar(lr, "lr"), Ref("temp", name))
+        else:
+            num = self.element(p.numerator, "numerator")
+            update = num
+            if p.denominator is not None:
+                update = op("ratio", num, self.element(p.denominator, "denominator"))
+            if p.link == "expected":
+                update = op("min", op("max", update, -1), 1)
+            name = self._fresh("update")
+            self.math.append(Statement(name, update, link_text(p)))
+            change = mul(self.scalar(lr, "lr"), Ref("temp", name))
+        if p.decay is not None and p.decay.kind != "l2":
+            weight = mul(lr, p.decay.weight)
+            if p.decay.kind == "independent":
+                weight = mul(div(lr, Ref("hyper", "initial_lr")), p.decay.weight)
+            change = add(change, mul(self.scalar(weight, "decay_step"), PARAM))
+        self.math.append(Statement("p", sub(PARAM, change), step_text(p)))
+
+
+def bias(p: Program, name: str) -> Expr:
+    """The sum of the weights of an EMA from zero: 1 - beta**t."""
+    beta = p.moment(name).beta
+    assert beta is not None
+    return sub(1, op("pow", beta, STEP))
+
+
+def integer_power(x: Expr, n: int) -> Expr:
+    """x**n by binary powering from the left: x*x, x*x*x, (x*x)*(x*x), …"""
+    if n == 1:
+        return x
+    if n % 2 == 0:
+        half = integer_power(x, n // 2)
+        return mul(half, half)
+    return mul(integer_power(x, n - 1), x)
+
+
+def _long(e: Expr) -> bool:
+    return sum(1 for _ in walk(e)) > 6
+
+
+def _exact_fp32(x: float) -> bool:
+    return struct.unpack("f", struct.pack("f", x))[0] == x if abs(x) < 3e38 else False
+
+
+def _index(p: Program, name: str) -> int:
+    return [x.name for x in p.temps].index(name)
+
+
+def _suggest(e: Expr) -> str | None:
+    """A readable name for the usual scalars."""
+    if isinstance(e, Op) and all(isinstance(a, Ref) or a == Const(1.0) for a in e.args):
+        names = [a.name for a in e.args if isinstance(a, Ref)]
+        if e.fn == "sub" and e.args[0] == Const(1.0):
+            return f"one_minus_{names[0]}"
+        if e.fn == "mul" and len(names) == 2:
+            return "_".join(names)
+    return None
+
+
+__all__ = ["Lowerer", "bias", "integer_power", "lower"]

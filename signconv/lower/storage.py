@@ -1,0 +1,45 @@
+"""How each moment is stored: by its homogeneous degree in the gradient (design.md 6)."""
+
+from __future__ import annotations
+
+from signconv.errors import LoweringError, nearest
+from signconv.ir.analysis import Degrees, Ranges
+from signconv.ir.nodes import Const, Program, references
+from signconv.lower.kernel_program import MomentPlan
+
+STATES = ("fp8", "bf16", "fp32")
+
+
+def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
+    """Formats and random bits of all moments for ``--state state``.
+
+    Rounding bits (design.md 5): what the denominator reads shares bits 0-15 with the sign noise,
+    the first other moment shares bits 16-31 with the parameter; any further moment gets bits of
+    its own, since moments must not share with each other.
+    """
+    if state not in STATES:
+        raise LoweringError(f"unknown state format {state!r}; {nearest(state, STATES)}")
+    degrees, ranges = Degrees(p), Ranges(p)
+    below = references(p.denominator, "value") if p.denominator is not None else set()
+    free = [(0, "low"), (0, "high")]
+    plans = []
+    for m in p.moments:
+        wanted = (0, "low") if m.name in below else (0, "high")
+        if wanted not in free:
+            if not any(word > 0 for word, _ in free):
+                last = max(x.word for x in plans)
+                free += [(last + 1, "low"), (last + 1, "high")]
+            wanted = next(x for x in free if x[0] > 0)
+        free.remove(wanted)
+        fmt = state
+        if state == "fp8":
+            fmt = _fp8(degrees.moments[m.name], m.name in ranges.nonneg_moments)
+        init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
+        plans.append(MomentPlan(m.name, fmt, "bf16" if state == "fp8" else fmt, *wanted, init=init))
+    return tuple(plans)
+
+
+def _fp8(degree: int | float | str | None, nonneg: bool) -> str:
+    if degree in (0, 1, Degrees.ANY):
+        return "e4m3"
+    return "e5m2" if degree == 2 and nonneg else "bf16"

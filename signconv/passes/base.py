@@ -1,0 +1,188 @@
+"""What a pass is, the registry of passes, and the rewrites that several of them share."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from signconv.errors import PassError, nearest
+from signconv.ir.analysis import is_scalar, unread
+from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references
+
+Options = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite of a Program, found by name on the command line.
+
+    ``order`` places it in the canonical sequence (design.md 3); passes of one ``group`` exclude
+    each other; ``options`` maps an option's name to its legal values in words.  ``apply`` returns
+    a rebuilt Program, or raises PassError where the pass does not apply.
+    """
+
+    name: str
+    order: int
+    group: str
+    title: str
+    summary: str
+    requires: str
+    provides: str
+    apply: Callable[[Program, Options], Program]
+    options: Mapping[str, str]
+
+
+def registry() -> dict[str, Pass]:
+    """All passes, by name: every module of this package that defines PASS."""
+    import signconv.passes as package
+
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        made = getattr(importlib.import_module(f"{package.__name__}.{info.name}"), "PASS", None)
+        if isinstance(made, Pass):
+            found[made.name] = made
+    return dict(sorted(found.items(), key=lambda item: item[1].order))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One pass as asked for: its name and options, e.g. ``stosign:eps=keep``."""
+
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        return ":".join((self.name, *(f"{k}={v}" for k, v in self.options)))
+
+
+def parse(text: str) -> Request:
+    """``stosign:eps=keep`` as a Request; unknown names and options are refused."""
+    name, *options = text.strip().split(":")
+    passes = registry()
+    if name not in passes:
+        raise PassError(f"unknown pass {name!r}; {nearest(name, passes)}")
+    pairs = []
+    for option in options:
+        key, eq, value = option.partition("=")
+        if not eq or key not in passes[name].options:
+            known = passes[name].options
+            ways = "; ".join(f"{k}={v}" for k, v in known.items()) or "none"
+            raise PassError(f"pass {name!r} has no option {option!r}; it takes: {ways}")
+        if key in dict(pairs):
+            raise PassError(f"pass {name!r}: option {key!r} is given twice")
+        pairs.append((key, value))
+    return Request(name, tuple(sorted(pairs)))
+
+
+def canonical(requests: list[Request]) -> list[Request]:
+    """Requests in canonical order; two of one group, or one twice, is an error that explains."""
+    passes = registry()
+    groups: dict[str, Request] = {}
+    for r in requests:
+        other = groups.setdefault(passes[r.name].group, r)
+        if other is not r:
+            if other.name == r.name:
+                raise PassError(f"pass {r.name!r} is asked for twice; it applies once")
+            raise PassError(
+                f"{other.name!r} and {r.name!r} exclude each other: each decides how the finished "
+                "ratio becomes the update, so ask for one of them"
+            )
+    return sorted(requests, key=lambda r: passes[r.name].order)
+
+
+def transform(p: Program, request: Request) -> Program:
+    """Apply one requested pass and record it in the history."""
+    made = registry()[request.name].apply(p, dict(request.options))
+    return replace(made, history=(*p.history, request.text))
+
+
+# ---------------------------------------------------------------- shared by several passes
+
+
+def free_name(p: Program, *wanted: str) -> str:
+    """The first of ``wanted`` that the program does not use yet."""
+    for name in wanted:
+        if name not in p.names:
+            return name
+    raise PassError(f"{p.name} already uses the names {', '.join(wanted)}")
+
+
+def prune(p: Program, reason: str) -> Program:
+    """Drop moments, temporaries and hyperparameters that nothing reads any more."""
+    gone = set(unread(p, [x.name for x in (*p.moments, *p.temps)]))
+    p = replace(
+        p,
+        moments=tuple(m for m in p.moments if m.name not in gone),
+        temps=tuple(x for x in p.temps if x.name not in gone),
+    )
+    left = set(unread(p, [h.name for h in p.hypers if h.name != "lr"]))
+    return replace(
+        p,
+        hypers=tuple(h for h in p.hypers if h.name not in left),
+        removed=(*p.removed, *((h.name, reason) for h in p.hypers if h.name in left)),
+    )
+
+
+def without_offset(e: Expr, p: Program) -> Expr:
+    """A denominator without its additive scalars (eps), also inside roots, products and max."""
+    if isinstance(e, Ref) and e.kind == "temp":
+        bare = without_offset(p.temp(e.name).expr, p)
+        return e if bare == p.temp(e.name).expr else bare
+    if not isinstance(e, Op):
+        return e
+    if e.fn in ("add", "max"):
+        for kept, offset in (e.args, e.args[::-1]):
+            if is_scalar(offset, p) and not is_scalar(kept, p):
+                return without_offset(kept, p)
+    if e.fn in ("sqrt", "root", "mul", "div", "add", "max"):
+        args = tuple(a if is_scalar(a, p) else without_offset(a, p) for a in e.args)
+        return e if args == e.args else replace(e, args=args)
+    return e
+
+
+def sign_defaults(p: Program) -> Program:
+    """Defaults for an update of size 1: lr times 0.2 (AdamW's update RMS), decay times 5."""
+    if p.link == "sign":
+        return p
+    weights = decay_names(p)
+
+    def scaled(x: float, factor: float) -> float:
+        return float(f"{x * factor:.12g}")
+
+    hypers = tuple(
+        replace(h, default=scaled(h.default, 0.2 if h.name == "lr" else 5.0))
+        if h.name == "lr" or h.name in weights
+        else h
+        for h in p.hypers
+    )
+    note = (
+        "defaults: lr x 0.2 (the RMS of AdamW's update), weight_decay x 5, so that "
+        "lr*weight_decay is kept"
+    )
+    return replace(p, hypers=hypers, notes=(*p.notes, note))
+
+
+def decay_names(p: Program) -> set[str]:
+    """Hyperparameters that weight decay reads."""
+    return references(p.decay.weight, "hyper") if p.decay else set()
+
+
+def install_running_max(p: Program) -> Program:
+    """Give a program without denominator one: G = max(beta*G, abs(numerator)), beta = 1."""
+    state = free_name(p, "G", "G2")
+    beta = free_name(p, "beta2", "beta3", "beta4", "beta5")
+    moment = Moment(
+        state, "max", input=Op("abs", (p.numerator,)), beta=Ref("hyper", beta), init="zero"
+    )
+    hypers = list(p.hypers)
+    before_decay = [i for i, h in enumerate(hypers) if p.decay and h.name in decay_names(p)]
+    hypers.insert(min(before_decay, default=len(hypers)), Hyper(beta, 1.0, ge=0, le=1))
+    return replace(
+        p,
+        hypers=tuple(hypers),
+        moments=(*p.moments, moment),
+        denominator=Ref("value", state),
+    )

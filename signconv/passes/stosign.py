@@ -1,0 +1,53 @@
+"""stosign: an update m/sigma becomes sign(m + sigma*n), n uniform on (-1, 1).
+
+The mean is exactly clip(m/sigma, -1, 1) (algorithms.md C1; StoSignSGD, arXiv 2604.15416,
+Alg. 8 and 9).  A program without denominator gets sigma = G, the running maximum of abs(m).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from signconv.errors import PassError
+from signconv.ir.nodes import Program
+from signconv.passes.base import (
+    Options,
+    Pass,
+    install_running_max,
+    prune,
+    sign_defaults,
+    without_offset,
+)
+
+
+def _apply(p: Program, options: Options) -> Program:
+    keep = options.get("eps", "drop")
+    if keep not in ("keep", "drop"):
+        raise PassError(f"stosign:eps={keep} is neither eps=drop (default) nor eps=keep")
+    if p.link in ("stosign", "expected"):
+        raise PassError(f"{p.name} already has the link {p.link}")
+    made = sign_defaults(p)
+    if made.denominator is None:
+        made = install_running_max(made)
+    elif keep == "drop":
+        assert made.denominator is not None
+        made = replace(made, denominator=without_offset(made.denominator, made))
+    made = replace(made, link="stosign")
+    return prune(
+        made,
+        "stosign removes it, since it makes a parameter that never saw a gradient walk by lr at "
+        "random; build with --convert stosign:eps=keep to have it",
+    )
+
+
+PASS = Pass(
+    name="stosign",
+    title="StoSign",
+    order=40,
+    group="link",
+    summary="the update becomes an unbiased stochastic sign of itself",
+    requires="a ratio m/sigma, or a numerator alone (then sigma = the running max of |m|)",
+    provides="an update of -1, 0 or 1 with mean clip(m/sigma, -1, 1)",
+    apply=_apply,
+    options={"eps": "keep|drop"},
+)

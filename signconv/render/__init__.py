@@ -1,0 +1,1 @@
+"""Text of the generated file: printers for arithmetic, Jinja templates for structure."""

@@ -1,0 +1,329 @@
+"""From a KernelProgram to the text of a module: names, labels and line breaks; no arithmetic."""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from signconv.errors import BuildError
+from signconv.ir.analysis import evaluation_order
+from signconv.ir.nodes import Hyper, Moment, Program, references
+from signconv.ir.show import Infix, link_text, step_text, text
+from signconv.lower.kernel_program import KernelProgram, MomentPlan, Statement
+from signconv.render.environment import environment
+from signconv.render.printers import (
+    PythonScalarPrinter,
+    TorchPrinter,
+    TritonPrinter,
+    TritonScalarPrinter,
+)
+
+WIDTH = 100
+#: Raised when the meaning of the runtime functions changes: old checkpoints are then refused.
+RUNTIME_VERSION = 1
+
+STORAGE = {
+    "fp32": "fp32",
+    "bf16": "bf16, rounded stochastically",
+    "e4m3": "E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically",
+    "e5m2": "E5M2 codes with a power-of-two scale per 32 elements, rounded stochastically",
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A generated module: what it is called and its text."""
+
+    class_name: str
+    file_name: str
+    source: str
+
+
+def program_hash(k: KernelProgram) -> str:
+    """16 hex digits over everything that decides the numbers; names and documentation are not."""
+    parts = [RUNTIME_VERSION, k.state, k.scalars, k.outputs, k.math, k.moments, k.words]
+    described = repr([[_bare(s) for s in x] if isinstance(x, tuple) else x for x in parts])
+    described += repr([(h.name, h.ge, h.gt, h.le, h.lt) for h in k.program.hypers])
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _bare(x: object) -> object:
+    return (x.target, x.expr) if isinstance(x, Statement) else x
+
+
+def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command: str) -> Module:
+    """Fill the templates; the result is parsed before it is returned (BuildError otherwise)."""
+    p = k.program
+    arguments = ["p", "g", *(f"{m.name}_prev" for m in k.moments)]
+    arguments += ["noise"] if k.noise else []
+    arguments += k.outputs
+    digest = program_hash(k)
+    constructor = _constructor(p)
+    context = {
+        "summary": _summary(p, class_name, k.state),
+        "doc": _wrap(p.doc),
+        "box": box(p),
+        "notes": _notes(p, k),
+        "command": command,
+        "passes": ", ".join(p.history) or "none",
+        "hash": digest,
+        "hypers": p.hypers,
+        "scalars": [
+            {
+                "python": _line(4, s, PythonScalarPrinter()),
+                "triton": _line(4, s, TritonScalarPrinter()),
+            }
+            for s in k.scalars
+        ],
+        "outputs": k.outputs,
+        "words": k.words,
+        "math": [
+            {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
+            for s in k.math
+        ],
+        "arguments": arguments,
+        "returns": ", ".join(["p", *(m.name for m in k.moments)]),
+        "moments": k.moments,
+        "noise": k.noise,
+        "class_name": class_name,
+        "spec": spec,
+        "passes_tuple": _tuple_literal(p.history),
+        "state": k.state,
+        "hyper_slots": [_hyper_slot(h, constructor) for h in p.hypers],
+        "moment_slots": [_moment_slot(m) for m in k.moments],
+        "constructor": [a for a in constructor if a["name"] != "lr"],
+        "lr_doc": f"learning rate, {_lr(p).legal}; a float or a one-element tensor.",
+        "lr_default": repr(_lr(p).default),
+        "removed": [(n, _string_lines(r)) for n, r in p.removed],
+        "needs_initial_lr": any("initial_lr" in references(s.expr, "hyper") for s in k.scalars),
+        "uses_torch": any("torch." in TorchPrinter()(s.expr) for s in k.math),
+        "python_math": any("math." in PythonScalarPrinter()(s.expr) for s in k.scalars),
+    }
+    source = environment().get_template("module.py.j2").render(context)
+    source = _long_calls(source)
+    try:
+        compile(source, file_name, "exec")
+    except SyntaxError as error:
+        raise BuildError(f"{file_name} did not come out as valid Python: {error}") from error
+    return Module(class_name, file_name, source)
+
+
+# ---------------------------------------------------------------- arithmetic lines
+
+
+def _line(indent: int, s: Statement, printer: Infix) -> str:
+    """``target = expression  # comment``, broken where it is too long."""
+    pad = " " * indent
+    code = printer(s.expr)
+    if code.startswith("(") and code.endswith(")") and _closes_at_end(code):
+        code = code[1:-1]
+    known = (code, code.replace(".0", ""), s.target)
+    comment = "" if s.comment in ("", *known) else f"  # {s.comment}"
+    flat = f"{pad}{s.target} = {code}"
+    if len(flat) > WIDTH:
+        flat = f"{pad}{s.target} = {_broken(code, indent)}"
+    if (comment and len(flat) + len(comment) > WIDTH) or "\n" in flat:
+        label = textwrap.wrap(s.comment, WIDTH - indent - 2) if comment else []
+        return "\n".join([*(f"{pad}# {x}" for x in label), flat])
+    return flat + comment
+
+
+def _broken(code: str, indent: int) -> str:
+    """A long expression over several lines, as a formatter would break it."""
+    pad, deeper = " " * indent, " " * (indent + 4)
+    opening = code.find("(")
+    if code.endswith(")") and opening > 0 and _closes_at_end(code[opening:]):
+        inner = code[opening + 1 : -1]
+        if len(deeper + inner) <= WIDTH:
+            return f"{code[:opening]}(\n{deeper}{inner}\n{pad})"
+        parts = _split(inner, (", ",))
+        lines = "".join(f"{deeper}{_fit(x, indent + 4)},\n" for x in parts)
+        return f"{code[:opening]}(\n{lines}{pad})"
+    if len(deeper + code) <= WIDTH:
+        return f"(\n{deeper}{code}\n{pad})"
+    for signs in ((" if ", " else "), (" + ", " - "), (" * ", " / ")):
+        parts = _split(code, signs, keep=True)
+        if len(parts) > 1:
+            return "(\n" + "".join(f"{deeper}{_fit(x, indent + 4)}\n" for x in parts) + f"{pad})"
+    return code
+
+
+def _fit(code: str, indent: int) -> str:
+    return code if indent + len(code) < WIDTH else _broken(code, indent)
+
+
+def _closes_at_end(code: str) -> bool:
+    depth = 0
+    for i, c in enumerate(code):
+        depth += (c == "(") - (c == ")")
+        if depth == 0:
+            return i == len(code) - 1
+    return False
+
+
+def _split(code: str, marks: Sequence[str], keep: bool = False) -> list[str]:
+    """Split at marks outside parentheses; with ``keep`` a mark starts the next part."""
+    parts, depth, begin, i = [], 0, 0, 0
+    while i < len(code):
+        depth += (code[i] == "(") - (code[i] == ")")
+        mark = next((m for m in marks if depth == 0 and code.startswith(m, i)), None)
+        if mark:
+            parts.append(code[begin:i])
+            begin = i + (1 if keep else len(mark))
+            i += len(mark)
+        else:
+            i += 1
+    return [*parts, code[begin:]]
+
+
+def _long_calls(source: str) -> str:
+    """Break the calls that templates write on one line where names made them too long."""
+    lines = []
+    for line in source.split("\n"):
+        if len(line) > WIDTH and " = " in line and not line.lstrip().startswith(("#", '"')):
+            indent = len(line) - len(line.lstrip())
+            target, code = line.strip().split(" = ", 1)
+            line = f"{' ' * indent}{target} = {_broken(code, indent)}"
+        elif len(line) > WIDTH and line.lstrip()[:1].isupper() and line.rstrip().endswith("),"):
+            indent = len(line) - len(line.lstrip())
+            line = " " * indent + _broken(line.strip().rstrip(","), indent) + ","
+        lines.append(line)
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- words
+
+
+def _summary(p: Program, class_name: str, state: str) -> str:
+    link = {
+        "ratio": "",
+        "stosign": " with an unbiased stochastic sign as update",
+        "expected": " with its update clipped to [-1, 1]",
+        "sign": " with a sign as update" if p.history else "",
+    }[p.link]
+    return f"{class_name}: {p.name}{link}, {state.upper()} state."
+
+
+def _wrap(doc: str) -> list[str]:
+    lines: list[str] = []
+    for paragraph in textwrap.dedent(doc.split("\n", 1)[0] + "\n" + textwrap.dedent(
+        doc.split("\n", 1)[1] if "\n" in doc else ""
+    )).strip().split("\n\n"):  # fmt: skip
+        lines += [*textwrap.wrap(" ".join(paragraph.split()), WIDTH - 4), ""]
+    return [x.replace("\\", "\\\\").replace('"""', "'''") for x in lines[:-1]]
+
+
+def box(p: Program) -> list[str]:
+    """The algorithm as the paper would print it."""
+    lines = []
+    if p.decay is not None and p.decay.kind == "l2":
+        lines.append(f"g = g + {text(p.decay.weight)} * p")
+    for x in evaluation_order(p):
+        lines.append(_moment_line(x) if isinstance(x, Moment) else f"{x.name} = {text(x.expr)}")
+    lines.append(f"update = {link_text(p)}")
+    lines.append(f"p = {step_text(p)}")
+    return lines
+
+
+def _moment_line(m: Moment) -> str:
+    if m.next is not None:
+        return f"{m.name} = {text(m.next)}"
+    assert m.input is not None and m.beta is not None
+    beta, u = text(m.beta), text(m.input)
+    if m.kind == "max":
+        return f"{m.name} = max({beta} * {m.name}.prev, {u})"
+    rest = f"(1 - {beta})"
+    first = "   (t = 1: the first input itself)" if m.init == "first" else ""
+    return f"{m.name} = {beta} * {m.name}.prev + {rest} * {u if len(u) < 8 else f'({u})'}{first}"
+
+
+def _notes(p: Program, k: KernelProgram) -> list[str]:
+    notes = []
+    if any(".corrected" in x for x in box(p)):
+        notes.append("x.corrected is x / (1 - beta**t), beta that of x.")
+    if p.link == "stosign":
+        notes.append(
+            "noise is uniform on (-1, 1), fresh for every element and step, so the update's mean "
+            "is the ratio of its two terms, clipped to [-1, 1]: unbiased where the first is not "
+            "larger than the second. sign(0) = 0: an element that never saw a gradient stays."
+        )
+    notes += [f"{x[0].upper()}{x[1:]}." for x in p.notes]
+    for m in k.moments:
+        fallback = f" ({m.fallback} where a row is not a multiple of 32)"
+        scaled = m.format in ("e4m3", "e5m2")
+        notes.append(f"State {m.name}: {STORAGE[m.format]}{fallback if scaled else ''}.")
+    lines: list[str] = []
+    for note in notes:
+        lines += textwrap.wrap(note, WIDTH - 4, subsequent_indent="  ")
+    return lines
+
+
+# ---------------------------------------------------------------- the constructor
+
+
+def _lr(p: Program) -> Hyper:
+    lr = p.hyper("lr")
+    assert lr is not None
+    return lr
+
+
+def _constructor(p: Program) -> list[dict[str, str]]:
+    """Arguments in torch.optim's names and shapes: beta1, beta2, … become betas."""
+    betas = []
+    while p.hyper(f"beta{len(betas) + 1}") is not None:
+        betas.append(f"beta{len(betas) + 1}")
+    if len(betas) < 2:
+        betas = []
+    arguments: list[dict[str, str]] = []
+    for h in p.hypers:
+        if h.name in betas:
+            if h.name != betas[0]:
+                continue
+            members = [p.hyper(b) for b in betas]
+            values = ", ".join(repr(m.default) for m in members if m)
+            ranges = ", ".join(m.legal for m in members if m)
+            types = ", ".join("float" for _ in members)
+            arguments.append(
+                {
+                    "name": "betas",
+                    "type": f"tuple[{types}]",
+                    "default": f"({values})",
+                    "doc": f"({', '.join(betas)}), {ranges}.",
+                }
+            )
+        else:
+            arguments.append(
+                {"name": h.name, "type": "float", "default": repr(h.default), "doc": f"{h.legal}."}
+            )
+    return arguments
+
+
+def _hyper_slot(h: Hyper, constructor: list[dict[str, str]]) -> str:
+    grouped = any(a["name"] == "betas" for a in constructor) and h.name.startswith("beta")
+    key, index = ("betas", int(h.name[4:]) - 1) if grouped else (h.name, None)
+    parts = [f'"{h.name}"', repr(h.default), f'"{key}"']
+    parts += [] if index is None else [f"index={index}"]
+    for bound in ("ge", "gt", "le", "lt"):
+        value = getattr(h, bound)
+        parts += [] if value is None else [f"{bound}={value!r}"]
+    return f"HyperSlot({', '.join(parts)}),"
+
+
+def _moment_slot(m: MomentPlan) -> str:
+    parts = [f'"{m.name}"', f'"{m.format}"', f'"{m.fallback}"', str(m.word), f'"{m.half}"']
+    parts += [] if m.init == 0.0 else [f"init={m.init!r}"]
+    return f"MomentSlot({', '.join(parts)}),"
+
+
+def _tuple_literal(items: Sequence[str]) -> str:
+    return "(" + ", ".join(f'"{x}"' for x in items) + ("," if len(items) == 1 else "") + ")"
+
+
+def _string_lines(words: str) -> list[str]:
+    lines = textwrap.wrap(words, 70)
+    return [f'"{x}{" " if i < len(lines) - 1 else ""}"' for i, x in enumerate(lines)]
+
+
+__all__ = ["Module", "box", "program_hash", "render"]

@@ -1,0 +1,93 @@
+"""How lowered expressions are written for each target; the order of evaluation is never changed."""
+
+from __future__ import annotations
+
+from signconv.errors import LoweringError
+from signconv.ir.nodes import Const, Op, Ref
+from signconv.ir.show import Infix
+from signconv.lower.kernel_program import local_name
+
+
+class _Code(Infix):
+    def ref(self, r: Ref) -> str:
+        return local_name(r)
+
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn == "neg":  # Triton negates by 0 - x, which loses the sign of zero
+            return self._print(Op("mul", (Const(-1.0), e.args[0])))
+        if e.fn not in self.infix and e.fn not in self.calls and not _relation(e.fn):
+            raise LoweringError(f"{type(self).__name__} cannot print {e.fn!r}")
+        return None
+
+
+def _relation(fn: str) -> bool:
+    return fn in ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+class TritonPrinter(_Code):
+    """Elementwise fp32 in a kernel: roots and quotients are the correctly rounded ones."""
+
+    infix = frozenset({"add", "sub", "mul"})
+    calls = {
+        "div": "tl.div_rn",
+        "sqrt": "tl.sqrt_rn",
+        "abs": "tl.abs",
+        "where": "tl.where",
+        "sign": "dev.sign",
+        "signed": "dev.signed",
+        "ratio": "dev.ratio",
+        "max": "dev.maximum",
+        "min": "dev.minimum",
+        "nonneg_max": "dev.nonneg_maximum",
+    }
+
+
+class TorchPrinter(_Code):
+    """Elementwise fp32 in the reference: one torch operation per node."""
+
+    infix = frozenset({"add", "sub", "mul"})
+    calls = {
+        "div": "torch.div",
+        "sqrt": "ref.sqrt",
+        "abs": "torch.abs",
+        "where": "torch.where",
+        "sign": "ref.sign",
+        "signed": "ref.signed",
+        "ratio": "ref.ratio",
+        "max": "ref.maximum",
+        "min": "ref.minimum",
+        "nonneg_max": "ref.nonneg_maximum",
+    }
+
+
+class TritonScalarPrinter(_Code):
+    """Float64 scalars in the one-program kernel."""
+
+    calls = {
+        "pow": "dev.power64",
+        "sqrt": "tl.sqrt",
+        "abs": "tl.abs",
+        "where": "tl.where",
+        "max": "tl.maximum",
+        "min": "tl.minimum",
+    }
+
+
+class PythonScalarPrinter(_Code):
+    """Float64 scalars as Python floats; division follows IEEE at zero instead of raising."""
+
+    infix = frozenset({"add", "sub", "mul", "mod"})
+    calls = {
+        "div": "ref.divide64",
+        "pow": "ref.power64",
+        "sqrt": "math.sqrt",
+        "abs": "abs",
+        "max": "max",
+        "min": "min",
+    }
+
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn == "where":
+            cond, a, b = (self(x) for x in e.args)
+            return f"({a} if {cond} else {b})", 9
+        return super().special(e)

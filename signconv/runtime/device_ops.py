@@ -1,0 +1,301 @@
+"""The Triton half of the runtime: what generated kernels call.
+
+Every function has a twin of the same name in ``torch_ops``, equal bit for bit.  A tile is
+[ROWS, 32] consecutive elements; a row of 32 is one scale block.  FULL tiles load and store
+without a mask, which is what makes the accesses 16 bytes wide.
+"""
+
+from __future__ import annotations
+
+from signconv.runtime.compat import tl, triton
+
+# Format codes (formats.py).
+FP32 = tl.constexpr(0)
+BF16 = tl.constexpr(1)
+E4M3 = tl.constexpr(2)
+E5M2 = tl.constexpr(3)
+E4M3_RAW = tl.constexpr(4)
+
+
+# ---------------------------------------------------------------- random numbers (design.md 5)
+
+
+@triton.jit
+def mix32(x):
+    """A bijection of uint32 with full avalanche (two multiplies, Wellons' lowbias32)."""
+    x ^= x >> 16
+    x *= 0x7FEB352D
+    x ^= x >> 15
+    x *= 0x846CA68B
+    x ^= x >> 16
+    return x
+
+
+@triton.jit
+def draw_keys(seed, t, stream):
+    """Two 32-bit keys from (seed, t, stream); int64 scalars in, uint32 scalars out."""
+    seed_lo = seed.to(tl.uint32)
+    seed_hi = (seed >> 32).to(tl.uint32)
+    step = t.to(tl.uint32)
+    word = tl.full((), stream, tl.uint32) * 0x9E3779B9
+    first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi) ^ step) + word
+    second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi) ^ step) + word
+    return mix32(first), mix32(second)
+
+
+@triton.jit
+def random_bits(index, lane, key0, key1):
+    """32 random bits per element: index is int64 [ROWS, 1] (first of the row), lane int32 [1, 32].
+
+    The key enters twice: by xor alone every step would permute the same draws.
+    """
+    key0 = key0.to(tl.uint32, bitcast=True)
+    key1 = key1.to(tl.uint32, bitcast=True)
+    high = (index >> 32).to(tl.uint32)
+    x = index.to(tl.uint32) + lane.to(tl.uint32)
+    x ^= key0 ^ (high * 0x9E3779B9)
+    x ^= x >> 16
+    x *= 0x7FEB352D
+    x ^= x >> 15
+    x += key1 + high * 0x85EBCA6B
+    x *= 0x846CA68B
+    x ^= x >> 16
+    return x
+
+
+@triton.jit
+def low_half(bits):
+    return bits & 0xFFFF
+
+
+@triton.jit
+def high_half(bits):
+    return bits >> 16
+
+
+@triton.jit
+def sign_noise(half):
+    """Midpoints (2u + 1 - N) / N with N = 2^16: symmetric in (-1, 1), never 0, exact in fp32."""
+    two_to_four = ((half << 7) | 0x40000000).to(tl.float32, bitcast=True)  # 2 + 2u/N
+    return two_to_four - 2.9999847412109375  # 3 - 1/N
+
+
+# ---------------------------------------------------------------- arithmetic (design.md 4)
+
+
+@triton.jit
+def sign(x):
+    """-1, 0 or 1; a zero keeps its sign and NaN stays NaN, so that a poisoned weight shows."""
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
+
+
+@triton.jit
+def signed(step, x):
+    """step * sign(x) without the multiply: a zero stays a zero of x's sign, NaN stays NaN."""
+    return tl.where(x > 0, step, tl.where(x < 0, -step, x))
+
+
+@triton.jit
+def maximum(a, b):
+    """NaN if either is NaN; -0 < +0."""
+    bits = a.to(tl.uint32, bitcast=True) & b.to(tl.uint32, bitcast=True)
+    larger = tl.where(a > b, a, tl.where(b > a, b, bits.to(tl.float32, bitcast=True)))
+    return tl.where(a != a, a, tl.where(b != b, b, larger))
+
+
+@triton.jit
+def minimum(a, b):
+    """NaN if either is NaN; -0 < +0."""
+    bits = a.to(tl.uint32, bitcast=True) | b.to(tl.uint32, bitcast=True)
+    smaller = tl.where(a < b, a, tl.where(b < a, b, bits.to(tl.float32, bitcast=True)))
+    return tl.where(a != a, a, tl.where(b != b, b, smaller))
+
+
+@triton.jit
+def nonneg_maximum(a, b):
+    """Maximum of values that are never negative nor -0: there the ordering of zeros is idle."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def ratio(a, b):
+    """a / b, correctly rounded, with 0/0 = 0."""
+    return tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+
+
+@triton.jit
+def power64(base, t):
+    """base**t in float64 by binary powering, always the same products in the same order."""
+    result = base * 0.0 + 1.0
+    factor = base
+    left = t
+    while left > 0:
+        if left & 1:
+            result = result * factor
+        factor = factor * factor
+        left = left >> 1
+    return result
+
+
+# ---------------------------------------------------------------- codes (algorithms.md D)
+
+
+@triton.jit
+def _decode_bits16(half):
+    return (half.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _encode_bf16(x, half):
+    """Stochastic rounding to bf16 on the bits; finite values never become Inf; Inf, NaN kept."""
+    bits = x.to(tl.uint32, bitcast=True)
+    magnitude = bits & 0x7FFFFFFF
+    code = tl.minimum((magnitude + half) >> 16, 0x7F7F)
+    special = tl.where(magnitude > 0x7F800000, 0x7FC0, 0x7F80).to(tl.uint32)
+    code = tl.where(magnitude >= 0x7F800000, special, code) | ((bits >> 16) & 0x8000)
+    return code.to(tl.uint16).to(tl.int16, bitcast=True)
+
+
+@triton.jit
+def decode_fp8(code, FORMAT: tl.constexpr):
+    """uint8 codes to fp32, exactly, before the block scale."""
+    wide = code.to(tl.uint32)
+    magnitude = wide & 0x7F
+    if FORMAT == E5M2:
+        x = (magnitude << 21).to(tl.float32, bitcast=True) * 5.192296858534828e33  # 2^112
+        x = tl.where(magnitude > 0x7B, float("nan"), x)
+    else:
+        x = (magnitude << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120
+        x = tl.where(magnitude == 0x7F, float("nan"), x)
+    return (x.to(tl.uint32, bitcast=True) | ((wide & 0x80) << 24)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def encode_fp8(x, half, FORMAT: tl.constexpr):
+    """fp32 to uint8 codes by unbiased stochastic rounding on the bits.
+
+    The 16 random bits fill the top of the field below the kept mantissa; half a unit is added
+    because a truncated field biases slow averages.  Inf and NaN store NaN; finite overflow
+    saturates.
+    """
+    bits = x.to(tl.uint32, bitcast=True)
+    magnitude = bits & 0x7FFFFFFF
+    if FORMAT == E5M2:
+        lifted = (magnitude.to(tl.float32, bitcast=True) + 6.103515625e-05).to(
+            tl.uint32, bitcast=True
+        )  # + 2^-14
+        field = tl.where(magnitude < 0x38800000, lifted - 0x38800000, magnitude - 0x38000000)
+        code = (field + ((half << 5) | 16)) >> 21
+        code = tl.minimum(code, 0x7B)
+    else:
+        lifted = (magnitude.to(tl.float32, bitcast=True) + 0.015625).to(tl.uint32, bitcast=True)
+        field = tl.where(magnitude < 0x3C800000, lifted - 0x3C800000, magnitude - 0x3C000000)
+        code = (field + ((half << 4) | 8)) >> 20
+        code = tl.minimum(code, 0x7E)
+    code = tl.where(magnitude >= 0x7F800000, 0x7F, code)
+    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)
+
+
+@triton.jit
+def block_scale(x, FORMAT: tl.constexpr):
+    """E8M0 byte per row of 32, from the largest finite magnitude, one binade below overflow."""
+    magnitude = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    finite = tl.where(magnitude < 0x7F800000, magnitude, 0)
+    exponent = tl.max(finite, axis=1) >> 23
+    if FORMAT == E5M2:
+        return tl.maximum(exponent - 14, 1)
+    return tl.maximum(exponent - 7, 1)
+
+
+# ---------------------------------------------------------------- loads and stores
+
+
+@triton.jit
+def _load(ptr, offsets, mask, FULL: tl.constexpr):
+    if FULL:
+        return tl.load(ptr + offsets)
+    return tl.load(ptr + offsets, mask=mask, other=0)
+
+
+@triton.jit
+def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
+    if FULL:
+        tl.store(ptr + offsets, value)
+    else:
+        tl.store(ptr + offsets, value, mask=mask)
+
+
+@triton.jit
+def load_float(ptr, offsets, mask, FULL: tl.constexpr):
+    """A parameter or a gradient as fp32; an int16 pointer holds bf16 bit patterns."""
+    x = _load(ptr, offsets, mask, FULL)
+    if x.dtype == tl.int16:
+        x = _decode_bits16(x)
+    return x
+
+
+@triton.jit
+def store_param(ptr, offsets, x, half, mask, FULL: tl.constexpr):
+    """A parameter from fp32: as it is, or rounded stochastically to bf16 (int16 pointer)."""
+    if ptr.dtype.element_ty == tl.int16:
+        x = _encode_bf16(x, half)
+    _store(ptr, offsets, x, mask, FULL)
+
+
+@triton.jit
+def load_moment(
+    ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT: tl.constexpr, FULL: tl.constexpr
+):
+    """A stored moment as fp32 [ROWS, 32]; ``start`` is the chunk's first element.
+
+    ``ptr`` is untyped (uint8) and typed here; ``scale_ptr`` is read only by the scaled formats.
+    """
+    if FORMAT == FP32:
+        x = _load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
+    elif FORMAT == BF16:
+        x = _decode_bits16(_load(ptr.to(tl.pointer_type(tl.int16)) + start, offsets, mask, FULL))
+    else:
+        x = decode_fp8(_load(ptr + start, offsets, mask, FULL), FORMAT)
+        if FORMAT != E4M3_RAW:
+            byte = _load(scale_ptr + start // 32, row, row_mask, FULL).to(tl.uint32)
+            x = x * (byte << 23).to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
+def store_moment(
+    ptr,
+    scale_ptr,
+    start,
+    offsets,
+    x,
+    half,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """Encode fp32 [ROWS, 32] and store; the scale used to encode is the one that is stored."""
+    if FORMAT == FP32:
+        _store(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, x, mask, FULL)
+    elif FORMAT == BF16:
+        code = _encode_bf16(x, half)
+        _store(ptr.to(tl.pointer_type(tl.int16)) + start, offsets, code, mask, FULL)
+    elif FORMAT == E4M3_RAW:
+        _store(ptr + start, offsets, encode_fp8(x, half, FORMAT), mask, FULL)
+    else:
+        byte = block_scale(x, FORMAT)[:, None]
+        scaled = x * ((254 - byte) << 23).to(tl.float32, bitcast=True)
+        _store(ptr + start, offsets, encode_fp8(scaled, half, FORMAT), mask, FULL)
+        _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
+
+
+@triton.jit
+def store_keys(keys, seed, t, active, WORDS: tl.constexpr):
+    """One row of keys: whether the step is taken, then two 32-bit keys per word of random bits."""
+    tl.store(keys, active.to(tl.int32))
+    for word in tl.static_range(WORDS):
+        first, second = draw_keys(seed, t, word)
+        tl.store(keys + 1 + 2 * word, first.to(tl.int32, bitcast=True))
+        tl.store(keys + 2 + 2 * word, second.to(tl.int32, bitcast=True))

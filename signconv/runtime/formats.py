@@ -1,0 +1,41 @@
+"""How a moment is stored: the names and numbers that kernel, reference and checkpoint share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+#: Elements of one row that share a block scale (OCP MX block size).
+BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to store a moment.
+
+    ``code`` selects it inside a kernel; ``dtype`` is the torch dtype of the stored tensor;
+    ``scaled`` says that every 32 elements carry one power-of-two scale (E8M0, one byte).
+    """
+
+    name: str
+    code: int
+    dtype: torch.dtype
+    scaled: bool = False
+
+    @property
+    def bytes_per_element(self) -> float:
+        """Bytes one element takes, its share of the block scale included."""
+        return self.dtype.itemsize + (1 / BLOCK if self.scaled else 0)
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("fp32", 0, torch.float32),
+        Format("bf16", 1, torch.bfloat16),
+        Format("e4m3", 2, torch.uint8, scaled=True),
+        Format("e5m2", 3, torch.uint8, scaled=True),
+        Format("e4m3-raw", 4, torch.uint8),
+    )
+}

@@ -1,0 +1,267 @@
+"""The Triton backend: one launch for all tensors of a group that share dtype and storage.
+
+A table holds the pointers of every tensor, a second one a (tensor, chunk) pair for every program.
+Both live on the device and are rebuilt only when something changed; every pointer is compared
+each step.  Bit patterns of bf16 travel as int16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.compat import HAS_TRITON, tl, triton
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.program import OptimizerProgram, has_blocks
+
+#: Columns of the pointer table before the moments' pointers.
+CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
+#: 16 rows of 32 elements and one warp per program: the fastest of those tried on one H200
+#: (design.md, Speed: more elements per program did not help).
+ROWS, WARPS = 16, 1
+#: The interpreter takes 24 ms per program whatever its size, so it gets large ones.
+INTERPRETER_ROWS = 1024
+
+
+def interpreted() -> bool:
+    """Whether the kernels of this process run under Triton's interpreter."""
+    return HAS_TRITON and type(_find_nonfinite).__name__ == "InterpretedFunction"
+
+
+@triton.jit
+def _find_nonfinite(
+    table, chunks, flag, COLUMNS: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr
+):
+    """Set ``flag`` to 1 if any gradient of the chunk is Inf or NaN."""
+    pid = tl.program_id(0)
+    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * COLUMNS
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    g_ptr = tl.load(entry + 5).to(tl.pointer_type(G)) + start
+    offsets = tl.arange(0, ROWS * 32)
+    g = tl.load(g_ptr + offsets, mask=offsets < tl.load(entry + 3) - start, other=0)
+    if tl.int16 == G:
+        bad = (g.to(tl.int32) & 0x7F80) == 0x7F80
+    else:
+        bad = (g.to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
+    if tl.max(bad.to(tl.int32), axis=0) > 0:
+        tl.store(flag, 1.0)
+
+
+class Bucket:
+    """Tensors of one launch: one parameter dtype, gradient dtype and storage."""
+
+    def __init__(
+        self, program: OptimizerProgram, device: torch.device, members: list[Tensor], rows: int
+    ) -> None:
+        self.program, self.device, self.members, self.rows = program, device, members, rows
+        blocks = has_blocks(members[0])
+        self.formats = [m.format_for(blocks) for m in program.moments]
+        self.names: list[str] = []
+        for m, fmt in zip(program.moments, self.formats, strict=True):
+            self.names += [m.name, f"{m.name}_scale" if fmt.scaled else m.name]
+        self.columns = FIRST_MOMENT + len(self.names)
+        self.param_type = _pointer_type(members[0].dtype)
+        assert members[0].grad is not None
+        self.grad_type = _pointer_type(members[0].grad.dtype)
+        per_chunk = rows * BLOCK
+        counts = torch.tensor([-(-p.numel() // per_chunk) for p in members])
+        tensor_of = torch.repeat_interleave(torch.arange(len(members)), counts)
+        starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        within = torch.arange(len(tensor_of)) - starts
+        self.chunks = torch.stack((tensor_of, within), dim=1).to(torch.int32).to(device)
+        self.programs = len(tensor_of)
+        self.pointers: list[int] = []
+        self.table = torch.empty((len(members), self.columns), dtype=torch.int64, device=device)
+        self.copies: list[tuple[Tensor, Tensor]] = []
+        self.keep: list[Tensor] = []
+
+    def refresh(
+        self, state: Mapping[Tensor, dict[str, Tensor]], clock_rows: Mapping[Tensor, int]
+    ) -> None:
+        """Compare every pointer with the table's; upload the table if one changed."""
+        self.copies, self.keep = [], []
+        pointers: list[int] = []
+        for p in self.members:
+            g = p.grad
+            assert g is not None
+            if p.is_contiguous():
+                pointers.append(p.data_ptr())
+            else:
+                flat = p.detach().contiguous()
+                self.copies.append((p, flat))
+                pointers.append(flat.data_ptr())
+            if not g.is_contiguous():
+                g = g.contiguous()
+                self.keep.append(g)
+            pointers.append(g.data_ptr())
+            entry = state[p]
+            for name in self.names:
+                pointers.append(entry[name].data_ptr())
+        if pointers == self.pointers:
+            return
+        self.pointers = pointers
+        values = torch.tensor(pointers, dtype=torch.int64).view(len(self.members), -1)
+        host = torch.empty((len(self.members), self.columns), dtype=torch.int64)
+        host[:, CLOCK_ROW] = torch.tensor([clock_rows[p] for p in self.members])
+        host[:, ALIGNED] = (values % 16 == 0).all(dim=1)
+        host[:, OFFSET] = torch.stack([state[p]["offset"] for p in self.members])
+        host[:, NUMEL] = torch.tensor([p.numel() for p in self.members])
+        host[:, PARAM:] = values
+        if self.device.type == "cuda":
+            host = host.pin_memory()
+        self.table.copy_(host, non_blocking=True)
+
+    def launch(self, scalars: Tensor, keys: Tensor) -> None:
+        """The one step launch of this bucket."""
+        self.program.step_kernel[(self.programs,)](
+            self.table,
+            self.chunks,
+            scalars,
+            keys,
+            self.param_type,
+            self.grad_type,
+            *(f.code for f in self.formats),
+            ROWS=self.rows,
+            num_warps=WARPS,
+            enable_fp_fusion=False,
+        )
+        for p, flat in self.copies:
+            p.copy_(flat)
+
+
+class GroupEngine:
+    """All tensors of one param group on one device.
+
+    Parameters with the same number of steps share a row of the clock and of the scalars.
+    """
+
+    def __init__(self, program: OptimizerProgram, device: torch.device) -> None:
+        self.program, self.device = program, device
+        self.rows = INTERPRETER_ROWS if interpreted() else ROWS
+        self.active: list[int] = []
+        self.buckets: list[Bucket] = []
+        self.clock = torch.zeros(0, dtype=torch.int64, device=device)
+        self.clock_rows: dict[Tensor, int] = {}
+        self.active_rows = 0
+        self.uploaded: list[float] = []
+        self.hypers = torch.zeros(len(program.hypers) + 2, dtype=torch.float64, device=device)
+        self.zero = torch.zeros((), dtype=torch.float32, device=device)
+        self.one = torch.ones((), dtype=torch.float32, device=device)
+        self.scalars = torch.empty(0, device=device)
+        self.keys = torch.empty(0, dtype=torch.int32, device=device)
+
+    def prepare(
+        self,
+        group: Mapping[str, Any],
+        params: list[Tensor],
+        state: Mapping[Tensor, dict[str, Tensor]],
+    ) -> None:
+        """Bring tables and clock up to date with this step's parameters."""
+        active = [id(p) for p in params]
+        if active != self.active or any(
+            state[p]["step"].data_ptr() != self._step_pointer(p) for p in params
+        ):
+            self._rebuild(group, params, state)
+            self.active = active
+        for b in self.buckets:
+            b.refresh(state, self.clock_rows)
+
+    def _step_pointer(self, p: Tensor) -> int:
+        row = self.clock_rows.get(p)
+        return -1 if row is None else self.clock.data_ptr() + 8 * row
+
+    def _rebuild(
+        self,
+        group: Mapping[str, Any],
+        params: list[Tensor],
+        state: Mapping[Tensor, dict[str, Tensor]],
+    ) -> None:
+        wanted = set(params)
+        steps: dict[tuple[bool, int], Tensor] = {}
+        members: dict[tuple[bool, int], list[Tensor]] = {}
+        for p in group["params"]:
+            if p.device == self.device and p in state:
+                step = state[p]["step"]
+                key = (p not in wanted, step.data_ptr())
+                steps[key] = step
+                members.setdefault(key, []).append(p)
+        # Fresh and loaded parameters come with steps of their own; equal values share a row.
+        order = sorted(steps)
+        values = torch.stack([steps[k].to(self.device) for k in order])
+        known = values.tolist() if any(not self._owns(steps[k]) for k in order) else None
+        rows: dict[tuple[bool, int], int] = {}
+        picked: list[int] = []
+        self.clock_rows = {}
+        for i, key in enumerate(order):
+            share = (key[0], known[i] if known is not None else i)
+            if share not in rows:
+                rows[share] = len(picked)
+                picked.append(i)
+            for p in members[key]:
+                self.clock_rows[p] = rows[share]
+        self.active_rows = sum(1 for inactive, _ in rows if not inactive)
+        self.clock = values[torch.tensor(picked, device=self.device)].contiguous()
+        for p, row in self.clock_rows.items():
+            state[p]["step"] = self.clock[row]
+        width = 1 + len(self.program.outputs)
+        self.scalars = torch.empty((self.active_rows, width), device=self.device)
+        self.keys = torch.empty(
+            (self.active_rows, 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
+        )
+        buckets: dict[tuple[torch.dtype, torch.dtype, bool], list[Tensor]] = {}
+        for p in params:
+            assert p.grad is not None
+            blocks = self.program.scaled and has_blocks(p)
+            buckets.setdefault((p.dtype, p.grad.dtype, blocks), []).append(p)
+        self.buckets = [Bucket(self.program, self.device, b, self.rows) for b in buckets.values()]
+
+    def _owns(self, step: Tensor) -> bool:
+        first = self.clock.data_ptr()
+        return first <= step.data_ptr() < first + 8 * self.clock.numel()
+
+    def find_nonfinite(self, flag: Tensor) -> None:
+        """Raise ``flag`` on the device if any gradient is Inf or NaN."""
+        for b in self.buckets:
+            _find_nonfinite[(b.programs,)](
+                b.table, b.chunks, flag, b.columns, b.grad_type, ROWS=b.rows, num_warps=WARPS
+            )
+
+    def launch(
+        self, group: Mapping[str, Any], skip: Tensor | None, grad_scale: Tensor | None
+    ) -> None:
+        """The scalar kernel, then one step launch per bucket."""
+        lr = group["lr"]
+        values = [
+            0.0 if isinstance(v := h.read(group), Tensor) else float(v) for h in self.program.hypers
+        ]
+        lr0 = group["lr0"]
+        values += [float(lr0), -1.0 if group["maximize"] else 1.0]
+        if values != self.uploaded:
+            self.uploaded = values
+            self.hypers.copy_(torch.tensor(values, dtype=torch.float64))
+        for i, h in enumerate(self.program.hypers):
+            value = h.read(group)
+            if isinstance(value, Tensor) and h.name != "lr":
+                self.hypers[i] = value
+        lr_source = lr.to(self.device) if isinstance(lr, Tensor) else self.hypers
+        self.program.scalar_kernel[(self.active_rows,)](
+            lr_source,
+            self.hypers,
+            self.clock,
+            group["seed"],
+            self.zero if skip is None else skip,
+            self.one if grad_scale is None else grad_scale,
+            self.scalars,
+            self.keys,
+            num_warps=1,
+            enable_fp_fusion=False,
+        )
+        for b in self.buckets:
+            b.launch(self.scalars, self.keys)
+
+
+def _pointer_type(dtype: torch.dtype) -> Any:
+    return tl.int16 if dtype == torch.bfloat16 else tl.float32

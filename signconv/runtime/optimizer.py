@@ -1,0 +1,352 @@
+"""FusedOptimizer: what every generated optimizer is, as a torch.optim.Optimizer."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from signconv.runtime import reference
+from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.multi_tensor import GroupEngine, interpreted
+from signconv.runtime.program import OptimizerProgram, has_blocks
+
+BACKENDS = ("auto", "triton", "reference")
+#: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
+META = ("program", "format", "seed", "maximize", "skip_nonfinite", "lr0")
+
+
+class FusedOptimizer(torch.optim.Optimizer):
+    """Base of the generated optimizers; not used directly.
+
+    Parameters may be fp32 or bf16 (stochastically rounded), of any shape, contiguous or not.
+    ``state[p]`` holds each moment under its name in the spec (codes are uint8), its block scales
+    as ``<moment>_scale`` (uint8, one per 32 elements), ``step`` (int64) and ``offset`` (int64,
+    where this parameter's random numbers start).
+
+    Raises TypeError or ValueError for a hyperparameter that is unknown or outside its range, for
+    complex parameters and for dtypes other than fp32 and bf16.
+    """
+
+    program: ClassVar[OptimizerProgram]
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        hypers: dict[str, Any],
+        *,
+        seed: int,
+        backend: str,
+        maximize: bool,
+        skip_nonfinite: bool,
+        unknown: Mapping[str, object],
+    ) -> None:
+        self._refuse(unknown, hypers)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed = {seed!r} is not an integer in 0 <= seed < 2**63")
+        self.backend = backend
+        self._offsets: dict[Tensor, int] = {}
+        self._next_offset = 0
+        self._reset_engines()
+        defaults = {
+            **hypers,
+            "maximize": bool(maximize),
+            "skip_nonfinite": bool(skip_nonfinite),
+            "seed": seed,
+            "program": self.program.hash,
+            "format": self.program.state,
+        }
+        super().__init__(params, defaults)
+
+    # ---------------------------------------------------------------- groups and checks
+
+    def _refuse(self, unknown: Mapping[str, object], hypers: Mapping[str, Any]) -> None:
+        for name in unknown:
+            if name in self.program.removed:
+                why = self.program.removed[name]
+                raise TypeError(f"{type(self).__name__} has no {name!r}: {why}")
+            valid = [*hypers, "seed", "backend", "maximize", "skip_nonfinite"]
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {', '.join(valid)}."
+            raise TypeError(f"{type(self).__name__} has no {name!r}.{hint}")
+
+    def _check_hypers(self, group: Mapping[str, Any]) -> None:
+        for h in self.program.hypers:
+            if h.index is not None:
+                value = group[h.key]
+                count = sum(1 for x in self.program.hypers if x.key == h.key)
+                if not isinstance(value, tuple | list) or len(value) != count:
+                    raise ValueError(f"{h.key} = {value!r} needs {count} numbers")
+            h.check(h.read(group))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its parameters get the next random-number offsets (rows of 32)."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            known = {*self.defaults, *META, "params", "param_names", "initial_lr"}
+            self._refuse({k: None for k in group if k not in known}, self.defaults)
+            self._check_hypers(group)
+            for p in group["params"]:
+                self._check_param(p)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        lr = group["lr"]
+        group.setdefault("lr0", float(lr) if not isinstance(lr, Tensor) else lr.detach().clone())
+        for p in group["params"]:
+            self._offsets[p] = self._next_offset
+            self._next_offset += -(-p.numel() // BLOCK) * BLOCK
+
+    def _check_param(self, p: Tensor) -> None:
+        name = type(self).__name__
+        if p.is_complex():
+            raise TypeError(
+                f"{name} does not support complex parameters: optimize "
+                "torch.view_as_real(parameter) instead"
+            )
+        if p.dtype not in (torch.float32, torch.bfloat16):
+            raise TypeError(
+                f"{name} supports fp32 and bf16 parameters, not {p.dtype}: convert the model with "
+                ".float() or .bfloat16()"
+            )
+        if p.layout != torch.strided:
+            raise TypeError(f"{name} does not support {p.layout} parameters: use dense ones")
+
+    def _check_grad(self, p: Tensor, g: Tensor) -> None:
+        name = type(self).__name__
+        if g.is_sparse or g.layout != torch.strided:
+            raise RuntimeError(
+                f"{name} does not support sparse gradients: build the embedding with sparse=False, "
+                "or give its parameters to torch.optim.SparseAdam"
+            )
+        if g.device != p.device or p.device.type == "meta":
+            raise RuntimeError(
+                f"{name}: a parameter on {p.device} has its gradient on {g.device}: move the model "
+                "to one device before the optimizer is built"
+            )
+        if g.dtype not in (torch.float32, torch.bfloat16):
+            raise RuntimeError(f"{name} needs fp32 or bf16 gradients, not {g.dtype}")
+
+    # ---------------------------------------------------------------- state
+
+    def _init_state(self, p: Tensor) -> None:
+        """Allocate all state of one parameter, or none of it."""
+        blocks = has_blocks(p)
+        made: dict[str, Tensor] = {}
+        for m in self.program.moments:
+            fmt = m.format_for(blocks)
+            made[m.name] = torch.zeros(p.shape, dtype=fmt.dtype, device=p.device)
+            if fmt.scaled:
+                made[f"{m.name}_scale"] = torch.zeros(
+                    p.numel() // BLOCK, dtype=torch.uint8, device=p.device
+                )
+            if m.init != 0.0:
+                reference.fill(made, m, fmt, p)
+        made["step"] = torch.zeros((), dtype=torch.int64, device=p.device)
+        made["offset"] = torch.tensor(self._offsets[p], dtype=torch.int64)
+        self.state[p] = made
+
+    def _reset_engines(self) -> None:
+        self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
+        self._skipped: dict[torch.device, Tensor] = {}
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps left out because of non-finite gradients (reads from the device)."""
+        return int(sum(int(x) for x in self._skipped.values()))
+
+    # ---------------------------------------------------------------- the step
+
+    def _backend_for(self, device: torch.device) -> str:
+        if self.backend == "reference":
+            return "reference"
+        usable = HAS_TRITON and (device.type in ("cuda", "xpu") or interpreted())
+        if self.backend == "triton":
+            if not usable:
+                raise RuntimeError(
+                    f"backend='triton' cannot run on {device}: it needs a GPU and Triton; leave "
+                    "backend='auto'"
+                )
+            return "triton"
+        return "triton" if usable and device.type != "cpu" else "reference"
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One optimization step; returns the closure's loss, or None."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
+        for i, group in enumerate(self.param_groups):
+            active: dict[torch.device, list[Tensor]] = {}
+            for p in group["params"]:
+                g = p.grad
+                if g is None or p.numel() == 0:
+                    continue
+                if g.dtype is not p.dtype or g.layout is not torch.strided or g.device != p.device:
+                    self._check_grad(p, g)
+                if p not in self.state:
+                    self._init_state(p)
+                active.setdefault(p.device, []).append(p)
+            for device, params in active.items():
+                work[device].append((i, params))
+        for device, parts in work.items():
+            self._step_device(device, parts)
+        return loss
+
+    def _step_device(self, device: torch.device, parts: list[tuple[int, list[Tensor]]]) -> None:
+        found_inf = getattr(self, "found_inf", None)
+        grad_scale = getattr(self, "grad_scale", None)
+        guarded = any(self.param_groups[i]["skip_nonfinite"] for i, _ in parts)
+        if self._backend_for(device) == "reference":
+            params = [p for _, ps in parts for p in ps]
+            skip = found_inf is not None and bool(found_inf)
+            if guarded and not skip and not reference.all_finite(params):
+                skip = True
+                self._count_skip(device, torch.ones((), device=device))
+            if not skip:
+                for i, params in parts:
+                    reference.step_group(
+                        self.program, self.param_groups[i], params, self.state, grad_scale
+                    )
+            return
+        engines = [self._engine(i, device) for i, _ in parts]
+        for engine, (i, params) in zip(engines, parts, strict=True):
+            engine.prepare(self.param_groups[i], params, self.state)
+        skip_flag = None if found_inf is None else found_inf.to(device)
+        if guarded:
+            flag = torch.zeros((), dtype=torch.float32, device=device)
+            for engine in engines:
+                engine.find_nonfinite(flag)
+            self._count_skip(device, flag)
+            skip_flag = flag if skip_flag is None else torch.maximum(flag, skip_flag.reshape(()))
+        for engine, (i, _) in zip(engines, parts, strict=True):
+            engine.launch(self.param_groups[i], skip_flag, grad_scale)
+
+    def _count_skip(self, device: torch.device, flag: Tensor) -> None:
+        count = self._skipped.setdefault(device, torch.zeros((), dtype=torch.int64, device=device))
+        count.add_(flag.to(torch.int64))
+
+    def _engine(self, index: int, device: torch.device) -> GroupEngine:
+        key = (index, device)
+        if key not in self._engines:
+            self._engines[key] = GroupEngine(self.program, device)
+        return self._engines[key]
+
+    # ---------------------------------------------------------------- checkpoints, copies
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore state bit for bit; raises ValueError for a state_dict of another program.
+
+        torch's own version casts every state tensor to the parameter's dtype, which destroys
+        codes and scales (measured), so the tensors are taken over as they are.
+        """
+        state_dict = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = hook(self, state_dict) or state_dict
+        groups = copy.deepcopy(state_dict["param_groups"])
+        self._check_groups(groups)
+        params = [p for g in self.param_groups for p in g["params"]]
+        ids = [i for g in groups for i in g["params"]]
+        by_id = dict(zip(ids, params, strict=True))
+        loaded: dict[Any, Any] = {}
+        for key, entry in state_dict["state"].items():
+            if key not in by_id:
+                loaded[key] = copy.deepcopy(entry)
+                continue
+            loaded[by_id[key]] = self._take(by_id[key], entry, key)
+        for new, old in zip(groups, self.param_groups, strict=True):
+            new["params"] = old["params"]
+        self.__setstate__({"state": loaded, "param_groups": groups})
+        for p, entry in self.state.items():
+            if isinstance(p, Tensor) and "offset" in entry:
+                self._offsets[p] = int(entry["offset"])
+        ends = [o + -(-p.numel() // BLOCK) * BLOCK for p, o in self._offsets.items()]
+        self._next_offset = max(ends, default=0)
+        for post in self._optimizer_load_state_dict_post_hooks.values():
+            post(self)
+
+    def _check_groups(self, groups: list[dict[str, Any]]) -> None:
+        name = type(self).__name__
+        if len(groups) != len(self.param_groups):
+            raise ValueError(
+                f"the state_dict has {len(groups)} param groups, {name} has "
+                f"{len(self.param_groups)}"
+            )
+        for i, (new, old) in enumerate(zip(groups, self.param_groups, strict=True)):
+            if len(new["params"]) != len(old["params"]):
+                raise ValueError(
+                    f"param group {i}: the state_dict has {len(new['params'])} parameters, {name} "
+                    f"has {len(old['params'])}"
+                )
+            theirs = new.get("program")
+            if theirs != self.program.hash:
+                raise ValueError(
+                    f"this state_dict belongs to program {theirs or '(none: another optimizer)'} "
+                    f"with {new.get('format', 'unknown')} state, {name} is program "
+                    f"{self.program.hash} with {self.program.state} state: their moments mean "
+                    "different things, so load it with the optimizer that wrote it"
+                )
+            self._check_hypers(new)
+
+    def _take(self, p: Tensor, entry: Mapping[str, Any], key: object) -> dict[str, Tensor]:
+        """A copy of one parameter's saved state on its device, checked for keys and shapes."""
+        wanted: dict[str, tuple[torch.Size, torch.dtype]] = {}
+        for m in self.program.moments:
+            fmt = m.format_for(has_blocks(p))
+            wanted[m.name] = (p.shape, fmt.dtype)
+            if fmt.scaled:
+                wanted[f"{m.name}_scale"] = (torch.Size([p.numel() // BLOCK]), torch.uint8)
+        wanted["step"] = wanted["offset"] = (torch.Size([]), torch.int64)
+        if set(entry) != set(wanted):
+            raise ValueError(
+                f"state of parameter {key}: missing {sorted(set(wanted) - set(entry))}, unknown "
+                f"{sorted(set(entry) - set(wanted))}"
+            )
+        made = {}
+        for name, (shape, dtype) in wanted.items():
+            value = entry[name]
+            if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+                got = (
+                    f"{value.dtype} {list(value.shape)}"
+                    if isinstance(value, Tensor)
+                    else repr(value)
+                )
+                raise ValueError(
+                    f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}"
+                )
+            device = torch.device("cpu") if name == "offset" else p.device
+            made[name] = value.detach().to(device, copy=True)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        private = {
+            "backend": self.backend,
+            "_offsets": self._offsets,
+            "_next_offset": self._next_offset,
+        }
+        return {**super().__getstate__(), **private}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._reset_engines()
+
+
+def parameters_with_state(optimizer: FusedOptimizer) -> Iterable[tuple[Tensor, dict[str, Tensor]]]:
+    """Parameters that have state, in param_groups order."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p in optimizer.state:
+                yield p, optimizer.state[p]

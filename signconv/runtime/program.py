@@ -1,0 +1,123 @@
+"""What a generated module tells the runtime about its optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from signconv.runtime.formats import BLOCK, FORMATS, Format
+
+
+@dataclass(frozen=True)
+class HyperSlot:
+    """A hyperparameter: the spec's ``name`` and where it lives in a param group.
+
+    ``key`` is the param group's key; ``index`` the place inside it where it is a tuple (betas).
+    """
+
+    name: str
+    default: float
+    key: str
+    index: int | None = None
+    ge: float = -math.inf
+    gt: float = -math.inf
+    le: float = math.inf
+    lt: float = math.inf
+
+    def read(self, group: Mapping[str, Any]) -> Any:
+        """Its value in a param group."""
+        value = group[self.key]
+        return value if self.index is None else value[self.index]
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError, with the value and the legal range, unless ``value`` is legal."""
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(
+                    f"{self.label} is a tensor of {value.numel()} elements: it needs 1"
+                )
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{self.label} = {value!r} is not a number")
+        inside = self.ge <= value <= self.le and self.gt < value < self.lt
+        if not (math.isfinite(value) and inside):
+            raise ValueError(f"{self.label} = {value:g} is outside its range: {self.legal}")
+
+    @property
+    def label(self) -> str:
+        return self.key if self.index is None else f"{self.key}[{self.index}] ({self.name})"
+
+    @property
+    def legal(self) -> str:
+        low = f"{self.gt:g} < " if self.gt > -math.inf else ""
+        low = f"{self.ge:g} <= " if self.ge > -math.inf else low
+        high = f" < {self.lt:g}" if self.lt < math.inf else ""
+        high = f" <= {self.le:g}" if self.le < math.inf else high
+        return f"{low}{self.name}{high}" if low or high else "any finite number"
+
+
+@dataclass(frozen=True)
+class MomentSlot:
+    """Storage of a moment: format where a row is a multiple of 32, fallback elsewhere.
+
+    ``word`` and ``half`` say which 16 of the step's random bits round it; ``init`` is the value
+    before the first step, or "param".
+    """
+
+    name: str
+    format: str
+    fallback: str
+    word: int
+    half: str
+    init: float | str = 0.0
+
+    def format_for(self, blocks: bool) -> Format:
+        """The format in a tensor whose rows are (``blocks``) or are not multiples of 32."""
+        return FORMATS[self.format if blocks else self.fallback]
+
+
+@dataclass(frozen=True)
+class OptimizerProgram:
+    """A compiled optimizer: identity, layout, and the four functions of the generated module.
+
+    scalars(t, lr0, *hypers) -> floats; reference(param, grad, state, formats, factor, scalars,
+    bits) updates in place; scalar_kernel and step_kernel are Triton kernels.
+    """
+
+    name: str
+    hash: str
+    spec: str
+    passes: tuple[str, ...]
+    state: str
+    hypers: tuple[HyperSlot, ...]
+    moments: tuple[MomentSlot, ...]
+    outputs: tuple[str, ...]
+    words: int
+    scalars: Callable[..., tuple[float, ...]]
+    reference: Callable[..., None]
+    scalar_kernel: Any
+    step_kernel: Any
+    removed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def formats(self) -> dict[str, str]:
+        return {m.name: m.format for m in self.moments}
+
+    @property
+    def scaled(self) -> bool:
+        """Whether any moment carries block scales."""
+        return any(FORMATS[m.format].scaled for m in self.moments)
+
+
+def row_length(param: Tensor) -> int:
+    """Elements per row, the unit of dim-0 sharding: numel/shape[0], or numel for 1-D tensors."""
+    return param.numel() // param.shape[0] if param.dim() > 1 else param.numel()
+
+
+def has_blocks(param: Tensor) -> bool:
+    """Whether blocks of 32 never straddle a row, so that block scales are possible."""
+    return param.numel() > 0 and row_length(param) % BLOCK == 0

@@ -1,0 +1,243 @@
+"""The PyTorch half of the runtime: the same functions as ``device_ops``, on whole tensors.
+
+Written for truth, not for speed: every operation is one IEEE binary32 or integer operation, so
+that the results equal the kernel's bit for bit.  Tensors are flat; ``numel`` is a multiple of 32
+wherever a block scale is involved.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.formats import BLOCK, Format
+
+_MASK = 0xFFFFFFFF
+
+
+# ---------------------------------------------------------------- random numbers (design.md 5)
+
+
+def mix32(x: int) -> int:
+    """A bijection of 32-bit integers with full avalanche (two multiplies, lowbias32)."""
+    x ^= x >> 16
+    x = x * 0x7FEB352D & _MASK
+    x ^= x >> 15
+    x = x * 0x846CA68B & _MASK
+    return x ^ x >> 16
+
+
+def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int]:
+    """Two 32-bit keys from (seed, t, stream)."""
+    word = stream * 0x9E3779B9
+    keys = []
+    for start in (0x243F6A88, 0x85A308D3):
+        x = mix32((seed + start) & _MASK)
+        x = mix32(mix32(x ^ (seed >> 32 & _MASK)) ^ (t & _MASK))
+        keys.append(mix32((x + word) & _MASK))
+    return keys[0], keys[1]
+
+
+def _signed32(x: int) -> int:
+    x &= _MASK
+    return x - (x >> 31 << 32)
+
+
+def _shift_right(x: Tensor, n: int) -> Tensor:
+    """Logical shift: torch's own keeps the sign."""
+    return (x >> n) & (_MASK >> n)
+
+
+def random_bits(base: int, numel: int, key0: int, key1: int, device: torch.device) -> Tensor:
+    """32 random bits per element as int32 [numel], for global element indices base, base+1, …"""
+    i = torch.arange(numel, device=device, dtype=torch.int64)
+    high = (base + (i & -BLOCK)) >> 32
+    low = (base + i) & _MASK
+    low = torch.where(low > 0x7FFFFFFF, low - (1 << 32), low)
+    high = high.to(torch.int32)
+    x = low.to(torch.int32) ^ (high * _signed32(0x9E3779B9) ^ _signed32(key0))
+    x = x ^ _shift_right(x, 16)
+    x = x * 0x7FEB352D
+    x = x ^ _shift_right(x, 15)
+    x = x + (high * _signed32(0x85EBCA6B) + _signed32(key1))
+    x = x * _signed32(0x846CA68B)
+    return x ^ _shift_right(x, 16)
+
+
+def low_half(bits: Tensor) -> Tensor:
+    return bits & 0xFFFF
+
+
+def high_half(bits: Tensor) -> Tensor:
+    return _shift_right(bits, 16)
+
+
+def sign_noise(half: Tensor) -> Tensor:
+    """Midpoints (2u + 1 - N) / N with N = 2^16: symmetric in (-1, 1), never 0, exact in fp32."""
+    return ((half << 7) | 0x40000000).view(torch.float32) - 2.9999847412109375
+
+
+# ---------------------------------------------------------------- arithmetic (design.md 4)
+
+
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1; a zero keeps its sign and NaN stays NaN."""
+    one = torch.ones_like(x)
+    return torch.where(x > 0, one, torch.where(x < 0, -one, x))
+
+
+def signed(step: Tensor, x: Tensor) -> Tensor:
+    """step * sign(x); a zero stays a zero of x's sign, NaN stays NaN."""
+    return torch.where(x > 0, step, torch.where(x < 0, -step, x))
+
+
+def maximum(a: Tensor, b: Tensor) -> Tensor:
+    """NaN if either is NaN; -0 < +0."""
+    a, b = torch.broadcast_tensors(a, b)
+    same = (a.contiguous().view(torch.int32) & b.contiguous().view(torch.int32)).view(torch.float32)
+    larger = torch.where(a > b, a, torch.where(b > a, b, same))
+    return torch.where(a.isnan(), a, torch.where(b.isnan(), b, larger))
+
+
+def minimum(a: Tensor, b: Tensor) -> Tensor:
+    """NaN if either is NaN; -0 < +0."""
+    a, b = torch.broadcast_tensors(a, b)
+    same = (a.contiguous().view(torch.int32) | b.contiguous().view(torch.int32)).view(torch.float32)
+    smaller = torch.where(a < b, a, torch.where(b < a, b, same))
+    return torch.where(a.isnan(), a, torch.where(b.isnan(), b, smaller))
+
+
+def nonneg_maximum(a: Tensor, b: Tensor) -> Tensor:
+    """Maximum of values that are never negative nor -0; NaN propagates."""
+    return torch.maximum(a, b)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """Square root, correctly rounded.
+
+    torch.sqrt is not, on the CPU: 17 % of random fp32 inputs come out one ULP off (torch 2.13,
+    AMD EPYC, measured).  The detour over float64 is: its 53 bits are more than 2*24 + 2.
+    """
+    return x.to(torch.float64).sqrt().to(torch.float32)
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b with 0/0 = 0."""
+    return torch.where((a == 0) & (b == 0), 0.0, torch.div(a, b))
+
+
+def divide64(a: float, b: float) -> float:
+    """a / b in float64 as IEEE has it: no exception at zero."""
+    if b != 0:
+        return a / b
+    if a == 0 or math.isnan(a):
+        return math.nan
+    return math.copysign(math.inf, a) * math.copysign(1.0, b)
+
+
+def power64(base: float, t: int) -> float:
+    """base**t in float64 by binary powering, always the same products in the same order."""
+    result, factor = 1.0, base
+    while t > 0:
+        if t & 1:
+            result = result * factor
+        factor = factor * factor
+        t >>= 1
+    return result
+
+
+# ---------------------------------------------------------------- codes (algorithms.md D)
+
+
+def decode_bf16(x: Tensor) -> Tensor:
+    return (x.view(torch.int16).to(torch.int32) << 16).view(torch.float32)
+
+
+def encode_bf16(x: Tensor, half: Tensor) -> Tensor:
+    """Stochastic rounding to bf16 on the bits; finite values never become Inf; Inf, NaN kept."""
+    bits = x.view(torch.int32)
+    magnitude = bits & 0x7FFFFFFF
+    code = ((magnitude.to(torch.int64) + half) >> 16).clamp(max=0x7F7F).to(torch.int32)
+    code = torch.where(magnitude >= 0x7F800000, 0x7F80, code)
+    code = torch.where(magnitude > 0x7F800000, 0x7FC0, code)
+    code = torch.where(bits < 0, code - 0x8000, code)
+    return code.to(torch.int16).view(torch.bfloat16)
+
+
+#: mantissa bits kept, exponent field of 2^(1-bias), largest code, exponent of a block's maximum
+_FP8 = {"e4m3": (3, 121, 0x7E, 7), "e4m3-raw": (3, 121, 0x7E, 7), "e5m2": (2, 113, 0x7B, 14)}
+
+
+def decode_fp8(code: Tensor, fmt: str) -> Tensor:
+    """uint8 codes to fp32, exactly, before the block scale; codes that are not finite give NaN."""
+    mantissa, min_exponent, largest, _ = _FP8[fmt]
+    wide = code.to(torch.int32)
+    magnitude = wide & 0x7F
+    x = (magnitude << (23 - mantissa)).view(torch.float32) * 2.0 ** (min_exponent - 1)
+    x = torch.where(magnitude > largest, torch.nan, x)
+    return torch.where(wide >= 0x80, -x, x)
+
+
+def encode_fp8(x: Tensor, half: Tensor, fmt: str) -> Tensor:
+    """fp32 to uint8 codes, unbiased stochastic rounding; Inf and NaN store NaN, large saturate."""
+    mantissa, min_exponent, largest, _ = _FP8[fmt]
+    drop = 23 - mantissa
+    bits = x.view(torch.int32)
+    magnitude = bits & 0x7FFFFFFF
+    smallest = min_exponent << 23
+    lifted = (magnitude.view(torch.float32) + 2.0 ** (min_exponent - 127)).view(torch.int32)
+    field = torch.where(magnitude < smallest, lifted - smallest, magnitude - smallest + (1 << 23))
+    noise = (half << (drop - 16)) + (1 << (drop - 17))
+    code = ((field + noise) >> drop).clamp(max=largest)
+    code = torch.where(magnitude >= 0x7F800000, 0x7F, code)
+    return torch.where(bits < 0, code + 0x80, code).to(torch.uint8)
+
+
+def block_scale(x: Tensor, fmt: str) -> Tensor:
+    """E8M0 byte per row of 32 (int32 [numel/32]), from the largest finite magnitude."""
+    magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
+    finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
+    return ((finite.amax(dim=1) >> 23) - _FP8[fmt][3]).clamp(min=1)
+
+
+def _per_element(byte: Tensor) -> Tensor:
+    """Powers of two from exponent bytes, one per element."""
+    return (byte << 23).view(torch.float32).repeat_interleave(BLOCK)
+
+
+def load_float(x: Tensor) -> Tensor:
+    """A parameter or a gradient as flat fp32."""
+    return decode_bf16(x.view(-1)) if x.dtype == torch.bfloat16 else x.view(-1)
+
+
+def store_param(target: Tensor, x: Tensor, half: Tensor) -> None:
+    """A parameter from fp32: as it is, or rounded stochastically to bf16."""
+    target.view(-1).copy_(encode_bf16(x, half) if target.dtype == torch.bfloat16 else x)
+
+
+def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:
+    """A stored moment as flat fp32."""
+    if fmt.name == "fp32":
+        return stored.view(-1)
+    if fmt.name == "bf16":
+        return decode_bf16(stored.view(-1))
+    x = decode_fp8(stored.view(-1), fmt.name)
+    return x if scale is None else x * _per_element(scale.view(-1).to(torch.int32))
+
+
+def store_moment(
+    stored: Tensor, scale: Tensor | None, x: Tensor, half: Tensor, fmt: Format
+) -> None:
+    """Encode flat fp32 and store; the scale used to encode is the one that is stored."""
+    if fmt.name == "fp32":
+        stored.view(-1).copy_(x)
+    elif fmt.name == "bf16":
+        stored.view(-1).copy_(encode_bf16(x, half))
+    elif scale is None:
+        stored.view(-1).copy_(encode_fp8(x, half, fmt.name))
+    else:
+        byte = block_scale(x, fmt.name)
+        stored.view(-1).copy_(encode_fp8(x * _per_element(254 - byte), half, fmt.name))
+        scale.view(-1).copy_(byte.to(torch.uint8))

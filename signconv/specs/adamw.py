@@ -1,0 +1,16 @@
+from signconv.dsl import Optimizer, decoupled, ema, grad, hyper, sqrt
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Alg. 2)."""
+
+    lr = hyper(1e-3, ge=0)
+    beta1, beta2 = hyper(0.9, ge=0, lt=1), hyper(0.999, ge=0, lt=1)
+    eps = hyper(1e-8, ge=0)
+    weight_decay = hyper(1e-2, ge=0)
+
+    m = ema(grad, beta1)
+    v = ema(grad**2, beta2)
+    numerator = m.corrected
+    denominator = sqrt(v.corrected) + eps
+    decay = decoupled(weight_decay)
