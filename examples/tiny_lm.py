@@ -119,7 +119,7 @@ class Block(nn.Module):
     """Pre-norm causal attention, then a two-layer perceptron, each added to the stream.
 
     Queries and keys are normalized, which keeps a wide range of learning rates stable (without
-    it, 300 steps of AdamW at 4e-3 never got past the byte-pair plateau at 2.4 nats).
+    it, AdamW at 4e-3 ends 300 steps 0.1 nats higher).
     """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
@@ -143,28 +143,28 @@ class Block(nn.Module):
 
 
 class TinyLM(nn.Module):
-    """A byte-level transformer with rotary positions and a tied embedding: 0.36M parameters.
+    """A byte-level transformer with rotary positions: 0.39M parameters.
 
     Every row is a multiple of 32 long, so that every moment can be stored in FP8 blocks.
     """
 
     def __init__(
-        self,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        hidden: int = 384,
-        seed: int = 0,
+        self, width: int = 128, layers: int = 2, heads: int = 4, hidden: int = 384, seed: int = 0
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCAB, width)
         self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, VOCAB, bias=False)
 
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
-            if weight.dim() == 2:  # projections into the stream start smaller, as in GPT-2
-                std = 0.02 / (2 * layers) ** 0.5 if name.endswith("_out.weight") else 0.02
+            if weight.dim() == 2:
+                std = 0.02
+                if name == "embedding.weight":
+                    std = 0.5
+                elif name.endswith("_out.weight"):  # into the stream: smaller, as in GPT-2
+                    std = 0.02 / (2 * layers) ** 0.5
                 nn.init.normal_(weight, std=std, generator=generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -172,7 +172,8 @@ class TinyLM(nn.Module):
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x)
-        return F.linear(self.final_norm(x), self.embedding.weight)
+        logits: Tensor = self.head(self.final_norm(x))
+        return logits
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of the next byte, in nats."""

@@ -34,7 +34,7 @@ from tiny_lm import BATCH, CONTEXT, Corpus, TinyLM, batches, load_bytes, windows
 LEARNING_RATE = {"AdamW": 4e-3, "AdamWStoSign": 4e-4}  # chosen by --sweep
 SWEEP = {
     "AdamW": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-    "AdamWStoSign": (4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3),
+    "AdamWStoSign": (8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 1.28e-2),
 }
 SWEEP_SEED = 0
 WARMUP = 0.1  # share of the steps; then a cosine down to zero

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from signconv.errors import BuildError
-from signconv.ir.analysis import evaluation_order
-from signconv.ir.nodes import Hyper, Moment, Program, references
-from signconv.ir.show import Infix, link_text, step_text, text
+from signconv.ir.describe import algorithm, remarks
+from signconv.ir.nodes import Hyper, Program, references
+from signconv.ir.show import Infix
 from signconv.lower.kernel_program import KernelProgram, MomentPlan, Statement
 from signconv.render.environment import environment
 from signconv.render.printers import (
@@ -19,6 +19,7 @@ from signconv.render.printers import (
     TritonPrinter,
     TritonScalarPrinter,
 )
+from signconv.runtime.formats import FORMATS
 
 WIDTH = 100
 #: Raised when the meaning of the runtime functions changes: old checkpoints are then refused.
@@ -64,8 +65,8 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     context = {
         "summary": _summary(p, class_name, k.state),
         "doc": _wrap(p.doc),
-        "box": box(p),
-        "notes": _notes(p, k),
+        "box": algorithm(p),
+        "notes": _notes(k),
         "command": command,
         "passes": ", ".join(p.history) or "none",
         "hash": digest,
@@ -215,47 +216,19 @@ def _wrap(doc: str) -> list[str]:
     return [x.replace("\\", "\\\\").replace('"""', "'''") for x in lines[:-1]]
 
 
-def box(p: Program) -> list[str]:
-    """The algorithm as the paper would print it."""
+def storage_lines(k: KernelProgram) -> list[str]:
+    """How each moment is stored."""
     lines = []
-    if p.decay is not None and p.decay.kind == "l2":
-        lines.append(f"g = g + {text(p.decay.weight)} * p")
-    for x in evaluation_order(p):
-        lines.append(_moment_line(x) if isinstance(x, Moment) else f"{x.name} = {text(x.expr)}")
-    lines.append(f"update = {link_text(p)}")
-    lines.append(f"p = {step_text(p)}")
+    for m in k.moments:
+        scaled = FORMATS[m.format].scaled
+        fallback = f" ({m.fallback} where a row is not a multiple of 32)" if scaled else ""
+        lines.append(f"State {m.name}: {STORAGE[m.format]}{fallback}.")
     return lines
 
 
-def _moment_line(m: Moment) -> str:
-    if m.next is not None:
-        return f"{m.name} = {text(m.next)}"
-    assert m.input is not None and m.beta is not None
-    beta, u = text(m.beta), text(m.input)
-    if m.kind == "max":
-        return f"{m.name} = max({beta} * {m.name}.prev, {u})"
-    rest = f"(1 - {beta})"
-    first = "   (t = 1: the first input itself)" if m.init == "first" else ""
-    return f"{m.name} = {beta} * {m.name}.prev + {rest} * {u if len(u) < 8 else f'({u})'}{first}"
-
-
-def _notes(p: Program, k: KernelProgram) -> list[str]:
-    notes = []
-    if any(".corrected" in x for x in box(p)):
-        notes.append("x.corrected is x / (1 - beta**t), beta that of x.")
-    if p.link == "stosign":
-        notes.append(
-            "noise is uniform on (-1, 1), fresh for every element and step, so the update's mean "
-            "is the ratio of its two terms, clipped to [-1, 1]: unbiased where the first is not "
-            "larger than the second. sign(0) = 0: an element that never saw a gradient stays."
-        )
-    notes += [f"{x[0].upper()}{x[1:]}." for x in p.notes]
-    for m in k.moments:
-        fallback = f" ({m.fallback} where a row is not a multiple of 32)"
-        scaled = m.format in ("e4m3", "e5m2")
-        notes.append(f"State {m.name}: {STORAGE[m.format]}{fallback if scaled else ''}.")
+def _notes(k: KernelProgram) -> list[str]:
     lines: list[str] = []
-    for note in notes:
+    for note in [*remarks(k.program), *storage_lines(k)]:
         lines += textwrap.wrap(note, WIDTH - 4, subsequent_indent="  ")
     return lines
 
@@ -326,4 +299,4 @@ def _string_lines(words: str) -> list[str]:
     return [f'"{x}{" " if i < len(lines) - 1 else ""}"' for i, x in enumerate(lines)]
 
 
-__all__ = ["Module", "box", "program_hash", "render"]
+__all__ = ["Module", "program_hash", "render"]

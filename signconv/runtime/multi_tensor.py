@@ -23,7 +23,7 @@ CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
 #: (design.md, Speed: more elements per program did not help).
 ROWS, WARPS = 16, 1
 #: The interpreter takes 24 ms per program whatever its size, so it gets large ones.
-INTERPRETER_ROWS = 1024
+INTERPRETER_ROWS = 64
 
 
 def interpreted() -> bool:

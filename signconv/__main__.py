@@ -1,0 +1,5 @@
+"""``python -m signconv``."""
+
+from signconv.cli import main
+
+main()

@@ -1,0 +1,255 @@
+"""The command line: build, show, verify, list, doctor.
+
+Exit codes: 0 fine, 1 a check failed, 2 bad input (one line that says what is wrong).
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from signconv import __version__
+from signconv.errors import SignconvError, VerifyError
+
+app = typer.Typer(
+    name="signconv",
+    help="Write an optimizer as mathematics; get a fused GPU optimizer with FP8 state.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+# Wide where nobody sees a window, so that a log keeps a row on a line.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 140, soft_wrap=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Spec = Annotated[
+    str, typer.Argument(help="built-in name, path/to/file.py:Name or package.module:Name")
+]
+Convert = Annotated[str | None, typer.Option(help="passes, comma-separated: stosign, …")]
+
+
+class State(StrEnum):
+    """Storage of the moments."""
+
+    fp8 = "fp8"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+class Device(StrEnum):
+    """Where the kernel runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Format(StrEnum):
+    """How ``show`` prints."""
+
+    text = "text"
+
+
+StateOption = Annotated[State, typer.Option(help="storage of the moments")]
+
+
+@app.command()
+def build(
+    spec: Annotated[
+        str | None, typer.Argument(help="built-in name, file.py:Name or module:Name")
+    ] = None,
+    convert: Convert = None,
+    state: StateOption = State.fp8,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("generated"),
+    name: Annotated[str | None, typer.Option(help="class name instead of the default")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="write nothing; exit 1 with a diff")
+    ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="every file that generated/ should hold")
+    ] = False,
+) -> None:
+    """Build an optimizer: one Python module with its kernel, reference and class."""
+    from signconv import pipeline
+    from signconv.catalogue import GENERATED
+
+    if everything == (spec is not None):
+        raise typer.BadParameter("give either SPEC or --all")
+    if spec is not None:
+        made = [pipeline.build(spec, convert, state.value, name)]
+    else:
+        made = [pipeline.build(e.spec, e.convert, e.state) for e in GENERATED]
+    changed = False
+    for b in made:
+        path = out_dir / b.module.file_name
+        if check:
+            changed |= _print_diff(path, b.module.source)
+            continue
+        path, written = pipeline.write(b.module, out_dir)
+        words = "written" if written else "unchanged"
+        out.print(
+            f"{path} {words}: class {b.module.class_name}, {b.kernel.state} state", soft_wrap=True
+        )
+    if changed:
+        raise typer.Exit(1)
+
+
+def _print_diff(path: Path, source: str) -> bool:
+    """Print how the file differs from what would be built; returns whether it does."""
+    present = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if present == source:
+        out.print(f"{path} is up to date", soft_wrap=True)
+        return False
+    lines = difflib.unified_diff(
+        present.splitlines(keepends=True), source.splitlines(keepends=True), str(path), "rebuilt"
+    )
+    sys.stdout.writelines(lines)
+    return True
+
+
+@app.command()
+def show(
+    spec: Spec,
+    convert: Convert = None,
+    state: StateOption = State.fp8,
+    format: Annotated[Format, typer.Option(help="output format")] = Format.text,
+) -> None:
+    """Print the algorithm after conversion, its storage, and what each pass did."""
+    from signconv import pipeline
+
+    out.print(escape(pipeline.describe(pipeline.build(spec, convert, state.value))), soft_wrap=True)
+
+
+@app.command()
+def verify(
+    subject: Annotated[
+        str, typer.Argument(metavar="SPEC|MODULE", help="a spec, or a generated file")
+    ],
+    convert: Convert = None,
+    state: StateOption = State.fp8,
+    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
+    steps: Annotated[int, typer.Option(min=1, help="steps compared bit for bit")] = 3,
+) -> None:
+    """Check one optimizer: oracle, passes, reference and kernel against each other."""
+    import torch
+
+    from signconv import pipeline
+    from signconv.verify import differential
+
+    where = device.value
+    if device is Device.auto:
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+    if where == "cuda" and not torch.cuda.is_available():
+        raise VerifyError("--device cuda: this machine has no CUDA device; leave --device auto")
+    path = Path(subject) if subject.endswith(".py") else None
+    if path is not None and convert:
+        raise VerifyError(
+            "a generated module says itself which passes made it: leave out --convert"
+        )
+    with _busy("building"):
+        if path is not None:
+            made = differential.from_module(path)
+        else:
+            made = pipeline.build(subject, convert, state.value)
+    table = Table(title=f"{made.module.class_name} on {where}", title_justify="left")
+    for column in ("check", "subject", "result", "detail"):
+        table.add_column(column)
+    failed = False
+    with _busy("checking") as progress:
+        for row in differential.verify(made, path, where, steps):
+            progress.update(progress.task_ids[0], description=f"checked {row.witness}")
+            word = "not run" if row.ok is None else "ok" if row.ok else "FAILED"
+            style = "yellow" if row.ok is None else "green" if row.ok else "bold red"
+            table.add_row(row.witness, row.subject, f"[{style}]{word}[/]", escape(row.detail))
+            failed |= row.ok is False
+    out.print(table)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _busy(words: str) -> Progress:
+    """A spinner on a terminal, nothing elsewhere."""
+    progress = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+        console=err, transient=True, disable=not err.is_terminal,
+    )  # fmt: skip
+    progress.add_task(words, total=None)
+    return progress
+
+
+@app.command(name="list")
+def list_() -> None:
+    """Print the built-in optimizers and the passes."""
+    from signconv import pipeline
+    from signconv.passes.base import registry
+
+    specs = Table(title="optimizers", title_justify="left")
+    for column in ("name", "state", "description"):
+        specs.add_column(column)
+    for name in pipeline.builtin_names():
+        p = pipeline.resolve(name)
+        state = ", ".join(m.name for m in p.moments) or "none"
+        specs.add_row(name, state, escape(p.doc.strip().splitlines()[0]))
+    out.print(specs)
+    passes = Table(title="passes (--convert), in the order they are applied", title_justify="left")
+    for column in ("name", "does", "requires", "options"):
+        passes.add_column(column)
+    for p in registry().values():
+        options = ", ".join(f"{k}={v}" for k, v in p.options.items())
+        passes.add_row(p.name, p.summary, p.requires, escape(options))
+    out.print(passes)
+
+
+@app.command()
+def doctor() -> None:
+    """Print what this machine can run, and why not."""
+    from signconv.verify.doctor import diagnose
+
+    table = Table(title=f"signconv {__version__}", title_justify="left")
+    for column in ("what", "state", "detail"):
+        table.add_column(column)
+    for what, ok, detail in diagnose():
+        table.add_row(what, "[green]yes[/]" if ok else "[yellow]no[/]", escape(detail))
+    out.print(table)
+
+
+def main() -> None:
+    """Entry point: every error a user can cause is one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except SignconvError as error:
+        _fail(str(error))
+    except typer.Abort:
+        _fail("interrupted")
+    except Exception as error:
+        words = getattr(error, "format_message", None)
+        if words is None:
+            raise
+        _fail(_usage(error, words()))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any, message: str) -> str:
+    """A usage error with the names that are valid where the message lacks them."""
+    line = " ".join(message.split())
+    possible = getattr(error, "possibilities", None)
+    if possible and "mean" not in line:
+        line += f" Did you mean {possible[0]}?"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "signconv"
+    return f"{line} (see {command} --help)"
+
+
+def _fail(message: str) -> None:
+    err.print(f"signconv: {escape(message)}")
+    sys.exit(2)

@@ -1,0 +1,44 @@
+"""A program after all passes, in words: the algorithm, its hyperparameters, storage, history."""
+
+from __future__ import annotations
+
+from signconv.ir.nodes import Moment, Program
+from signconv.ir.show import link_text, step_text, text
+
+
+def algorithm(p: Program) -> list[str]:
+    """The algorithm as the paper would print it, one line per statement."""
+    from signconv.ir.analysis import evaluation_order
+
+    lines = []
+    if p.decay is not None and p.decay.kind == "l2":
+        lines.append(f"g = g + {text(p.decay.weight)} * p")
+    for x in evaluation_order(p):
+        lines.append(_moment(x) if isinstance(x, Moment) else f"{x.name} = {text(x.expr)}")
+    return [*lines, f"update = {link_text(p)}", f"p = {step_text(p)}"]
+
+
+def _moment(m: Moment) -> str:
+    if m.next is not None:
+        return f"{m.name} = {text(m.next)}"
+    assert m.input is not None and m.beta is not None
+    beta, u = text(m.beta), text(m.input)
+    if m.kind == "max":
+        return f"{m.name} = max({beta} * {m.name}.prev, {u})"
+    u = u if len(u) < 8 else f"({u})"
+    first = "   (t = 1: the first input itself)" if m.init == "first" else ""
+    return f"{m.name} = {beta} * {m.name}.prev + (1 - {beta}) * {u}{first}"
+
+
+def remarks(p: Program) -> list[str]:
+    """What a reader has to know beside the formulas."""
+    notes = []
+    if any(".corrected" in x for x in algorithm(p)):
+        notes.append("x.corrected is x / (1 - beta**t), beta that of x.")
+    if p.link == "stosign":
+        notes.append(
+            "noise is uniform on (-1, 1), fresh for every element and step, so the update's mean "
+            "is the ratio of its two terms, clipped to [-1, 1]: unbiased where the first is not "
+            "larger than the second. sign(0) = 0: an element that never saw a gradient stays."
+        )
+    return notes + [f"{x[0].upper()}{x[1:]}." for x in p.notes]

@@ -1,0 +1,1 @@
+"""Checks of a built optimizer: kernel against reference, evaluator, and compilation."""

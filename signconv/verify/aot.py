@@ -1,0 +1,115 @@
+"""Ahead-of-time compilation of step kernels for GPUs that this machine does not have.
+
+Needs a process in which kernels are compiled, not interpreted (TRITON_INTERPRET unset).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from signconv.errors import VerifyError
+from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.multi_tensor import ROWS, WARPS, interpreted
+from signconv.runtime.optimizer import FusedOptimizer
+
+#: Targets: backend, architecture, threads per warp.
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One compiled kernel: its assembly and what can be read off it."""
+
+    target: str
+    asm: dict[str, Any]
+    spills: int
+
+    @property
+    def wide_loads(self) -> int:
+        """16-byte loads from global memory in the PTX."""
+        return len(re.findall(r"ld\.global(?:\.[\w:]+)*\.v4\.[bu]32", self.asm.get("ptx", "")))
+
+    @property
+    def wide_stores(self) -> int:
+        """16-byte stores to global memory in the PTX."""
+        return len(re.findall(r"st\.global(?:\.[\w:]+)*\.v4\.[bu]32", self.asm.get("ptx", "")))
+
+
+def compile_step(
+    optimizer: type[FusedOptimizer],
+    target: str,
+    dtype: torch.dtype = torch.bfloat16,
+    blocks: bool = True,
+) -> Compiled:
+    """Compile the step kernel of a generated class as the runtime launches it.
+
+    ``blocks``: rows are multiples of 32.  Raises VerifyError where kernels are interpreted.
+    """
+    signature, constants = _signature(optimizer, dtype, blocks)
+    return _compile(optimizer.program.step_kernel, signature, constants, target)
+
+
+def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
+    """Compile the scalar kernel of a generated class."""
+    names = ("*fp64", "*fp64", "*i64", "i64", "*fp32", "*fp32", "*fp32", "*i32")
+    keys = optimizer.program.scalar_kernel.arg_names
+    return _compile(
+        optimizer.program.scalar_kernel, dict(zip(keys, names, strict=True)), {}, target
+    )
+
+
+def _signature(
+    optimizer: type[FusedOptimizer], dtype: torch.dtype, blocks: bool
+) -> tuple[dict[str, str], dict[str, Any]]:
+    from signconv.runtime.compat import tl
+
+    kind = tl.int16 if dtype == torch.bfloat16 else tl.float32
+    names = optimizer.program.step_kernel.arg_names
+    formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
+    constants = {"P": kind, "G": kind, "ROWS": ROWS, **formats}
+    pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
+    return {n: pointers.get(n, "constexpr") for n in names}, constants
+
+
+def _compile(
+    kernel: Any, signature: dict[str, str], constants: dict[str, Any], target: str
+) -> Compiled:
+    if not HAS_TRITON or interpreted():
+        raise VerifyError(
+            "kernels are interpreted in this process: unset TRITON_INTERPRET to compile them"
+        )
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if target not in TARGETS:
+        raise VerifyError(f"unknown target {target!r}; valid: {', '.join(TARGETS)}")
+    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
+    source = ASTSource(kernel, signature, constants, attributes)
+    made = triton.compile(
+        source,
+        target=GPUTarget(*TARGETS[target]),
+        options={"num_warps": WARPS, "enable_fp_fusion": False},
+    )
+    return Compiled(target, made.asm, _spills(made))
+
+
+def _spills(made: Any) -> int:
+    """Bytes of local memory per thread, from the machine code's own record (NVIDIA)."""
+    n = getattr(made.metadata, "n_spills", None)
+    if n is not None:
+        return int(n)
+    local = re.findall(
+        r"\.local \.align \d+ \.b8 __local_depot\d+\[(\d+)\]", made.asm.get("ptx", "")
+    )
+    return sum(int(x) for x in local)

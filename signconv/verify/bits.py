@@ -1,0 +1,218 @@
+"""Kernel against reference, bit for bit; a module to run, since the interpreter needs a process.
+
+The kernel runs on the GPU, or under Triton's interpreter on the CPU (TRITON_INTERPRET=1); the
+reference always runs on the CPU.  Both continue from one trained state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.errors import VerifyError
+from signconv.runtime import multi_tensor, torch_ops
+from signconv.runtime.optimizer import FusedOptimizer
+from signconv.verify.report import Row
+
+WARM_UP = 30
+
+
+def load_class(path: Path) -> type[FusedOptimizer]:
+    """The optimizer class that a generated file defines."""
+    found = importlib.util.spec_from_file_location(f"signconv_verified_{path.stem}", path)
+    if found is None or found.loader is None or not path.is_file():
+        raise VerifyError(f"there is no module {path}")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    for value in vars(module).values():
+        if (
+            isinstance(value, type)
+            and issubclass(value, FusedOptimizer)
+            and hasattr(value, "program")
+        ):
+            return value
+    raise VerifyError(f"{path} defines no generated optimizer")
+
+
+def shapes(chunk: int) -> list[tuple[int, ...]]:
+    """Block, tail and chunk edges, rows that are and are not multiples of 32."""
+    return [
+        (1,), (31,), (32,), (33,), (chunk - 1,), (chunk + 1,), (chunk // 32 + 1, 32),
+        (48, 64), (40, 33), (2, 3, 96), (chunk // 8, 32),
+    ]  # fmt: skip
+
+
+def parameters(dtype: torch.dtype, chunk: int, device: str) -> list[Tensor]:
+    """One tensor per shape, one that is not contiguous and one whose pointer is not aligned."""
+    rng = torch.Generator().manual_seed(7)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=rng).to(dtype)
+
+    made = [normal(*s) for s in shapes(chunk)]
+    made.append(normal(64, 32).t())
+    made.append(normal(chunk + 1)[1:].view(-1, 32))
+    placed = []
+    for p in made:
+        storage = p.untyped_storage().to(device=device) if device != "cpu" else None
+        if storage is not None:
+            p = torch.empty(0, dtype=dtype, device=device).set_(
+                storage, p.storage_offset(), p.shape, p.stride()
+            )
+        placed.append(p.requires_grad_())
+    return placed
+
+
+def step_gradients(params: list[Tensor], t: int) -> list[Tensor]:
+    """Gradients over six decades inside a block, with zeros, equal on every device."""
+    made = []
+    for i, p in enumerate(params):
+        rng = torch.Generator().manual_seed(1000 * t + i)
+        fixed = torch.Generator().manual_seed(i)
+        scale = 10.0 ** (6 * torch.rand(p.shape, generator=fixed) - 5)
+        g = torch.randn(p.shape, generator=rng) * scale
+        g[torch.rand(p.shape, generator=rng) < 0.01] = 0.0
+        made.append(g.to(p.dtype))
+    return made
+
+
+@contextlib.contextmanager
+def roundings() -> Iterator[dict[str, int]]:
+    """Count how often the reference's stochastic rounding went up and down."""
+    counts = {"up": 0, "down": 0}
+    kept = torch_ops.encode_fp8, torch_ops.encode_bf16
+
+    def count(x: Tensor, y: Tensor) -> None:
+        counts["up"] += int((y.abs() > x.abs()).sum())
+        counts["down"] += int((y.abs() < x.abs()).sum())
+
+    def fp8(x: Tensor, half: Tensor, fmt: str) -> Tensor:
+        code = kept[0](x, half, fmt)
+        count(x, torch_ops.decode_fp8(code, fmt))
+        return code
+
+    def bf16(x: Tensor, half: Tensor) -> Tensor:
+        code = kept[1](x, half)
+        count(x, torch_ops.decode_bf16(code))
+        return code
+
+    torch_ops.encode_fp8, torch_ops.encode_bf16 = fp8, bf16
+    try:
+        yield counts
+    finally:
+        torch_ops.encode_fp8, torch_ops.encode_bf16 = kept
+
+
+def different(a: Tensor, b: Tensor) -> int:
+    """Elements whose bits differ; any NaN equals any NaN."""
+    a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
+    if a.dtype in (torch.float32, torch.bfloat16):
+        ints = torch.int32 if a.dtype == torch.float32 else torch.int16
+        return int(((a.view(ints) != b.view(ints)) & ~(a.isnan() & b.isnan())).sum())
+    return int((a != b).sum())
+
+
+def compare(cls: type[FusedOptimizer], dtype: torch.dtype, device: str, steps: int) -> Row:
+    """Train with the reference, then run ``steps`` steps with both and compare every bit."""
+    chunk = 32 * (
+        multi_tensor.INTERPRETER_ROWS if multi_tensor.interpreted() else multi_tensor.ROWS
+    )
+    name = f"{str(dtype).removeprefix('torch.')} parameters"
+    cpu = parameters(dtype, chunk, "cpu")
+    lr = 1e-2 if dtype == torch.float32 else 0.1
+    reference = cls(cpu, lr=lr, seed=2**40 + 3, backend="reference")
+
+    def grads(optimizer: FusedOptimizer, params: list[Tensor], t: int) -> None:
+        for p, g in zip(params, step_gradients(params, t), strict=True):
+            p.grad = g.to(p.device)
+        optimizer.step()
+
+    for t in range(1, WARM_UP + 1):
+        grads(reference, cpu, t)
+    other = parameters(dtype, chunk, device)
+    for p, q in zip(cpu, other, strict=True):
+        q.detach().copy_(p.detach())
+    kernel = cls(other, lr=lr, seed=2**40 + 3, backend="triton")
+    kernel.load_state_dict(reference.state_dict())
+    start = [p.detach().clone() for p in cpu]
+    begin, wrong, first = time.perf_counter(), 0, ""
+    with roundings() as counts:
+        for t in range(WARM_UP + 1, WARM_UP + steps + 1):
+            grads(reference, cpu, t)
+            grads(kernel, other, t)
+            for p, q in zip(cpu, other, strict=True):
+                pairs = {"parameter": (p, q)}
+                pairs |= {k: (v, kernel.state[q][k]) for k, v in reference.state[p].items()}
+                for what, (a, b) in pairs.items():
+                    n = different(a, b)
+                    wrong += n
+                    if n and not first:
+                        first = f"; first at step {t}, shape {tuple(p.shape)}, {what}: {n} differ"
+    moved = _moved(start, cpu)
+    detail = f"{wrong} of {_elements(reference, cpu)} values x {steps} steps differ{first}"
+    problems = _weak(cls, reference, cpu, counts, moved, dtype)
+    seconds = time.perf_counter() - begin
+    detail += "; the test is too weak: " + ", ".join(problems) if problems else ""
+    return Row(
+        "reference - kernel", name, wrong == 0 and not problems, f"{detail} ({seconds:.0f} s)"
+    )
+
+
+def _moved(start: list[Tensor], params: list[Tensor]) -> float:
+    total = sum(p.numel() for p in params)
+    return sum(int((a != p.detach()).sum()) for a, p in zip(start, params, strict=True)) / total
+
+
+def _elements(optimizer: FusedOptimizer, params: list[Tensor]) -> int:
+    return sum(p.numel() + sum(v.numel() for v in optimizer.state[p].values()) for p in params)
+
+
+def _weak(
+    cls: type[FusedOptimizer],
+    optimizer: FusedOptimizer,
+    params: list[Tensor],
+    counts: dict[str, int],
+    moved: float,
+    dtype: torch.dtype,
+) -> list[str]:
+    """Reasons why agreement would prove little: few codes, one-sided rounding, idle parameters."""
+    problems = []
+    for m in cls.program.moments:
+        values = torch.cat([optimizer.state[p][m.name].reshape(-1).float() for p in params])
+        if values.unique().numel() < 50:
+            problems.append(f"{m.name} has only {values.unique().numel()} distinct values")
+    rounded = dtype == torch.bfloat16 or any(f != "fp32" for f in cls.program.formats.values())
+    if rounded and not (counts["up"] and counts["down"]):
+        problems.append(f"rounded up {counts['up']} times, down {counts['down']} times")
+    if moved < 0.9:
+        problems.append(f"only {moved:.0%} of the parameters moved")
+    return problems
+
+
+def main() -> None:
+    """Print one JSON list of rows."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=3)
+    arguments = parser.parse_args()
+    cls = load_class(arguments.path)
+    rows: list[dict[str, Any]] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        rows.append(compare(cls, dtype, arguments.device, arguments.steps).as_dict())
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()
