@@ -33,7 +33,8 @@ def mix32(x):
 
 @triton.jit
 def draw_keys(seed, t, stream):
-    """Two 32-bit keys from (seed, t, stream); int64 scalars in, uint32 scalars out."""
+    """Two 32-bit keys from (seed, t, stream), uint32; a small seed arrives as an int32."""
+    seed = seed.to(tl.int64)
     seed_lo = seed.to(tl.uint32)
     seed_hi = (seed >> 32).to(tl.uint32)
     step = t.to(tl.uint32)
@@ -57,8 +58,7 @@ def random_bits(index, lane, key0, key1):
     x ^= x >> 16
     x *= 0x7FEB352D
     x ^= x >> 15
-    x += key1 + high * 0x85EBCA6B
-    x *= 0x846CA68B
+    x = x * 0x846CA68B + (key1 + high * 0x85EBCA6B)
     x ^= x >> 16
     return x
 
@@ -92,7 +92,9 @@ def sign(x):
 @triton.jit
 def signed(step, x):
     """step * sign(x) without the multiply: a zero stays a zero of x's sign, NaN stays NaN."""
-    return tl.where(x > 0, step, tl.where(x < 0, -step, x))
+    flip = x.to(tl.uint32, bitcast=True) & 0x80000000
+    moved = (step.to(tl.uint32, bitcast=True) ^ flip).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(x) > 0, moved, x)
 
 
 @triton.jit
@@ -147,64 +149,75 @@ def _decode_bits16(half):
 
 @triton.jit
 def _encode_bf16(x, half):
-    """Stochastic rounding to bf16 on the bits; finite values never become Inf; Inf, NaN kept."""
+    """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
+    low bits are cut off instead, so that finite values never become Inf."""
     bits = x.to(tl.uint32, bitcast=True)
-    magnitude = bits & 0x7FFFFFFF
-    code = tl.minimum((magnitude + half) >> 16, 0x7F7F)
-    special = tl.where(magnitude > 0x7F800000, 0x7FC0, 0x7F80).to(tl.uint32)
-    code = tl.where(magnitude >= 0x7F800000, special, code) | ((bits >> 16) & 0x8000)
-    return code.to(tl.uint16).to(tl.int16, bitcast=True)
+    bits = tl.where(tl.abs(x) <= 3.3895313892515355e38, bits + half, bits)
+    return (bits >> 16).to(tl.uint16).to(tl.int16, bitcast=True)
 
 
 @triton.jit
 def decode_fp8(code, FORMAT: tl.constexpr):
     """uint8 codes to fp32, exactly, before the block scale."""
-    wide = code.to(tl.uint32)
-    magnitude = wide & 0x7F
-    if FORMAT == E5M2:
-        x = (magnitude << 21).to(tl.float32, bitcast=True) * 5.192296858534828e33  # 2^112
-        x = tl.where(magnitude > 0x7B, float("nan"), x)
-    else:
-        x = (magnitude << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120
-        x = tl.where(magnitude == 0x7F, float("nan"), x)
-    return (x.to(tl.uint32, bitcast=True) | ((wide & 0x80) << 24)).to(tl.float32, bitcast=True)
+    if FORMAT == E5M2:  # the upper byte of an fp16
+        return (code.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
+    # Sign and magnitude where fp32 has them; the exponent's bias is made up by 2^120
+    wide = code.to(tl.int8, bitcast=True).to(tl.int32).to(tl.uint32, bitcast=True)
+    field = (wide << 20) & 0x87F00000
+    x = field.to(tl.float32, bitcast=True)
+    nan = tl.abs(x) == 3.6111186478129074e-34  # code 0x7F: 1.875 * 2^-112
+    return tl.where(nan, float("nan"), x * 1.329227995784916e36)
 
 
 @triton.jit
 def encode_fp8(x, half, FORMAT: tl.constexpr):
-    """fp32 to uint8 codes by unbiased stochastic rounding on the bits.
+    """Finite fp32 below overflow to uint8 codes by unbiased stochastic rounding on the bits.
 
-    The 16 random bits fill the top of the field below the kept mantissa; half a unit is added
-    because a truncated field biases slow averages.  Inf and NaN store NaN; finite overflow
-    saturates.
+    Scaled by 2^-120 (E5M2: 2^-112, and x >= 0) fp32 has the code's exponents, subnormals included;
+    the 16 random bits fill the top of the field below the kept mantissa, plus half a unit, since
+    a truncated field biases slow averages.
     """
-    bits = x.to(tl.uint32, bitcast=True)
-    magnitude = bits & 0x7FFFFFFF
     if FORMAT == E5M2:
-        lifted = (magnitude.to(tl.float32, bitcast=True) + 6.103515625e-05).to(
-            tl.uint32, bitcast=True
-        )  # + 2^-14
-        field = tl.where(magnitude < 0x38800000, lifted - 0x38800000, magnitude - 0x38000000)
-        code = (field + ((half << 5) | 16)) >> 21
-        code = tl.minimum(code, 0x7B)
+        bits = (x * 1.925929944387236e-34).to(tl.uint32, bitcast=True)
+        code = (bits + ((half << 5) | 16)) >> 21
     else:
-        lifted = (magnitude.to(tl.float32, bitcast=True) + 0.015625).to(tl.uint32, bitcast=True)
-        field = tl.where(magnitude < 0x3C800000, lifted - 0x3C800000, magnitude - 0x3C000000)
-        code = (field + ((half << 4) | 8)) >> 20
-        code = tl.minimum(code, 0x7E)
-    code = tl.where(magnitude >= 0x7F800000, 0x7F, code)
-    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)
+        bits = (x * 7.52316384526264e-37).to(tl.uint32, bitcast=True)
+        bits += (half << 4) | 8
+        code = ((bits >> 20) & 0x7F) | ((bits >> 24) & 0x80)
+    return code.to(tl.uint8)
 
 
 @triton.jit
-def block_scale(x, FORMAT: tl.constexpr):
-    """E8M0 byte per row of 32, from the largest finite magnitude, one binade below overflow."""
-    magnitude = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    finite = tl.where(magnitude < 0x7F800000, magnitude, 0)
-    exponent = tl.max(finite, axis=1) >> 23
+def _magnitude(x):
+    return x.to(tl.uint32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def _encode_blocks(x, half, FORMAT: tl.constexpr):
+    """Codes [ROWS, 32] and E8M0 bytes [ROWS, 1]: the scale of a row is that of its largest finite
+    magnitude, one binade below overflow; Inf and NaN store NaN."""
+    # E5M2 holds what is never negative: its bits are its magnitude (unsigned: a NaN may have a sign)
+    largest = tl.max(x.to(tl.uint32, bitcast=True) if FORMAT == E5M2 else _magnitude(x), axis=1)
+    harmed = tl.max(largest, axis=0) >= 0x7F800000
+    if harmed:
+        finite = tl.where(_magnitude(x) < 0x7F800000, _magnitude(x), 0)
+        largest = tl.max(finite, axis=1)
+    exponent = (largest >> 23).to(tl.int32)
     if FORMAT == E5M2:
-        return tl.maximum(exponent - 14, 1)
-    return tl.maximum(exponent - 7, 1)
+        byte = tl.maximum(exponent - 14, 1)[:, None]
+    else:
+        byte = tl.maximum(exponent - 7, 1)[:, None]
+    code = encode_fp8(x * ((254 - byte) << 23).to(tl.float32, bitcast=True), half, FORMAT)
+    if harmed:
+        code = tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
+    return code, byte
+
+
+@triton.jit
+def _encode_raw(x, half):
+    """E4M3 without a scale: finite overflow saturates at 448, Inf and NaN store NaN."""
+    code = encode_fp8(tl.minimum(tl.maximum(x, -448.0), 448.0), half, E4M3_RAW)
+    return tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
 
 
 # ---------------------------------------------------------------- loads and stores
@@ -283,11 +296,10 @@ def store_moment(
         code = _encode_bf16(x, half)
         _store(ptr.to(tl.pointer_type(tl.int16)) + start, offsets, code, mask, FULL)
     elif FORMAT == E4M3_RAW:
-        _store(ptr + start, offsets, encode_fp8(x, half, FORMAT), mask, FULL)
+        _store(ptr + start, offsets, _encode_raw(x, half), mask, FULL)
     else:
-        byte = block_scale(x, FORMAT)[:, None]
-        scaled = x * ((254 - byte) << 23).to(tl.float32, bitcast=True)
-        _store(ptr + start, offsets, encode_fp8(scaled, half, FORMAT), mask, FULL)
+        code, byte = _encode_blocks(x, half, FORMAT)
+        _store(ptr + start, offsets, code, mask, FULL)
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
 
 

@@ -22,7 +22,9 @@ CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
 #: 16 rows of 32 elements and one warp per program: the fastest of those tried on one H200
 #: (design.md, Speed: more elements per program did not help).
 ROWS, WARPS = 16, 1
-#: The interpreter takes 24 ms per program whatever its size, so it gets large ones.
+#: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
+TAIL_ROWS = 4
+#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones.
 INTERPRETER_ROWS = 64
 
 
@@ -125,6 +127,7 @@ class Bucket:
             self.grad_type,
             *(f.code for f in self.formats),
             ROWS=self.rows,
+            TAIL=self.rows if interpreted() else TAIL_ROWS,
             num_warps=WARPS,
             enable_fp_fusion=False,
         )

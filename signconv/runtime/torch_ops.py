@@ -8,6 +8,7 @@ wherever a block scale is involved.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -61,8 +62,7 @@ def random_bits(base: int, numel: int, key0: int, key1: int, device: torch.devic
     x = x ^ _shift_right(x, 16)
     x = x * 0x7FEB352D
     x = x ^ _shift_right(x, 15)
-    x = x + (high * _signed32(0x85EBCA6B) + _signed32(key1))
-    x = x * _signed32(0x846CA68B)
+    x = x * _signed32(0x846CA68B) + (high * _signed32(0x85EBCA6B) + _signed32(key1))
     return x ^ _shift_right(x, 16)
 
 
@@ -90,7 +90,7 @@ def sign(x: Tensor) -> Tensor:
 
 def signed(step: Tensor, x: Tensor) -> Tensor:
     """step * sign(x); a zero stays a zero of x's sign, NaN stays NaN."""
-    return torch.where(x > 0, step, torch.where(x < 0, -step, x))
+    return torch.where(x.abs() > 0, torch.where(x < 0, -step, step), x)
 
 
 def maximum(a: Tensor, b: Tensor) -> Tensor:
@@ -156,50 +156,91 @@ def decode_bf16(x: Tensor) -> Tensor:
 
 
 def encode_bf16(x: Tensor, half: Tensor) -> Tensor:
-    """Stochastic rounding to bf16 on the bits; finite values never become Inf; Inf, NaN kept."""
+    """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
+    low bits are cut off instead, so that finite values never become Inf."""
     bits = x.view(torch.int32)
-    magnitude = bits & 0x7FFFFFFF
-    code = ((magnitude.to(torch.int64) + half) >> 16).clamp(max=0x7F7F).to(torch.int32)
-    code = torch.where(magnitude >= 0x7F800000, 0x7F80, code)
-    code = torch.where(magnitude > 0x7F800000, 0x7FC0, code)
-    code = torch.where(bits < 0, code - 0x8000, code)
-    return code.to(torch.int16).view(torch.bfloat16)
+    bits = torch.where(x.abs() <= 3.3895313892515355e38, bits + half, bits)
+    return (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
-#: mantissa bits kept, exponent field of 2^(1-bias), largest code, exponent of a block's maximum
-_FP8 = {"e4m3": (3, 121, 0x7E, 7), "e4m3-raw": (3, 121, 0x7E, 7), "e5m2": (2, 113, 0x7B, 14)}
+@dataclass(frozen=True)
+class _Layout:
+    """An FP8 format: mantissa bits, fp32 exponent field of its smallest normal number, largest
+    finite code, the power of two above it, and by how much the exponent of a block's scale lies
+    below that of its maximum."""
+
+    mantissa: int
+    smallest: int
+    largest: int
+    overflow: float
+    headroom: int
+
+
+_FP8 = {"e4m3": _Layout(3, 121, 0x7E, 512.0, 7), "e5m2": _Layout(2, 113, 0x7B, 65536.0, 14)}
+_FP8["e4m3-raw"] = _FP8["e4m3"]
 
 
 def decode_fp8(code: Tensor, fmt: str) -> Tensor:
-    """uint8 codes to fp32, exactly, before the block scale; codes that are not finite give NaN."""
-    mantissa, min_exponent, largest, _ = _FP8[fmt]
+    """uint8 codes to fp32, exactly, before the block scale."""
+    layout = _FP8[fmt]
     wide = code.to(torch.int32)
     magnitude = wide & 0x7F
-    x = (magnitude << (23 - mantissa)).view(torch.float32) * 2.0 ** (min_exponent - 1)
-    x = torch.where(magnitude > largest, torch.nan, x)
+    field = (magnitude << (23 - layout.mantissa)).view(torch.float32)
+    x = field * 2.0 ** (layout.smallest - 1)
+    x = torch.where(magnitude > layout.largest, torch.nan, x)
+    if fmt == "e5m2":
+        x = torch.where(magnitude == 0x7C, torch.inf, x)
     return torch.where(wide >= 0x80, -x, x)
 
 
 def encode_fp8(x: Tensor, half: Tensor, fmt: str) -> Tensor:
-    """fp32 to uint8 codes, unbiased stochastic rounding; Inf and NaN store NaN, large saturate."""
-    mantissa, min_exponent, largest, _ = _FP8[fmt]
-    drop = 23 - mantissa
-    bits = x.view(torch.int32)
-    magnitude = bits & 0x7FFFFFFF
-    smallest = min_exponent << 23
-    lifted = (magnitude.view(torch.float32) + 2.0 ** (min_exponent - 127)).view(torch.int32)
-    field = torch.where(magnitude < smallest, lifted - smallest, magnitude - smallest + (1 << 23))
+    """fp32 to uint8 codes by unbiased stochastic rounding on the bits.
+
+    Scaled by 2^-120 (E5M2: 2^-112) fp32 has the code's exponents, subnormals included; the 16
+    random bits fill the top of the field below the kept mantissa, plus half a unit.  Inf and NaN
+    store NaN; what is too large saturates.
+    """
+    layout = _FP8[fmt]
+    drop = 23 - layout.mantissa
     noise = (half << (drop - 16)) + (1 << (drop - 17))
-    code = ((field + noise) >> drop).clamp(max=largest)
-    code = torch.where(magnitude >= 0x7F800000, 0x7F, code)
-    return torch.where(bits < 0, code + 0x80, code).to(torch.uint8)
+    return _finish(x, (_field(x, layout) + noise) >> drop, layout)
+
+
+def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
+    """fp32 to uint8 codes, ties to even, by integers; Inf and NaN store NaN, the rest saturates.
+
+    Not what a step uses (nearest rounding stalls a slow EMA): for tests and comparisons.  Below
+    the smallest normal one fp32 addition rounds to the code's spacing: scaling would round twice.
+    """
+    layout = _FP8[fmt]
+    drop = 23 - layout.mantissa
+    field = _field(x, layout)
+    normal = (field + (1 << (drop - 1)) - 1 + ((field >> drop) & 1)) >> drop
+    magic = torch.tensor((layout.smallest + drop) << 23, dtype=torch.int32).view(torch.float32)
+    tiny = x.abs().clamp(max=1.0) + magic.to(x.device)
+    subnormal = tiny.view(torch.int32) - int(magic.view(torch.int32))
+    code = torch.where(x.abs() < 2.0 ** (layout.smallest - 127), subnormal, normal)
+    return _finish(x, code, layout)
+
+
+def _field(x: Tensor, layout: _Layout) -> Tensor:
+    """Bits of abs(x) with the code's exponent bias; what is too large is one binade above."""
+    clamped = torch.where(x.abs() < layout.overflow, x.abs(), layout.overflow)
+    return (clamped * 2.0 ** (1 - layout.smallest)).view(torch.int32)
+
+
+def _finish(x: Tensor, code: Tensor, layout: _Layout) -> Tensor:
+    code = code.clamp(max=layout.largest)
+    code = torch.where(x.isfinite(), code, 0x7F)
+    negative = (x.view(torch.int32) < 0) & x.isfinite()
+    return torch.where(negative, code + 0x80, code).to(torch.uint8)
 
 
 def block_scale(x: Tensor, fmt: str) -> Tensor:
     """E8M0 byte per row of 32 (int32 [numel/32]), from the largest finite magnitude."""
     magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
     finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
-    return ((finite.amax(dim=1) >> 23) - _FP8[fmt][3]).clamp(min=1)
+    return ((finite.amax(dim=1) >> 23) - _FP8[fmt].headroom).clamp(min=1)
 
 
 def _per_element(byte: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
-from signconv.runtime.multi_tensor import ROWS, WARPS, interpreted
+from signconv.runtime.multi_tensor import ROWS, TAIL_ROWS, WARPS, interpreted
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.
@@ -75,7 +75,7 @@ def _signature(
     kind = tl.int16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
-    constants = {"P": kind, "G": kind, "ROWS": ROWS, **formats}
+    constants = {"P": kind, "G": kind, "ROWS": ROWS, "TAIL": TAIL_ROWS, **formats}
     pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
     return {n: pointers.get(n, "constexpr") for n in names}, constants
 

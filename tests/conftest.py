@@ -1,0 +1,50 @@
+"""Where the tests run kernels: on the GPU, or else in this process under Triton's interpreter."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    # Read when a kernel is decorated, so before the first import of triton or signconv.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)  # the workers share the cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if CUDA:
+        return
+    reason = f"needs a CUDA device, and torch {torch.__version__} sees none"
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """The device kernels run on."""
+    from signconv.runtime.compat import HAS_TRITON
+
+    if not HAS_TRITON:
+        pytest.skip("needs Triton, which is not installed")
+    return "cuda" if CUDA else "cpu"
+
+
+@pytest.fixture(scope="session")
+def tile_rows(device: str) -> Callable[[int], int]:
+    """Rows of 32 elements that one program of a test kernel takes, for so many elements.
+
+    The interpreter takes 24 ms per program whatever its size, so it gets few, large ones.
+    """
+
+    def rows(numel: int) -> int:
+        whole = 1 << (-(-numel // 32) - 1).bit_length()
+        return 16 if device == "cuda" else min(whole, 32768)
+
+    return rows
