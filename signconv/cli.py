@@ -204,9 +204,9 @@ def list_() -> None:
     passes = Table(title="passes (--convert), in the order they are applied", title_justify="left")
     for column in ("name", "does", "requires", "options"):
         passes.add_column(column)
-    for p in registry().values():
-        options = ", ".join(f"{k}={v}" for k, v in p.options.items())
-        passes.add_row(p.name, p.summary, p.requires, escape(options))
+    for x in registry().values():
+        options = ", ".join(f"{k}={v}" for k, v in x.options.items())
+        passes.add_row(x.name, x.summary, x.requires, escape(options))
     out.print(passes)
 
 

@@ -300,4 +300,4 @@ def _reduce(self: Any, protocol: int) -> Any:
 
 def _rebuild(recipe: tuple[str, str | None, str]) -> Any:
     cls = compile(*recipe)
-    return cls.__new__(cls)
+    return object.__new__(cls)

@@ -1,4 +1,4 @@
-"""Shared by tests: specs written inside a test, generated classes, forked and separate processes."""
+"""Shared by tests: specs written inside a test, generated classes, separate processes."""
 
 from __future__ import annotations
 

@@ -157,5 +157,5 @@ def _program(name: str, body: _Body) -> Program:
         numerator=numerator,
         denominator=lift(body["denominator"]) if "denominator" in body else None,
         link=link,
-        decay=decay and Decay(decay.kind, decay.weight),
+        decay=None if decay is None else Decay(decay.kind, decay.weight),
     )

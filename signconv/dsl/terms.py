@@ -123,7 +123,7 @@ class Term:
     def __float__(self) -> NoReturn:
         raise SpecError("an expression is not a number yet; use the DSL's own functions", caller())
 
-    __int__ = __index__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __float__
 
 
 class Named(Term):

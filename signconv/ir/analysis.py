@@ -40,7 +40,7 @@ def evaluation_order(p: Program) -> list[Moment | Temp]:
 
     Raises SpecError, with the user's line, where two of them read each other's new value.
     """
-    items: dict[str, Moment | Temp] = {x.name: x for x in (*p.moments, *p.temps)}
+    items = {x.name: x for x in p.defined}
     written = sorted(items.values(), key=_line)
     order: list[Moment | Temp] = []
     done: set[str] = set()
@@ -239,7 +239,7 @@ def unread(p: Program, names: Iterable[str]) -> list[str]:
     """Those of ``names`` that no expression the update depends on reads."""
     live: set[str] = set()
     pending = list(p.roots)
-    items: dict[str, Moment | Temp] = {x.name: x for x in (*p.moments, *p.temps)}
+    items = {x.name: x for x in p.defined}
     while pending:
         for n in walk(pending.pop()):
             if isinstance(n, Ref) and n.name not in live:

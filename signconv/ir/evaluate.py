@@ -6,14 +6,14 @@ checks the DSL and the passes, and its agreement with the reference checks the l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import evaluation_order
-from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref
+from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
@@ -50,18 +50,21 @@ class Evaluator:
         p = self.program
         lr = self.hypers["lr"]
         with np.errstate(all="ignore"):
-            decay = None if p.decay is None else _Scope(self, param, grad, state, t)(p.decay.weight)
-            if p.decay is not None and p.decay.kind == "l2":
-                grad = grad + decay * param
+            kind, weight = "", np.zeros(())
+            if p.decay is not None:
+                kind = p.decay.kind
+                weight = _Scope(self, param, grad, state, t)(p.decay.weight)
+            if kind == "l2":
+                grad = grad + weight * param
             scope = _Scope(self, param, grad, state, t)
             for x in self.order:
                 scope.define(x)
             update = self._link(scope, noise)
             change = lr * update
-            if p.decay is not None and p.decay.kind == "decoupled":
-                change = change + lr * decay * param
-            elif p.decay is not None and p.decay.kind == "independent":
-                change = change + lr / self.initial_lr * decay * param
+            if kind == "decoupled":
+                change = change + lr * weight * param
+            elif kind == "independent":
+                change = change + lr / self.initial_lr * weight * param
         return param - change, scope.values
 
     def ratio(self, scope: _Scope) -> Array:
@@ -93,11 +96,11 @@ class _Scope:
         self.values: State = {}
         self.temps: State = {}
 
-    def define(self, x: object) -> None:
+    def define(self, x: Moment | Temp) -> None:
         if isinstance(x, Moment):
             self.values[x.name] = np.broadcast_to(self.moment(x), self.grad.shape).copy()
         else:
-            self.temps[x.name] = self(x.expr)  # type: ignore[attr-defined]
+            self.temps[x.name] = self(x.expr)
 
     def moment(self, m: Moment) -> Array:
         if m.next is not None:
@@ -136,7 +139,7 @@ class _Scope:
         return fixed[e.kind]  # type: ignore[return-value]
 
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., Array]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,

@@ -167,9 +167,14 @@ class Program:
         return (self.numerator, *den, *decay)
 
     @property
+    def defined(self) -> list[Moment | Temp]:
+        """Moments and temporaries."""
+        return [*self.moments, *self.temps]
+
+    @property
     def names(self) -> frozenset[str]:
         """Every name the spec uses."""
-        return frozenset(x.name for x in (*self.hypers, *self.moments, *self.temps))
+        return frozenset([h.name for h in self.hypers] + [x.name for x in self.defined])
 
 
 def children(e: Expr) -> tuple[Expr, ...]:

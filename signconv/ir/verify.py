@@ -10,9 +10,12 @@ from signconv.ir.nodes import (
     RELATIONS,
     Const,
     Expr,
+    Hyper,
+    Moment,
     Op,
     Program,
     Ref,
+    Temp,
     all_expressions,
     walk,
 )
@@ -41,7 +44,8 @@ def verify(p: Program) -> Program:
 
 def _names(p: Program) -> None:
     seen: set[str] = set()
-    for x in (*p.hypers, *p.moments, *p.temps):
+    x: Hyper | Moment | Temp
+    for x in [*p.hypers, *p.defined]:
         if x.name in seen:
             raise SpecError(f"{x.name!r} is bound twice", x.origin)
         if not x.name.isidentifier() or not x.name.isascii():

@@ -201,7 +201,8 @@ class Lowerer:
             self.statement(m.name, m.next)
             return
         assert m.input is not None and m.beta is not None
-        prev, beta, rest = Ref("prev", m.name), m.beta, sub(1, m.beta)
+        prev, beta = Ref("prev", m.name), m.beta
+        rest: Expr = sub(1, m.beta)
         if m.init == "first":  # at t = 1 the first input itself: weight 0 for the zero state
             start = op("eq", STEP, 1)
             beta = Ref("scalar", self._first(m, "beta", op("where", start, 0, beta)))

@@ -22,7 +22,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     degrees, ranges = Degrees(p), Ranges(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
     free = [(0, "low"), (0, "high")]
-    plans = []
+    plans: list[MomentPlan] = []
     for m in p.moments:
         wanted = (0, "low") if m.name in below else (0, "high")
         if wanted not in free:

@@ -64,7 +64,7 @@ def parse(text: str) -> Request:
     passes = registry()
     if name not in passes:
         raise PassError(f"unknown pass {name!r}; {nearest(name, passes)}")
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for option in options:
         key, eq, value = option.partition("=")
         if not eq or key not in passes[name].options:
@@ -112,7 +112,7 @@ def free_name(p: Program, *wanted: str) -> str:
 
 def prune(p: Program, reason: str) -> Program:
     """Drop moments, temporaries and hyperparameters that nothing reads any more."""
-    gone = set(unread(p, [x.name for x in (*p.moments, *p.temps)]))
+    gone = set(unread(p, [x.name for x in p.defined]))
     p = replace(
         p,
         moments=tuple(m for m in p.moments if m.name not in gone),

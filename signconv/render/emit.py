@@ -244,7 +244,7 @@ def _lr(p: Program) -> Hyper:
 
 def _constructor(p: Program) -> list[dict[str, str]]:
     """Arguments in torch.optim's names and shapes: beta1, beta2, … become betas."""
-    betas = []
+    betas: list[str] = []
     while p.hyper(f"beta{len(betas) + 1}") is not None:
         betas.append(f"beta{len(betas) + 1}")
     if len(betas) < 2:

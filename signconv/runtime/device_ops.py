@@ -196,7 +196,8 @@ def _magnitude(x):
 def _encode_blocks(x, half, FORMAT: tl.constexpr):
     """Codes [ROWS, 32] and E8M0 bytes [ROWS, 1]: the scale of a row is that of its largest finite
     magnitude, one binade below overflow; Inf and NaN store NaN."""
-    # E5M2 holds what is never negative: its bits are its magnitude (unsigned: a NaN may have a sign)
+    # E5M2 holds what is never negative: its bits are its magnitude, and unsigned a NaN with a
+    # sign is still the largest
     largest = tl.max(x.to(tl.uint32, bitcast=True) if FORMAT == E5M2 else _magnitude(x), axis=1)
     harmed = tl.max(largest, axis=0) >= 0x7F800000
     if harmed:

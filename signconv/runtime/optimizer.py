@@ -182,7 +182,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return "triton" if usable and device.type != "cpu" else "reference"
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step; returns the closure's loss, or None."""
         loss = None
         if closure is not None:

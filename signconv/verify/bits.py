@@ -27,7 +27,7 @@ from signconv.verify.report import Row
 WARM_UP = 30
 
 
-def load_class(path: Path) -> type[FusedOptimizer]:
+def load_class(path: Path) -> Any:
     """The optimizer class that a generated file defines."""
     found = importlib.util.spec_from_file_location(f"signconv_verified_{path.stem}", path)
     if found is None or found.loader is None or not path.is_file():
@@ -127,7 +127,7 @@ def different(a: Tensor, b: Tensor) -> int:
     return int((a != b).sum())
 
 
-def compare(cls: type[FusedOptimizer], dtype: torch.dtype, device: str, steps: int) -> Row:
+def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
     """Train with the reference, then run ``steps`` steps with both and compare every bit."""
     chunk = 32 * (
         multi_tensor.INTERPRETER_ROWS if multi_tensor.interpreted() else multi_tensor.ROWS
@@ -184,7 +184,7 @@ def _elements(optimizer: FusedOptimizer, params: list[Tensor]) -> int:
 
 
 def _weak(
-    cls: type[FusedOptimizer],
+    cls: Any,
     optimizer: FusedOptimizer,
     params: list[Tensor],
     counts: dict[str, int],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +113,7 @@ def _without_unread(p: Program) -> Program:
 LAWS: dict[str, Callable[[Program, Program, str], Row]] = {"stosign": _stosign_law}
 
 
-def reference_row(program: Program, cls: type[FusedOptimizer], steps: int = 20) -> Row:
+def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
     """Reference (fp32 state and parameters) against the evaluator, one step at a time.
 
     Each step starts from the reference's own state, so the bound is that of one step: 32 units in
@@ -120,7 +121,7 @@ def reference_row(program: Program, cls: type[FusedOptimizer], steps: int = 20) 
     to zero.
     """
     rng = np.random.default_rng(3)
-    hypers = {"lr": 1e-2}
+    hypers: dict[str, Any] = {"lr": 1e-2}
     if program.hyper("weight_decay"):
         hypers["weight_decay"] = 0.1
     evaluator = Evaluator(program, **hypers)
@@ -166,7 +167,9 @@ def _ulps(gap: Array, size: Array) -> float:
     return float(np.max(np.abs(gap) / np.maximum(size * ULP, 1e-300), initial=0.0))
 
 
-def _near_zero(ev: Evaluator, p: Array, g: Array, prev: State, t: int, noise: Array) -> Array:
+def _near_zero(
+    ev: Evaluator, p: Array, g: Array, prev: State, t: int, noise: Array
+) -> npt.NDArray[np.bool_]:
     """Where moving the noise or the gradient by a few units in the last place turns the sign."""
     signs = [
         ev.step(p, g * (1 + a), prev, t, noise * (1 + b))[0]

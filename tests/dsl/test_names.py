@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from signconv.errors import SpecError
+from signconv.errors import BuildError, SpecError
 from signconv.pipeline import Build, build
 from signconv.runtime.optimizer import META
 from tests.support import spec_file
@@ -89,8 +89,7 @@ def accepted(folder: Path, kind: str, name: str) -> Build | None:
     """The build with ``name``, or None where the DSL refuses it."""
     try:
         return build(spec_file(folder, TEMPLATE.format(**NAMES | {kind: name})).spec)
-    except SpecError as error:
-        assert error.origin is not None
+    except SpecError:
         return None
 
 
@@ -98,7 +97,10 @@ def clashes(folder: Path, kind: str, name: str, made: dict[str, list[Event]]) ->
     """Whether ``name`` is accepted, would be captured, and the compiler did not step aside."""
     if not any(captures(sequence, name) for sequence in made.values()):
         return False
-    other = accepted(folder, kind, name)
+    try:
+        other = accepted(folder, kind, name)
+    except BuildError:  # one argument list with the same name twice
+        return True
     return other is not None and functions(other.module.source) == {
         function: renamed(sequence, name) for function, sequence in made.items()
     }
@@ -120,13 +122,13 @@ def test_names_of_the_generated_code_are_refused(kind: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", [*META, "param_names"])
 def test_keys_of_a_param_group_are_no_hyperparameters(name: str, tmp_path: Path) -> None:
     # BUG: `format`, `program` and `lr0` are accepted, and overwrite the param group's own entry.
-    assert not accepted(tmp_path, "h", name)
+    assert accepted(tmp_path, "h", name) is None
 
 
 @pytest.mark.parametrize("name", ["mm_scale", "step", "offset"])
 def test_keys_of_state_are_no_moments(name: str, tmp_path: Path) -> None:
     # BUG: mm_scale is accepted beside mm, whose block scales it then shares a key with.
-    assert not accepted(tmp_path, "v", name)
+    assert accepted(tmp_path, "v", name) is None
 
 
 def test_a_name_that_only_looks_dangerous_is_fine(tmp_path: Path) -> None:

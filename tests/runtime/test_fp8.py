@@ -157,11 +157,9 @@ def ints(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("fmt", TORCH_DTYPE)
 def test_every_code_decodes_as_torchs_dtype(fmt: str) -> None:
-    """Exact, all 256 codes; an E5M2 code that is Inf in torch is NaN here: no state stores Inf."""
+    """Exact, all 256 codes, E5M2's Inf included, which no encoder here ever writes."""
     codes = torch.arange(256, dtype=torch.uint8)
     theirs = codes.view(TORCH_DTYPE[fmt]).to(torch.float32)
-    theirs = torch.where(theirs.isinf(), torch.nan, theirs)
-    assert int(theirs.isnan().sum()) == (8 if fmt == "e5m2" else 2)
     assert different(ref.decode_fp8(codes, fmt), theirs) == 0
 
 
@@ -292,9 +290,10 @@ def test_overflow_saturates_and_special_values_store_nan(fmt: str) -> None:
 
 @pytest.mark.parametrize("fmt", TORCH_DTYPE)
 def test_kernel_encodes_stochastically_alike(fmt: str, device: str, tile_rows: Rows) -> None:
+    """Where the kernel's own encoder is defined: no overflow, and E5M2 is never negative."""
     edge = boundaries(fmt.removesuffix("-raw"))
-    special = torch.tensor([torch.inf, -torch.inf, torch.nan, LARGEST_FLOAT, -1e5, 1e-45])
-    x = torch.cat([edge, edge, special, spread(fmt.removesuffix("-raw"), 100_000, seed=7)])
+    x = torch.cat([edge, edge, spread(fmt.removesuffix("-raw"), 100_000, seed=7)])
+    x = x.abs() if fmt == "e5m2" else x
     half = random_halves(len(x), seed=8)
     half[: len(edge)] = 0xFFFF
     half[len(edge) : 2 * len(edge)] = 0
@@ -454,7 +453,10 @@ def empty_storage(n: int, fmt: Format) -> tuple[Tensor, Tensor | None]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_round_trip_keeps_the_precision_of_the_format(name: str) -> None:
-    """Exact bounds: one gap of the format, relative to the value or to the block's maximum."""
+    """Exact bounds: one gap of the format, relative to the value or to the block's maximum.
+
+    The errors' sum has a z-score below 5 (false alarms 6e-7); cut off, it is above 100.
+    """
     fmt = FORMATS[name]
     x = decades(1 << 16, seed=16)
     stored, scale = empty_storage(len(x), fmt)
@@ -472,7 +474,8 @@ def test_round_trip_keeps_the_precision_of_the_format(name: str) -> None:
     error = (back - x).abs()
     assert bool((error <= limit).all())
     assert float((error / limit).max()) > 0.9
-    assert float((back - x).mean() / error.mean()) == pytest.approx(0, abs=0.02)  # both ways
+    z = (back - x).to(torch.float64).sum() / (back - x).to(torch.float64).square().sum().sqrt()
+    assert abs(float(z)) < 5
 
 
 @pytest.mark.parametrize("fmt", FP8)
@@ -514,12 +517,12 @@ def hard_values(n: int) -> Tensor:
 
 @pytest.mark.parametrize("full", [True, False], ids=["full tiles", "masked"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_kernel_stores_and_loads_alike(
-    name: str, full: bool, device: str, tile_rows: Rows
-) -> None:
+def test_kernel_stores_and_loads_alike(name: str, full: bool, device: str, tile_rows: Rows) -> None:
     fmt = FORMATS[name]
     n = 4096 if full else 4096 - 64 - (0 if fmt.scaled else 13)
     x, half = hard_values(n), random_halves(n, seed=22)
+    if name == "e5m2":
+        x = torch.where(x.isnan(), x, x.abs())  # holds what is never negative; a NaN has any sign
     stored, scale = empty_storage(n, fmt)
     ref.store_moment(stored, scale, x, half, fmt)
     back = ref.load_moment(stored, scale, fmt)
