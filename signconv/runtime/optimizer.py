@@ -130,7 +130,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 f"{name} does not support sparse gradients: build the embedding with sparse=False, "
                 "or give its parameters to torch.optim.SparseAdam"
             )
-        if g.device != p.device or p.device.type == "meta":
+        if g.device != p.device:
             raise RuntimeError(
                 f"{name}: a parameter on {p.device} has its gradient on {g.device}: move the model "
                 "to one device before the optimizer is built"
@@ -142,6 +142,11 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _init_state(self, p: Tensor) -> None:
         """Allocate all state of one parameter, or none of it."""
+        if p.is_meta:
+            raise RuntimeError(
+                f"{type(self).__name__}: a parameter is on the meta device and has no data: move "
+                "the model to a real device before stepping"
+            )
         blocks = has_blocks(p)
         made: dict[str, Tensor] = {}
         for m in self.program.moments:

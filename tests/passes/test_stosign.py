@@ -1,0 +1,282 @@
+"""The stosign pass: equations in, equations out, on specs written here; refusals; its law."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from signconv.errors import PassError
+from signconv.ir.describe import algorithm
+from signconv.ir.nodes import Program
+from signconv.passes import base
+from signconv.passes.base import Request, canonical, parse, registry, transform
+from signconv.pipeline import apply_passes, build, builtin_names, requests_of, resolve
+from signconv.verify.witnesses import pass_rows
+from tests.support import built_class, program_of, spec_file
+
+RATIO = """\
+rate = hyper(0.9, ge=0, lt=1)
+tiny = hyper(1e-6, ge=0)
+wd = hyper(0.02, ge=0)
+first = ema(grad, rate)
+second = ema(grad**2, 0.99)
+numerator = first
+denominator = {denominator}
+decay = decoupled(wd)
+"""
+MEAN = ["first = rate * first.prev + (1 - rate) * g"]
+BOTH = [*MEAN, "second = 0.99 * second.prev + (1 - 0.99) * g**2"]
+DECAYED = "p = p - lr * update - lr * wd * p"
+
+#: A spec, the pass as asked for, and the algorithm that has to come out.
+TABLE = {
+    "offset behind a root goes": (
+        RATIO.format(denominator="sqrt(second) + tiny"),
+        "stosign",
+        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+    ),
+    "offset before a root goes": (
+        RATIO.format(denominator="tiny + sqrt(second)"),
+        "stosign",
+        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+    ),
+    "offset inside a root goes": (
+        RATIO.format(denominator="sqrt(second + tiny)"),
+        "stosign",
+        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+    ),
+    "offset as a maximum goes": (
+        RATIO.format(denominator="max(sqrt(second), tiny)"),
+        "stosign",
+        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+    ),
+    "factors stay": (
+        RATIO.format(denominator="2 * sqrt(second / 3) + tiny"),
+        "stosign",
+        [*BOTH, "update = sign(first + 2 * sqrt(second / 3) * noise)", DECAYED],
+    ),
+    "offset kept on request": (
+        RATIO.format(denominator="sqrt(second) + tiny"),
+        "stosign:eps=keep",
+        [*BOTH, "update = sign(first + (sqrt(second) + tiny) * noise)", DECAYED],
+    ),
+    "no denominator: the running maximum becomes one": (
+        "first = ema(grad, 0.9)\nnumerator = first",
+        "stosign",
+        [
+            "first = 0.9 * first.prev + (1 - 0.9) * g",
+            "G = max(beta2 * G.prev, abs(first))",
+            "update = sign(first + G * noise)",
+            "p = p - lr * update",
+        ],
+    ),
+    "a sign as update becomes stochastic": (
+        "first = ema(grad, 0.9)\nupdate = sign(first)",
+        "stosign",
+        [
+            "first = 0.9 * first.prev + (1 - 0.9) * g",
+            "G = max(beta2 * G.prev, abs(first))",
+            "update = sign(first + G * noise)",
+            "p = p - lr * update",
+        ],
+    ),
+    "l2 decay stays where it was": (
+        "wd = hyper(0.1)\nupdate = grad\ndecay = l2(wd)",
+        "stosign",
+        [
+            "g = g + wd * p",
+            "G = max(beta2 * G.prev, abs(g))",
+            "update = sign(g + G * noise)",
+            "p = p - lr * update",
+        ],
+    ),
+    "a denominator behind a name": (
+        RATIO.replace("numerator", "below = sqrt(second) + tiny\nnumerator").format(
+            denominator="below"
+        ),
+        "stosign",
+        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+    ),
+}
+
+
+def converted(folder: Path, body: str, convert: str) -> Program:
+    return apply_passes(program_of(folder, body), requests_of(convert))
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_equations(case: str, tmp_path: Path) -> None:
+    body, convert, lines = TABLE[case]
+    p = converted(tmp_path, body, convert)
+    assert algorithm(p) == lines
+    assert (p.link, p.history) == ("stosign", (convert,))
+
+
+def test_what_it_must_not_touch(tmp_path: Path) -> None:
+    """A parameter-sized offset, and an offset of the numerator, are no eps."""
+    body = RATIO.format(denominator="sqrt(second) + abs(param)").replace("tiny", "more")
+    body = body.replace("numerator = first", "numerator = first + more")
+    p = converted(tmp_path, body, "stosign")
+    assert "update = sign(first + more + (sqrt(second) + abs(p)) * noise)" in algorithm(p)
+
+
+# ---------------------------------------------------------------- eps
+
+
+def test_eps_leaves_the_constructor_and_passing_it_names_the_way_out(tmp_path: Path) -> None:
+    body = RATIO.format(denominator="sqrt(second) + tiny")
+    assert converted(tmp_path, body, "stosign").hyper("tiny") is None
+    cls = built_class(tmp_path, body, "stosign")
+    with pytest.raises(TypeError, match=r"no 'tiny': .*--convert stosign:eps=keep"):
+        cls([torch.zeros(2, requires_grad=True)], tiny=1e-6)
+    kept = built_class(tmp_path, body, "stosign:eps=keep")
+    kept([torch.zeros(2, requires_grad=True)], tiny=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("convert", "stays"),
+    [("stosign", True), ("stosign:eps=drop", True), ("stosign:eps=keep", False)],
+)
+def test_a_coordinate_without_gradient(convert: str, stays: bool, tmp_path: Path) -> None:
+    """Without eps it stays where it is, with eps it walks by lr."""
+    body = RATIO.format(denominator="sqrt(second) + tiny")
+    p = torch.ones(64, requires_grad=True)
+    optimizer = built_class(tmp_path, body, convert)([p], lr=0.5, wd=0.0)
+    for _ in range(3):
+        p.grad = torch.zeros(64)
+        optimizer.step()
+    moved = p.detach() - 1
+    assert bool((moved == 0).all()) is stays
+    if not stays:
+        assert set(moved.tolist()) <= {-1.5, -0.5, 0.5, 1.5}
+        assert len(set(moved.tolist())) > 2
+
+
+# ---------------------------------------------------------------- defaults, names
+
+
+def test_defaults_are_scaled_and_said_to_be(tmp_path: Path) -> None:
+    """lr x 0.2 and weight decay x 5 keep lr * weight_decay."""
+    before = program_of(tmp_path, RATIO.format(denominator="sqrt(second) + tiny"))
+    after = apply_passes(before, requests_of("stosign"))
+    assert (before.hyper("lr").default, after.hyper("lr").default) == (1e-3, 2e-4)
+    assert (before.hyper("wd").default, after.hyper("wd").default) == (0.02, 0.1)
+    assert after.hyper("rate").default == 0.9
+    assert any("lr x 0.2" in note for note in after.notes)
+
+
+def test_defaults_of_a_sign_update_stay(tmp_path: Path) -> None:
+    p = converted(tmp_path, "update = sign(grad)", "stosign")
+    assert p.hyper("lr").default == 1e-3
+
+
+def test_scaled_defaults_stay_inside_their_range(tmp_path: Path) -> None:
+    # BUG: weight decay with an upper bound below five times its default makes the converted
+    # program's own default illegal, so that a valid spec is refused.
+    body = "wd = hyper(0.3, ge=0, le=1)\nupdate = grad\ndecay = decoupled(wd)"
+    wd = converted(tmp_path, body, "stosign").hyper("wd")
+    assert wd.allows(wd.default)
+
+
+def test_running_maximum_defaults_to_no_decay(tmp_path: Path) -> None:
+    beta = converted(tmp_path, "update = grad", "stosign").hyper("beta2")
+    assert (beta.default, beta.ge, beta.le, beta.lt) == (1.0, 0, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("G = ema(grad, 0.9)\nnumerator = G", ["G2 = max(beta2 * G2.prev, abs(G))"]),
+        (
+            "beta2 = hyper(0.9)\nm = ema(grad, beta2)\nnumerator = m",
+            ["G = max(beta3 * G.prev, abs(m))"],
+        ),
+        (
+            "G = hyper(2.0)\nbeta2 = grad * G\nnumerator = beta2",
+            ["G2 = max(beta3 * G2.prev, abs(beta2))"],
+        ),
+    ],
+)
+def test_names_that_are_taken(body: str, names: list[str], tmp_path: Path) -> None:
+    assert set(names) <= set(algorithm(converted(tmp_path, body, "stosign")))
+
+
+def test_no_name_left(tmp_path: Path) -> None:
+    with pytest.raises(PassError, match="already uses the names G, G2"):
+        converted(tmp_path, "G, G2 = grad * 2, grad * 3\nnumerator = G + G2", "stosign")
+
+
+def test_betas_stay_a_pair_in_the_constructor(tmp_path: Path) -> None:
+    """A spec with beta1 gets betas=(beta1, beta2)."""
+    body = "beta1 = hyper(0.9, ge=0, lt=1)\nm = ema(grad, beta1)\nnumerator = m"
+    source = build(spec_file(tmp_path, body).spec, "stosign").module.source
+    assert "betas: tuple[float, float] = (0.9, 1.0)" in source
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("convert", "message"),
+    [
+        ("stosing", "unknown pass 'stosing'; did you mean 'stosign'"),
+        ("", None),
+        ("stosign,", "unknown pass ''"),
+        ("stosign,stosign", "'stosign' is asked for twice"),
+        ("stosign,stosign:eps=keep", "'stosign' is asked for twice"),
+        ("stosign:eps", "no option 'eps'; it takes: eps=keep|drop"),
+        ("stosign:epsilon=keep", "no option 'epsilon=keep'; it takes: eps=keep|drop"),
+        ("stosign:eps=keep:eps=drop", "'eps' is given twice"),
+        ("stosign:eps=maybe", "neither eps=drop .* nor eps=keep"),
+    ],
+)
+def test_refusals(convert: str, message: str | None, tmp_path: Path) -> None:
+    spec = spec_file(tmp_path, "numerator = grad").spec
+    if message is None:
+        build(spec, convert)
+        return
+    with pytest.raises(PassError, match=message):
+        build(spec, convert)
+
+
+def test_a_converted_program_is_not_converted_again(tmp_path: Path) -> None:
+    p = converted(tmp_path, "numerator = grad", "stosign")
+    with pytest.raises(PassError, match="already has the link stosign"):
+        transform(p, parse("stosign"))
+
+
+def test_two_links_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any other pass of the group, today or later."""
+    made = registry()
+    made["other"] = replace(made["stosign"], name="other", order=41)
+    monkeypatch.setattr(base, "registry", lambda: made)
+    with pytest.raises(PassError, match="'other' and 'stosign' exclude each other"):
+        canonical([Request("other"), Request("stosign")])
+
+
+def test_every_other_link_pass_is_refused_beside_it() -> None:
+    others = [p.name for p in registry().values() if p.group == "link" and p.name != "stosign"]
+    for name in others:
+        with pytest.raises(PassError, match="exclude each other"):
+            canonical([parse("stosign"), parse(name)])
+
+
+# ---------------------------------------------------------------- the law
+
+
+@pytest.mark.parametrize("convert", ["stosign", "stosign:eps=keep"])
+@pytest.mark.parametrize("name", builtin_names())
+def test_mean_law_on_the_builtins(name: str, convert: str) -> None:
+    (row,) = pass_rows(resolve(name), (convert,))
+    assert row.ok, row.detail
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_mean_law_on_specs_written_here(case: str, tmp_path: Path) -> None:
+    body, convert, _ = TABLE[case]
+    # The offset has another name here than the one that the law sets to zero.
+    p = program_of(tmp_path, re.sub(r"\btiny\b", "eps", body))
+    (row,) = pass_rows(p, (convert,))
+    assert row.ok, row.detail
