@@ -197,7 +197,7 @@ def draw(runs: list[Run], title: str, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     seeds = list(dict.fromkeys(run.seed for run in runs))
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.optimizer):
         dashes = ("-", "--", ":", "-.")[seeds.index(run.seed) % 4]
         colour, label = COLOURS[run.optimizer], f"{run.optimizer} (lr {run.lr:g}), seed {run.seed}"
         smooth = [
@@ -209,7 +209,11 @@ def draw(runs: list[Run], title: str, path: Path) -> None:
         axes.plot(steps, losses, dashes, color=colour, lw=1.6, marker="o", ms=4, label=label)
     axes.plot([], [], color="grey", lw=1, alpha=0.5, label=f"training, mean of {AVERAGED_STEPS}")
     axes.plot([], [], color="grey", lw=1.6, marker="o", ms=4, label="held-out files")
-    axes.set(xlabel="step", ylabel="loss (nats per byte)", title=title)
+    # The fall from the start would take half the height: the axis begins below it.
+    start = max(run.held_out_loss[0][1] for run in runs)
+    top = 1.05 * max(run.held_out_loss[1][1] for run in runs)
+    axes.set(xlabel=f"step (at step 0: {start:.1f} nats)", ylabel="loss (nats per byte)")
+    axes.set(title=title, ylim=(None, top))
     axes.grid(alpha=0.25)
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -328,7 +332,7 @@ def main(
     )
     console.print(results_table(runs))
     picture = picture or out / "loss.png"
-    draw(runs, f"{parameters:,} parameters, bytes of the sources of {python}", picture)
+    draw(runs, f"byte-level transformer, {parameters:,} parameters, sources of {python}", picture)
     path = out / "results.json"
     path.write_text(json.dumps(facts | {"runs": [asdict(run) for run in runs]}, indent=1))
     console.print(f"picture: {picture}\nnumbers: {path}", soft_wrap=True)

@@ -17,17 +17,23 @@ PREBOUND = {
     for name in (
         "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2", "log",
         "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
-        "state", "t", "tanh", "where",
+        "state", "stochastic_sign", "t", "tanh", "where",
     )
 }  # fmt: skip
 #: Names whose meaning is fixed: they say what the update is.
 ROLES = ("numerator", "denominator", "update", "decay")
-#: Names the generated code needs for itself.
+#: Names the generated code needs for itself (a test compares them with the templates).
 RESERVED = frozenset({
-    "params", "p", "g", "s", "bits", "noise", "seed", "backend", "maximize", "skip_nonfinite",
-    "step", "offset", "self", "ref", "dev", "tl", "torch", "triton", "betas", "master",
-    "grad_scale", "initial_lr",
+    "params", "p", "g", "noise", "seed", "backend", "maximize", "skip_nonfinite", "unknown",
+    "step", "offset", "self", "master", "ref", "dev", "tl", "math", "torch", "triton", "betas",
+    "initial_lr", "program", "table", "chunks", "entry", "start", "left", "first", "pid", "row",
+    "lane", "offsets", "mask", "row_mask", "index", "keys", "bits", "bits0", "bits1", "bits2",
+    "P_TYPE", "G_TYPE", "ROWS", "TAIL", "FULL", "p_ptr", "g_ptr", "clock_row", "scalar_table",
+    "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr", "hypers", "clock",
+    "skip_ptr", "scale_ptr", "out", "direction",
 })  # fmt: skip
+#: What the generated code appends to a moment's name.
+SUFFIXES = ("_prev", "_ptr", "_scale", "_scale_ptr", "_format")
 
 
 class _Body(dict[str, Any]):
@@ -48,6 +54,17 @@ class _Body(dict[str, Any]):
             raise SpecError(f"{name!r} is a name of the DSL and cannot be bound again", caller())
         if name in RESERVED or name.startswith("_") or keyword.iskeyword(name):
             raise SpecError(f"{name!r} is reserved for generated code: choose another", caller())
+        taken = [
+            other
+            for end in SUFFIXES
+            if name.endswith(end) and (other := name.removesuffix(end)) in self
+        ]
+        taken += [name + end for end in SUFFIXES if name + end in self]
+        if taken:
+            raise SpecError(
+                f"{name!r} beside {taken[0]!r}: generated code appends {', '.join(SUFFIXES)} to names",
+                caller(),
+            )
         if not name.isascii():
             raise SpecError(f"{name!r}: names are ASCII identifiers", caller())
         if name in self:
@@ -144,9 +161,12 @@ def _program(name: str, body: _Body) -> Program:
     if decay is not None and not isinstance(decay, DecayTerm):
         raise SpecError("decay is one of l2(…), decoupled(…), independent(…)", where)
     numerator = lift(body["numerator"] if "numerator" in body else body["update"])
+    denominator = lift(body["denominator"]) if "denominator" in body else None
     link = "ratio"
-    if "denominator" not in body and isinstance(numerator, Op) and numerator.fn == "sign":
+    if denominator is None and isinstance(numerator, Op) and numerator.fn == "sign":
         numerator, link = numerator.args[0], "sign"
+    elif denominator is None and isinstance(numerator, Op) and numerator.fn == "stochastic_sign":
+        (numerator, denominator), link = numerator.args, "stosign"
     return Program(
         name=name,
         key=name.lower(),
@@ -155,7 +175,7 @@ def _program(name: str, body: _Body) -> Program:
         moments=tuple(moments),
         temps=tuple(temps),
         numerator=numerator,
-        denominator=lift(body["denominator"]) if "denominator" in body else None,
+        denominator=denominator,
         link=link,
         decay=None if decay is None else Decay(decay.kind, decay.weight),
     )

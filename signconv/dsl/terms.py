@@ -342,6 +342,11 @@ def clip(x: Any, low: Any, high: Any) -> Term:
     return call("clip", x, low, high)
 
 
+def stochastic_sign(m: Any, sigma: Any) -> Term:
+    """sign(m + sigma*n), n uniform on (-1, 1): mean clip(m/sigma, -1, 1).  Only as the update."""
+    return call("stochastic_sign", m, sigma)
+
+
 def exp(x: Any) -> Term:
     """Exponential function."""
     return call("exp", x)

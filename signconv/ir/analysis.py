@@ -28,7 +28,7 @@ def is_scalar(e: Expr, p: Program) -> bool:
     """Whether ``e`` is the same for all elements: made of hyperparameters, t and constants."""
     for n in walk(e):
         if isinstance(n, Ref):
-            if n.kind in ("grad", "param", "value", "prev", "draw"):
+            if n.kind in ("grad", "param", "value", "prev", "draw", "local"):
                 return False
             if n.kind == "temp" and not is_scalar(p.temp(n.name).expr, p):
                 return False

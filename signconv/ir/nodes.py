@@ -18,13 +18,15 @@ FUNCTIONS = {
     "pow": 2, "sqrt": 1, "root": 2, "abs": 1, "sign": 1, "max": 2, "min": 2,
     "where": 3, "clip": 3, "exp": 1, "log": 1, "tanh": 1, "mod": 2,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2,
-    "corrected": 1, "norm": 1, "mean": 1,
+    "corrected": 1, "norm": 1, "mean": 1, "stochastic_sign": 2,
 }  # fmt: skip
 RELATIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 REDUCTIONS = frozenset({"norm", "mean"})
 
 #: What a reference can mean.  value: a moment after this step's update; prev: before it.
-REF_KINDS = frozenset({"grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar"})
+REF_KINDS = frozenset(
+    {"grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local"}
+)
 
 
 @dataclass(frozen=True)

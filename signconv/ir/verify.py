@@ -73,6 +73,12 @@ def _node(p: Program, n: Expr) -> None:
             raise SpecError(f"unknown function {n.fn!r}; {nearest(n.fn, FUNCTIONS)}", n.origin)
         if len(n.args) != FUNCTIONS[n.fn]:
             raise SpecError(f"{n.fn} takes {FUNCTIONS[n.fn]} arguments", n.origin)
+        if n.fn == "stochastic_sign":
+            raise SpecError(
+                "stochastic_sign(m, sigma) can only be the whole update: update = "
+                "stochastic_sign(…)",
+                n.origin,
+            )
         if n.fn in REDUCTIONS:
             raise SpecError(
                 f"{n.fn}() is a per-tensor reduction, which is not supported yet: every operation "

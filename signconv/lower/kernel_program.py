@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
 
-#: Functions that only lowered expressions contain: step*sign(x), 0/0-safe division, max of >= 0.
-LOWERED = frozenset({"signed", "ratio", "nonneg_max"})
+#: Functions of lowered expressions: step*sign(x), 0/0-safe division, max of >= 0, cube root.
+LOWERED = frozenset({"signed", "ratio", "nonneg_max", "cbrt"})
 ELEMENTWISE = LOWERED | {
     "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where", "clip",
     "lt", "le", "gt", "ge", "eq", "ne",

@@ -74,6 +74,7 @@ class Lowerer:
         self.outputs: list[str] = []
         self.math: list[Statement] = []
         self._known: dict[Expr, str] = {}
+        self._locals: dict[Expr, str] = {}
         self._names = set(p.names) | {f"{m.name}_prev" for m in p.moments}
 
     # ---------------------------------------------------------------- scalars
@@ -126,16 +127,21 @@ class Lowerer:
         """Append ``target = e``."""
         made = self.element(e, target)
         self.math.append(Statement(target, made, comment or text(e)))
-        return Ref("temp", target)
+        return Ref("local", target)
 
     def local(self, hint: str, e: Expr) -> Expr:
         """``e`` as something that may be written twice: itself if it is a name, else a new one."""
         made = self.element(e, hint)
         if isinstance(made, Ref):
             return made
-        name = self._fresh(hint)
-        self.math.append(Statement(name, made, text(e)))
-        return Ref("temp", name)
+        if made not in self._locals:
+            self._locals[made] = self._fresh("abs_g" if made == Op("abs", (GRAD,)) else hint)
+            self.math.append(Statement(self._locals[made], made, text(e)))
+        return Ref("local", self._locals[made])
+
+    def short(self, hint: str, e: Expr) -> Expr:
+        """``e`` lowered, under a name of its own where it is long."""
+        return self.local(hint, e) if _long(e) else self.element(e, hint)
 
     def element(self, e: Expr, hint: str) -> Expr:
         """Rewrite an expression into what the printers know, keeping its order of evaluation."""
@@ -187,6 +193,8 @@ class Lowerer:
             return self.element(x, hint)
         if order.value == 2:
             return op("sqrt", self.element(x, hint))
+        if order.value == 3:
+            return op("cbrt", self.element(x, hint))
         if order.value == 4:
             return op("sqrt", op("sqrt", self.element(x, hint)))
         raise LoweringError(
@@ -211,13 +219,13 @@ class Lowerer:
             decayed = prev if beta == Const(1.0) else mul(beta, prev)
             self.statement(m.name, op("max", decayed, m.input))
         else:
-            u = self.local(f"{m.name}_input", m.input) if _long(m.input) else m.input
+            u = self.short(f"{m.name}_input", m.input)
             self.math.append(
                 Statement(
                     m.name,
                     add(
                         mul(self.element(beta, m.name), prev),
-                        mul(self.element(rest, m.name), self.element(u, m.name)),
+                        mul(self.element(rest, m.name), u),
                     ),
                     f"moment of {text(m.input)}",
                 )
@@ -247,17 +255,17 @@ class Lowerer:
             argument = sign_argument(self)
             name = self._fresh("direction")
             self.math.append(Statement(name, argument, f"update = {link_text(p)}"))
-            change: Expr = op("signed", self.scalar(lr, "lr"), Ref("temp", name))
+            change: Expr = op("signed", self.scalar(lr, "lr"), Ref("local", name))
         else:
-            num = self.element(p.numerator, "numerator")
+            num = self.short("numerator", p.numerator)
             update = num
             if p.denominator is not None:
-                update = op("ratio", num, self.element(p.denominator, "denominator"))
+                update = op("ratio", num, self.short("denominator", p.denominator))
             if p.link == "expected":
                 update = op("min", op("max", update, -1), 1)
             name = self._fresh("update")
             self.math.append(Statement(name, update, link_text(p)))
-            change = mul(self.scalar(lr, "lr"), Ref("temp", name))
+            change = mul(self.scalar(lr, "lr"), Ref("local", name))
         if p.decay is not None and p.decay.kind != "l2":
             weight = mul(lr, p.decay.weight)
             if p.decay.kind == "independent":

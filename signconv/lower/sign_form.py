@@ -28,12 +28,14 @@ def sign_argument(low: Lowerer) -> Expr:
     num, num_factor = peel(low, p.numerator)
     den, den_factor, order = peel_root(low, p.denominator)
     m = low.local("numerator", num) if order > 1 else low.element(num, "numerator")
-    left = signed_power(m, order)
+    left, right = signed_power(m, order), signed_power(NOISE, order)
+    if order > 2:  # lines that a reader can take in
+        left, right = low.local("numerator_power", left), low.local("noise_power", right)
     gain = _over(den_factor, _power(num_factor, order))
-    sigma = low.element(den, "denominator")
+    sigma = low.local("denominator", den) if order > 1 else low.element(den, "denominator")
     if gain != ONE:
         sigma = mul(sigma, low.scalar(gain, "noise_gain"))
-    return add(left, mul(sigma, signed_power(NOISE, order)))
+    return add(left, mul(sigma, right))
 
 
 def peel(low: Lowerer, e: Expr) -> tuple[Expr, Expr]:

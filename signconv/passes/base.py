@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from signconv.errors import PassError, nearest
 from signconv.ir.analysis import is_scalar, unread
-from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references
+from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, rewrite
 
 Options = Mapping[str, str]
 
@@ -108,6 +108,17 @@ def free_name(p: Program, *wanted: str) -> str:
         if name not in p.names:
             return name
     raise PassError(f"{p.name} already uses the names {', '.join(wanted)}")
+
+
+def inlined(p: Program, e: Expr) -> Expr:
+    """``e`` with elementwise temporaries written out, so that a rewrite reaches what they read."""
+
+    def rule(x: Expr) -> Expr | None:
+        if isinstance(x, Ref) and x.kind == "temp" and not is_scalar(x, p):
+            return inlined(p, p.temp(x.name).expr)
+        return None
+
+    return rewrite(e, rule)
 
 
 def prune(p: Program, reason: str) -> Program:

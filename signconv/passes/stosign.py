@@ -20,10 +20,11 @@ from signconv.passes.base import (
 )
 
 
-def _apply(p: Program, options: Options) -> Program:
+def apply_link(p: Program, link: str, options: Options) -> Program:
+    """Install a denominator where there is none, drop eps unless kept, set the link."""
     keep = options.get("eps", "drop")
     if keep not in ("keep", "drop"):
-        raise PassError(f"stosign:eps={keep} is neither eps=drop (default) nor eps=keep")
+        raise PassError(f"{link}:eps={keep} is neither eps=drop (default) nor eps=keep")
     if p.link in ("stosign", "expected"):
         raise PassError(f"{p.name} already has the link {p.link}")
     made = sign_defaults(p)
@@ -32,12 +33,16 @@ def _apply(p: Program, options: Options) -> Program:
     elif keep == "drop":
         assert made.denominator is not None
         made = replace(made, denominator=without_offset(made.denominator, made))
-    made = replace(made, link="stosign")
+    made = replace(made, link=link)
     return prune(
         made,
-        "stosign removes it, since it makes a parameter that never saw a gradient walk by lr at "
-        "random; build with --convert stosign:eps=keep to have it",
+        f"{link} removes it, since beside a stochastic sign it makes a parameter that never saw a "
+        f"gradient walk by lr at random; build with --convert {link}:eps=keep to have it",
     )
+
+
+def _apply(p: Program, options: Options) -> Program:
+    return apply_link(p, "stosign", options)
 
 
 PASS = Pass(

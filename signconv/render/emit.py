@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,9 +64,9 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     digest = program_hash(k)
     constructor = _constructor(p)
     context = {
-        "summary": _summary(p, class_name, k.state),
+        "summary": _summary(p, k.state),
         "doc": _wrap(p.doc),
-        "box": algorithm(p),
+        "box": _box(p),
         "notes": _notes(k),
         "command": command,
         "passes": ", ".join(p.history) or "none",
@@ -135,7 +136,8 @@ def _broken(code: str, indent: int) -> str:
     """A long expression over several lines, as a formatter would break it."""
     pad, deeper = " " * indent, " " * (indent + 4)
     opening = code.find("(")
-    if code.endswith(")") and opening > 0 and _closes_at_end(code[opening:]):
+    called = re.fullmatch(r"[\w.]+", code[:opening]) if opening > 0 else None
+    if code.endswith(")") and called and _closes_at_end(code[opening:]):
         inner = code[opening + 1 : -1]
         if len(deeper + inner) <= WIDTH:
             return f"{code[:opening]}(\n{deeper}{inner}\n{pad})"
@@ -197,14 +199,14 @@ def _long_calls(source: str) -> str:
 # ---------------------------------------------------------------- words
 
 
-def _summary(p: Program, class_name: str, state: str) -> str:
+def _summary(p: Program, state: str) -> str:
     link = {
         "ratio": "",
         "stosign": " with an unbiased stochastic sign as update",
         "expected": " with its update clipped to [-1, 1]",
         "sign": " with a sign as update" if p.history else "",
     }[p.link]
-    return f"{class_name}: {p.name}{link}, {state.upper()} state."
+    return f"{p.name}{link}, {state.upper()} state."
 
 
 def _wrap(doc: str) -> list[str]:
@@ -214,6 +216,14 @@ def _wrap(doc: str) -> list[str]:
     )).strip().split("\n\n"):  # fmt: skip
         lines += [*textwrap.wrap(" ".join(paragraph.split()), WIDTH - 4), ""]
     return [x.replace("\\", "\\\\").replace('"""', "'''") for x in lines[:-1]]
+
+
+def _box(p: Program) -> list[str]:
+    """The algorithm's lines, broken to fit an indentation of four."""
+    lines: list[str] = []
+    for line in algorithm(p):
+        lines += textwrap.wrap(line, WIDTH - 8, subsequent_indent="    ")
+    return lines
 
 
 def storage_lines(k: KernelProgram) -> list[str]:

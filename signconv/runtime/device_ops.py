@@ -99,7 +99,8 @@ def signed(step, x):
 
 @triton.jit
 def maximum(a, b):
-    """NaN if either is NaN; -0 < +0."""
+    """NaN if either is NaN; -0 < +0.  ``b`` may be a number."""
+    b = tl.where(a == a, b, b)
     bits = a.to(tl.uint32, bitcast=True) & b.to(tl.uint32, bitcast=True)
     larger = tl.where(a > b, a, tl.where(b > a, b, bits.to(tl.float32, bitcast=True)))
     return tl.where(a != a, a, tl.where(b != b, b, larger))
@@ -107,7 +108,8 @@ def maximum(a, b):
 
 @triton.jit
 def minimum(a, b):
-    """NaN if either is NaN; -0 < +0."""
+    """NaN if either is NaN; -0 < +0.  ``b`` may be a number."""
+    b = tl.where(a == a, b, b)
     bits = a.to(tl.uint32, bitcast=True) | b.to(tl.uint32, bitcast=True)
     smaller = tl.where(a < b, a, tl.where(b < a, b, bits.to(tl.float32, bitcast=True)))
     return tl.where(a != a, a, tl.where(b != b, b, smaller))
@@ -117,6 +119,22 @@ def minimum(a, b):
 def nonneg_maximum(a, b):
     """Maximum of values that are never negative nor -0: there the ordering of zeros is idle."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def cbrt(x):
+    """Cube root of x >= 0 within 1 ULP: three Newton steps from an exponent divided by three.
+
+    The same exact operations in the same order everywhere; x is brought above 2^-100 first.
+    """
+    tiny = x < 7.888609052210118e-31
+    y = tl.where(tiny, x * 4.722366482869645e21, x)  # 2^72
+    guess = (y.to(tl.int32, bitcast=True) // 3 + 0x2A5137A0).to(tl.float32, bitcast=True)
+    guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
+    guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
+    guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
+    guess = tl.where(tiny, guess * 5.960464477539063e-08, guess)  # 2^-24
+    return tl.where((x > 0) & (x < float("inf")), guess, x)
 
 
 @triton.jit

@@ -75,7 +75,7 @@ def _signature(
     kind = tl.int16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
-    constants = {"P": kind, "G": kind, "ROWS": ROWS, "TAIL": TAIL_ROWS, **formats}
+    constants = {"P_TYPE": kind, "G_TYPE": kind, "ROWS": ROWS, "TAIL": TAIL_ROWS, **formats}
     pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
     return {n: pointers.get(n, "constexpr") for n in names}, constants
 

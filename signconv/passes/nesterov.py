@@ -1,0 +1,68 @@
+"""nesterov: the update reads every EMA one step ahead, beta*m + (1-beta)*u (algorithms.md B).
+
+The state is unchanged, only the reads in numerator and denominator change; the weights of such a
+read sum to 1 - beta*beta**t, which is what its bias correction divides by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from signconv.errors import PassError
+from signconv.ir.nodes import STEP, Expr, Op, Program, Ref, add, div, mul, op, rewrite, sub
+from signconv.passes.base import Options, Pass, inlined, prune
+
+
+def _apply(p: Program, options: Options) -> Program:
+    numerator = inlined(p, p.numerator)
+    denominator = None if p.denominator is None else inlined(p, p.denominator)
+    made = replace(
+        p,
+        numerator=_ahead(p, numerator),
+        denominator=None if denominator is None else _ahead(p, denominator),
+    )
+    if made.numerator == numerator:
+        raise PassError(f"nesterov needs a numerator that reads an EMA; {p.name}'s reads none")
+    return prune(made, "nothing reads it any more after nesterov")
+
+
+def _ahead(p: Program, e: Expr) -> Expr:
+    """Every read of an EMA in ``e``, plain or bias-corrected, one step ahead."""
+
+    def look(name: str) -> Expr | None:
+        m = p.moment(name)
+        if m.kind != "ema":
+            return None
+        assert m.beta is not None and m.input is not None
+        return add(mul(m.beta, Ref("value", name)), mul(sub(1, m.beta), m.input))
+
+    # Corrected reads first: the value inside them must not be rewritten on its own.
+    marks: dict[Expr, Expr] = {}
+
+    def corrected(x: Expr) -> Expr | None:
+        if not (isinstance(x, Op) and x.fn == "corrected" and isinstance(x.args[0], Ref)):
+            return None
+        name = x.args[0].name
+        beta, ahead = p.moment(name).beta, look(name)
+        assert beta is not None and ahead is not None
+        mark = Ref("temp", f"corrected {name}")
+        marks[mark] = div(ahead, sub(1, mul(beta, op("pow", beta, STEP))))
+        return mark
+
+    def plain(x: Expr) -> Expr | None:
+        return look(x.name) if isinstance(x, Ref) and x.kind == "value" else None
+
+    return rewrite(rewrite(rewrite(e, corrected), plain), marks.get)
+
+
+PASS = Pass(
+    name="nesterov",
+    title="Nesterov",
+    order=30,
+    group="nesterov",
+    summary="the update reads every EMA one step ahead: beta*m + (1 - beta)*u",
+    requires="a numerator that reads an EMA",
+    provides="Nesterov's look-ahead in numerator and denominator alike",
+    apply=_apply,
+    options={},
+)

@@ -1,0 +1,36 @@
+"""presign: every moment sees sign(g) instead of g (Smoothed SignSGD, the S3GD post)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from signconv.errors import PassError
+from signconv.ir.nodes import GRAD, Expr, Op, Program, all_expressions, map_expressions, walk
+from signconv.passes.base import Options, Pass
+
+SIGNED = Op("sign", (GRAD,))
+
+
+def _apply(p: Program, options: Options) -> Program:
+    if any(n == SIGNED for e in all_expressions(p) for n in walk(e)):
+        raise PassError(f"{p.name} reads sign(grad) already: presign would change nothing")
+
+    def rule(e: Expr) -> Expr | None:
+        return SIGNED if e == GRAD else None
+
+    made = map_expressions(p, rule)
+    moments = tuple(replace(m, init="zero") if m.init == "first" else m for m in made.moments)
+    return replace(made, moments=moments)
+
+
+PASS = Pass(
+    name="presign",
+    title="PreSign",
+    order=10,
+    group="presign",
+    summary="the gradient is replaced by its sign before anything reads it",
+    requires="an optimizer that does not take sign(grad) already",
+    provides="moments of signs, of degree 0 in the gradient; EMAs start from zero",
+    apply=_apply,
+    options={},
+)
