@@ -30,6 +30,7 @@ RESERVED = frozenset({
     "lane", "offsets", "mask", "row_mask", "index", "keys", "bits", "bits0", "bits1", "bits2",
     "P_TYPE", "G_TYPE", "ROWS", "TAIL", "FULL", "p_ptr", "g_ptr", "clock_row", "scalar_table",
     "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr", "hypers", "clock",
+    "memory", "real_t",
     "skip_ptr", "scale_ptr", "out", "direction",
 })  # fmt: skip
 #: What the generated code appends to a moment's name.
@@ -62,7 +63,8 @@ class _Body(dict[str, Any]):
         taken += [name + end for end in SUFFIXES if name + end in self]
         if taken:
             raise SpecError(
-                f"{name!r} beside {taken[0]!r}: generated code appends {', '.join(SUFFIXES)} to names",
+                f"{name!r} beside {taken[0]!r}: generated code appends "
+                f"{', '.join(SUFFIXES)} to names",
                 caller(),
             )
         if not name.isascii():

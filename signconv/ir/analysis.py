@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeVar
 
 from signconv.errors import Origin, SpecError
@@ -24,11 +25,41 @@ from signconv.ir.nodes import (
 Item = TypeVar("Item", Moment, Temp)
 
 
+@lru_cache(maxsize=64)
+def scalar_moments(p: Program) -> frozenset[str]:
+    """Names of states whose recurrence reads scalars only: one number per step, not a tensor."""
+    found = {m.name for m in p.moments if m.next is not None and isinstance(m.init, str | Const)}
+    found -= {m.name for m in p.moments if m.init == "param"}
+
+    def reads(e: Expr, seen: frozenset[str]) -> bool:
+        for n in walk(e):
+            if isinstance(n, Ref):
+                if n.kind in ("grad", "param", "draw", "local"):
+                    return False
+                if n.kind in ("value", "prev") and n.name not in found:
+                    return False
+                if n.kind == "temp" and n.name not in seen:
+                    if not reads(p.temp(n.name).expr, seen | {n.name}):
+                        return False
+        return True
+
+    while True:
+        kept = {
+            m.name for m in p.moments if m.name in found and m.next and reads(m.next, frozenset())
+        }
+        if kept == found:
+            return frozenset(found)
+        found = kept
+
+
 def is_scalar(e: Expr, p: Program) -> bool:
     """Whether ``e`` is the same for all elements: made of hyperparameters, t and constants."""
     for n in walk(e):
         if isinstance(n, Ref):
-            if n.kind in ("grad", "param", "value", "prev", "draw", "local"):
+            if n.kind in ("value", "prev"):
+                if n.name not in scalar_moments(p):
+                    return False
+            elif n.kind in ("grad", "param", "draw", "local"):
                 return False
             if n.kind == "temp" and not is_scalar(p.temp(n.name).expr, p):
                 return False

@@ -14,7 +14,7 @@ ELEMENTWISE = LOWERED | {
     "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
 SCALAR = frozenset({
-    "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "clip", "mod",
+    "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "mod", "exp", "log",
     "lt", "le", "gt", "ge", "eq", "ne",
 })  # fmt: skip
 
@@ -51,7 +51,7 @@ class KernelProgram:
     ``scalars`` run in float64 once per step; ``outputs`` are those rounded to fp32 and read by
     ``math``, whose statements are fp32, elementwise and in order.  ``words`` 32-bit words of
     random bits per element: bits 0-15 of word 0 are the sign noise, bits 16-31 round the
-    parameter.
+    parameter.  ``memory`` are scalar states, float64, with their initial values.
     """
 
     program: Program
@@ -62,15 +62,16 @@ class KernelProgram:
     moments: tuple[MomentPlan, ...]
     noise: bool
     words: int
+    memory: tuple[tuple[str, float], ...] = ()
 
     def check(self) -> KernelProgram:
         """Every name is defined before it is used and every function is one a printer knows."""
         hypers = {h.name for h in self.program.hypers} | {"initial_lr"}
-        known = set(hypers)
+        known = hypers | {f"{name}_prev" for name, _ in self.memory}
         for s in self.scalars:
             self._statement(s, known | {"t"}, SCALAR)
             known.add(s.target)
-        missing = set(self.outputs) - known
+        missing = (set(self.outputs) | {name for name, _ in self.memory}) - known
         if missing:
             raise LoweringError(f"scalars {sorted(missing)} are read but never computed")
         local = {"p", "g", "noise", *self.outputs, *(f"{m.name}_prev" for m in self.moments)}

@@ -11,7 +11,7 @@ import struct
 from dataclasses import replace
 
 from signconv.errors import LoweringError
-from signconv.ir.analysis import Ranges, evaluation_order, is_scalar, uses_noise
+from signconv.ir.analysis import Ranges, evaluation_order, is_scalar, scalar_moments, uses_noise
 from signconv.ir.bounds import moment_bounds
 from signconv.ir.nodes import (
     GRAD,
@@ -46,8 +46,11 @@ def lower(p: Program, state: str = "fp8") -> KernelProgram:
         low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
     if p.link == "ratio" and state != "fp32":
         low.floors()
+    memory = scalar_moments(p)
     for x in evaluation_order(p):
-        if isinstance(x, Moment):
+        if x.name in memory:
+            low.remember(x.name)
+        elif isinstance(x, Moment):
             low.moment(x)
         elif not is_scalar(x.expr, p):
             low.statement(x.name, x.expr)
@@ -61,6 +64,11 @@ def lower(p: Program, state: str = "fp8") -> KernelProgram:
         moments=moments,
         noise=any(uses_noise(s.expr) for s in low.math),
         words=1 + max((m.word for m in moments), default=0),
+        memory=tuple(
+            (m.name, m.init.value if isinstance(m.init, Const) else 0.0)
+            for m in p.moments
+            if m.name in memory
+        ),
     ).check()
 
 
@@ -91,7 +99,7 @@ class Lowerer:
     def _scalar_name(self, e: Expr, hint: str) -> str:
         if isinstance(e, Ref) and e.kind == "hyper":
             return e.name
-        if isinstance(e, Ref) and e.kind == "scalar":
+        if isinstance(e, Ref) and e.kind in ("scalar", "value"):
             return e.name
         if e in self._known:
             return self._known[e]
@@ -100,6 +108,14 @@ class Lowerer:
         if isinstance(e, Ref) and e.kind == "temp":
             return e.name
         return self._define(self._fresh(_suggest(e) or hint), e)
+
+    def remember(self, name: str) -> None:
+        """The recurrence of a scalar state."""
+        expr = self.p.moment(name).next
+        assert expr is not None
+        for inner in sorted(references(expr, "temp"), key=lambda n: _index(self.p, n)):
+            self._scalar_temp(inner)
+        self.scalars.append(Statement(name, expr, text(expr)))
 
     def _scalar_temp(self, name: str) -> None:
         if any(s.target == name for s in self.scalars):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from signconv.errors import LoweringError, nearest
-from signconv.ir.analysis import Degrees, Ranges
+from signconv.ir.analysis import Degrees, Ranges, scalar_moments
 from signconv.ir.nodes import Const, Program, references
 from signconv.lower.kernel_program import MomentPlan
 
@@ -24,6 +24,8 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     free = [(0, "low"), (0, "high")]
     plans: list[MomentPlan] = []
     for m in p.moments:
+        if m.name in scalar_moments(p):
+            continue
         wanted = (0, "low") if m.name in below else (0, "high")
         if wanted not in free:
             if not any(word > 0 for word, _ in free):

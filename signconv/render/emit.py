@@ -45,7 +45,7 @@ class Module:
 
 def program_hash(k: KernelProgram) -> str:
     """16 hex digits over everything that decides the numbers; names and documentation are not."""
-    parts = [RUNTIME_VERSION, k.state, k.scalars, k.outputs, k.math, k.moments, k.words]
+    parts = [RUNTIME_VERSION, k.state, k.scalars, k.outputs, k.math, k.moments, k.words, k.memory]
     described = repr([[_bare(s) for s in x] if isinstance(x, tuple) else x for x in parts])
     described += repr([(h.name, h.ge, h.gt, h.le, h.lt) for h in k.program.hypers])
     return hashlib.sha256(described.encode()).hexdigest()[:16]
@@ -81,6 +81,8 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         ],
         "outputs": k.outputs,
         "words": k.words,
+        "memory": k.memory,
+        "memory_literal": "(" + "".join(f'("{n}", {x!r}),' for n, x in k.memory) + ")",
         "math": [
             {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
             for s in k.math

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from signconv.errors import LoweringError
-from signconv.ir.nodes import Const, Op, Ref
+from signconv.ir.nodes import Const, Expr, Op, Ref
 from signconv.ir.show import Infix
 from signconv.lower.kernel_program import local_name
 
@@ -62,11 +62,54 @@ class TorchPrinter(_Code):
     }
 
 
-class TritonScalarPrinter(_Code):
+class _Scalar(_Code):
+    """Float64 scalars; t is an integer in powers, remainders and comparisons with integers."""
+
+    step = ""  # t as a float64
+
+    def ref(self, r: Ref) -> str:
+        return self.step if r.kind == "t" else super().ref(r)
+
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn == "pow":
+            base, exponent = e.args
+            if _integral(exponent):
+                return f"{self.calls['ipow']}({self(base)}, {_INTEGER(exponent)})", 9
+            return f"{self.calls['pow']}({self(base)}, {self(exponent)})", 9
+        if (e.fn == "mod" or _relation(e.fn)) and all(_integral(a) for a in e.args):
+            return _INTEGER._print(e)
+        return super().special(e)
+
+
+class _Integer(_Code):
+    """t and whole numbers."""
+
+    infix = frozenset({"add", "sub", "mul", "mod"})
+
+    def const(self, x: float) -> str:
+        return str(int(x))
+
+
+_INTEGER = _Integer()
+
+
+def _integral(e: Expr) -> bool:
+    if isinstance(e, Const):
+        return e.value == int(e.value)
+    if isinstance(e, Ref):
+        return e.kind == "t"
+    return isinstance(e, Op) and e.fn in _Integer.infix and all(_integral(a) for a in e.args)
+
+
+class TritonScalarPrinter(_Scalar):
     """Float64 scalars in the one-program kernel."""
 
+    step = "t.to(tl.float64)"
     calls = {
-        "pow": "dev.power64",
+        "ipow": "dev.power64",
+        "pow": "dev.real_power64",
+        "exp": "dev.exp64",
+        "log": "dev.log64",
         "sqrt": "tl.sqrt",
         "abs": "tl.abs",
         "where": "tl.where",
@@ -75,13 +118,18 @@ class TritonScalarPrinter(_Code):
     }
 
 
-class PythonScalarPrinter(_Code):
+class PythonScalarPrinter(_Scalar):
     """Float64 scalars as Python floats; division follows IEEE at zero instead of raising."""
+
+    step = "float(t)"
 
     infix = frozenset({"add", "sub", "mul", "mod"})
     calls = {
         "div": "ref.divide64",
-        "pow": "ref.power64",
+        "ipow": "ref.power64",
+        "pow": "ref.real_power64",
+        "exp": "ref.exp64",
+        "log": "ref.log64",
         "sqrt": "math.sqrt",
         "abs": "abs",
         "max": "max",

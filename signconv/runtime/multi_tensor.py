@@ -147,6 +147,7 @@ class GroupEngine:
         self.active: list[int] = []
         self.buckets: list[Bucket] = []
         self.clock = torch.zeros(0, dtype=torch.int64, device=device)
+        self.memory = torch.zeros(0, dtype=torch.float64, device=device)
         self.clock_rows: dict[Tensor, int] = {}
         self.active_rows = 0
         self.uploaded: list[float] = []
@@ -183,32 +184,41 @@ class GroupEngine:
         state: Mapping[Tensor, dict[str, Tensor]],
     ) -> None:
         wanted = set(params)
-        steps: dict[tuple[bool, int], Tensor] = {}
+        names = [name for name, _ in self.program.memory]
+        found: dict[tuple[bool, int], Mapping[str, Tensor]] = {}
         members: dict[tuple[bool, int], list[Tensor]] = {}
         for p in group["params"]:
             if p.device == self.device and p in state:
-                step = state[p]["step"]
-                key = (p not in wanted, step.data_ptr())
-                steps[key] = step
+                key = (p not in wanted, state[p]["step"].data_ptr())
+                found[key] = state[p]
                 members.setdefault(key, []).append(p)
+        order = sorted(found)
+        clock = torch.stack([found[k]["step"].to(self.device) for k in order])
+        columns = [torch.stack([found[k][n].to(self.device) for k in order]) for n in names]
+        memory = torch.stack(columns, dim=1) if names else self.memory[:0]
         # Fresh and loaded parameters come with steps of their own; equal values share a row.
-        order = sorted(steps)
-        values = torch.stack([steps[k].to(self.device) for k in order])
-        known = values.tolist() if any(not self._owns(steps[k]) for k in order) else None
-        rows: dict[tuple[bool, int], int] = {}
+        known: list[Any] = list(range(len(order)))
+        if any(not self._owns(found[k]["step"]) for k in order):
+            extra = memory.tolist() if names else [[]] * len(order)
+            known = [(t, *more) for t, more in zip(clock.tolist(), extra, strict=True)]
+        rows: dict[tuple[bool, Any], int] = {}
         picked: list[int] = []
         self.clock_rows = {}
         for i, key in enumerate(order):
-            share = (key[0], known[i] if known is not None else i)
+            share = (key[0], known[i])
             if share not in rows:
                 rows[share] = len(picked)
                 picked.append(i)
             for p in members[key]:
                 self.clock_rows[p] = rows[share]
         self.active_rows = sum(1 for inactive, _ in rows if not inactive)
-        self.clock = values[torch.tensor(picked, device=self.device)].contiguous()
+        pick = torch.tensor(picked, device=self.device)
+        self.clock = clock[pick].contiguous()
+        self.memory = memory[pick].contiguous() if names else memory
         for p, row in self.clock_rows.items():
             state[p]["step"] = self.clock[row]
+            for column, name in enumerate(names):
+                state[p][name] = self.memory[row, column]
         width = 1 + len(self.program.outputs)
         self.scalars = torch.empty((self.active_rows, width), device=self.device)
         self.keys = torch.empty(
@@ -254,6 +264,7 @@ class GroupEngine:
             lr_source,
             self.hypers,
             self.clock,
+            self.memory,
             group["seed"],
             self.zero if skip is None else skip,
             self.one if grad_scale is None else grad_scale,

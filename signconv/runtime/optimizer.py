@@ -158,6 +158,8 @@ class FusedOptimizer(torch.optim.Optimizer):
                 )
             if m.init != 0.0:
                 reference.fill(made, m, fmt, p)
+        for name, init in self.program.memory:
+            made[name] = torch.full((), init, dtype=torch.float64, device=p.device)
         made["step"] = torch.zeros((), dtype=torch.int64, device=p.device)
         made["offset"] = torch.tensor(self._offsets[p], dtype=torch.int64)
         self.state[p] = made
@@ -314,6 +316,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             wanted[m.name] = (p.shape, fmt.dtype)
             if fmt.scaled:
                 wanted[f"{m.name}_scale"] = (torch.Size([p.numel() // BLOCK]), torch.uint8)
+        for name, _ in self.program.memory:
+            wanted[name] = (torch.Size([]), torch.float64)
         wanted["step"] = wanted["offset"] = (torch.Size([]), torch.int64)
         if set(entry) != set(wanted):
             raise ValueError(

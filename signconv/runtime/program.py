@@ -84,7 +84,8 @@ class MomentSlot:
 class OptimizerProgram:
     """A compiled optimizer: identity, layout, and the four functions of the generated module.
 
-    scalars(t, lr0, *hypers) -> floats; reference(param, grad, state, formats, factor, scalars,
+    memory: scalar states (name, initial value), float64, one number per parameter.
+    scalars(t, lr0, *memory, *hypers) -> outputs and new memory; reference(param, grad, state, formats, factor, scalars,
     bits) updates in place; scalar_kernel and step_kernel are Triton kernels.
     """
 
@@ -101,6 +102,7 @@ class OptimizerProgram:
     reference: Callable[..., None]
     scalar_kernel: Any
     step_kernel: Any
+    memory: tuple[tuple[str, float], ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property

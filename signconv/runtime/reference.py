@@ -28,7 +28,11 @@ def step_group(
     for p in params:
         entry = state[p]
         t = int(entry["step"]) + 1
-        values = program.scalars(t, float(group["lr0"]), *hypers)
+        memory = [float(entry[name]) for name, _ in program.memory]
+        values = program.scalars(t, float(group["lr0"]), *memory, *hypers)
+        for (name, _), value in zip(program.memory, values[len(program.outputs) :], strict=True):
+            entry[name].fill_(value)
+        values = values[: len(program.outputs)]
         device = p.device
         scalars = torch.tensor([factor, *values], dtype=torch.float64, device=device)
         scalars = scalars.to(torch.float32)

@@ -8,6 +8,7 @@ wherever a block scale is involved.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 import torch
@@ -164,6 +165,41 @@ def power64(base: float, t: int) -> float:
         factor = factor * factor
         t >>= 1
     return result
+
+
+_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
+
+
+def exp64(x: float) -> float:
+    """e**x in float64 within 2 ULP, by the same exact operations as the kernel's."""
+    x = min(max(x, -745.0), 709.0)
+    k = math.floor(x * 1.4426950408889634 + 0.5)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    total = 1.0
+    for n in range(14, 0, -1):
+        total = 1.0 + total * r / n
+    return total * (power64(2.0, k) if k >= 0 else power64(0.5, -k))
+
+
+def log64(x: float) -> float:
+    """The natural logarithm of x > 0 in float64 within 2 ULP, by the kernel's operations."""
+    if not x > 0:
+        return -math.inf if x == 0 else math.nan
+    bits = struct.unpack("<q", struct.pack("<d", x))[0]
+    k = (bits >> 52) - 1023
+    m = struct.unpack("<d", struct.pack("<q", bits & 0xFFFFFFFFFFFFF | 0x3FF0000000000000))[0]
+    if m > 1.4142135623730951:
+        m, k = m * 0.5, k + 1
+    s = (m - 1.0) / (m + 1.0)
+    square, total = s * s, 0.0
+    for n in range(25, 0, -2):
+        total = total * square + 1.0 / n
+    return 2.0 * s * total + k * _LN2_LOW + k * _LN2_HIGH
+
+
+def real_power64(base: float, exponent: float) -> float:
+    """base**exponent in float64 for base > 0 and any exponent."""
+    return exp64(exponent * log64(base))
 
 
 # ---------------------------------------------------------------- codes (algorithms.md D)

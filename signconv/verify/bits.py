@@ -12,6 +12,7 @@ import importlib.util
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cls = load_class(arguments.path)
     rows: list[dict[str, Any]] = []
+    warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, from the interpreter
     for dtype in (torch.float32, torch.bfloat16):
         rows.append(compare(cls, dtype, arguments.device, arguments.steps).as_dict())
     print(json.dumps(rows))

@@ -1,0 +1,112 @@
+"""The committed files in generated/: rebuilt to the same bytes, run, and read like hand-written."""
+
+import doctest
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from signconv.catalogue import GENERATED, Entry
+from signconv.pipeline import build
+from signconv.verify import differential
+from signconv.verify.bits import load_class
+from tests.support import ROOT
+
+FOLDER = ROOT / "generated"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def label(entry: Entry) -> str:
+    return "-".join(filter(None, (entry.spec, entry.convert, entry.state)))
+
+
+every = pytest.mark.parametrize("entry", GENERATED, ids=label)
+
+
+def path_of(entry: Entry) -> Path:
+    return FOLDER / build(entry.spec, entry.convert, entry.state).module.file_name
+
+
+@every
+def test_rebuilding_gives_the_same_bytes(entry: Entry) -> None:
+    made = build(entry.spec, entry.convert, entry.state).module
+    committed = (FOLDER / made.file_name).read_bytes()
+    assert committed == made.source.encode(), f"`signconv build --all` changes {made.file_name}"
+
+
+def test_no_stray_and_no_missing_file() -> None:
+    wanted = {path_of(e).name for e in GENERATED}
+    assert len(wanted) == len(GENERATED)
+    assert {p.name for p in FOLDER.iterdir() if p.name != "__pycache__"} == wanted
+
+
+def test_what_the_issue_asks_for_is_there() -> None:
+    assert {"adamw.py", "adamw_stosign.py", "sgd_stosign.py"} <= {p.name for p in FOLDER.iterdir()}
+
+
+@every
+@pytest.mark.xdist_group("kernels")
+def test_kernel_equals_reference_bit_for_bit(entry: Entry) -> None:
+    for row in differential.kernel_rows(path_of(entry), DEVICE, steps=3):
+        assert row.ok, f"{row.subject}: {row.detail}"
+
+
+@every
+def test_file_names_the_command_that_makes_it(entry: Entry) -> None:
+    source = path_of(entry).read_text()
+    command = next(line for line in source.splitlines() if line.startswith("    signconv build "))
+    words = command.split()
+    assert words[2] == entry.spec
+    assert ("--convert" in words) is (entry.convert is not None)
+    assert ("--state" in words) is (entry.state != "fp8")
+
+
+@every
+def test_docstring_example_runs(entry: Entry) -> None:
+    path = path_of(entry)
+    cls = load_class(path)
+    examples = doctest.DocTestFinder(recurse=False).find(
+        cls, globs={"torch": torch, cls.__name__: cls}
+    )
+    (example,) = [e for e in examples if e.examples]
+    assert len(example.examples) >= 4
+    result = doctest.DocTestRunner(verbose=False).run(example)
+    assert result.attempted == len(example.examples)
+    assert result.failed == 0
+
+
+@every
+def test_example_moves_the_parameters(entry: Entry) -> None:
+    """An example that runs and does nothing would pass as well."""
+    cls = load_class(path_of(entry))
+    model = torch.nn.Linear(32, 8)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = cls(model.parameters())
+    model(torch.randn(4, 32)).square().mean().backward()
+    optimizer.step()
+    for old, new in zip(before, model.parameters()):
+        assert ((old != new).float().mean() > 0.9).item()
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")], ids=" ".join)
+def test_ruff(arguments: tuple[str, ...]) -> None:
+    if importlib.util.find_spec("ruff") is None:
+        pytest.skip("ruff is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments, str(FOLDER)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@every
+def test_length_of_what_a_reader_reads(entry: Entry) -> None:
+    """style.md 4: about 250 to 350 lines; lines of at most 100 characters."""
+    lines = path_of(entry).read_text().splitlines()
+    assert 200 <= len(lines) <= 450
+    assert max(map(len, lines)) <= 100

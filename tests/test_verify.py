@@ -1,0 +1,325 @@
+"""All four witnesses: they agree on what is right, and each catches the fault meant for it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from signconv.ir.nodes import Const, Moment, Op, Program, Ref, add, div, map_expressions, mul, sub
+from signconv.lower import schedule, sign_form
+from signconv.passes import stosign
+from signconv.pipeline import Build, apply_passes, build, requests_of, resolve, write
+from signconv.render import printers
+from signconv.verify import bits, differential, witnesses
+from signconv.verify.report import Row
+from tests.support import class_of
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SPECS = ("adamax", "adamw", "lion", "rmsprop", "sgd")
+LONG = (("adamw", "stosign", "fp8"), ("sgd", "stosign", "fp8"))
+MATRIX = [
+    (spec, convert, state)
+    for spec in SPECS
+    for convert in (None, "stosign")
+    for state in ("fp32", "bf16", "fp8")
+    if (spec, convert, state) not in LONG
+]
+
+
+def name(configuration: tuple) -> str:
+    return "-".join(filter(None, configuration))
+
+
+def agree(configuration: tuple, folder: Path, steps: int) -> None:
+    path, _ = write(build(*configuration).module, folder)
+    rows = differential.kernel_rows(path, DEVICE, steps)
+    assert [r.subject for r in rows] == ["float32 parameters", "bfloat16 parameters"]
+    for row in rows:
+        assert row.ok, f"{row.subject}: {row.detail}"
+
+
+@pytest.mark.parametrize("configuration", MATRIX, ids=name)
+def test_kernel_equals_reference(configuration: tuple, tmp_path: Path) -> None:
+    """Three steps from trained state; both parameter dtypes."""
+    agree(configuration, tmp_path, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", LONG, ids=name)
+def test_kernel_equals_reference_for_long(configuration: tuple, tmp_path: Path) -> None:
+    agree(configuration, tmp_path, 50)
+
+
+@pytest.mark.parametrize("convert", [None, "stosign", "stosign:eps=keep"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_float64_witnesses_agree(spec: str, convert: str | None, tmp_path: Path) -> None:
+    for row in float64_rows(build(spec, convert, "fp32"), tmp_path):
+        assert row.ok, f"{row.witness}: {row.detail}"
+
+
+# ---------------------------------------------------------------- faults, and who sees them
+
+ORACLE, LAW, EVALUATOR, KERNEL = (
+    "oracle - evaluator",
+    "pass law",
+    "evaluator - reference",
+    "reference - kernel",
+)
+
+
+def float64_rows(made: Build, folder: Path) -> list[Row]:
+    """The three witnesses that need no kernel; the reference is that of an fp32 build."""
+    return [
+        witnesses.oracle_row(made.spec, made.base),
+        *witnesses.pass_rows(made.base, made.program.history),
+        witnesses.reference_row(made.program, class_of(made, folder)),
+    ]
+
+
+def verdict(rows: list[Row]) -> dict[str, bool]:
+    """Witness -> whether all of its rows agree."""
+    found: dict[str, bool] = {}
+    for row in rows:
+        assert row.ok is not None, row
+        found[row.witness] = found.get(row.witness, True) and row.ok
+    return found
+
+
+def all_rows(made: Build, folder: Path) -> dict[str, bool]:
+    path, _ = write(made.module, folder)
+    return verdict([*float64_rows(made, folder), *differential.kernel_rows(path, DEVICE, steps=1)])
+
+
+ALL_AGREE = {ORACLE: True, LAW: True, EVALUATOR: True, KERNEL: True}
+
+
+@pytest.fixture
+def adamw_stosign(tmp_path: Path) -> Build:
+    return build("adamw", "stosign", "fp32")
+
+
+def test_nothing_wrong(adamw_stosign: Build, tmp_path: Path) -> None:
+    assert all_rows(adamw_stosign, tmp_path) == ALL_AGREE
+
+
+#: One constant (or one operation) of the kernel alone, in the text of the generated file.
+KERNEL_FAULTS = {
+    "a factor in the math": ("beta1 * m_prev", "0.999 * beta1 * m_prev"),
+    "a sign in the math": ("dev.signed(lr, direction)", "dev.signed(lr, -direction)"),
+    "another output's scalar": ("tl.load(s + 2),", "tl.load(s + 3),"),
+    "a scalar": ("one_minus_beta2 = 1.0 - beta2", "one_minus_beta2 = 1.0001 - beta2"),
+    "the wrong half of the bits": ("dev.sign_noise(dev.low_half", "dev.sign_noise(dev.high_half"),
+}
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_fault_in_the_kernel(fault: str, adamw_stosign: Build, tmp_path: Path) -> None:
+    """Only the last witness looks at the kernel."""
+    old, new = KERNEL_FAULTS[fault]
+    source = adamw_stosign.module.source
+    # the Triton half only: between the first @triton.jit and the reference
+    begin, end = source.index("@triton.jit"), source.index("def _math_reference")
+    kernel = source[begin:end]
+    assert kernel.count(old) == 1
+    faulty = source[:begin] + kernel.replace(old, new) + source[end:]
+    made = replace(adamw_stosign, module=replace(adamw_stosign.module, source=faulty))
+    assert all_rows(made, tmp_path) == ALL_AGREE | {KERNEL: False}
+
+
+@pytest.mark.parametrize("old", ["m", "v"])
+def test_fault_in_the_reference(old: str, adamw_stosign: Build, tmp_path: Path) -> None:
+    """Reference against kernel, and against the evaluator."""
+    source = adamw_stosign.module.source
+    at = source.index("def _math_reference")
+    weight = {"m": "one_minus_beta1 * g", "v": "one_minus_beta2 * (g * g)"}[old]
+    assert source[at:].count(weight) == 1
+    faulty = source[:at] + source[at:].replace(weight, f"0.999 * {weight}")
+    made = replace(adamw_stosign, module=replace(adamw_stosign.module, source=faulty))
+    assert all_rows(made, tmp_path) == ALL_AGREE | {EVALUATOR: False, KERNEL: False}
+
+
+def program_with(p: Program, rule) -> Program:
+    return map_expressions(p, rule)
+
+
+def heavier(p: Program) -> Program:
+    """v's weight 0.998 where the spec says 0.999."""
+    hypers = tuple(replace(h, default=0.998) if h.name == "beta2" else h for h in p.hypers)
+    return replace(p, hypers=hypers)
+
+
+def cubed(p: Program) -> Program:
+    return map_expressions(p, lambda e: Const(3.0) if e == Const(2.0) else None)
+
+
+def uncorrected(p: Program) -> Program:
+    v = Op("corrected", (Ref("value", "v"),))
+    return map_expressions(p, lambda e: Ref("value", "v") if e == v else None)
+
+
+def first_start(p: Program) -> Program:
+    def rule(m: Moment) -> Moment:
+        return replace(m, init=Const(1.0)) if m.name == "v" else m
+
+    return replace(p, moments=tuple(rule(m) for m in p.moments))
+
+
+def coupled(p: Program) -> Program:
+    return replace(p, decay=replace(p.decay, kind="l2"))
+
+
+@pytest.mark.parametrize("fault", [heavier, cubed, uncorrected, first_start, coupled])
+def test_fault_in_the_spec(fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All code agrees on the wrong algorithm; only the oracle knows the right one."""
+    wrong = fault(resolve("adamw"))
+    monkeypatch.setattr("signconv.pipeline.resolve", lambda spec: wrong)
+    made = build("adamw", "stosign", "fp32")
+    assert made.base == wrong
+    assert all_rows(made, tmp_path) == ALL_AGREE | {ORACLE: False}
+
+
+def doubled_sigma(p: Program) -> Program:
+    return replace(p, denominator=mul(p.denominator, 2))
+
+
+def lost_correction(p: Program) -> Program:
+    return uncorrected(p)
+
+
+def negated(p: Program) -> Program:
+    return replace(p, numerator=mul(p.numerator, -1))
+
+
+@pytest.mark.parametrize("fault", [doubled_sigma, lost_correction, negated])
+def test_fault_in_the_pass(fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything after the pass agrees on the wrong program; only the pass's law differs."""
+    right = stosign.PASS.apply
+    wrong = replace(stosign.PASS, apply=lambda p, options: fault(right(p, options)))
+    monkeypatch.setattr(stosign, "PASS", wrong)
+    made = build("adamw", "stosign", "fp32")
+    assert all_rows(made, tmp_path) == ALL_AGREE | {LAW: False}
+
+
+def wrong_bias(p: Program, moment: str):
+    beta = p.moment(moment).beta
+    return sub(1, Op("pow", (beta, add(Ref("t", "t"), 1))))
+
+
+def wrong_moment(self, m: Moment) -> None:
+    """Reads the square of the input's weight."""
+    beta = self.element(m.beta, m.name)
+    rest = self.element(sub(1, mul(m.beta, m.beta)), m.name)
+    made = add(mul(beta, Ref("prev", m.name)), mul(rest, self.element(m.input, m.name)))
+    self.math.append(schedule.Statement(m.name, made))
+
+
+def wrong_power(x, order: int):
+    """sign(x) * abs(x)**(order + 1)."""
+    for _ in range(order):
+        x = mul(x, Op("abs", (x,)))
+    return x
+
+
+LOWERING_FAULTS = {
+    "bias correction": ("adamw", None, [(schedule, "bias", wrong_bias)]),
+    "moments": ("adamw", "stosign", [(schedule.Lowerer, "moment", wrong_moment)]),
+    "integer powers": (
+        "adamw",
+        "stosign",
+        [(schedule, "integer_power", lambda x, n: mul(mul(x, x), 1.001))],
+    ),
+    "the power of the sign form": ("adamw", "stosign", [(sign_form, "signed_power", wrong_power)]),
+    "the gain of the sign form": ("adamw", "stosign", [(sign_form, "_over", lambda a, b: a)]),
+    "the floor of max_ema": ("adamax", None, [(schedule, "div", lambda a, b: div(b, a))]),
+}
+
+
+@pytest.mark.parametrize("fault", LOWERING_FAULTS)
+def test_fault_in_the_lowering(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernel and reference are printed from one list, so they agree on the wrong statements."""
+    spec, convert, changes = LOWERING_FAULTS[fault]
+    for owner, attribute, value in changes:
+        monkeypatch.setattr(owner, attribute, value)
+    made = build(spec, convert, "fp32")
+    wanted = ALL_AGREE | {EVALUATOR: False}
+    if convert is None:
+        wanted.pop(LAW)
+    assert all_rows(made, tmp_path) == wanted
+
+
+def printing(monkeypatch: pytest.MonkeyPatch, *who: type, **calls: str) -> None:
+    for printer in who:
+        names = {fn: f"{_prefix(printer, name)}.{name}" for fn, name in calls.items()}
+        monkeypatch.setattr(printer, "calls", printer.calls | names)
+
+
+def _prefix(printer: type, name: str) -> str:
+    if name == "abs":
+        return "torch" if printer is printers.TorchPrinter else "tl"
+    return "ref" if printer is printers.TorchPrinter else "dev"
+
+
+BOTH = (printers.TorchPrinter, printers.TritonPrinter)
+
+
+@pytest.mark.parametrize(
+    ("spec", "convert", "calls"),
+    [
+        ("adamw", None, {"sqrt": "abs"}),
+        ("adamw", "stosign", {"abs": "sign"}),
+        ("sgd", "stosign", {"nonneg_max": "minimum"}),
+    ],
+)
+def test_fault_in_both_printers(
+    spec: str, convert: str | None, calls: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same wrong function in kernel and reference: the evaluator shares no printer."""
+    printing(monkeypatch, *BOTH, **calls)
+    wanted = ALL_AGREE | {EVALUATOR: False}
+    if convert is None:
+        wanted.pop(LAW)
+    assert all_rows(build(spec, convert, "fp32"), tmp_path) == wanted
+
+
+def test_fault_in_one_printer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printing(monkeypatch, printers.TritonPrinter, sqrt="abs")
+    wanted = ALL_AGREE | {KERNEL: False}
+    wanted.pop(LAW)
+    assert all_rows(build("adamw", None, "fp32"), tmp_path) == wanted
+
+
+# ---------------------------------------------------------------- a weak test says so
+
+
+def test_too_few_states_are_reported(tmp_path: Path) -> None:
+    """Agreement on idle parameters and few codes proves nothing."""
+    cls = class_of(build("adamw", None, "fp8"), tmp_path)
+    p = torch.zeros(64, requires_grad=True)
+    optimizer = cls([p], backend="reference")
+    p.grad = torch.zeros(64)
+    optimizer.step()
+    problems = bits._weak(cls, optimizer, [p], {"up": 3, "down": 0}, 0.5, torch.bfloat16)
+    text = "; ".join(problems)
+    assert re.search("m has only 1 distinct values", text)
+    assert re.search("v has only 1 distinct values", text)
+    assert re.search("rounded up 3 times, down 0 times", text)
+    assert re.search("only 50% of the parameters moved", text)
+
+
+def test_a_module_that_differs_from_the_compiler_is_reported(tmp_path: Path) -> None:
+    made = build("sgd", "stosign")
+    path, _ = write(made.module, tmp_path)
+    path.write_text(made.module.source.replace("doubles", "") + "\n# edited\n")
+    rows = list(differential.verify(differential.from_module(path), path, DEVICE, steps=1))
+    by_witness = {r.witness: r for r in rows}
+    assert by_witness["file - compiler"].ok is False
+    assert by_witness["reference - kernel"].ok
+
+
+def test_pass_rows_run_in_the_order_of_history() -> None:
+    base = resolve("adamw")
+    after = apply_passes(base, requests_of("stosign:eps=keep"))
+    (row,) = witnesses.pass_rows(base, after.history)
+    assert (row.witness, row.subject, row.ok) == (LAW, "stosign:eps=keep", True)
