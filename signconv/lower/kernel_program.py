@@ -14,8 +14,8 @@ ELEMENTWISE = LOWERED | {
     "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
 SCALAR = frozenset({
-    "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "mod", "exp", "log",
-    "lt", "le", "gt", "ge", "eq", "ne",
+    "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "mod", "exp",
+    "log",     "lt", "le", "gt", "ge", "eq", "ne",
 })  # fmt: skip
 
 

@@ -103,6 +103,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "removed": [(n, _string_lines(r)) for n, r in p.removed],
         "needs_initial_lr": any("initial_lr" in references(s.expr, "hyper") for s in k.scalars),
         "uses_torch": any("torch." in TorchPrinter()(s.expr) for s in k.math),
+        "uses_real_t": any("real_t" in PythonScalarPrinter()(s.expr) for s in k.scalars),
         "python_math": any("math." in PythonScalarPrinter()(s.expr) for s in k.scalars),
     }
     source = environment().get_template("module.py.j2").render(context)

@@ -65,10 +65,8 @@ class TorchPrinter(_Code):
 class _Scalar(_Code):
     """Float64 scalars; t is an integer in powers, remainders and comparisons with integers."""
 
-    step = ""  # t as a float64
-
     def ref(self, r: Ref) -> str:
-        return self.step if r.kind == "t" else super().ref(r)
+        return "real_t" if r.kind == "t" else super().ref(r)
 
     def special(self, e: Op) -> tuple[str, int] | None:
         if e.fn == "pow":
@@ -104,7 +102,6 @@ def _integral(e: Expr) -> bool:
 class TritonScalarPrinter(_Scalar):
     """Float64 scalars in the one-program kernel."""
 
-    step = "t.to(tl.float64)"
     calls = {
         "ipow": "dev.power64",
         "pow": "dev.real_power64",
@@ -120,8 +117,6 @@ class TritonScalarPrinter(_Scalar):
 
 class PythonScalarPrinter(_Scalar):
     """Float64 scalars as Python floats; division follows IEEE at zero instead of raising."""
-
-    step = "float(t)"
 
     infix = frozenset({"add", "sub", "mul", "mod"})
     calls = {

@@ -85,8 +85,8 @@ class OptimizerProgram:
     """A compiled optimizer: identity, layout, and the four functions of the generated module.
 
     memory: scalar states (name, initial value), float64, one number per parameter.
-    scalars(t, lr0, *memory, *hypers) -> outputs and new memory; reference(param, grad, state, formats, factor, scalars,
-    bits) updates in place; scalar_kernel and step_kernel are Triton kernels.
+    scalars(t, lr0, *memory, *hypers) -> outputs and new memory; reference(param, grad, state,
+    formats, factor, scalars, bits) updates in place; scalar_kernel and step_kernel are Triton kernels.
     """
 
     name: str

@@ -96,8 +96,8 @@ def signed(step: Tensor, x: Tensor) -> Tensor:
 
 def _pair(a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
     b = b if isinstance(b, Tensor) else torch.tensor(b, dtype=a.dtype, device=a.device)
-    a, b = torch.broadcast_tensors(a, b)
-    return a, b
+    wide, other = torch.broadcast_tensors(a, b)
+    return wide, other
 
 
 def maximum(a: Tensor, b: Tensor | float) -> Tensor:
