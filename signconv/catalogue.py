@@ -12,10 +12,35 @@ class Entry:
     spec: str
     convert: str | None = None
     state: str = "fp8"
+    math: str = "fp32"
 
 
 GENERATED = (
+    Entry("adabelief"),
+    Entry("adam"),
+    Entry("adamax"),
+    Entry("adamax", "stosign"),
     Entry("adamw"),
+    Entry("adamw", "soft:p=2"),
+    Entry("adamw", "soft:p=2,nesterov"),
+    Entry("adamw", "soft:p=2,nesterov,stosign"),
+    Entry("adamw", "soft:p=3,nesterov"),
     Entry("adamw", "stosign"),
+    Entry("adan"),
+    Entry("amsgrad"),
+    Entry("lion"),
+    Entry("lion", "stosign"),
+    Entry("nadam"),
+    Entry("nadam", "stosign"),
+    Entry("rmsprop"),
+    Entry("rmsprop", "stosign"),
+    Entry("s3"),
+    Entry("s3gd"),
+    Entry("s3gd", state="fp8-raw", math="bf16"),
+    Entry("sgd"),
+    Entry("sgd", "nesterov"),
     Entry("sgd", "stosign"),
+    Entry("signsgd"),
+    Entry("signum"),
+    Entry("stosignsgd"),
 )

@@ -42,8 +42,16 @@ class State(StrEnum):
     """Storage of the moments."""
 
     fp8 = "fp8"
+    fp8_raw = "fp8-raw"
     bf16 = "bf16"
     fp32 = "fp32"
+
+
+class Math(StrEnum):
+    """Arithmetic of the step."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 class Device(StrEnum):
@@ -61,6 +69,7 @@ class Format(StrEnum):
 
 
 StateOption = Annotated[State, typer.Option(help="storage of the moments")]
+MathOption = Annotated[Math, typer.Option(help="arithmetic: fp32, or every result rounded to bf16")]
 
 
 @app.command()
@@ -70,6 +79,7 @@ def build(
     ] = None,
     convert: Convert = None,
     state: StateOption = State.fp8,
+    math: MathOption = Math.fp32,
     out_dir: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("generated"),
     name: Annotated[str | None, typer.Option(help="class name instead of the default")] = None,
     check: Annotated[
@@ -86,9 +96,9 @@ def build(
     if everything == (spec is not None):
         raise typer.BadParameter("give either SPEC or --all")
     if spec is not None:
-        made = [pipeline.build(spec, convert, state.value, name)]
+        made = [pipeline.build(spec, convert, state.value, name, math.value)]
     else:
-        made = [pipeline.build(e.spec, e.convert, e.state) for e in GENERATED]
+        made = [pipeline.build(e.spec, e.convert, e.state, math=e.math) for e in GENERATED]
     changed = False
     for b in made:
         path = out_dir / b.module.file_name
@@ -137,6 +147,7 @@ def verify(
     ],
     convert: Convert = None,
     state: StateOption = State.fp8,
+    math: MathOption = Math.fp32,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
     steps: Annotated[int, typer.Option(min=1, help="steps compared bit for bit")] = 3,
 ) -> None:
@@ -160,7 +171,7 @@ def verify(
         if path is not None:
             made = differential.from_module(path)
         else:
-            made = pipeline.build(subject, convert, state.value)
+            made = pipeline.build(subject, convert, state.value, math=math.value)
     table = Table(title=f"{made.module.class_name} on {where}", title_justify="left")
     for column in ("check", "subject", "result", "detail"):
         table.add_column(column)

@@ -27,6 +27,7 @@ from signconv.render.emit import Module, program_hash, render, storage_lines
 from signconv.runtime.formats import FORMATS
 
 DEFAULT_STATE = "fp8"
+DEFAULT_MATH = "fp32"
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,33 @@ class Build:
 
     @property
     def command(self) -> str:
-        return _command(self.spec, self.program.history, self.kernel.state)
+        return _command(
+            self.spec, self.program.history, self.kernel.state, math=self.kernel.precision
+        )
 
 
 def build(
-    spec: str, convert: str | None = None, state: str = DEFAULT_STATE, name: str | None = None
+    spec: str,
+    convert: str | None = None,
+    state: str = DEFAULT_STATE,
+    name: str | None = None,
+    math: str = DEFAULT_MATH,
 ) -> Build:
     """Build one optimizer in memory.
 
     spec: a built-in name, ``path/to/file.py:Name`` or ``package.module:Name``; convert: passes,
-    comma-separated; state: fp8, bf16 or fp32; name: class name, default from spec and passes.
+    comma-separated; state: fp8, fp8-raw, bf16 or fp32; name: class name, default from spec and
+    passes; math: fp32, or bf16: every operation rounded to bf16.
     Raises SignconvError (one line for people) for anything that is not valid.
     """
     requests = canonical(requests_of(convert))
     base = resolve(spec)
     program = apply_passes(base, requests)
-    kernel = lower(program, state)
-    class_name, stem = _names(program, requests, state, name)
+    kernel = lower(program, state, math)
+    class_name, stem = _names(program, requests, state, math, name)
     label = _spec_label(spec)
     module = render(
-        kernel, class_name, f"{stem}.py", label, _command(label, program.history, state, name)
+        kernel, class_name, f"{stem}.py", label, _command(label, program.history, state, name, math)
     )
     return Build(label, base, program, kernel, module)
 
@@ -196,7 +204,9 @@ def _class_names(error: BaseException) -> list[str]:
 # ---------------------------------------------------------------- what the result is called
 
 
-def _names(p: Program, requests: list[Request], state: str, name: str | None) -> tuple[str, str]:
+def _names(
+    p: Program, requests: list[Request], state: str, math: str, name: str | None
+) -> tuple[str, str]:
     passes = registry()
     titles, stems = [p.name], [p.key]
     for r in requests:
@@ -207,6 +217,9 @@ def _names(p: Program, requests: list[Request], state: str, name: str | None) ->
     if state != DEFAULT_STATE:
         titles.append(state.upper().replace("-", ""))
         stems.append(state.replace("-", ""))
+    if math != DEFAULT_MATH:
+        titles.append(f"Math{math.upper()}")
+        stems.append(f"math{math}")
     if name is not None and not (name.isidentifier() and name.isascii()):
         raise BuildError(f"--name {name!r} is not a class name")
     stem = "_".join(stems) if name is None else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
@@ -219,10 +232,17 @@ def _spec_label(spec: str) -> str:
     return f"{Path(where).name}{colon}{name}" if where.endswith(".py") else spec
 
 
-def _command(spec: str, history: tuple[str, ...], state: str, name: str | None = None) -> str:
+def _command(
+    spec: str,
+    history: tuple[str, ...],
+    state: str,
+    name: str | None = None,
+    math: str = DEFAULT_MATH,
+) -> str:
     parts = ["signconv build", spec]
     parts += [f"--convert {','.join(history)}"] if history else []
     parts += [f"--state {state}"] if state != DEFAULT_STATE else []
+    parts += [f"--math {math}"] if math != DEFAULT_MATH else []
     parts += [f"--name {name}"] if name else []
     return " ".join(parts)
 
@@ -271,13 +291,15 @@ def cache_folder() -> Path:
     return folder
 
 
-def compile(spec: str, convert: str | None = None, state: str = DEFAULT_STATE) -> type:
+def compile(
+    spec: str, convert: str | None = None, state: str = DEFAULT_STATE, math: str = DEFAULT_MATH
+) -> type:
     """Build into the user's cache and return the optimizer class.
 
     Instances pickle as (spec, convert, state), so a spec file must exist where they are loaded.
     Raises SignconvError as ``build`` does.
     """
-    made = build(spec, convert, state)
+    made = build(spec, convert, state, math=math)
     key = f"{made.module.file_name[:-3]}_{program_hash(made.kernel)}"
     full = f"signconv_cache.{key}"
     path, changed = write(replace(made.module, file_name=f"{key}.py"), cache_folder())
@@ -290,7 +312,7 @@ def compile(spec: str, convert: str | None = None, state: str = DEFAULT_STATE) -
     found.loader.exec_module(module)
     cls: type = getattr(module, made.module.class_name)
     cls.__reduce_ex__ = _reduce  # type: ignore[assignment]
-    cls._recipe = (spec, convert, state)  # type: ignore[attr-defined]
+    cls._recipe = (spec, convert, state, math)  # type: ignore[attr-defined]
     return cls
 
 
@@ -298,6 +320,6 @@ def _reduce(self: Any, protocol: int) -> Any:
     return _rebuild, (type(self)._recipe,), self.__getstate__()
 
 
-def _rebuild(recipe: tuple[str, str | None, str]) -> Any:
+def _rebuild(recipe: tuple[str, str | None, str, str]) -> Any:
     cls = compile(*recipe)
     return object.__new__(cls)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from signconv.ir.nodes import Const, Moment, Op, Program, Ref, add, div, map_expressions, mul, sub
+from signconv.ir.nodes import Const, Moment, Op, Program, Ref, add, map_expressions, mul, sub
 from signconv.lower import schedule, sign_form
 from signconv.passes import stosign
 from signconv.pipeline import Build, apply_passes, build, requests_of, resolve, write
@@ -88,8 +88,9 @@ def verdict(rows: list[Row]) -> dict[str, bool]:
 
 
 def all_rows(made: Build, folder: Path) -> dict[str, bool]:
-    path, _ = write(made.module, folder)
-    return verdict([*float64_rows(made, folder), *differential.kernel_rows(path, DEVICE, steps=1)])
+    """All four; the kernel in this process (conftest.py), which saves the start of another."""
+    rows = float64_rows(made, folder)
+    return verdict([*rows, bits.compare(class_of(made, folder), torch.float32, DEVICE, steps=1)])
 
 
 ALL_AGREE = {ORACLE: True, LAW: True, EVALUATOR: True, KERNEL: True}
@@ -108,7 +109,6 @@ def test_nothing_wrong(adamw_stosign: Build, tmp_path: Path) -> None:
 KERNEL_FAULTS = {
     "a factor in the math": ("beta1 * m_prev", "0.999 * beta1 * m_prev"),
     "a sign in the math": ("dev.signed(lr, direction)", "dev.signed(lr, -direction)"),
-    "another output's scalar": ("tl.load(s + 2),", "tl.load(s + 3),"),
     "a scalar": ("one_minus_beta2 = 1.0 - beta2", "one_minus_beta2 = 1.0001 - beta2"),
     "the wrong half of the bits": ("dev.sign_noise(dev.low_half", "dev.sign_noise(dev.high_half"),
 }
@@ -140,10 +140,6 @@ def test_fault_in_the_reference(old: str, adamw_stosign: Build, tmp_path: Path) 
     assert all_rows(made, tmp_path) == ALL_AGREE | {EVALUATOR: False, KERNEL: False}
 
 
-def program_with(p: Program, rule) -> Program:
-    return map_expressions(p, rule)
-
-
 def heavier(p: Program) -> Program:
     """v's weight 0.998 where the spec says 0.999."""
     hypers = tuple(replace(h, default=0.998) if h.name == "beta2" else h for h in p.hypers)
@@ -159,18 +155,11 @@ def uncorrected(p: Program) -> Program:
     return map_expressions(p, lambda e: Ref("value", "v") if e == v else None)
 
 
-def first_start(p: Program) -> Program:
-    def rule(m: Moment) -> Moment:
-        return replace(m, init=Const(1.0)) if m.name == "v" else m
-
-    return replace(p, moments=tuple(rule(m) for m in p.moments))
-
-
 def coupled(p: Program) -> Program:
     return replace(p, decay=replace(p.decay, kind="l2"))
 
 
-@pytest.mark.parametrize("fault", [heavier, cubed, uncorrected, first_start, coupled])
+@pytest.mark.parametrize("fault", [heavier, cubed, uncorrected, coupled])
 def test_fault_in_the_spec(fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All code agrees on the wrong algorithm; only the oracle knows the right one."""
     wrong = fault(resolve("adamw"))
@@ -184,15 +173,11 @@ def doubled_sigma(p: Program) -> Program:
     return replace(p, denominator=mul(p.denominator, 2))
 
 
-def lost_correction(p: Program) -> Program:
-    return uncorrected(p)
-
-
 def negated(p: Program) -> Program:
     return replace(p, numerator=mul(p.numerator, -1))
 
 
-@pytest.mark.parametrize("fault", [doubled_sigma, lost_correction, negated])
+@pytest.mark.parametrize("fault", [doubled_sigma, uncorrected, negated])
 def test_fault_in_the_pass(fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything after the pass agrees on the wrong program; only the pass's law differs."""
     right = stosign.PASS.apply
@@ -232,7 +217,6 @@ LOWERING_FAULTS = {
     ),
     "the power of the sign form": ("adamw", "stosign", [(sign_form, "signed_power", wrong_power)]),
     "the gain of the sign form": ("adamw", "stosign", [(sign_form, "_over", lambda a, b: a)]),
-    "the floor of max_ema": ("adamax", None, [(schedule, "div", lambda a, b: div(b, a))]),
 }
 
 
@@ -269,7 +253,7 @@ BOTH = (printers.TorchPrinter, printers.TritonPrinter)
     [
         ("adamw", None, {"sqrt": "abs"}),
         ("adamw", "stosign", {"abs": "sign"}),
-        ("sgd", "stosign", {"nonneg_max": "minimum"}),
+        ("rmsprop", None, {"ratio": "maximum"}),
     ],
 )
 def test_fault_in_both_printers(
@@ -311,7 +295,7 @@ def test_too_few_states_are_reported(tmp_path: Path) -> None:
 def test_a_module_that_differs_from_the_compiler_is_reported(tmp_path: Path) -> None:
     made = build("sgd", "stosign")
     path, _ = write(made.module, tmp_path)
-    path.write_text(made.module.source.replace("doubles", "") + "\n# edited\n")
+    path.write_text(made.module.source + "\n# edited\n")
     rows = list(differential.verify(differential.from_module(path), path, DEVICE, steps=1))
     by_witness = {r.witness: r for r in rows}
     assert by_witness["file - compiler"].ok is False

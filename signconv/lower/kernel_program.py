@@ -8,7 +8,7 @@ from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
 
 #: Functions of lowered expressions: step*sign(x), 0/0-safe division, max of >= 0, cube root.
-LOWERED = frozenset({"signed", "ratio", "nonneg_max", "cbrt"})
+LOWERED = frozenset({"signed", "ratio", "nonneg_max", "cbrt", "bf16"})
 ELEMENTWISE = LOWERED | {
     "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where", "clip",
     "lt", "le", "gt", "ge", "eq", "ne",
@@ -51,7 +51,8 @@ class KernelProgram:
     ``scalars`` run in float64 once per step; ``outputs`` are those rounded to fp32 and read by
     ``math``, whose statements are fp32, elementwise and in order.  ``words`` 32-bit words of
     random bits per element: bits 0-15 of word 0 are the sign noise, bits 16-31 round the
-    parameter.  ``memory`` are scalar states, float64, with their initial values.
+    parameter.  ``memory`` are scalar states, float64, with their initial values;
+    ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     """
 
     program: Program
@@ -63,6 +64,7 @@ class KernelProgram:
     noise: bool
     words: int
     memory: tuple[tuple[str, float], ...] = ()
+    precision: str = "fp32"
 
     def check(self) -> KernelProgram:
         """Every name is defined before it is used and every function is one a printer knows."""

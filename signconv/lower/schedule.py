@@ -29,6 +29,7 @@ from signconv.ir.nodes import (
     mul,
     op,
     references,
+    rewrite,
     sub,
     walk,
 )
@@ -38,10 +39,12 @@ from signconv.lower.sign_form import sign_argument
 from signconv.lower.storage import plan
 
 
-def lower(p: Program, state: str = "fp8") -> KernelProgram:
+def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProgram:
     """Lower a verified Program; raises LoweringError for what no backend can compute."""
+    if precision not in ("fp32", "bf16"):
+        raise LoweringError(f"--math {precision}: arithmetic is fp32 or bf16")
     moments = plan(p, state)
-    low = Lowerer(p)
+    low = Lowerer(p, bf16=precision == "bf16")
     if p.decay is not None and p.decay.kind == "l2":
         low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
     if p.link == "ratio" and state != "fp32":
@@ -55,6 +58,9 @@ def lower(p: Program, state: str = "fp8") -> KernelProgram:
         elif not is_scalar(x.expr, p):
             low.statement(x.name, x.expr)
     low.update()
+    if low.bf16:
+        hypers = [Statement(n, op("bf16", Ref("scalar", n)), n) for n in low.outputs]
+        low.math = hypers + [replace(s, expr=rewrite(s.expr, rounded)) for s in low.math]
     return KernelProgram(
         program=p,
         state=state,
@@ -69,14 +75,16 @@ def lower(p: Program, state: str = "fp8") -> KernelProgram:
             for m in p.moments
             if m.name in memory
         ),
+        precision=precision,
     ).check()
 
 
 class Lowerer:
     """Collects scalar and elementwise statements; one instance per program."""
 
-    def __init__(self, p: Program) -> None:
+    def __init__(self, p: Program, bf16: bool = False) -> None:
         self.p = p
+        self.bf16 = bf16
         self.ranges = Ranges(p)
         self.scalars: list[Statement] = []
         self.outputs: list[str] = []
@@ -91,6 +99,12 @@ class Lowerer:
         """A scalar expression as the elementwise code reads it: a literal or an output's name."""
         if isinstance(e, Const) and _exact_fp32(e.value):
             return e
+        if self.bf16:
+            if isinstance(e, Op) and e.fn in ROUNDED and not references(e, "t"):
+                return replace(e, args=tuple(self.scalar(a, hint) for a in e.args))
+            name = self._scalar_name(e, hint)
+            self.outputs += [] if name in self.outputs else [name]
+            return Ref("scalar", name)
         name = self._scalar_name(e, hint)
         if name not in self.outputs:
             self.outputs.append(name)
@@ -286,8 +300,22 @@ class Lowerer:
             weight = mul(lr, p.decay.weight)
             if p.decay.kind == "independent":
                 weight = mul(div(lr, Ref("hyper", "initial_lr")), p.decay.weight)
+            if self.bf16:  # S3GD's order: in bf16 the sum of both terms would be another number
+                shrink = mul(PARAM, self.scalar(sub(1, weight), "shrink"))
+                self.math.append(Statement("p", shrink, f"{p.decay.kind} weight decay"))
+                self.math.append(Statement("p", sub(PARAM, change), "p - lr * update"))
+                return
             change = add(change, mul(self.scalar(weight, "decay_step"), PARAM))
         self.math.append(Statement("p", sub(PARAM, change), step_text(p)))
+
+
+#: Operations whose result is rounded to bf16 under --math bf16; the others are exact.
+ROUNDED = frozenset({"add", "sub", "mul", "div", "ratio", "sqrt", "cbrt"})
+
+
+def rounded(e: Expr) -> Expr | None:
+    """An operation with its result rounded to bf16."""
+    return Op("bf16", (e,)) if isinstance(e, Op) and e.fn in ROUNDED else None
 
 
 def bias(p: Program, name: str) -> Expr:

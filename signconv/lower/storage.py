@@ -7,7 +7,7 @@ from signconv.ir.analysis import Degrees, Ranges, scalar_moments
 from signconv.ir.nodes import Const, Program, references
 from signconv.lower.kernel_program import MomentPlan
 
-STATES = ("fp8", "bf16", "fp32")
+STATES = ("fp8", "fp8-raw", "bf16", "fp32")
 
 
 def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
@@ -36,6 +36,13 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
         fmt = state
         if state == "fp8":
             fmt = _fp8(degrees.moments[m.name], m.name in ranges.nonneg_moments)
+        elif state == "fp8-raw":
+            fmt = "e4m3-raw"
+            if degrees.moments[m.name] != 0:
+                raise LoweringError(
+                    f"--state fp8-raw has no scales and is for moments of signs: {p.name}'s "
+                    f"{m.name} grows with the gradient; use --state fp8, or --convert presign"
+                )
         init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
         plans.append(MomentPlan(m.name, fmt, "bf16" if state == "fp8" else fmt, *wanted, init=init))
     return tuple(plans)

@@ -29,6 +29,7 @@ RUNTIME_VERSION = 1
 STORAGE = {
     "fp32": "fp32",
     "bf16": "bf16, rounded stochastically",
+    "e4m3-raw": "E4M3 codes without scales, rounded to nearest",
     "e4m3": "E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically",
     "e5m2": "E5M2 codes with a power-of-two scale per 32 elements, rounded stochastically",
 }
@@ -45,7 +46,17 @@ class Module:
 
 def program_hash(k: KernelProgram) -> str:
     """16 hex digits over everything that decides the numbers; names and documentation are not."""
-    parts = [RUNTIME_VERSION, k.state, k.scalars, k.outputs, k.math, k.moments, k.words, k.memory]
+    parts = [
+        RUNTIME_VERSION,
+        k.state,
+        k.scalars,
+        k.outputs,
+        k.math,
+        k.moments,
+        k.words,
+        k.memory,
+        k.precision,
+    ]
     described = repr([[_bare(s) for s in x] if isinstance(x, tuple) else x for x in parts])
     described += repr([(h.name, h.ge, h.gt, h.le, h.lt) for h in k.program.hypers])
     return hashlib.sha256(described.encode()).hexdigest()[:16]
@@ -64,7 +75,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     digest = program_hash(k)
     constructor = _constructor(p)
     context = {
-        "summary": _summary(p, k.state),
+        "summary": _summary(k),
         "doc": _wrap(p.doc),
         "box": _box(p),
         "notes": _notes(k),
@@ -95,6 +106,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "spec": spec,
         "passes_tuple": _tuple_literal(p.history),
         "state": k.state,
+        "precision": k.precision,
         "hyper_slots": [_hyper_slot(h, constructor) for h in p.hypers],
         "moment_slots": [_moment_slot(m) for m in k.moments],
         "constructor": [a for a in constructor if a["name"] != "lr"],
@@ -202,14 +214,16 @@ def _long_calls(source: str) -> str:
 # ---------------------------------------------------------------- words
 
 
-def _summary(p: Program, state: str) -> str:
+def _summary(k: KernelProgram) -> str:
+    p = k.program
     link = {
         "ratio": "",
         "stosign": " with an unbiased stochastic sign as update",
         "expected": " with its update clipped to [-1, 1]",
         "sign": " with a sign as update" if p.history else "",
     }[p.link]
-    return f"{p.name}{link}, {state.upper()} state."
+    math = ", bf16 arithmetic" if k.precision == "bf16" else ""
+    return f"{p.name}{link}, {k.state.upper()} state{math}."
 
 
 def _wrap(doc: str) -> list[str]:

@@ -250,6 +250,38 @@ def encode_fp8(x, half, FORMAT: tl.constexpr):
 
 
 @triton.jit
+def encode_fp8_nearest(x, FORMAT: tl.constexpr):
+    """fp32 to uint8 codes, ties to even; Inf and NaN store NaN, the rest saturates.
+
+    Below the smallest normal number one fp32 addition rounds to the code's spacing.
+    """
+    size = tl.abs(x)
+    if FORMAT == E5M2:
+        size = tl.where(size < 65536.0, size, 65536.0)
+        field = (size * 1.925929944387236e-34).to(tl.int32, bitcast=True)
+        normal = (field + 0xFFFFF + ((field >> 21) & 1)) >> 21
+        tiny = (size + 128.0).to(tl.int32, bitcast=True) - 0x43000000
+        code = tl.minimum(tl.where(size < 6.103515625e-05, tiny, normal), 0x7B)
+    else:
+        size = tl.where(size < 512.0, size, 512.0)
+        field = (size * 7.52316384526264e-37).to(tl.int32, bitcast=True)
+        normal = (field + 0x7FFFF + ((field >> 20) & 1)) >> 20
+        tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+        code = tl.minimum(tl.where(size < 0.015625, tiny, normal), 0x7E)
+    bits = x.to(tl.uint32, bitcast=True)
+    code = code | ((bits >> 24) & 0x80).to(tl.int32)
+    return tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
+
+
+@triton.jit
+def bf16_nearest(x):
+    """The nearest bf16 as fp32, ties to even; Inf and NaN stay."""
+    bits = x.to(tl.uint32, bitcast=True)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return tl.where(tl.abs(x) < float("inf"), rounded.to(tl.float32, bitcast=True), x)
+
+
+@triton.jit
 def _magnitude(x):
     return x.to(tl.uint32, bitcast=True) & 0x7FFFFFFF
 
@@ -274,13 +306,6 @@ def _encode_blocks(x, half, FORMAT: tl.constexpr):
     if harmed:
         code = tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
     return code, byte
-
-
-@triton.jit
-def _encode_raw(x, half):
-    """E4M3 without a scale: finite overflow saturates at 448, Inf and NaN store NaN."""
-    code = encode_fp8(tl.minimum(tl.maximum(x, -448.0), 448.0), half, E4M3_RAW)
-    return tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
 
 
 # ---------------------------------------------------------------- loads and stores
@@ -359,7 +384,7 @@ def store_moment(
         code = _encode_bf16(x, half)
         _store(ptr.to(tl.pointer_type(tl.int16)) + start, offsets, code, mask, FULL)
     elif FORMAT == E4M3_RAW:
-        _store(ptr + start, offsets, _encode_raw(x, half), mask, FULL)
+        _store(ptr + start, offsets, encode_fp8_nearest(x, E4M3), mask, FULL)
     else:
         code, byte = _encode_blocks(x, half, FORMAT)
         _store(ptr + start, offsets, code, mask, FULL)

@@ -86,7 +86,7 @@ class OptimizerProgram:
 
     memory: scalar states (name, initial value), float64, one number per parameter.
     scalars(t, lr0, *memory, *hypers) -> outputs and new memory; reference(param, grad, state,
-    formats, factor, scalars, bits) updates in place; scalar_kernel and step_kernel are Triton kernels.
+    formats, factor, scalars, bits) updates in place; the kernels are Triton's.
     """
 
     name: str
@@ -103,6 +103,7 @@ class OptimizerProgram:
     scalar_kernel: Any
     step_kernel: Any
     memory: tuple[tuple[str, float], ...] = ()
+    math: str = "fp32"
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property

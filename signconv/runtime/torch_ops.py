@@ -263,8 +263,8 @@ def encode_fp8(x: Tensor, half: Tensor, fmt: str) -> Tensor:
 def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
     """fp32 to uint8 codes, ties to even, by integers; Inf and NaN store NaN, the rest saturates.
 
-    Not what a step uses (nearest rounding stalls a slow EMA): for tests and comparisons.  Below
-    the smallest normal one fp32 addition rounds to the code's spacing: scaling would round twice.
+    For raw FP8 state, as S3GD ships it (nearest rounding stalls a slow EMA).  Below the smallest
+    normal number one fp32 addition rounds to the code's spacing: scaling would round twice.
     """
     layout = _FP8[fmt]
     drop = 23 - layout.mantissa
@@ -288,6 +288,13 @@ def _finish(x: Tensor, code: Tensor, layout: _Layout) -> Tensor:
     code = torch.where(x.isfinite(), code, 0x7F)
     negative = (x.view(torch.int32) < 0) & x.isfinite()
     return torch.where(negative, code + 0x80, code).to(torch.uint8)
+
+
+def bf16_nearest(x: Tensor) -> Tensor:
+    """The nearest bf16 as fp32, ties to even; Inf and NaN stay."""
+    bits = x.contiguous().view(torch.int32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+    return torch.where(x.isfinite(), rounded.view(torch.float32), x)
 
 
 def block_scale(x: Tensor, fmt: str) -> Tensor:
@@ -331,7 +338,7 @@ def store_moment(
     elif fmt.name == "bf16":
         stored.view(-1).copy_(encode_bf16(x, half))
     elif scale is None:
-        stored.view(-1).copy_(encode_fp8(x, half, fmt.name))
+        stored.view(-1).copy_(encode_fp8_nearest(x, fmt.name))
     else:
         byte = block_scale(x, fmt.name)
         stored.view(-1).copy_(encode_fp8(x * _per_element(254 - byte), half, fmt.name))

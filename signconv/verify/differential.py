@@ -72,6 +72,6 @@ def from_module(path: Path) -> Build:
     program = bits.load_class(path).program
     convert = ",".join(program.passes) or None
     try:
-        return build(program.spec, convert, program.state)
+        return build(program.spec, convert, program.state, math=program.math)
     except SignconvError as error:
         raise VerifyError(f"{path} says it was built from {program.spec!r}: {error}") from error
