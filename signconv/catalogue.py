@@ -28,6 +28,8 @@ GENERATED = (
     Entry("adamw", "stosign"),
     Entry("adan"),
     Entry("amsgrad"),
+    Entry("cautious_adamw"),
+    Entry("lamb"),
     Entry("lion"),
     Entry("lion", "stosign"),
     Entry("nadam"),

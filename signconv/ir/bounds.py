@@ -18,6 +18,7 @@ from signconv.ir.nodes import (
     op,
     references,
     sub,
+    walk,
 )
 
 
@@ -50,14 +51,17 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
     where b1**2 < b2 (Cauchy-Schwarz over the two weight sequences), against the decayed maximum u
     of abs(g): |m| (b2-b1)/(b2 (1-b1)) <= u where b1 < b2; elsewhere there is no bound: floor 0.
     """
-    if p.denominator is None:
-        return
+    above: set[str] = set()
+    below: set[str] = set()
+    for numerator, denominator in _ratios(p):
+        above |= _reach(p, numerator)
+        below |= _reach(p, denominator)
     for upper in p.moments:
-        if upper.name not in _reach(p, p.numerator) or upper.kind != "ema" or upper.input != GRAD:
+        if upper.name not in above or upper.kind != "ema" or upper.input != GRAD:
             continue
         for lower in p.moments:
             order = power_of_gradient(lower)
-            if lower.name not in _reach(p, p.denominator) or order is None:
+            if lower.name not in below or order is None:
                 continue
             b1, b2 = upper.beta, lower.beta
             if b1 is None or b2 is None or not (is_scalar(b1, p) and is_scalar(b2, p)):
@@ -74,6 +78,16 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
             else:
                 continue
             yield MomentBound(upper, lower, order, op("where", op("gt", gap, 0), floor, 0))
+
+
+def _ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:
+    """Numerator and denominator of the update, and of every quotient inside it."""
+    if p.denominator is not None:
+        yield p.numerator, p.denominator
+    for e in (p.numerator, *(x.expr for x in p.temps)):
+        for n in walk(e):
+            if isinstance(n, Op) and n.fn == "div" and not is_scalar(n.args[1], p):
+                yield n.args[0], n.args[1]
 
 
 def _reach(p: Program, e: Expr) -> set[str]:

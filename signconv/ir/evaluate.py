@@ -153,6 +153,8 @@ _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "max": np.maximum,
     "min": np.minimum,
     "where": np.where,
+    "norm": lambda x: np.sqrt(np.sum(np.square(x))),
+    "mean": np.mean,
     "clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
     "exp": np.exp,
     "log": np.log,

@@ -79,11 +79,9 @@ def _node(p: Program, n: Expr) -> None:
                 "stochastic_sign(…)",
                 n.origin,
             )
-        if n.fn in REDUCTIONS:
+        if n.fn in REDUCTIONS and is_scalar(n.args[0], p):
             raise SpecError(
-                f"{n.fn}() is a per-tensor reduction, which is not supported yet: every operation "
-                "has to be elementwise",
-                n.origin,
+                f"{n.fn}() of a scalar: it runs over the elements of a tensor", n.origin
             )
         _call(p, n)
 

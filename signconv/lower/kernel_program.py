@@ -45,6 +45,15 @@ class MomentPlan:
 
 
 @dataclass(frozen=True)
+class Reduction:
+    """A per-tensor quantity that ``math`` reads by ``name``: the norm or mean of ``operand``."""
+
+    name: str
+    kind: str
+    operand: Expr
+
+
+@dataclass(frozen=True)
 class KernelProgram:
     """One optimizer step, ready to print.
 
@@ -53,6 +62,7 @@ class KernelProgram:
     random bits per element: bits 0-15 of word 0 are the sign noise, bits 16-31 round the
     parameter.  ``memory`` are scalar states, float64, with their initial values;
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
+    ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.
     """
 
     program: Program
@@ -65,6 +75,8 @@ class KernelProgram:
     words: int
     memory: tuple[tuple[str, float], ...] = ()
     precision: str = "fp32"
+    reductions: tuple[Reduction, ...] = ()
+    reduce_math: tuple[Statement, ...] = ()
 
     def check(self) -> KernelProgram:
         """Every name is defined before it is used and every function is one a printer knows."""
@@ -77,6 +89,13 @@ class KernelProgram:
         if missing:
             raise LoweringError(f"scalars {sorted(missing)} are read but never computed")
         local = {"p", "g", "noise", *self.outputs, *(f"{m.name}_prev" for m in self.moments)}
+        first = set(local)
+        for s in self.reduce_math:
+            self._statement(s, first, ELEMENTWISE)
+            first.add(s.target)
+        for r in self.reductions:
+            self._statement(Statement(r.name, r.operand), first, ELEMENTWISE)
+        local |= {r.name for r in self.reductions}
         for s in self.math:
             self._statement(s, local, ELEMENTWISE)
             local.add(s.target)

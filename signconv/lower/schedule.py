@@ -16,6 +16,7 @@ from signconv.ir.bounds import moment_bounds
 from signconv.ir.nodes import (
     GRAD,
     PARAM,
+    REDUCTIONS,
     RELATIONS,
     STEP,
     Const,
@@ -34,7 +35,7 @@ from signconv.ir.nodes import (
     walk,
 )
 from signconv.ir.show import link_text, step_text, text
-from signconv.lower.kernel_program import KernelProgram, Statement
+from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
 from signconv.lower.sign_form import sign_argument
 from signconv.lower.storage import plan
 
@@ -61,6 +62,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     if low.bf16:
         hypers = [Statement(n, op("bf16", Ref("scalar", n)), n) for n in low.outputs]
         low.math = hypers + [replace(s, expr=rewrite(s.expr, rounded)) for s in low.math]
+    low.keep_live([m.name for m in moments])
     return KernelProgram(
         program=p,
         state=state,
@@ -76,6 +78,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
             if m.name in memory
         ),
         precision=precision,
+        reductions=tuple(low.reductions),
+        reduce_math=low.reduce_math(),
     ).check()
 
 
@@ -91,6 +95,8 @@ class Lowerer:
         self.math: list[Statement] = []
         self._known: dict[Expr, str] = {}
         self._locals: dict[Expr, str] = {}
+        self.reductions: list[Reduction] = []
+        self.operands: tuple[Statement, ...] = ()
         self._names = set(p.names) | {f"{m.name}_prev" for m in p.moments}
 
     # ---------------------------------------------------------------- scalars
@@ -197,11 +203,46 @@ class Lowerer:
             return replace(e, fn="nonneg_max", args=tuple(self.element(a, hint) for a in e.args))
         if e.fn in RELATIONS:
             return replace(e, args=tuple(self.element(a, hint) for a in e.args))
+        if e.fn in REDUCTIONS:
+            return self._reduction(e)
         if e.fn in ("exp", "log", "tanh"):
             raise LoweringError(
                 f"{self.p.name}: {e.fn} of an elementwise expression cannot be compiled yet"
             )
         return replace(e, args=tuple(self.element(a, hint) for a in e.args))
+
+    def _reduction(self, e: Op) -> Expr:
+        """A second kernel phase computes it per tensor; here it is a name."""
+        operand = self.local("operand", e.args[0])
+        for r in self.reductions:
+            if (r.kind, r.operand) == (e.fn, operand):
+                return Ref("local", r.name)
+        assert isinstance(operand, Ref)
+        if self.bf16:
+            raise LoweringError(f"{self.p.name}: --math bf16 does not go with {e.fn}()")
+        # Statements so far, since the parameter is assigned anew at the end
+        wanted = {*self.operands, *_needed(self.math, [operand])}
+        self.operands = tuple(s for s in self.math if s in wanted)
+        name = self._fresh(f"{e.fn}_{local_name(operand)}")
+        self.reductions.append(Reduction(name, e.fn, operand))
+        return Ref("local", name)
+
+    def reduce_math(self) -> tuple[Statement, ...]:
+        """The statements that the operands of the reductions need."""
+        needed = self.operands
+        names = {r.name for r in self.reductions}
+        for s in needed:
+            if names & references(s.expr, "local"):
+                raise LoweringError(
+                    f"{self.p.name}: a reduction of something that reads another reduction would "
+                    "take a third pass over the tensor, which is not supported"
+                )
+        return needed
+
+    def keep_live(self, moments: list[str]) -> None:
+        """Drop statements that neither the parameter nor a stored moment needs."""
+        ends: list[Expr] = [PARAM, *(Ref("value", m) for m in moments)]
+        self.math = list(_needed(self.math, ends))
 
     def _corrected(self, e: Op) -> Expr:
         m = e.args[0]
@@ -333,6 +374,18 @@ def integer_power(x: Expr, n: int) -> Expr:
         half = integer_power(x, n // 2)
         return mul(half, half)
     return mul(integer_power(x, n - 1), x)
+
+
+def _needed(statements: list[Statement], ends: list[Expr]) -> tuple[Statement, ...]:
+    """Those statements, in order, that the values of ``ends`` after all of them depend on."""
+    wanted = {local_name(n) for e in ends for n in walk(e) if isinstance(n, Ref)}
+    kept: list[Statement] = []
+    for s in reversed(statements):
+        if s.target in wanted:
+            kept.append(s)
+            wanted.discard(s.target)
+            wanted |= {local_name(n) for n in walk(s.expr) if isinstance(n, Ref)}
+    return tuple(reversed(kept))
 
 
 def _long(e: Expr) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from signconv.errors import BuildError
 from signconv.ir.describe import algorithm, remarks
-from signconv.ir.nodes import Hyper, Program, references
+from signconv.ir.nodes import Expr, Hyper, Program, mul, references
 from signconv.ir.show import Infix
-from signconv.lower.kernel_program import KernelProgram, MomentPlan, Statement
+from signconv.lower.kernel_program import KernelProgram, MomentPlan, Reduction, Statement
 from signconv.render.environment import environment
 from signconv.render.printers import (
     PythonScalarPrinter,
@@ -55,11 +55,17 @@ def program_hash(k: KernelProgram) -> str:
         k.moments,
         k.words,
         k.memory,
+        k.reductions,
         k.precision,
     ]
     described = repr([[_bare(s) for s in x] if isinstance(x, tuple) else x for x in parts])
     described += repr([(h.name, h.ge, h.gt, h.le, h.lt) for h in k.program.hypers])
     return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _summand(r: Reduction) -> Expr:
+    """What is summed over the tensor: squares for a norm."""
+    return mul(r.operand, r.operand) if r.kind == "norm" else r.operand
 
 
 def _bare(x: object) -> object:
@@ -70,8 +76,9 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     """Fill the templates; the result is parsed before it is returned (BuildError otherwise)."""
     p = k.program
     arguments = ["p", "g", *(f"{m.name}_prev" for m in k.moments)]
+    inputs = [*arguments, *k.outputs]
     arguments += ["noise"] if k.noise else []
-    arguments += k.outputs
+    arguments += [*(r.name for r in k.reductions), *k.outputs]
     digest = program_hash(k)
     constructor = _constructor(p)
     context = {
@@ -99,6 +106,15 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             for s in k.math
         ],
         "arguments": arguments,
+        "inputs": inputs,
+        "reductions": k.reductions,
+        "reduce_math": [
+            {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
+            for s in k.reduce_math
+        ],
+        "summand_names": ", ".join(f"sum{i}" for i in range(len(k.reductions))),
+        "operands_torch": ", ".join(TorchPrinter()(_summand(r)) for r in k.reductions),
+        "operands": ", ".join(TritonPrinter()(_summand(r)) for r in k.reductions),
         "returns": ", ".join(["p", *(m.name for m in k.moments)]),
         "moments": k.moments,
         "noise": k.noise,

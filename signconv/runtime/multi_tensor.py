@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime import device_ops
 from signconv.runtime.compat import HAS_TRITON, tl, triton
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram, has_blocks
@@ -52,6 +53,51 @@ def _find_nonfinite(
         tl.store(flag, 1.0)
 
 
+@triton.jit
+def _combine(source, target, blocks, WIDTH: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr):
+    """Sum up to N neighbouring partial sums of one tensor; ``blocks`` holds (first, count)."""
+    pid = tl.program_id(0)
+    first = tl.load(blocks + 2 * pid)
+    i = tl.arange(0, N)
+    inside = i < tl.load(blocks + 2 * pid + 1)
+    for which in tl.static_range(WIDTH):
+        x = tl.load(source + (first + i) * WIDTH + which, mask=inside, other=0.0)
+        total = device_ops.tree_sum(x, N, LEVELS)
+        tl.store(target + pid * WIDTH + which + tl.arange(0, 1), total)
+
+
+class Reducer:
+    """Per-tensor sums: partial sums of chunks, then trees over 1,024 of them until one is left."""
+
+    FAN_IN, LEVELS = 1024, 10
+
+    def __init__(self, counts: list[int], width: int, device: torch.device) -> None:
+        self.width = width
+        self.tables: list[Tensor] = []
+        self.buffers = [torch.empty((sum(counts), width), device=device)]
+        while not self.tables or max(counts) > 1:
+            table, begin = [], 0
+            for n in counts:
+                table += [(begin + i, min(self.FAN_IN, n - i)) for i in range(0, n, self.FAN_IN)]
+                begin += n
+            counts = [-(-n // self.FAN_IN) for n in counts]
+            self.tables.append(torch.tensor(table, dtype=torch.int64, device=device))
+            self.buffers.append(torch.empty((len(table), width), device=device))
+
+    @property
+    def partials(self) -> Tensor:
+        """Where the reduce kernel puts one row per chunk."""
+        return self.buffers[0]
+
+    def run(self) -> Tensor:
+        """Sums [tensors, width] from the partial sums."""
+        for table, source, target in zip(self.tables, self.buffers, self.buffers[1:], strict=False):
+            _combine[(len(table),)](
+                source, target, table, self.width, self.FAN_IN, self.LEVELS, num_warps=4
+            )
+        return self.buffers[-1]
+
+
 class Bucket:
     """Tensors of one launch: one parameter dtype, gradient dtype and storage."""
 
@@ -77,6 +123,9 @@ class Bucket:
         self.programs = len(tensor_of)
         self.pointers: list[int] = []
         self.table = torch.empty((len(members), self.columns), dtype=torch.int64, device=device)
+        self.reducer = None
+        if program.reductions:
+            self.reducer = Reducer(counts.tolist(), program.reductions, device)
         self.copies: list[tuple[Tensor, Tensor]] = []
         self.keep: list[Tensor] = []
 
@@ -117,15 +166,23 @@ class Bucket:
         self.table.copy_(host, non_blocking=True)
 
     def launch(self, scalars: Tensor, keys: Tensor) -> None:
-        """The one step launch of this bucket."""
+        """The one step launch of this bucket; reductions take two or more before it."""
+        types = (self.param_type, self.grad_type, *(f.code for f in self.formats))
+        tables = [self.table, self.chunks, scalars, keys]
+        if self.reducer is not None:
+            self.program.reduce_kernel[(self.programs,)](
+                *tables,
+                self.reducer.partials,
+                *types,
+                ROWS=self.rows,
+                LEVELS=(self.rows * BLOCK).bit_length() - 1,
+                num_warps=WARPS,
+                enable_fp_fusion=False,
+            )
+            tables.append(self.reducer.run())
         self.program.step_kernel[(self.programs,)](
-            self.table,
-            self.chunks,
-            scalars,
-            keys,
-            self.param_type,
-            self.grad_type,
-            *(f.code for f in self.formats),
+            *tables,
+            *types,
             ROWS=self.rows,
             TAIL=self.rows if interpreted() else TAIL_ROWS,
             num_warps=WARPS,

@@ -104,6 +104,8 @@ class OptimizerProgram:
     step_kernel: Any
     memory: tuple[tuple[str, float], ...] = ()
     math: str = "fp32"
+    reduce_kernel: Any = None
+    reductions: int = 0
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property

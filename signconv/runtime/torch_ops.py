@@ -167,6 +167,25 @@ def power64(base: float, t: int) -> float:
     return result
 
 
+def tree_sum(x: Tensor) -> Tensor:
+    """Sum of a flat tensor, neighbours first, as a tree that depends on nothing but the length."""
+    while x.numel() > 1:
+        if x.numel() % 2:
+            x = torch.cat((x, x.new_zeros(1)))
+        x = x[0::2] + x[1::2]
+    return x.reshape(())
+
+
+def norm_of_sum(total: Tensor, numel: int) -> Tensor:
+    """The Euclidean norm from the sum of squares."""
+    return sqrt(total)
+
+
+def mean_of_sum(total: Tensor, numel: int) -> Tensor:
+    """The mean from the sum."""
+    return torch.div(total, torch.tensor(numel, dtype=torch.float32, device=total.device))
+
+
 _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
 
 

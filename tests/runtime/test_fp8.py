@@ -344,6 +344,14 @@ def test_bf16_decodes_as_torch() -> None:
     assert different(ref.decode_bf16(value), value.to(torch.float32)) == 0
 
 
+def test_bf16_nearest_equals_torch() -> None:
+    """Exact: every bf16 pattern, with the dropped half at both ends and around the midpoint."""
+    upper = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
+    for lower in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
+        x = (upper | lower).view(torch.float32)
+        assert different(ref.bf16_nearest(x), x.to(torch.bfloat16).to(torch.float32)) == 0
+
+
 # ---------------------------------------------------------------- block scales
 
 
@@ -453,7 +461,8 @@ def empty_storage(n: int, fmt: Format) -> tuple[Tensor, Tensor | None]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_round_trip_keeps_the_precision_of_the_format(name: str) -> None:
-    """Exact bounds: one gap of the format, relative to the value or to the block's maximum.
+    """Exact bounds: one gap of the format, relative to the value or to the block's maximum; half
+    a gap for raw codes, which are rounded to nearest.
 
     The errors' sum has a z-score below 5 (false alarms 6e-7); cut off, it is above 100.
     """
@@ -465,10 +474,10 @@ def test_round_trip_keeps_the_precision_of_the_format(name: str) -> None:
     if name == "fp32":
         assert torch.equal(back, x)
         return
-    relative = {"bf16": 2.0**-7, "e4m3": 2.0**-3, "e4m3-raw": 2.0**-3, "e5m2": 2.0**-2}[name]
+    relative = {"bf16": 2.0**-7, "e4m3": 2.0**-3, "e4m3-raw": 2.0**-4, "e5m2": 2.0**-2}[name]
     limit = x.abs() * relative
     if name != "bf16":
-        smallest = float(magnitudes(name.removesuffix("-raw"))[1])
+        smallest = float(magnitudes(name.removesuffix("-raw"))[1]) / (1 if fmt.scaled else 2)
         unit = torch.ones(len(x) // 32) if scale is None else 2.0 ** (scale.float() - 127)
         limit = torch.maximum(limit, smallest * unit.repeat_interleave(32))
     error = (back - x).abs()
@@ -481,8 +490,7 @@ def test_round_trip_keeps_the_precision_of_the_format(name: str) -> None:
 @pytest.mark.parametrize("fmt", FP8)
 def test_decoded_blocks_are_stored_as_they_were(fmt: str) -> None:
     """Exact: a load and a store with any rounding change neither codes nor scales."""
-    top = 0x78 if fmt == "e4m3" else 0x78
-    code = torch.randint(0, top, (64 * 32,), generator=rng(18), dtype=torch.int32)
+    code = torch.randint(0, 0x78, (64 * 32,), generator=rng(18), dtype=torch.int32)
     code[::32] = torch.arange(64, dtype=torch.int32) % 4 + (0x70 if fmt == "e4m3" else 0x74)
     code = (code | (random_halves(64 * 32, seed=19) & 0x80)).to(torch.uint8)
     scale = torch.arange(60, 124, dtype=torch.int32).to(torch.uint8)
@@ -515,6 +523,7 @@ def hard_values(n: int) -> Tensor:
     return x
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy, on Inf and NaN
 @pytest.mark.parametrize("full", [True, False], ids=["full tiles", "masked"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_kernel_stores_and_loads_alike(name: str, full: bool, device: str, tile_rows: Rows) -> None:

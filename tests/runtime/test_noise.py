@@ -276,9 +276,7 @@ def test_indices_beyond_32_bits_do_not_repeat() -> None:
 
 
 @triton.jit
-def _bits_kernel(
-    keys_ptr, base_ptr, bits_ptr, low_ptr, high_ptr, noise_ptr, n, ROWS: tl.constexpr
-):
+def _bits_kernel(keys_ptr, base_ptr, bits_ptr, low_ptr, high_ptr, noise_ptr, n, ROWS: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
@@ -422,7 +420,9 @@ def test_kernel_makes_the_same_noise(device: str, tile_rows: Rows) -> None:
 # ---------------------------------------------------------------- slow averages through the codec
 
 
-def expected_after(fmt: str, beta: float, drive: float, start: float, steps: int, mask: int) -> float:
+def expected_after(
+    fmt: str, beta: float, drive: float, start: float, steps: int, mask: int
+) -> float:
     """Exact expectation of x <- round(beta*x + (1 - beta)*drive), from all 65,536 halves.
 
     A Markov chain on the codes, one fixed scale; ``mask`` keeps some of the random bits.
