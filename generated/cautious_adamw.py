@@ -107,15 +107,15 @@ def _scalar_kernel(
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
     v_floor = tl.where(
-        beta2 - beta1 * beta1 > 0.0,
+        beta2 - beta1 * beta1 > tl.full((), 0.0, tl.float64),
         (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
-        0.0,
+        tl.full((), 0.0, tl.float64),
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    numerator_scalar = 0.001
+    numerator_scalar = tl.full((), 0.001, tl.float64)  # 0.001
     lr_weight_decay = lr * weight_decay
     out = scalar_table + row * 12
     factor = tl.load(hypers + 6) / tl.load(scale_ptr).to(tl.float64)

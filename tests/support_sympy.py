@@ -7,7 +7,8 @@ here only if they are equal whatever those functions are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import sympy as sp
@@ -32,8 +33,7 @@ def real(name: str) -> sp.Symbol:
 
 def parsed(text: str) -> sp.Expr:
     """``b**2`` in hyperparameter symbols."""
-    names = {str(s): hyper(str(s)) for s in sp.sympify(text).free_symbols}
-    return sp.sympify(text, locals=names)
+    return sp.sympify(text, locals={name: hyper(name) for name in re.findall(r"[a-z]\w*", text)})
 
 
 def normal(e: sp.Expr) -> sp.Expr:
@@ -63,23 +63,21 @@ def unroll(
     values: Values | None = None,
     gradient: Callable[[sp.Expr, int], sp.Expr] | None = None,
     rates: Sequence[sp.Expr] | None = None,
-) -> list[Step]:
-    """Run ``p`` in symbols from x0: gradients g1, g2, … and draws n1, n2, …
+) -> Iterator[Step]:
+    """Run ``p`` in symbols from x0 with gradients g1, g2, … and draws n1, n2, …, step by step.
 
     values: hyperparameters as formulas of other symbols, ``{"beta1": "b**2"}``; gradient: g as a
     function of x and t instead of a symbol; rates: the learning rate of each step.
     """
     table = {h.name: parsed((values or {}).get(h.name, h.name)) for h in p.hypers}
     x, state = real("x0"), {m.name: _start(m) for m in p.moments}
-    made = []
     for t in range(1, steps + 1):
         g = real(f"g{t}") if gradient is None else gradient(x, t)
         if rates is not None:
             table["lr"] = rates[t - 1]
         step = _step(p, table, x, g, state, t)
         x, state = step.param, step.state
-        made.append(step)
-    return made
+        yield step
 
 
 def _start(m: Moment) -> sp.Expr:

@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,28 +12,30 @@ import torch
 
 from signconv.catalogue import GENERATED, Entry
 from signconv.pipeline import build
-from signconv.verify import differential
+from signconv.verify import bits, differential
 from signconv.verify.bits import load_class
 from tests.support import ROOT
 
 FOLDER = ROOT / "generated"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
+ISSUE = ("adamw.py", "adamw_stosign.py", "sgd_stosign.py")
+
 
 def label(entry: Entry) -> str:
-    return "-".join(filter(None, (entry.spec, entry.convert, entry.state)))
+    return "-".join(filter(None, vars(entry).values()))
 
 
 every = pytest.mark.parametrize("entry", GENERATED, ids=label)
 
 
 def path_of(entry: Entry) -> Path:
-    return FOLDER / build(entry.spec, entry.convert, entry.state).module.file_name
+    return FOLDER / build(**asdict(entry)).module.file_name
 
 
 @every
 def test_rebuilding_gives_the_same_bytes(entry: Entry) -> None:
-    made = build(entry.spec, entry.convert, entry.state).module
+    made = build(**asdict(entry)).module
     committed = (FOLDER / made.file_name).read_bytes()
     assert committed == made.source.encode(), f"`signconv build --all` changes {made.file_name}"
 
@@ -44,12 +47,23 @@ def test_no_stray_and_no_missing_file() -> None:
 
 
 def test_what_the_issue_asks_for_is_there() -> None:
-    assert {"adamw.py", "adamw_stosign.py", "sgd_stosign.py"} <= {p.name for p in FOLDER.iterdir()}
+    assert set(ISSUE) <= {p.name for p in FOLDER.iterdir()}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @every
-def test_kernel_equals_reference_bit_for_bit(entry: Entry) -> None:
-    for row in differential.kernel_rows(path_of(entry), DEVICE, steps=3):
+def test_kernel_equals_reference_bit_for_bit(entry: Entry, dtype: torch.dtype) -> None:
+    """Three steps from trained state, in this process (conftest.py)."""
+    row = bits.compare(load_class(path_of(entry)), dtype, DEVICE, steps=3)
+    assert row.ok, f"{row.subject}: {row.detail}"
+
+
+@pytest.mark.parametrize("name", ISSUE)
+def test_kernel_equals_reference_as_verify_runs_it(name: str) -> None:
+    """In a process of its own."""
+    rows = differential.kernel_rows(FOLDER / name, DEVICE, steps=1)
+    assert [r.subject for r in rows] == ["float32 parameters", "bfloat16 parameters"]
+    for row in rows:
         assert row.ok, f"{row.subject}: {row.detail}"
 
 

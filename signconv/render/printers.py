@@ -116,6 +116,11 @@ class TritonScalarPrinter(_Scalar):
         "min": "tl.minimum",
     }
 
+    def __call__(self, e: Expr) -> str:
+        if isinstance(e, Const):  # a bare number would be typed fp32
+            return f"tl.full((), {self.const(e.value)}, tl.float64)"
+        return super().__call__(e)
+
 
 class PythonScalarPrinter(_Scalar):
     """Float64 scalars as Python floats; division follows IEEE at zero instead of raising."""

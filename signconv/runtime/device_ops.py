@@ -53,8 +53,8 @@ def random_bits(index, lane, key0, key1):
     key0 = key0.to(tl.uint32, bitcast=True)
     key1 = key1.to(tl.uint32, bitcast=True)
     high = (index >> 32).to(tl.uint32)
-    x = index.to(tl.uint32) + lane.to(tl.uint32)
-    x ^= key0 ^ (high * 0x9E3779B9)
+    x = index.to(tl.uint32) ^ (key0 ^ (high * 0x9E3779B9))
+    x ^= lane.to(tl.uint32)  # index is a multiple of 32
     x ^= x >> 16
     x *= 0x7FEB352D
     x ^= x >> 15
@@ -233,17 +233,12 @@ def real_power64(base, exponent):
 
 
 @triton.jit
-def _decode_bits16(half):
-    return (half.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def _encode_bf16(x, half):
     """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
     low bits are cut off instead, so that finite values never become Inf."""
     bits = x.to(tl.uint32, bitcast=True)
     bits = tl.where(tl.abs(x) <= 3.3895313892515355e38, bits + half, bits)
-    return (bits >> 16).to(tl.uint16).to(tl.int16, bitcast=True)
+    return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit
@@ -273,7 +268,7 @@ def encode_fp8(x, half, FORMAT: tl.constexpr):
     else:
         bits = (x * 7.52316384526264e-37).to(tl.uint32, bitcast=True)
         bits += (half << 4) | 8
-        code = ((bits >> 20) & 0x7F) | ((bits >> 24) & 0x80)
+        code = (bits >> 20) | ((bits >> 24) & 0x80)  # the byte's upper bit is 0 before the sign
     return code.to(tl.uint8)
 
 
@@ -315,24 +310,31 @@ def _magnitude(x):
 
 
 @triton.jit
+def _byte(largest, FORMAT: tl.constexpr):
+    exponent = (largest >> 23).to(tl.int32)
+    return tl.maximum(exponent - (14 if FORMAT == E5M2 else 7), 1)[:, None]
+
+
+@triton.jit
+def _scaled(x, byte):
+    return x * ((254 - byte) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _encode_blocks(x, half, FORMAT: tl.constexpr):
     """Codes [ROWS, 32] and E8M0 bytes [ROWS, 1]: the scale of a row is that of its largest finite
     magnitude, one binade below overflow; Inf and NaN store NaN."""
     # E5M2 holds what is never negative: its bits are its magnitude, and unsigned a NaN with a
     # sign is still the largest
     largest = tl.max(x.to(tl.uint32, bitcast=True) if FORMAT == E5M2 else _magnitude(x), axis=1)
-    harmed = tl.max(largest, axis=0) >= 0x7F800000
-    if harmed:
-        finite = tl.where(_magnitude(x) < 0x7F800000, _magnitude(x), 0)
-        largest = tl.max(finite, axis=1)
-    exponent = (largest >> 23).to(tl.int32)
-    if FORMAT == E5M2:
-        byte = tl.maximum(exponent - 14, 1)[:, None]
+    if tl.max(largest, axis=0) < 0x7F800000:
+        byte = _byte(largest, FORMAT)
+        code = encode_fp8(_scaled(x, byte), half, FORMAT)
     else:
-        byte = tl.maximum(exponent - 7, 1)[:, None]
-    code = encode_fp8(x * ((254 - byte) << 23).to(tl.float32, bitcast=True), half, FORMAT)
-    if harmed:
-        code = tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
+        finite = _magnitude(x) < 0x7F800000
+        byte = _byte(tl.max(tl.where(finite, _magnitude(x), 0), axis=1), FORMAT)
+        code = encode_fp8(_scaled(x, byte), half, FORMAT)
+        code = tl.where(finite, code, 0x7F).to(tl.uint8)
     return code, byte
 
 
@@ -356,17 +358,14 @@ def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
 
 @triton.jit
 def load_float(ptr, offsets, mask, FULL: tl.constexpr):
-    """A parameter or a gradient as fp32; an int16 pointer holds bf16 bit patterns."""
-    x = _load(ptr, offsets, mask, FULL)
-    if x.dtype == tl.int16:
-        x = _decode_bits16(x)
-    return x
+    """A parameter or a gradient as fp32."""
+    return _load(ptr, offsets, mask, FULL).to(tl.float32)
 
 
 @triton.jit
 def store_param(ptr, offsets, x, half, mask, FULL: tl.constexpr):
-    """A parameter from fp32: as it is, or rounded stochastically to bf16 (int16 pointer)."""
-    if ptr.dtype.element_ty == tl.int16:
+    """A parameter from fp32: as it is, or rounded stochastically to bf16."""
+    if ptr.dtype.element_ty == tl.bfloat16:
         x = _encode_bf16(x, half)
     _store(ptr, offsets, x, mask, FULL)
 
@@ -382,7 +381,8 @@ def load_moment(
     if FORMAT == FP32:
         x = _load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
     elif FORMAT == BF16:
-        x = _decode_bits16(_load(ptr.to(tl.pointer_type(tl.int16)) + start, offsets, mask, FULL))
+        wide = _load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL)
+        x = wide.to(tl.float32)
     else:
         x = decode_fp8(_load(ptr + start, offsets, mask, FULL), FORMAT)
         if FORMAT != E4M3_RAW:
@@ -410,7 +410,7 @@ def store_moment(
         _store(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, x, mask, FULL)
     elif FORMAT == BF16:
         code = _encode_bf16(x, half)
-        _store(ptr.to(tl.pointer_type(tl.int16)) + start, offsets, code, mask, FULL)
+        _store(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, code, mask, FULL)
     elif FORMAT == E4M3_RAW:
         _store(ptr + start, offsets, encode_fp8_nearest(x, E4M3), mask, FULL)
     else:

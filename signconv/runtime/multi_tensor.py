@@ -2,7 +2,7 @@
 
 A table holds the pointers of every tensor, a second one a (tensor, chunk) pair for every program.
 Both live on the device and are rebuilt only when something changed; every pointer is compared
-each step.  Bit patterns of bf16 travel as int16.
+each step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from signconv.runtime.program import OptimizerProgram, has_blocks
 
 #: Columns of the pointer table before the moments' pointers.
 CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
-#: 16 rows of 32 elements and one warp per program: the fastest of those tried on one H200
-#: (design.md, Speed: more elements per program did not help).
-ROWS, WARPS = 16, 1
+#: 8 rows of 32 elements and one warp per program: the fastest of nine shapes tried on one H200
+#: (docs/performance.md): more rows take more registers, and fewer programs are then in flight.
+ROWS, WARPS = 8, 1
 #: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
 TAIL_ROWS = 4
 #: The interpreter takes 24 ms per tile whatever its size, so it gets large ones.
@@ -45,10 +45,7 @@ def _find_nonfinite(
     g_ptr = tl.load(entry + 5).to(tl.pointer_type(G)) + start
     offsets = tl.arange(0, ROWS * 32)
     g = tl.load(g_ptr + offsets, mask=offsets < tl.load(entry + 3) - start, other=0)
-    if tl.int16 == G:
-        bad = (g.to(tl.int32) & 0x7F80) == 0x7F80
-    else:
-        bad = (g.to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
+    bad = (g.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
     if tl.max(bad.to(tl.int32), axis=0) > 0:
         tl.store(flag, 1.0)
 
@@ -335,4 +332,4 @@ class GroupEngine:
 
 
 def _pointer_type(dtype: torch.dtype) -> Any:
-    return tl.int16 if dtype == torch.bfloat16 else tl.float32
+    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float32

@@ -102,8 +102,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
-        lr = group["lr"]
-        group.setdefault("lr0", float(lr) if not isinstance(lr, Tensor) else lr.detach().clone())
+        group.setdefault("lr0", float(group["lr"]))  # a number: a step never waits for the device
         for p in group["params"]:
             self._offsets[p] = self._next_offset
             self._next_offset += -(-p.numel() // BLOCK) * BLOCK

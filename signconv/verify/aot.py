@@ -72,7 +72,7 @@ def _signature(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     from signconv.runtime.compat import tl
 
-    kind = tl.int16 if dtype == torch.bfloat16 else tl.float32
+    kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
     constants = {"P_TYPE": kind, "G_TYPE": kind, "ROWS": ROWS, "TAIL": TAIL_ROWS, **formats}

@@ -136,7 +136,8 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
     name = f"{str(dtype).removeprefix('torch.')} parameters"
     cpu = parameters(dtype, chunk, "cpu")
     # A seed that fits 32 bits and one that does not: Triton types them differently
-    lr, seed = (1e-2, 5) if dtype == torch.float32 else (1.0, 2**40 + 3)
+    small = dtype == torch.float32 and cls.program.math == "fp32"
+    lr, seed = (1e-2, 5) if small else (1.0, 2**40 + 3)
     reference = cls(cpu, lr=lr, seed=seed, backend="reference")
 
     def grads(optimizer: FusedOptimizer, params: list[Tensor], t: int) -> None:
@@ -198,7 +199,8 @@ def _weak(
         values = torch.cat([optimizer.state[p][m.name].reshape(-1).float() for p in params])
         if values.unique().numel() < 50:
             problems.append(f"{m.name} has only {values.unique().numel()} distinct values")
-    rounded = dtype == torch.bfloat16 or any(f != "fp32" for f in cls.program.formats.values())
+    stochastic = {"bf16", "e4m3", "e5m2"} & set(cls.program.formats.values())
+    rounded = stochastic or (dtype == torch.bfloat16 and cls.program.math == "fp32")
     if rounded and not (counts["up"] and counts["down"]):
         problems.append(f"rounded up {counts['up']} times, down {counts['down']} times")
     if moved < 0.9:

@@ -19,13 +19,13 @@ class Everything(Optimizer):
 
     lr = hyper(1e-3, ge=0)
     beta1, beta2 = hyper(0.9, ge=0, lt=1), hyper(0.999, ge=0, lt=1)
-    factor = 2.0
+    twice = 2.0
     (decay_rate,) = (hyper(0.1, gt=0, le=1),)
 
     m, v = ema(grad, beta1), ema(grad**2, beta2)
     top = max_ema(abs(grad))
     seen = state(init=1)
-    seen.next = seen.prev * factor
+    seen.next = seen.prev * twice
     mixed = beta1 * m.prev + (1 - beta1) * grad
     numerator = mixed / seen
     denominator = sqrt(v.corrected) + top

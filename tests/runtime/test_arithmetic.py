@@ -296,6 +296,21 @@ def _scalar_kernel(a_ptr, b_ptr, t_ptr, out_ptr, n, OP: tl.constexpr):
         tl.store(out_ptr + i, y)
 
 
+@triton.jit
+def _sum_kernel(x_ptr, numel_ptr, out_ptr, ROWS: tl.constexpr, LEVELS: tl.constexpr):
+    n = tl.load(numel_ptr)
+    i = tl.arange(0, ROWS)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    x = tl.load(x_ptr + i, mask=i < n, other=7.0)
+    dev.store_partial(out_ptr, x, i < n, ROWS, LEVELS)
+
+
+@triton.jit
+def _of_sum_kernel(total_ptr, numel_ptr, out_ptr):
+    total, n = tl.load(total_ptr), tl.load(numel_ptr)
+    tl.store(out_ptr, dev.norm_of_sum(total, n))
+    tl.store(out_ptr + 1, dev.mean_of_sum(total, n))
+
+
 def elementwise(kernel, op: str, args: tuple[Tensor, ...], device: str, rows: Rows) -> Tensor:
     n = args[0].numel()
     block = 32 * rows(n)
@@ -375,12 +390,31 @@ def test_kernel_agrees_on_float64_scalars(op: str, device: str) -> None:
     assert not bool(wrong.any()), [c for c, w in zip(cases, wrong.tolist()) if w]
 
 
+@pytest.mark.parametrize("n", [1, 5, 32, 33, 500, 511, 512])
+def test_kernel_sums_by_the_same_tree(n: int, device: str) -> None:
+    """Six decades of both signs, so that another order of the additions gives other bits."""
+    rng = torch.Generator().manual_seed(10)
+    x = torch.randn(n, generator=rng) * 10.0 ** (6 * torch.rand(n, generator=rng))
+    numel = torch.tensor(n, device=device)
+    total = torch.zeros(1, device=device)
+    _sum_kernel[(1,)](x.to(device), numel, total, 16, 9)
+    expected = ref.tree_sum(x)
+    assert different(total[0], expected) == 0
+    if n == 512:
+        assert different(x.flip(0).cumsum(0)[-1], expected) == 1  # the order shows
+    of_sum = torch.zeros(2, device=device)
+    _of_sum_kernel[(1,)](total.abs(), numel, of_sum)
+    assert different(of_sum[0], ref.norm_of_sum(expected.abs(), n)) == 0
+    assert different(of_sum[1], ref.mean_of_sum(expected.abs(), n)) == 0
+
+
 # ---------------------------------------------------------------- the two modules
 
 
 #: Public in one module alone, each for a reason.
 ONLY_DEVICE = {
     "store_keys",  # the scalar kernel's; the reference holds its keys in Python
+    "store_partial",  # of one program's tile; the reference sums the whole tensor, tree_sum
 }
 ONLY_TORCH = {
     "sqrt",  # a kernel has tl.sqrt_rn
