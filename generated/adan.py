@@ -107,7 +107,8 @@ def _scalar_kernel(
     beta3 = tl.load(hypers + 3)
     eps = tl.load(hypers + 4)
     weight_decay = tl.load(hypers + 5)
-    later = tl.where(t == 1, 0.0, 1.0)  # where(t == 1, 0, 1)
+    # where(t == 1, 0, 1)
+    later = tl.where(t == 1, tl.full((), 0.0, tl.float64), tl.full((), 1.0, tl.float64))
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     one_minus_beta3 = 1.0 - beta3

@@ -66,6 +66,8 @@ class Format(StrEnum):
     """How ``show`` prints."""
 
     text = "text"
+    latex = "latex"
+    json = "json"
 
 
 StateOption = Annotated[State, typer.Option(help="storage of the moments")]
@@ -134,10 +136,13 @@ def show(
     state: StateOption = State.fp8,
     format: Annotated[Format, typer.Option(help="output format")] = Format.text,
 ) -> None:
-    """Print the algorithm after conversion, its storage, and what each pass did."""
-    from signconv import pipeline
+    """Print the algorithm after conversion, what it costs, and what can be proved of it."""
+    from signconv import pipeline, report
 
-    out.print(escape(pipeline.describe(pipeline.build(spec, convert, state.value))), soft_wrap=True)
+    with _busy("proving"):
+        made = report.assemble(pipeline.build(spec, convert, state.value))
+    render = {"text": report.as_text, "latex": report.as_latex, "json": report.as_json}
+    typer.echo(render[format.value](made))
 
 
 @app.command()

@@ -17,14 +17,12 @@ from typing import Any
 
 from signconv.dsl.optimizer import PREBOUND, Optimizer
 from signconv.errors import BuildError, Origin, SignconvError, SpecError, nearest
-from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Program
 from signconv.ir.verify import verify
 from signconv.lower import lower
 from signconv.lower.kernel_program import KernelProgram
 from signconv.passes.base import Request, canonical, parse, registry, transform
-from signconv.render.emit import Module, program_hash, render, storage_lines
-from signconv.runtime.formats import FORMATS
+from signconv.render.emit import Module, program_hash, render
 
 DEFAULT_STATE = "fp8"
 DEFAULT_MATH = "fp32"
@@ -83,24 +81,6 @@ def apply_passes(p: Program, requests: list[Request]) -> Program:
     for request in requests:
         p = verify(transform(p, request))
     return p
-
-
-def describe(b: Build) -> str:
-    """What ``signconv show`` prints: algorithm, hyperparameters, storage, passes."""
-    p = b.program
-    lines = [f"{b.module.class_name}: {' '.join(p.doc.split())}", ""]
-    lines += [f"    {x}" for x in algorithm(p)]
-    lines += ["", *remarks(p), "", "Hyperparameters"]
-    lines += [f"    {h.name} = {h.default:g}   ({h.legal})" for h in p.hypers]
-    lines += [f"    {name}: removed; {reason}" for name, reason in p.removed]
-    lines += ["", "State, bytes per parameter where rows are multiples of 32"]
-    total = 0.0
-    for m, words in zip(b.kernel.moments, storage_lines(b.kernel), strict=True):
-        size = FORMATS[m.format].bytes_per_element
-        total += size
-        lines.append(f"    {size:.3f}  {words}")
-    lines += [f"    {total:.3f}  in all", "", f"Passes: {', '.join(p.history) or 'none'}"]
-    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- what the user named

@@ -69,7 +69,9 @@ def environment(**changes: str | None) -> dict[str, str]:
     return {k: v for k, v in merged.items() if v is not None}
 
 
-def python(*arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
+def python(
+    *arguments: str, timeout: float = 300, **changes: str | None
+) -> subprocess.CompletedProcess[str]:
     """Run this interpreter in the checkout's root with an environment of its own."""
     return subprocess.run(
         [sys.executable, *arguments],
@@ -77,5 +79,5 @@ def python(*arguments: str, **changes: str | None) -> subprocess.CompletedProces
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )

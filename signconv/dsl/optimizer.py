@@ -32,7 +32,8 @@ RESERVED = frozenset({
     "p_ptr", "g_ptr", "clock_row", "scalar_table",
     "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr", "hypers", "clock",
     "memory", "real_t",
-    "skip_ptr", "scale_ptr", "out", "direction",
+    "skip_ptr", "scale_ptr", "out", "super", "float", "int", "bool", "str", "tuple", "list",
+    "dict", "object", "format", "lr0", "param_names", "capturable",
 })  # fmt: skip
 #: What the generated code appends to a moment's name.
 SUFFIXES = ("_prev", "_ptr", "_scale", "_scale_ptr", "_format")
@@ -85,7 +86,13 @@ class _Body(dict[str, Any]):
             value.name = name
             value.origin = caller()
             return value
+        if name == "decay":
+            if not isinstance(value, DecayTerm):
+                raise SpecError("decay is one of l2(…), decoupled(…), independent(…)", caller())
+            return value
         if name in ROLES:
+            if not isinstance(value, Term):
+                lift(value)  # refuses what is no expression, at its own line
             return value
         if isinstance(value, Term):
             return TempTerm(name, value.node)
@@ -161,8 +168,6 @@ def _program(name: str, body: _Body) -> Program:
     if "denominator" in body and "numerator" not in body:
         raise SpecError(f"{name} has a denominator but no numerator", where)
     decay = body.get("decay")
-    if decay is not None and not isinstance(decay, DecayTerm):
-        raise SpecError("decay is one of l2(…), decoupled(…), independent(…)", where)
     numerator = lift(body["numerator"] if "numerator" in body else body["update"])
     denominator = lift(body["denominator"]) if "denominator" in body else None
     link = "ratio"
@@ -173,6 +178,7 @@ def _program(name: str, body: _Body) -> Program:
     return Program(
         name=name,
         key=name.lower(),
+        origin=where,
         doc=str(body.get("__doc__") or ""),
         hypers=tuple(hypers),
         moments=tuple(moments),
@@ -180,5 +186,5 @@ def _program(name: str, body: _Body) -> Program:
         numerator=numerator,
         denominator=denominator,
         link=link,
-        decay=None if decay is None else Decay(decay.kind, decay.weight),
+        decay=None if decay is None else Decay(decay.kind, decay.weight, decay.origin),
     )

@@ -6,11 +6,12 @@ evaluate nothing; ``==`` and ``<`` build relations, and testing a term for truth
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from signconv.errors import Origin, SpecError
+from signconv.errors import Origin, SpecError, nearest
 from signconv.ir.nodes import Const, Expr, Op, Ref
 
 _HERE = str(Path(__file__).parent)
@@ -161,6 +162,9 @@ class HyperTerm(Named):
         self.ranges = ranges
 
 
+MEMBERS = ("corrected", "next", "prev")
+
+
 class MomentTerm(Named):
     """What ``ema``, ``max_ema``, ``moment`` and ``state`` return."""
 
@@ -175,6 +179,17 @@ class MomentTerm(Named):
         self.beta = None if beta is None else lift(beta)
         self.init = init
         self._next: Expr | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        inside = sys._getframe(1).f_code.co_filename.startswith(_HERE)
+        if not inside and name != "next":
+            raise SpecError(f".{name} cannot be set: only a state's .next can", caller())
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise SpecError(f"a moment has no .{name}; {nearest(name, MEMBERS)}", caller())
 
     @property
     def prev(self) -> Term:
@@ -216,6 +231,8 @@ def lift(value: Any) -> Expr:
     """A term or a number as a node; anything else is refused with the user's line."""
     if isinstance(value, Term):
         return value.node
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{value} is not a finite number", caller())
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SpecError(
             f"{value!r} ({type(value).__name__}) cannot stand in an expression: use numbers and "
@@ -247,6 +264,9 @@ def hyper(
     """A hyperparameter with a default and a legal range (ge: >=, gt: >, le: <=, lt: <)."""
     if isinstance(default, bool) or not isinstance(default, int | float):
         raise SpecError(f"a hyperparameter's default must be a number, not {default!r}", caller())
+    for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
+            raise SpecError(f"a hyperparameter's {name}= must be a number, not {bound!r}", caller())
     return HyperTerm(float(default), {"ge": ge, "gt": gt, "le": le, "lt": lt})
 
 

@@ -266,6 +266,11 @@ class Ranges:
         return e.fn == "sub" and e.args[0] == Const(1.0) and self.at_most_one(e.args[1], True)
 
 
+def reads_gradient(p: Program) -> bool:
+    """Whether the update depends on the gradient, through moments and temporaries."""
+    return not unread(p, ["grad"])
+
+
 def unread(p: Program, names: Iterable[str]) -> list[str]:
     """Those of ``names`` that no expression the update depends on reads."""
     live: set[str] = set()

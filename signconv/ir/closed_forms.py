@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sympy as sp
@@ -44,7 +45,7 @@ def supremum(r: Ratio, hypers: Hypers) -> Any:
     except Unproved:
         return None
     p = r.order
-    kappa = sp.simplify(r.a / r.c)
+    kappa = sp.cancel(r.a / r.c)
     if r.rate is None and not kappa.has(Z):
         total = sp.simplify(r.c.subs(Z, 1))
         return _power(kappa, 1, at) * (_power(total, 1 - 1 / p, at) if p > 1 else 1)
@@ -55,6 +56,8 @@ def supremum(r: Ratio, hypers: Hypers) -> Any:
     if any(sp.simplify(a) != 0 and c == 0 for a, c in head):
         return None
     head = [(a, c) for a, c in head if c != 0]
+    if len(terms) > 2:
+        return None  # no formula that anybody reads
     C, s = terms_c[0] if terms_c else (1, 1)
     if p == 2:
         x = [(A * B / C, u * v / s) for A, u in terms for B, v in terms]
@@ -94,24 +97,37 @@ def condition(r: Ratio) -> tuple[str, ...]:
     return tuple(found)
 
 
-def series_text(e: Any) -> str:
-    """The k-th weight as text, first weights apart."""
+def series_text(e: Any, at: dict[Any, float], text: Callable[[Any], str] = str) -> str:
+    """The k-th weight in words, first weights apart; ``text`` prints a formula."""
     try:
         first, terms = partial_fractions(e)
     except Unproved:
         return f"the series of {e} in z"
-    text = " + ".join(
-        f"{_factored(A)}*{r if r.is_Symbol or r.is_number else f'({r})'}**k" for A, r in terms
-    )
+    parts = [f"{_product(A, at, text)}{_geometric(r)}" for A, r in terms]
+    tail = " + ".join(parts).replace("+ -", "- ")
+    ahead = [f"{_product(x, at, text)}" for x in first]
     if not terms:
-        return f"{', '.join(str(x) for x in first)} for k = 0…{len(first) - 1}, then 0"
-    ahead = [f"a further {x} at k = {k}" for k, x in enumerate(first) if x != 0]
-    return "; ".join([text, *ahead])
+        return f"{', '.join(ahead)}, then 0"
+    if not any(first):
+        return tail
+    added = [f"{'and ' if k else ''}{x} more at k = {k}" for k, x in enumerate(ahead)]
+    return f"{tail}, {', '.join(added)}"
 
 
-def _factored(e: Any) -> str:
-    text = str(e)
-    return f"({text})" if e.is_Add else text
+def _geometric(r: Any) -> str:
+    """``*r**k``, nothing for r = 1."""
+    if r == 1:
+        return ""
+    return f"*{r}**k" if r.is_Symbol or r.is_number else f"*({r})**k"
+
+
+def _product(e: Any, at: dict[Any, float], text: Callable[[Any], str]) -> str:
+    """``e`` in factors that are positive at ``at``, with its sign in front."""
+    if e == 0:
+        return "0"
+    made = _power(e, 1, at)
+    shown = f"({text(made)})" if made.is_Add else text(made)
+    return f"-{shown}" if float(e.subs(at)) < 0 else shown
 
 
 def _at(first: list[Any], terms: Terms, k: int) -> Any:

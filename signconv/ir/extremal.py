@@ -120,7 +120,7 @@ class Weights:
     def lists(self, length: int) -> tuple[Array, Array, Array]:
         """a_k/r**k, c_k/s**k and the exponents k, so that nothing under- or overflows."""
         r, s = (x if x > 1e-12 else 1.0 for x in self.decay)
-        k = np.arange(length)
+        k = np.arange(length, dtype=np.float64)
         if self.rate is not None:
             c = np.ones(length)
         else:
@@ -169,7 +169,7 @@ class Weights:
         r, s = (x if x > 1e-12 else 1.0 for x in self.decay)
         with np.errstate(all="ignore"):
             if self.rate is not None:
-                size = s ** -k.astype(np.float64)
+                size = s**-k
             elif self.order == 1:
                 size = (k == np.argmax(np.abs(a) / c * (r / s) ** k)).astype(np.float64)
             else:
@@ -235,7 +235,9 @@ def search(p: Program, hypers: Mapping[str, float], steps: int = 300, seed: int 
     rng = np.random.default_rng(seed)
     i = np.arange(steps)[:, None]
     growth = np.exp(np.linspace(-1.0, 1.0, 41))[None, :]
-    shapes = [growth ** (i - steps + 1) * (i >= steps - n) for n in (2, 5, 20, 60, steps)]
+    shapes: list[Array] = [
+        growth ** (i - steps + 1) * (i >= steps - n) for n in (2, 5, 20, 60, steps)
+    ]
     spikes = 1.0 * (i >= steps - np.array([1, 2, 3, 5, 10, 30, 100, steps])[None, :])
     shapes += [spikes, spikes + 1e-3, (-1.0) ** i * spikes]
     shapes += [(-1.0) ** i * shapes[0], (-1.0) ** i * shapes[2]]

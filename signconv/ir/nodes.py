@@ -118,6 +118,7 @@ class Decay:
 
     kind: str
     weight: Expr
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Program:
     history: tuple[str, ...] = ()
     removed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     def hyper(self, name: str) -> Hyper | None:
         return next((h for h in self.hypers if h.name == name), None)

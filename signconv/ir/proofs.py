@@ -21,8 +21,9 @@ import sympy as sp
 
 from signconv.ir import closed_forms, extremal
 from signconv.ir.closed_forms import partial_fractions
-from signconv.ir.nodes import Expr, Op, Program, Ref, map_expressions, rewrite
-from signconv.ir.ratios import Free, Hypers, Ratio, derive, stripped
+from signconv.ir.nodes import Expr, Op, Program, Ref, map_expressions
+from signconv.ir.ratios import Free, Hypers, Ratio, derive, inlined, stripped
+from signconv.ir.show_formats import formula_text
 from signconv.ir.symbolic import FIRST, Unproved, View, Z
 
 #: Steps over which the bound is also taken one t at a time.
@@ -69,7 +70,13 @@ def prove(p: Program, hypers: Hypers | None = None) -> Bound:
     if by_construction(p):
         why = "the denominator is a maximum that contains abs(numerator) of the same step"
         return Bound(
-            "proved", why, 1.0, sp.Integer(1), always=True, always_reason=why, by_construction=True,
+            "proved",
+            why,
+            1.0,
+            sp.Integer(1),
+            always=True,
+            always_reason=why,
+            by_construction=True,
             attained=extremal.attained(bare(p), np.ones(9), hypers, late=False),
         )
     try:
@@ -89,19 +96,19 @@ def _bound(p: Program, r: Ratio, hypers: Hypers) -> Bound:
     value = r.gain * w.supremum()
     finite = math.isfinite(value)
     reached = extremal.attained(bare(p), w.sequence(), hypers)
-    early = None
-    if r.exact and finite:
-        early = extremal.early(r.program, w, hypers, EARLY)
     found = None
     if finite and reached < value * (1 - 1e-3):
         found = max(reached, extremal.search(bare(p), hypers))
     always = value <= 1 + 1e-9 and at_most_one(p)
+    early = None
+    if r.exact and finite and not always:
+        early = extremal.early(r.program, w, hypers, EARLY)
     return Bound(
         status="proved" if finite else "infinite" if r.exact else "unproved",
         method=_method(r),
         value=value,
         closed=closed_forms.supremum(r, hypers) if finite else None,
-        series=(closed_forms.series_text(r.a), closed_forms.series_text(r.c)),
+        series=_series(r, hypers),
         condition=closed_forms.condition(r),
         always=always,
         always_reason=JENSEN if always else "",
@@ -114,6 +121,15 @@ def _bound(p: Program, r: Ratio, hypers: Hypers) -> Bound:
         else "its simplest lower bound of the denominator is too low",
         assumptions=r.assumptions,
     )
+
+
+def _series(r: Ratio, hypers: Hypers) -> tuple[str, str]:
+    at = r.values(hypers)
+    top = closed_forms.series_text(r.a, at, formula_text)
+    if r.rate is None:
+        return top, closed_forms.series_text(r.c, at, formula_text)
+    factor = "" if r.c == 1 else f"{formula_text(r.c)} * "
+    return top, f"{factor}({formula_text(r.rate)})**k, the largest instead of the sum"
 
 
 def _method(r: Ratio) -> str:
@@ -148,23 +164,16 @@ def by_construction(p: Program) -> bool:
     """Whether the denominator is a moment max(beta*s, abs(numerator)), or a max with that."""
     if p.denominator is None:
         return False
-    parts, size = [_inlined(p, stripped(p, p.denominator))], _inlined(p, Op("abs", (p.numerator,)))
+    parts, size = [inlined(p, stripped(p, p.denominator))], inlined(p, Op("abs", (p.numerator,)))
     while parts:
         e = parts.pop()
         if isinstance(e, Ref) and e.kind == "value" and p.moment(e.name).kind == "max":
-            e = _inlined(p, p.moment(e.name).input or e)
+            e = inlined(p, p.moment(e.name).input or e)
         if e == size:
             return True
         if isinstance(e, Op) and e.fn == "max":
             parts += e.args
     return False
-
-
-def _inlined(p: Program, e: Expr) -> Expr:
-    def rule(x: Expr) -> Expr | None:
-        return _inlined(p, p.temp(x.name).expr) if isinstance(x, Ref) and x.kind == "temp" else None
-
-    return rewrite(e, rule)
 
 
 # ---------------------------------------------------------------- at most 1, at every t
@@ -236,9 +245,9 @@ def _unit_sign(view: View, e: Any) -> int:
     if e.is_Mul:
         return math.prod(_unit_sign(view, x) for x in e.args)
     if e.is_Add:
-        for sign in (1, -1):
-            if _unit_sign(view, sp.factor(1 - sign * e)) == 1 and len(e.args) == 2:
-                return sign
+        one, rest = e.as_coeff_Add()
+        if abs(one) == 1 and _unit_sign(view, sp.factor(-one * rest)) == 1:
+            return int(one)  # 1 - x, or x - 1
     return 0
 
 

@@ -89,9 +89,9 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
     form has no such ratio.
     """
     view = view or View(p)
-    over, under = factors(p, p.numerator)
+    over, under = factors(p, inlined(p, p.numerator))
     if p.denominator is not None:
-        below, above = factors(p, p.denominator)
+        below, above = factors(p, inlined(p, p.denominator))
         over, under = over + above, under + below
     gain, over, under = _bounded(p, over, under)
     if any(isinstance(n, Op) and n.fn in REDUCTIONS for e in over + under for n in walk(e)):
@@ -161,12 +161,20 @@ def _product(parts: list[Expr]) -> Expr:
 # ---------------------------------------------------------------- cutting expressions
 
 
+def inlined(p: Program, e: Expr) -> Expr:
+    """``e`` with elementwise temporaries written out."""
+
+    def rule(x: Expr) -> Expr | None:
+        if isinstance(x, Ref) and x.kind == "temp" and not is_scalar(x, p):
+            return inlined(p, p.temp(x.name).expr)
+        return None
+
+    return rewrite(e, rule)
+
+
 def factors(p: Program, e: Expr) -> tuple[list[Expr], list[Expr]]:
-    """Factors above and below the fraction bar, temporaries written out."""
-    if isinstance(e, Ref) and e.kind == "temp" and not is_scalar(e, p):
-        over, under = factors(p, p.temp(e.name).expr)
-        return ([e], []) if not under and len(over) == 1 else (over, under)
-    if isinstance(e, Op) and e.fn in ("mul", "div"):
+    """Factors above and below the fraction bar."""
+    if isinstance(e, Op) and e.fn in ("mul", "div") and not is_scalar(e, p):
         (a, b), (c, d) = factors(p, e.args[0]), factors(p, e.args[1])
         return (a + c, b + d) if e.fn == "mul" else (a + d, b + c)
     return [e], []
@@ -183,10 +191,16 @@ def _bounded(
     gain = 1.0
     for e in over:
         size = None if is_scalar(e, p) or _reads_only_gradient(p, e) else size_of(p, e)
-        gain, _ = (gain, kept[0].append(e)) if size is None else (gain * size, None)
+        if size is None:
+            kept[0].append(e)
+        else:
+            gain *= size
     for e in under:
         least = None if is_scalar(e, p) else least_of(e)
-        gain, _ = (gain, kept[1].append(e)) if least is None else (gain / least, None)
+        if least is None:
+            kept[1].append(e)
+        else:
+            gain /= least
     alone = [e for e in kept[1] if not is_scalar(e, p)]
     if not alone and kept[1]:
         kept = [*kept[0], *(op("div", 1, e) for e in kept[1])], []
@@ -201,8 +215,6 @@ def size_of(p: Program, e: Expr) -> float | None:
     """A number that abs(e) never exceeds."""
     if isinstance(e, Const):
         return abs(e.value)
-    if isinstance(e, Ref) and e.kind == "temp":
-        return size_of(p, p.temp(e.name).expr)
     if not isinstance(e, Op):
         return None
     sizes = [size_of(p, a) for a in e.args]
@@ -240,12 +252,10 @@ def branches(p: Program, e: Expr, most: int = 8) -> list[Expr]:
 
 def stripped(p: Program, e: Expr) -> Expr:
     """A denominator without the scalars >= 0 added to it (eps), also inside roots and max."""
-    return _stripped(p, Ranges(p), e)
+    return _stripped(p, Ranges(p), inlined(p, e))
 
 
 def _stripped(p: Program, ranges: Ranges, e: Expr) -> Expr:
-    if isinstance(e, Ref) and e.kind == "temp" and not is_scalar(e, p):
-        return _stripped(p, ranges, p.temp(e.name).expr)
     if not isinstance(e, Op) or is_scalar(e, p):
         return e
     if e.fn in ("add", "max"):

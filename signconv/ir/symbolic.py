@@ -17,6 +17,7 @@ from signconv.ir.nodes import GRAD, Const, Expr, Moment, Op, Program, Ref, op, w
 
 Z = sp.Symbol("z")
 T = sp.Symbol("t", positive=True, integer=True)
+ONE = sp.Integer(1)
 #: Stands on the weights of an EMA that starts with its first input: they sum to 1 at every t.
 FIRST = sp.Symbol("first", positive=True)
 
@@ -49,7 +50,7 @@ class Power:
     order: Any
     base: Linear
     weights: Any
-    root: Any = sp.Integer(1)
+    root: Any = ONE
     rate: Any = None
     exact: bool = True
 
@@ -87,7 +88,7 @@ class View:
         self.assumptions: set[str] = set()
         self.timed: dict[Any, tuple[Any, Any]] = {}
         self._memory = scalar_moments(p)
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Signal] = {}
         self._open: dict[str, Any] = {}
 
     # ---------------------------------------------------------------- scalars
@@ -219,7 +220,7 @@ class View:
             )
         if e.fn == "abs":
             x = self.signal(a[0])
-            return x if isinstance(x, Power) else Power(sp.Integer(1), x, sp.Integer(1))
+            return x if isinstance(x, Power) else Power(ONE, x, ONE)
         if e.fn in ("pow", "sqrt", "root"):
             return self._powered(e)
         raise Unproved(f"{e.fn}() of moments is neither linear nor a power sum")
@@ -245,7 +246,7 @@ class View:
         if name in self._open:
             raise Unproved(f"{name} needs its own value")
         if name in self._known:
-            return self._known[name]  # type: ignore[no-any-return]
+            return self._known[name]
         m = self.p.moment(name)
         if m.init == "param" or (self.exact and isinstance(m.init, Const) and m.init.value != 0):
             raise Unproved(f"{name} starts from the parameter or from a number")

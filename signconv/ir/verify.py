@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from signconv.errors import SpecError, nearest
-from signconv.ir.analysis import Ranges, evaluation_order, first_origin, is_scalar, unread
+from signconv.ir.analysis import (
+    Ranges,
+    evaluation_order,
+    first_origin,
+    is_scalar,
+    reads_gradient,
+    unread,
+)
 from signconv.ir.nodes import (
     FUNCTIONS,
     REDUCTIONS,
@@ -115,7 +122,7 @@ def _call(p: Program, n: Op) -> None:
 
 def _hypers(p: Program) -> None:
     if p.hyper("lr") is None:
-        raise SpecError(f"{p.name} has no lr: add `lr = hyper(1e-3, ge=0)`")
+        raise SpecError(f"{p.name} has no lr: add `lr = hyper(1e-3, ge=0)`", p.origin)
     for h in p.hypers:
         if not h.allows(h.default):
             raise SpecError(
@@ -145,10 +152,13 @@ def _moments(p: Program) -> None:
 
 
 def _scalars(p: Program) -> None:
-    if is_scalar(p.numerator, p):
-        raise SpecError(f"{p.name}'s update does not depend on the gradient")
+    if not reads_gradient(p):
+        raise SpecError(f"{p.name}'s update does not depend on the gradient", p.origin)
+    for e in p.roots:
+        if isinstance(e, Op) and e.fn in RELATIONS:
+            raise SpecError("a comparison is no update: use where(condition, a, b)", e.origin)
     if p.decay is not None and not is_scalar(p.decay.weight, p):
-        raise SpecError("the weight of a decay must be the same for all elements")
+        raise SpecError("the weight of a decay must be the same for all elements", p.decay.origin)
     for e in all_expressions(p):
         for n in walk(e):
             if isinstance(n, Op) and n.fn == "mod" and not is_scalar(n, p):

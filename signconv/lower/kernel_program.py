@@ -10,7 +10,8 @@ from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
 #: Functions of lowered expressions: step*sign(x), 0/0-safe division, max of >= 0, cube root.
 LOWERED = frozenset({"signed", "ratio", "nonneg_max", "cbrt", "bf16"})
 ELEMENTWISE = LOWERED | {
-    "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where", "clip",
+    "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where", "exp", "log",
+    "tanh",
     "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
 SCALAR = frozenset({

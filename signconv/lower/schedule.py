@@ -11,7 +11,14 @@ import struct
 from dataclasses import replace
 
 from signconv.errors import LoweringError
-from signconv.ir.analysis import Ranges, evaluation_order, is_scalar, scalar_moments, uses_noise
+from signconv.ir.analysis import (
+    Ranges,
+    evaluation_order,
+    first_origin,
+    is_scalar,
+    scalar_moments,
+    uses_noise,
+)
 from signconv.ir.bounds import moment_bounds
 from signconv.ir.nodes import (
     GRAD,
@@ -103,6 +110,7 @@ class Lowerer:
 
     def scalar(self, e: Expr, hint: str) -> Expr:
         """A scalar expression as the elementwise code reads it: a literal or an output's name."""
+        e = rewrite(e, scalar_form)
         if isinstance(e, Const) and _exact_fp32(e.value):
             return e
         if self.bf16:
@@ -181,7 +189,7 @@ class Lowerer:
 
     def element(self, e: Expr, hint: str) -> Expr:
         """Rewrite an expression into what the printers know, keeping its order of evaluation."""
-        if is_scalar(e, self.p):
+        if is_scalar(e, self.p) and not (isinstance(e, Op) and e.fn in RELATIONS):
             return self.scalar(e, f"{hint}_scalar")
         if isinstance(e, Ref):
             return e
@@ -199,16 +207,17 @@ class Lowerer:
         if e.fn == "clip":
             x, low, high = e.args
             return self.element(op("min", op("max", x, low), high), hint)
+        if e.fn in ("max", "min") and is_scalar(e.args[0], self.p):
+            e = replace(e, args=e.args[::-1])  # the same number; a kernel wants the tensor first
         if e.fn == "max" and all(self.ranges.nonneg(a) for a in e.args):
             return replace(e, fn="nonneg_max", args=tuple(self.element(a, hint) for a in e.args))
+        if e.fn in RELATIONS and is_scalar(e, self.p):
+            flag = self.scalar(op("where", e, 1, 0), f"{hint}_flag")
+            return op("gt", flag, 0.5)
         if e.fn in RELATIONS:
             return replace(e, args=tuple(self.element(a, hint) for a in e.args))
         if e.fn in REDUCTIONS:
             return self._reduction(e)
-        if e.fn in ("exp", "log", "tanh"):
-            raise LoweringError(
-                f"{self.p.name}: {e.fn} of an elementwise expression cannot be compiled yet"
-            )
         return replace(e, args=tuple(self.element(a, hint) for a in e.args))
 
     def _reduction(self, e: Op) -> Expr:
@@ -269,7 +278,8 @@ class Lowerer:
         if order.value == 4:
             return op("sqrt", op("sqrt", self.element(x, hint)))
         raise LoweringError(
-            f"{self.p.name}: a root of order {order.value:g} cannot be compiled yet"
+            f"{self.p.name}: a root of order {order.value:g} cannot be compiled: 1, 2, 3 and 4 can",
+            first_origin(e),
         )
 
     # ---------------------------------------------------------------- moments and update
@@ -350,6 +360,25 @@ class Lowerer:
         self.math.append(Statement("p", sub(PARAM, change), step_text(p)))
 
 
+def scalar_form(e: Expr) -> Expr | None:
+    """Scalar functions in terms of those that the scalar printers know."""
+    if not isinstance(e, Op):
+        return None
+    if e.fn == "clip":
+        return op("min", op("max", e.args[0], e.args[1]), e.args[2])
+    if e.fn == "sign":
+        x = e.args[0]
+        return op("where", op("gt", x, 0), 1, op("where", op("lt", x, 0), -1, 0))
+    if e.fn == "root":
+        return op("pow", e.args[0], div(1, e.args[1]))
+    if e.fn == "tanh":
+        twice = op("exp", mul(2, e.args[0]))
+        return sub(1, div(2, add(twice, 1)))
+    if e.fn == "pow" and isinstance(e.args[1], Const) and e.args[1].value < 0:
+        return div(1, op("pow", e.args[0], -e.args[1].value))
+    return None
+
+
 #: Operations whose result is rounded to bf16 under --math bf16; the others are exact.
 ROUNDED = frozenset({"add", "sub", "mul", "div", "ratio", "sqrt", "cbrt"})
 
@@ -404,7 +433,7 @@ def _suggest(e: Expr) -> str | None:
     """A readable name for the usual scalars."""
     if isinstance(e, Op) and all(isinstance(a, Ref) or a == Const(1.0) for a in e.args):
         names = [a.name for a in e.args if isinstance(a, Ref)]
-        if e.fn == "sub" and e.args[0] == Const(1.0):
+        if e.fn == "sub" and e.args[0] == Const(1.0) and names:
             return f"one_minus_{names[0]}"
         if e.fn == "mul" and len(names) == 2:
             return "_".join(names)

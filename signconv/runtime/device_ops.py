@@ -158,6 +158,56 @@ def power64(base, t):
 
 
 @triton.jit
+def exp(x):
+    """e**x within 2 ULP, by a fixed sequence of exact operations."""
+    y = tl.where(x > -104.0, tl.where(x < 89.0, x, 89.0), -104.0)
+    k = tl.floor(y * 1.4426950216293335 + 0.5)
+    r = (y - k * 0.693145751953125) - k * 1.428606765330187e-06
+    total = 1.0 + r * 0.1428571492433548
+    for i in tl.static_range(6):
+        total = 1.0 + tl.div_rn(total * r, r * 0.0 + (6.0 - i))
+    whole = k.to(tl.int32)
+    half = whole >> 1
+    first = ((half + 127) << 23).to(tl.float32, bitcast=True)
+    second = ((whole - half + 127) << 23).to(tl.float32, bitcast=True)
+    return tl.where(x != x, x, total * first * second)
+
+
+@triton.jit
+def log(x):
+    """The natural logarithm within 2 ULP, by a fixed sequence of exact operations."""
+    tiny = x < 1.1754943508222875e-38
+    y = tl.where(tiny, x * 8388608.0, x)
+    bits = y.to(tl.int32, bitcast=True)
+    m = ((bits & 0x7FFFFF) | 0x3F800000).to(tl.float32, bitcast=True)
+    large = m > 1.4142135381698608
+    m = tl.where(large, m * 0.5, m)
+    k = ((bits >> 23) - tl.where(tiny, 150, 127) + large.to(tl.int32)).to(tl.float32)
+    s = tl.div_rn(m - 1.0, m + 1.0)
+    square = s * s
+    total = 0.1111111119389534 * square + 0.1428571492433548
+    total = total * square + 0.20000000298023224
+    total = total * square + 0.3333333432674408
+    y = (2.0 * s * (total * square) + k * 1.428606765330187e-06) + 2.0 * s + k * 0.693145751953125
+    y = tl.where(x == 0, float("-inf"), tl.where(x < 0, float("nan"), y))
+    return tl.where(x < float("inf"), y, x)
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent within 4 ULP, by a fixed sequence of exact operations."""
+    size = tl.abs(x)
+    square = x * x
+    near = square * 0.02186948940157890 - 0.053968254476785660
+    near = near * square + 0.13333334028720856
+    near = x + x * ((near * square - 0.3333333432674408) * square)
+    e = exp(-2.0 * size)
+    far = tl.div_rn(1.0 - e, 1.0 + e)
+    far = tl.where(x < 0, far * -1.0, far)
+    return tl.where(size < 0.25, near, far)
+
+
+@triton.jit
 def tree_sum(x, N: tl.constexpr, LEVELS: tl.constexpr):
     """Sum of N = 2**LEVELS numbers, neighbours first: the tree does not depend on the launch."""
     for level in tl.static_range(LEVELS):

@@ -116,9 +116,9 @@ def minimum(a: Tensor, b: Tensor | float) -> Tensor:
     return torch.where(a.isnan(), a, torch.where(b.isnan(), b, smaller))
 
 
-def nonneg_maximum(a: Tensor, b: Tensor) -> Tensor:
+def nonneg_maximum(a: Tensor, b: Tensor | float) -> Tensor:
     """Maximum of values that are never negative nor -0; NaN propagates."""
-    return torch.maximum(a, b)
+    return torch.maximum(*_pair(a, b))
 
 
 def sqrt(x: Tensor) -> Tensor:
@@ -165,6 +165,54 @@ def power64(base: float, t: int) -> float:
         factor = factor * factor
         t >>= 1
     return result
+
+
+def exp(x: Tensor) -> Tensor:
+    """e**x within 2 ULP, by the same exact operations as the kernel's."""
+    y = torch.where(x > -104.0, torch.where(x < 89.0, x, 89.0), -104.0)
+    k = torch.floor(y * 1.4426950216293335 + 0.5)
+    r = (y - k * 0.693145751953125) - k * 1.428606765330187e-06
+    total = 1.0 + r * 0.1428571492433548
+    for n in (6.0, 5.0, 4.0, 3.0, 2.0, 1.0):
+        total = 1.0 + torch.div(total * r, torch.full_like(r, n))
+    whole = k.to(torch.int32)
+    half = whole >> 1
+    first = ((half + 127) << 23).view(torch.float32)
+    second = ((whole - half + 127) << 23).view(torch.float32)
+    return torch.where(x.isnan(), x, total * first * second)
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm within 2 ULP, by the same exact operations as the kernel's."""
+    tiny = x < 1.1754943508222875e-38
+    y = torch.where(tiny, x * 8388608.0, x)
+    bits = y.contiguous().view(torch.int32)
+    m = ((bits & 0x7FFFFF) | 0x3F800000).view(torch.float32)
+    large = m > 1.4142135381698608
+    m = torch.where(large, m * 0.5, m)
+    k = (bits >> 23) - torch.where(tiny, 150, 127) + large.to(torch.int32)
+    k = k.to(torch.float32)
+    s = torch.div(m - 1.0, m + 1.0)
+    square = s * s
+    total = 0.1111111119389534 * square + 0.1428571492433548
+    total = total * square + 0.20000000298023224
+    total = total * square + 0.3333333432674408
+    y = (2.0 * s * (total * square) + k * 1.428606765330187e-06) + 2.0 * s + k * 0.693145751953125
+    y = torch.where(x == 0, -torch.inf, torch.where(x < 0, torch.nan, y))
+    return torch.where((x < torch.inf) | x.isnan(), torch.where(x.isnan(), x, y), x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent within 4 ULP, by the same exact operations as the kernel's."""
+    size = x.abs()
+    square = x * x
+    near = square * 0.02186948940157890 - 0.053968254476785660
+    near = near * square + 0.13333334028720856
+    near = x + x * ((near * square - 0.3333333432674408) * square)
+    e = exp(-2.0 * size)
+    far = torch.div(1.0 - e, 1.0 + e)
+    far = torch.where(x < 0, far * -1.0, far)
+    return torch.where(size < 0.25, near, far)
 
 
 def tree_sum(x: Tensor) -> Tensor:
@@ -329,8 +377,8 @@ def _per_element(byte: Tensor) -> Tensor:
 
 
 def load_float(x: Tensor) -> Tensor:
-    """A parameter or a gradient as flat fp32."""
-    return decode_bf16(x.view(-1)) if x.dtype == torch.bfloat16 else x.view(-1)
+    """A parameter or a gradient as flat fp32, never a view: the step writes in place."""
+    return decode_bf16(x.view(-1)) if x.dtype == torch.bfloat16 else x.view(-1).clone()
 
 
 def store_param(target: Tensor, x: Tensor, half: Tensor) -> None:
@@ -339,9 +387,9 @@ def store_param(target: Tensor, x: Tensor, half: Tensor) -> None:
 
 
 def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:
-    """A stored moment as flat fp32."""
+    """A stored moment as flat fp32, never a view: the step writes in place."""
     if fmt.name == "fp32":
-        return stored.view(-1)
+        return stored.view(-1).clone()
     if fmt.name == "bf16":
         return decode_bf16(stored.view(-1))
     x = decode_fp8(stored.view(-1), fmt.name)

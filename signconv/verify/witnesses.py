@@ -28,10 +28,14 @@ SIZE = 512
 ULP = 2.0**-24
 
 
-def gradients(rng: np.random.Generator, steps: int, size: int = SIZE) -> list[Array]:
+def gradients(
+    rng: np.random.Generator, steps: int, size: int = SIZE, zeros: bool = True
+) -> list[Array]:
     """Gradients whose scale differs by element over four decades, with some exact zeros."""
     scale = 10.0 ** rng.uniform(-3, 1, size)
     made = [scale * rng.standard_normal(size) for _ in range(steps)]
+    if not zeros:
+        return made
     return [np.where(rng.uniform(size=size) < 0.02, 0.0, g) for g in made]
 
 
@@ -41,7 +45,8 @@ def oracle_row(spec: str, program: Program, steps: int = 100) -> Row:
     if oracle is None:
         return Row("oracle - evaluator", spec, None, "no independent implementation of this spec")
     rng = np.random.default_rng(1)
-    param, grads, lr = rng.standard_normal(SIZE), gradients(rng, steps), 1e-2
+    # No zeros: torch.optim makes NaN of 0/0 where eps is 0, and we make 0
+    param, grads, lr = rng.standard_normal(SIZE), gradients(rng, steps, zeros=False), 1e-2
     evaluator = Evaluator(program, lr=lr, **oracle.hypers)
     p, state = param.copy(), evaluator.initial_state(param)
     for t, g in enumerate(grads, 1):

@@ -108,9 +108,7 @@ def clashes(folder: Path, kind: str, name: str, made: dict[str, list[Event]]) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_of_the_generated_code_are_refused(kind: str, tmp_path: Path) -> None:
-    # BUG: RESERVED misses most locals of templates/kernel.py.j2, scalars.py.j2 and reference.py.j2:
-    # a moment `mask` or `start` crashes the kernel, a hyperparameter `factor` or `active` makes
-    # kernel and reference disagree, a moment `mm_prev` beside `mm` gives wrong numbers.
+    # BUG: a hyperparameter `super` shadows what __init__ calls.
     made_with_qqq = accepted(tmp_path, kind, "qqq")
     assert made_with_qqq is not None
     made = functions(made_with_qqq.module.source)
@@ -121,13 +119,13 @@ def test_names_of_the_generated_code_are_refused(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", [*META, "param_names"])
 def test_keys_of_a_param_group_are_no_hyperparameters(name: str, tmp_path: Path) -> None:
-    # BUG: `format`, `program` and `lr0` are accepted, and overwrite the param group's own entry.
+    # BUG: format, lr0 and param_names are accepted, and overwrite the param group's own entry.
     assert accepted(tmp_path, "h", name) is None
 
 
 @pytest.mark.parametrize("name", ["mm_scale", "step", "offset"])
 def test_keys_of_state_are_no_moments(name: str, tmp_path: Path) -> None:
-    # BUG: mm_scale is accepted beside mm, whose block scales it then shares a key with.
+    """mm_scale would share a key with the block scales of mm."""
     assert accepted(tmp_path, "v", name) is None
 
 

@@ -165,7 +165,7 @@ REFUSED = {
         "a = state()  # here\nc = a * 2\na.next = c + grad\nnumerator = a",
         "cycle: a -> c -> a",
     ),
-    # truth, matrices, reductions, other types
+    # truth, matrices, other types
     "chained comparison": ("numerator = where(0 < grad < 1, grad, 0)  # here", TRUTH),
     "and": ("m = ema(grad, 0.9)\nnumerator = grad and m  # here", TRUTH),
     "or": ("numerator = grad or 1  # here", TRUTH),
@@ -175,8 +175,6 @@ REFUSED = {
     "Python's max": ("numerator = __import__('builtins').max(grad, 0)  # here", TRUTH),
     "Python's sorted": ("numerator = sorted([grad, param])[0]  # here", TRUTH),
     "matrix product": ("numerator = grad @ grad  # here", "matrix product is not supported.*Muon"),
-    "norm": ("numerator = grad / norm(grad)  # here", r"norm\(\) is a per-tensor reduction"),
-    "mean": ("m = ema(grad - mean(grad), 0.9)  # here\nnumerator = m", r"mean\(\) is a per-tensor"),
     "item": ("numerator = grad[0]  # here", "one element"),
     "loop": ("numerator = grad\nfor _ in grad:  # here\n    pass", "one element"),
     "float": ("numerator = float(grad)  # here", "not a number yet"),
@@ -186,7 +184,7 @@ REFUSED = {
     "bool": ("numerator = grad * True  # here", r"True \(bool\)"),
     "string bound": ("k = 'text'  # here", "bound to a str"),
     "function bound": ("def f(x):  # here\n    return x\nnumerator = grad", "to a function"),
-    "module bound": ("import math  # here\nnumerator = grad", "bound to a module"),
+    "module bound": ("import os  # here\nnumerator = grad", "bound to a module"),
     # functions
     "root of an element": ("numerator = grad**0.5  # here", "integer exponent 1…16"),
     "negative power": ("numerator = grad**-1  # here", "integer exponent 1…16"),

@@ -20,65 +20,65 @@ RATIO = """\
 rate = hyper(0.9, ge=0, lt=1)
 tiny = hyper(1e-6, ge=0)
 wd = hyper(0.02, ge=0)
-first = ema(grad, rate)
-second = ema(grad**2, 0.99)
-numerator = first
+m1 = ema(grad, rate)
+m2 = ema(grad**2, 0.99)
+numerator = m1
 denominator = {denominator}
 decay = decoupled(wd)
 """
-MEAN = ["first = rate * first.prev + (1 - rate) * g"]
-BOTH = [*MEAN, "second = 0.99 * second.prev + (1 - 0.99) * g**2"]
+MEAN = ["m1 = rate * m1.prev + (1 - rate) * g"]
+BOTH = [*MEAN, "m2 = 0.99 * m2.prev + (1 - 0.99) * g**2"]
 DECAYED = "p = p - lr * update - lr * wd * p"
 
 #: A spec, the pass as asked for, and the algorithm that has to come out.
 TABLE = {
     "offset behind a root goes": (
-        RATIO.format(denominator="sqrt(second) + tiny"),
+        RATIO.format(denominator="sqrt(m2) + tiny"),
         "stosign",
-        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
     ),
     "offset before a root goes": (
-        RATIO.format(denominator="tiny + sqrt(second)"),
+        RATIO.format(denominator="tiny + sqrt(m2)"),
         "stosign",
-        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
     ),
     "offset inside a root goes": (
-        RATIO.format(denominator="sqrt(second + tiny)"),
+        RATIO.format(denominator="sqrt(m2 + tiny)"),
         "stosign",
-        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
     ),
     "offset as a maximum goes": (
-        RATIO.format(denominator="max(sqrt(second), tiny)"),
+        RATIO.format(denominator="max(sqrt(m2), tiny)"),
         "stosign",
-        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
     ),
     "factors stay": (
-        RATIO.format(denominator="2 * sqrt(second / 3) + tiny"),
+        RATIO.format(denominator="2 * sqrt(m2 / 3) + tiny"),
         "stosign",
-        [*BOTH, "update = sign(first + 2 * sqrt(second / 3) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + 2 * sqrt(m2 / 3) * noise)", DECAYED],
     ),
     "offset kept on request": (
-        RATIO.format(denominator="sqrt(second) + tiny"),
+        RATIO.format(denominator="sqrt(m2) + tiny"),
         "stosign:eps=keep",
-        [*BOTH, "update = sign(first + (sqrt(second) + tiny) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + (sqrt(m2) + tiny) * noise)", DECAYED],
     ),
     "no denominator: the running maximum becomes one": (
-        "first = ema(grad, 0.9)\nnumerator = first",
+        "m1 = ema(grad, 0.9)\nnumerator = m1",
         "stosign",
         [
-            "first = 0.9 * first.prev + (1 - 0.9) * g",
-            "G = max(beta2 * G.prev, abs(first))",
-            "update = sign(first + G * noise)",
+            "m1 = 0.9 * m1.prev + (1 - 0.9) * g",
+            "G = max(beta2 * G.prev, abs(m1))",
+            "update = sign(m1 + G * noise)",
             "p = p - lr * update",
         ],
     ),
     "a sign as update becomes stochastic": (
-        "first = ema(grad, 0.9)\nupdate = sign(first)",
+        "m1 = ema(grad, 0.9)\nupdate = sign(m1)",
         "stosign",
         [
-            "first = 0.9 * first.prev + (1 - 0.9) * g",
-            "G = max(beta2 * G.prev, abs(first))",
-            "update = sign(first + G * noise)",
+            "m1 = 0.9 * m1.prev + (1 - 0.9) * g",
+            "G = max(beta2 * G.prev, abs(m1))",
+            "update = sign(m1 + G * noise)",
             "p = p - lr * update",
         ],
     ),
@@ -93,11 +93,11 @@ TABLE = {
         ],
     ),
     "a denominator behind a name": (
-        RATIO.replace("numerator", "below = sqrt(second) + tiny\nnumerator").format(
+        RATIO.replace("numerator", "below = sqrt(m2) + tiny\nnumerator").format(
             denominator="below"
         ),
         "stosign",
-        [*BOTH, "update = sign(first + sqrt(second) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
     ),
 }
 
@@ -116,17 +116,17 @@ def test_equations(case: str, tmp_path: Path) -> None:
 
 def test_what_it_must_not_touch(tmp_path: Path) -> None:
     """A parameter-sized offset, and an offset of the numerator, are no eps."""
-    body = RATIO.format(denominator="sqrt(second) + abs(param)").replace("tiny", "more")
-    body = body.replace("numerator = first", "numerator = first + more")
+    body = RATIO.format(denominator="sqrt(m2) + abs(param)").replace("tiny", "more")
+    body = body.replace("numerator = m1", "numerator = m1 + more")
     p = converted(tmp_path, body, "stosign")
-    assert "update = sign(first + more + (sqrt(second) + abs(p)) * noise)" in algorithm(p)
+    assert "update = sign(m1 + more + (sqrt(m2) + abs(p)) * noise)" in algorithm(p)
 
 
 # ---------------------------------------------------------------- eps
 
 
 def test_eps_leaves_the_constructor_and_passing_it_names_the_way_out(tmp_path: Path) -> None:
-    body = RATIO.format(denominator="sqrt(second) + tiny")
+    body = RATIO.format(denominator="sqrt(m2) + tiny")
     assert converted(tmp_path, body, "stosign").hyper("tiny") is None
     cls = built_class(tmp_path, body, "stosign")
     with pytest.raises(TypeError, match=r"no 'tiny': .*--convert stosign:eps=keep"):
@@ -141,7 +141,7 @@ def test_eps_leaves_the_constructor_and_passing_it_names_the_way_out(tmp_path: P
 )
 def test_a_coordinate_without_gradient(convert: str, stays: bool, tmp_path: Path) -> None:
     """Without eps it stays where it is, with eps it walks by lr."""
-    body = RATIO.format(denominator="sqrt(second) + tiny")
+    body = RATIO.format(denominator="sqrt(m2) + tiny")
     p = torch.ones(64, requires_grad=True)
     optimizer = built_class(tmp_path, body, convert)([p], lr=0.5, wd=0.0)
     for _ in range(3):
@@ -159,7 +159,7 @@ def test_a_coordinate_without_gradient(convert: str, stays: bool, tmp_path: Path
 
 def test_defaults_are_scaled_and_said_to_be(tmp_path: Path) -> None:
     """lr x 0.2 and weight decay x 5 keep lr * weight_decay."""
-    before = program_of(tmp_path, RATIO.format(denominator="sqrt(second) + tiny"))
+    before = program_of(tmp_path, RATIO.format(denominator="sqrt(m2) + tiny"))
     after = apply_passes(before, requests_of("stosign"))
     assert (before.hyper("lr").default, after.hyper("lr").default) == (1e-3, 2e-4)
     assert (before.hyper("wd").default, after.hyper("wd").default) == (0.02, 0.1)
@@ -267,7 +267,7 @@ def test_every_other_link_pass_is_refused_beside_it() -> None:
 
 
 @pytest.mark.parametrize("convert", ["stosign", "stosign:eps=keep"])
-@pytest.mark.parametrize("name", builtin_names())
+@pytest.mark.parametrize("name", [n for n in builtin_names() if resolve(n).link != "stosign"])
 def test_mean_law_on_the_builtins(name: str, convert: str) -> None:
     (row,) = pass_rows(resolve(name), (convert,))
     assert row.ok, row.detail
