@@ -30,6 +30,7 @@ from dataclasses import asdict
 from typing import Any
 
 from signconv.errors import LoweringError
+from signconv.ir.claims import bound_claims, rounding_claims, unbiased_claims, update_claims
 from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Op, Program, references, walk
 from signconv.ir.proofs import EARLY, Bound, prove
@@ -40,7 +41,6 @@ from signconv.lower.kernel_program import KernelProgram
 from signconv.lower.storage import plan
 from signconv.passes.base import parse, registry
 from signconv.pipeline import Build
-from signconv.report_claims import bound_claims, rounding_claims, unbiased_claims, update_claims
 from signconv.runtime.formats import FORMATS
 
 WIDTH = 100

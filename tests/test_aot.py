@@ -1,12 +1,13 @@
-"""Every generated kernel compiles ahead of time for GPUs that this machine does not have.
+"""Generated kernels compile ahead of time for GPUs that this machine does not have.
 
-One process without TRITON_INTERPRET compiles everything and prints JSON; Triton caches what it
-compiled, so that only the first run of a version takes its two minutes.
+One process without TRITON_INTERPRET compiles everything and prints JSON.  A compilation takes two
+thirds of a second, so the files that the README names are compiled for every target, the others
+for sm_90 and gfx942; SIGNCONV_AOT=all compiles all of them for all (four minutes).
 """
 
 import json
+import os
 import re
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from signconv.pipeline import build, write
 from signconv.runtime.compat import HAS_TRITON
 from signconv.verify.aot import TARGETS
 from tests.support import ROOT, python, spec_file
-from tests.test_generated import label, path_of
+from tests.test_generated import ISSUE, label, path_of
 
 # One worker for all, so that the kernels are compiled once (with `pytest --dist loadgroup`).
 pytestmark = [
@@ -32,103 +33,106 @@ from signconv.verify.bits import load_class
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
-def local_bytes(cubin):
+def usage(cubin):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         words = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
         text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    usage = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text)
-    return [[int(x) for x in kernel] for kernel in usage]
+    kernels = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text)
+    return [[int(x) for x in kernel] for kernel in kernels]
 
-def row(compiled):
-    asm = compiled.asm
-    made = {
-        "binary": len(asm.get("cubin") or asm.get("hsaco") or b""),
-        "spills": compiled.spills,
-        "loads": compiled.wide_loads,
-        "stores": compiled.wide_stores,
-        "fused": len(re.findall(r"\bfma\.rn\.f32\b", asm.get("ptx", ""))),
-        "approximate": re.findall(r"\b(?:div|sqrt|rcp)\.(?:approx|full)[.\w]*", asm.get("ptx", "")),
+def read(made, target):
+    ptx = made.asm.get("ptx", "")
+    return {
+        "binary": len(made.asm.get("cubin") or made.asm.get("hsaco") or b""),
+        "spills": made.spills,
+        "loads": made.wide_loads,
+        "stores": made.wide_stores,
+        "fused": len(re.findall(r"\bfma\.rn\.f32\b", ptx)),
+        "approximate": re.findall(r"\b(?:div|sqrt|rcp)\.(?:approx|full)[.\w]*", ptx),
+        "usage": usage(made.asm["cubin"]) if target == "sm_90" else None,
     }
-    if compiled.target == "sm_90":
-        made["usage"] = local_bytes(asm["cubin"])
-    return made
 
 found = {}
-for path in sys.argv[1:]:
+for path, wanted in json.loads(sys.argv[1]).items():
     cls = load_class(Path(path))
     found[path] = {}
-    for target in aot.TARGETS:
-        tries = {"scalars": lambda: aot.compile_scalars(cls, target)}
-        for dtype in (torch.bfloat16, torch.float32):
-            name = str(dtype).removeprefix("torch.")
-            tries[name] = lambda dtype=dtype: aot.compile_step(cls, target, dtype)
-        for name, make in tries.items():
-            try:
-                found[path][f"{target} {name}"] = row(make())
-            except Exception as error:
-                found[path][f"{target} {name}"] = {"error": f"{type(error).__name__}: {error}"[:500]}
+    for key in wanted:
+        target, kernel = key.split()
+        try:
+            if kernel == "scalars":
+                made = aot.compile_scalars(cls, target)
+            else:
+                made = aot.compile_step(cls, target, getattr(torch, kernel))
+            found[path][key] = read(made, target)
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"
+            found[path][key] = {"error": words[:100] + " ... " + words[-300:]}
 print(json.dumps(found))
 """
 
-#: A spec with everything that is written as a literal number.
+#: A spec with everything that can be written as a literal number.
 LITERALS = """\
 m = ema(grad, 0.9, init="first")
 v = ema(grad**2, 0.99)
 q = state(init=1)
-q.next = where(t % 3 == 0, 0, 0.5 * q.prev + 0.1 * abs(grad))
+q.next = 0.5 * q.prev + 0.1 * abs(grad)
 warm = 1 - 0.5**t
 numerator = m * warm + 0.001 * clip(grad, -1, 1)
 denominator = sqrt(v.corrected) + q + 1e-8
 decay = independent(0.01)
 """
 LITERAL = "literals"
+KERNELS = ("bfloat16", "float32", "scalars")
+EVERYTHING = [f"{target} {kernel}" for target in TARGETS for kernel in KERNELS]
+SOME = [f"sm_90 {kernel}" for kernel in KERNELS] + ["gfx942 bfloat16"]
 
 
-def compile_all(paths: list[Path]) -> dict[str, dict]:
-    done = python("-c", COMPILE, *map(str, paths), TRITON_INTERPRET=None, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def plan() -> dict[str, list[str]]:
+    """Label of a generated file -> what is compiled of it."""
+    full = os.environ.get("SIGNCONV_AOT") == "all"
+    files = {label(e): path_of(e).name for e in GENERATED}
+    made = {n: EVERYTHING if full or file in ISSUE else SOME for n, file in files.items()}
+    return made | {LITERAL: EVERYTHING}
+
+
+PLAN = plan()
+PAIRS = [(name, key) for name, keys in PLAN.items() for key in keys]
+STEPS = [(name, key) for name, key in PAIRS if "scalars" not in key and "sm_" in key]
 
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """Label of a generated file -> kernel -> what can be read off its machine code."""
-    files = {label(e): path_of(e) for e in GENERATED}
+    """Label -> kernel -> what can be read off its machine code."""
     folder = tmp_path_factory.mktemp("literals")
-    made = build(spec_file(folder, LITERALS).spec)
-    files[LITERAL], _ = write(made.module, folder)
-    found = compile_all(list(files.values()))
-    return {name: found[str(path)] for name, path in files.items()}
+    paths = {label(e): path_of(e) for e in GENERATED}
+    paths[LITERAL], _ = write(build(spec_file(folder, LITERALS).spec).module, folder)
+    request = json.dumps({str(path): PLAN[name] for name, path in paths.items()})
+    done = python("-c", COMPILE, request, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {name: found[str(path)] for name, path in paths.items()}
 
 
-LABELS = [label(e) for e in GENERATED]
-every = pytest.mark.parametrize("name", LABELS)
-NVIDIA = [t for t in TARGETS if t.startswith("sm_")]
+@pytest.mark.parametrize(("name", "key"), PAIRS)
+def test_kernel_compiles(name: str, key: str, compiled: dict) -> None:
+    # BUG: verify/aot.py does not know the kernel argument `reduced` (cautious_adamw, lamb).
+    made = compiled[name][key]
+    assert "error" not in made, made["error"]
+    assert made["binary"] > 1000
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", [*LABELS, LITERAL])
-def test_step_and_scalar_kernels_compile(name: str, target: str, compiled: dict) -> None:
-    for kernel in ("scalars", "bfloat16", "float32"):
-        made = compiled[name][f"{target} {kernel}"]
-        assert "error" not in made, f"{kernel}: {made['error']}"
-        assert made["binary"] > 1000
-
-
-@pytest.mark.parametrize("target", NVIDIA)
-@every
-def test_bf16_parameters_move_16_bytes_at_a_time(name: str, target: str, compiled: dict) -> None:
-    made = compiled[name][f"{target} bfloat16"]
+@pytest.mark.parametrize(("name", "key"), [(n, k) for n, k in STEPS if "bfloat16" in k])
+def test_bf16_parameters_move_16_bytes_at_a_time(name: str, key: str, compiled: dict) -> None:
+    made = compiled[name][key]
     assert made["loads"] >= 1 and made["stores"] >= 1, made
 
 
-@pytest.mark.parametrize("kernel", ["bfloat16", "float32", "scalars"])
-@every
-def test_no_spills_on_sm_90(name: str, kernel: str, compiled: dict) -> None:
-    """By the compiler's own count and by the machine code's record of local memory."""
-    made = compiled[name][f"sm_90 {kernel}"]
+@pytest.mark.parametrize(("name", "key"), [(n, k) for n, k in PAIRS if "sm_90" in k])
+def test_no_spills_on_sm_90(name: str, key: str, compiled: dict) -> None:
+    """By the compiler's own count and by the machine code's record: stack is what ptxas spilled."""
+    made = compiled[name][key]
     assert made["spills"] == 0
     assert made["usage"], "cuobjdump printed no kernel"
     for registers, stack, local in made["usage"]:
@@ -136,32 +140,48 @@ def test_no_spills_on_sm_90(name: str, kernel: str, compiled: dict) -> None:
         assert (stack, local) == (0, 0)
 
 
-@pytest.mark.parametrize("kernel", ["bfloat16", "float32"])
-@every
-def test_ptx_has_no_contraction_and_no_approximation(
-    name: str, kernel: str, compiled: dict
-) -> None:
+@pytest.mark.parametrize(("name", "key"), STEPS)
+def test_ptx_has_no_contraction_and_no_approximation(name: str, key: str, compiled: dict) -> None:
     """IEEE binary32 in source order: one fused multiply-add would part kernel and reference."""
-    for target in NVIDIA:
-        made = compiled[name][f"{target} {kernel}"]
-        assert made["fused"] == 0
-        assert made["approximate"] == []
+    made = compiled[name][key]
+    assert made["fused"] == 0
+    assert made["approximate"] == []
+
+
+SPILL = r"""
+import torch, triton
+from pathlib import Path
+from signconv.verify import aot, bits
+real = triton.compile
+triton.compile = lambda *a, options, **k: real(*a, options={**options, "maxnreg": 32}, **k)
+cls = bits.load_class(Path("generated/adamw.py"))
+print(aot.compile_step(cls, "sm_90", torch.float32).spills)
+"""
+
+
+def test_a_spill_would_be_counted() -> None:
+    # BUG: with 32 registers ptxas keeps 296 bytes per thread in local memory (cuobjdump: STACK),
+    # and Compiled.spills is 0: metadata.n_spills is only known after loading on a GPU, and the
+    # fallback sees the .local arrays of the PTX, not what ptxas spills.
+    done = python("-c", SPILL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 0
+
+
+def probe(target: str) -> str:
+    path = str(ROOT / "generated" / "adamw.py")
+    return (
+        "from pathlib import Path\nfrom signconv.verify import aot, bits\n"
+        f"aot.compile_step(bits.load_class(Path({path!r})), {target!r})"
+    )
 
 
 def test_compiling_where_kernels_are_interpreted_is_refused() -> None:
-    probe = (
-        "from pathlib import Path\nfrom signconv.verify import aot, bits\n"
-        f"aot.compile_step(bits.load_class(Path({str(ROOT / 'generated' / 'adamw.py')!r})), 'sm_90')"
-    )
-    done = python("-c", probe, TRITON_INTERPRET="1")
+    done = python("-c", probe("sm_90"), TRITON_INTERPRET="1")
     assert done.returncode != 0
-    assert re.search("VerifyError: .*unset TRITON_INTERPRET", done.stderr)
+    assert re.search(r"VerifyError: .*unset TRITON_INTERPRET", done.stderr)
 
 
 def test_unknown_target_gives_the_valid_ones() -> None:
-    probe = (
-        "from pathlib import Path\nfrom signconv.verify import aot, bits\n"
-        f"aot.compile_step(bits.load_class(Path({str(ROOT / 'generated' / 'adamw.py')!r})), 'sm_9')"
-    )
-    done = python("-c", probe)
-    assert re.search("VerifyError: unknown target 'sm_9'; valid: .*sm_90", done.stderr)
+    done = python("-c", probe("sm_9"))
+    assert re.search(r"VerifyError: unknown target 'sm_9'; valid: .*sm_90", done.stderr)

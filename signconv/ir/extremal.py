@@ -59,9 +59,12 @@ class Run:
 
 
 def attained(p: Program, grads: Array, hypers: Mapping[str, float], late: bool = True) -> float:
-    """The largest abs(ratio) along a sequence of gradients, oldest first."""
+    """The largest abs(ratio) along a sequence of gradients, oldest first.
+
+    They are scaled up, so that numbers in the denominator do not count.
+    """
     run = Run(p, 1, hypers, late)
-    return max(float(np.abs(run.step(np.array([g])))[0]) for g in grads)
+    return max(float(np.abs(run.step(np.array([g * 2.0**20])))[0]) for g in grads)
 
 
 def series(top: Array, bottom: Array, length: int) -> Array:
@@ -234,10 +237,10 @@ def search(p: Program, hypers: Mapping[str, float], steps: int = 300, seed: int 
     """
     rng = np.random.default_rng(seed)
     i = np.arange(steps)[:, None]
-    growth = np.exp(np.linspace(-1.0, 1.0, 41))[None, :]
-    shapes: list[Array] = [
-        growth ** (i - steps + 1) * (i >= steps - n) for n in (2, 5, 20, 60, steps)
-    ]
+    rates = np.geomspace(1e-3, 1.0, 20)
+    growth = np.exp(np.concatenate([-rates, [0.0], rates]))[None, :]
+    ends = (2, 5, 20, 60, steps)
+    shapes: list[Any] = [growth ** (i - steps + 1) * (i >= steps - n) for n in ends]
     spikes = 1.0 * (i >= steps - np.array([1, 2, 3, 5, 10, 30, 100, steps])[None, :])
     shapes += [spikes, spikes + 1e-3, (-1.0) ** i * spikes]
     shapes += [(-1.0) ** i * shapes[0], (-1.0) ** i * shapes[2]]

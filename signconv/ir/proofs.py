@@ -64,8 +64,11 @@ class Bound:
         return self.status == "proved" and self.always
 
 
-def prove(p: Program, hypers: Hypers | None = None) -> Bound:
-    """The bound of ``p``'s ratio, at the defaults or at ``hypers``."""
+def prove(p: Program, hypers: Hypers | None = None, steps: int = EARLY) -> Bound:
+    """The bound of ``p``'s ratio, at the defaults or at ``hypers``.
+
+    ``steps`` of the first steps are looked at one by one.
+    """
     hypers = {h.name: h.default for h in p.hypers} | dict(hypers or {})
     if by_construction(p):
         why = "the denominator is a maximum that contains abs(numerator) of the same step"
@@ -88,26 +91,29 @@ def prove(p: Program, hypers: Hypers | None = None) -> Bound:
     if free:
         return _free_bound(p, free)
     best = [min(f, key=lambda r: r.supremum(hypers)) for f in forms if isinstance(f, list)]
-    return _bound(p, max(best, key=lambda r: r.supremum(hypers)), hypers)
+    return _bound(p, max(best, key=lambda r: r.supremum(hypers)), hypers, steps)
 
 
-def _bound(p: Program, r: Ratio, hypers: Hypers) -> Bound:
+def _bound(p: Program, r: Ratio, hypers: Hypers, steps: int) -> Bound:
     w = r.weights(hypers)
     value = r.gain * w.supremum()
     finite = math.isfinite(value)
+    closed = closed_forms.supremum(r, hypers) if finite else None
+    if closed is not None and closed.is_number:
+        value = r.gain * float(closed)
     reached = extremal.attained(bare(p), w.sequence(), hypers)
     found = None
     if finite and reached < value * (1 - 1e-3):
         found = max(reached, extremal.search(bare(p), hypers))
     always = value <= 1 + 1e-9 and at_most_one(p)
     early = None
-    if r.exact and finite and not always:
-        early = extremal.early(r.program, w, hypers, EARLY)
+    if r.exact and finite and not always and steps:
+        early = extremal.early(r.program, w, hypers, steps)
     return Bound(
         status="proved" if finite else "infinite" if r.exact else "unproved",
         method=_method(r),
         value=value,
-        closed=closed_forms.supremum(r, hypers) if finite else None,
+        closed=closed,
         series=_series(r, hypers),
         condition=closed_forms.condition(r),
         always=always,

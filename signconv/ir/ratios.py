@@ -93,7 +93,9 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
     if p.denominator is not None:
         below, above = factors(p, inlined(p, p.denominator))
         over, under = over + above, under + below
+    count = len(over) + len(under)
     gain, over, under = _bounded(p, over, under)
+    whole = len(over) + len(under) == count
     if any(isinstance(n, Op) and n.fn in REDUCTIONS for e in over + under for n in walk(e)):
         raise Unproved("it reads a norm or a mean, which couples the elements of a tensor")
     if not over:
@@ -109,7 +111,8 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
         made, reason = [], "the denominator is neither a power sum nor a maximum"
         for scale in scales(view, bottom):
             try:
-                made.append(_ratio(p, view, form, scale, bottom, gain, len(forms) == 1))
+                r = _ratio(p, view, form, scale, bottom, gain)
+                made.append(replace(r, exact=r.exact and whole and len(forms) == 1))
             except Unproved as why:
                 reason = str(why)
         if not made:
@@ -118,16 +121,14 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
     return found
 
 
-def _ratio(
-    p: Program, view: View, top: Expr, scale: Power, bottom: Expr, gain: float, single: bool
-) -> Ratio:
+def _ratio(p: Program, view: View, top: Expr, scale: Power, bottom: Expr, gain: float) -> Ratio:
     num = view.signal(top)
     if isinstance(num, Power) and num.plain and num.order == 1:  # abs() of something linear
         num = replace(num.base, weights=num.base.weights * num.weights)
     if not isinstance(num, Linear):
         raise Unproved("the numerator is not linear in the gradients")
     base = scale.base
-    if num.atom != base.atom:
+    if num.atom not in (base.atom, None):
         raise Unproved("numerator and denominator see different functions of the gradient")
     if scale.order != scale.root:
         raise Unproved("it changes when all gradients are scaled, so it has no bound")
@@ -139,8 +140,8 @@ def _ratio(
     if rate is not None:
         c, order, rate = c ** (1 / order), sp.Integer(1), rate ** (1 / order)
     plain = ratio_program(p, top, stripped(p, bottom))
-    exact = scale.exact and gain == 1 and single
-    return Ratio(plain, a, sp.cancel(c), base, order, rate, gain, exact, tuple(view.assumptions))
+    needs = tuple(sorted(view.assumptions))
+    return Ratio(plain, a, sp.cancel(c), base, order, rate, gain, scale.exact, needs)
 
 
 def _free(p: Program, view: View, form: Expr, gain: float) -> Free:
@@ -183,14 +184,15 @@ def factors(p: Program, e: Expr) -> tuple[list[Expr], list[Expr]]:
 def _bounded(
     p: Program, over: list[Expr], under: list[Expr]
 ) -> tuple[float, list[Expr], list[Expr]]:
-    """The product of the factors of known size, beside a moment or a gradient, and the rest.
+    """The product of the factors of known size that stand beside others, and the rest.
 
     Plain scalars stay: they belong to the weights.
     """
     kept: tuple[list[Expr], list[Expr]] = ([], [])
     gain = 1.0
+    several = sum(not is_scalar(e, p) for e in over) > 1
     for e in over:
-        size = None if is_scalar(e, p) or _reads_only_gradient(p, e) else size_of(p, e)
+        size = None if is_scalar(e, p) or not several else size_of(p, e)
         if size is None:
             kept[0].append(e)
         else:
@@ -205,10 +207,6 @@ def _bounded(
     if not alone and kept[1]:
         kept = [*kept[0], *(op("div", 1, e) for e in kept[1])], []
     return gain, *kept
-
-
-def _reads_only_gradient(p: Program, e: Expr) -> bool:
-    return not any(isinstance(n, Ref) and n.kind in ("value", "prev", "temp") for n in walk(e))
 
 
 def size_of(p: Program, e: Expr) -> float | None:

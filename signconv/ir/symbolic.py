@@ -248,8 +248,9 @@ class View:
         if name in self._known:
             return self._known[name]
         m = self.p.moment(name)
-        if m.init == "param" or (self.exact and isinstance(m.init, Const) and m.init.value != 0):
-            raise Unproved(f"{name} starts from the parameter or from a number")
+        start = m.init.value if isinstance(m.init, Const) else 0.0
+        if m.init == "param" or start < 0:
+            raise Unproved(f"{name} starts from the parameter or from a negative number")
         unknown = sp.Symbol(f"{name}_")
         self._open[name] = Linear(None, unknown, True)
         try:
@@ -261,6 +262,10 @@ class View:
             factor = sp.diff(weights, unknown)
             made = replace(made, weights=weights.subs(unknown, 0) / (1 - factor))
         made = replace(made, weights=sp.cancel(made.weights))
+        if start > 0:
+            if isinstance(made, Linear):
+                raise Unproved(f"{name} starts from a number")
+            made = replace(made, exact=False)
         others = {sp.Symbol(f"{n}_") for n in self._open}
         if not made.weights.free_symbols & others:
             self._known[name] = made
@@ -275,6 +280,7 @@ class View:
             if not isinstance(u, Power):
                 raise Unproved(f"{m.name} is a maximum of a signed quantity")
             if u.plain:
+                self._constant(u.weights, beta)
                 return replace(u, rate=beta)
             return replace(u, exact=False)  # at least its newest input
         if not (self.ranges.nonneg(m.beta) and self.ranges.at_most_one(m.beta)):
@@ -313,7 +319,10 @@ def _sum(a: Signal, b: Signal) -> Signal:
         a, b = b, a
     weights = a.weights + b.weights
     if isinstance(b, Linear) and b.atom is None:
-        return replace(a, weights=weights)
+        if isinstance(a, Linear):
+            return replace(a, weights=weights, nonneg=a.nonneg and b.nonneg)
+        if b.nonneg and a.root == 1 and a.rate is None:
+            return replace(a, weights=weights)
     if isinstance(a, Linear) and isinstance(b, Linear) and a.atom == b.atom:
         return replace(a, weights=weights, nonneg=a.nonneg and b.nonneg)
     if isinstance(a, Power) and isinstance(b, Power) and (a.order, a.root) == (b.order, b.root):

@@ -125,15 +125,19 @@ def nonneg_maximum(a, b):
 def cbrt(x):
     """Cube root of x >= 0 within 1 ULP: three Newton steps from an exponent divided by three.
 
-    The same exact operations in the same order everywhere; x is brought above 2^-100 first.
+    The same exact operations in the same order everywhere; x is brought within 2^-100…2^100
+    first.
     """
     tiny = x < 7.888609052210118e-31
+    huge = x > 1.2676506002282294e30
     y = tl.where(tiny, x * 4.722366482869645e21, x)  # 2^72
+    y = tl.where(huge, x * 2.117582368135751e-22, y)  # 2^-72
     guess = (y.to(tl.int32, bitcast=True) // 3 + 0x2A5137A0).to(tl.float32, bitcast=True)
     guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
     guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
     guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
     guess = tl.where(tiny, guess * 5.960464477539063e-08, guess)  # 2^-24
+    guess = tl.where(huge, guess * 16777216.0, guess)
     return tl.where((x > 0) & (x < float("inf")), guess, x)
 
 

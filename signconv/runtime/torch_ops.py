@@ -133,12 +133,15 @@ def sqrt(x: Tensor) -> Tensor:
 def cbrt(x: Tensor) -> Tensor:
     """Cube root of x >= 0 within 1 ULP: three Newton steps from an exponent divided by three."""
     tiny = x < 7.888609052210118e-31
+    huge = x > 1.2676506002282294e30
     y = torch.where(tiny, x * 4.722366482869645e21, x)  # 2^72
+    y = torch.where(huge, x * 2.117582368135751e-22, y)  # 2^-72
     bits = torch.div(y.view(torch.int32), 3, rounding_mode="floor") + 0x2A5137A0
     guess = bits.view(torch.float32)
     for _ in range(3):
         guess = guess - torch.div(guess * guess * guess - y, 3.0 * (guess * guess))
     guess = torch.where(tiny, guess * 5.960464477539063e-08, guess)  # 2^-24
+    guess = torch.where(huge, guess * 16777216.0, guess)
     return torch.where((x > 0) & (x < torch.inf), guess, x)
 
 

@@ -152,12 +152,14 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
         q.detach().copy_(p.detach())
     kernel = cls(other, lr=lr, seed=seed, backend="triton")
     kernel.load_state_dict(reference.state_dict())
-    start = [p.detach().clone() for p in cpu]
+    moved = [torch.zeros(p.shape, dtype=torch.bool) for p in cpu]
     begin, wrong, first = time.perf_counter(), 0, ""
     with roundings() as counts:
         for t in range(WARM_UP + 1, WARM_UP + steps + 1):
+            before = [p.detach().clone() for p in cpu]
             grads(reference, cpu, t)
             grads(kernel, other, t)
+            moved = [m | (a != p.detach()) for m, a, p in zip(moved, before, cpu, strict=True)]
             for p, q in zip(cpu, other, strict=True):
                 pairs = {"parameter": (p, q)}
                 pairs |= {k: (v, kernel.state[q][k]) for k, v in reference.state[p].items()}
@@ -166,9 +168,8 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
                     wrong += n
                     if n and not first:
                         first = f"; first at step {t}, shape {tuple(p.shape)}, {what}: {n} differ"
-    moved = _moved(start, cpu)
     detail = f"{wrong} of {_elements(reference, cpu)} values x {steps} steps differ{first}"
-    problems = _weak(cls, reference, cpu, counts, moved, dtype)
+    problems = _weak(cls, reference, cpu, counts, _share(moved), dtype)
     seconds = time.perf_counter() - begin
     detail += "; the test is too weak: " + ", ".join(problems) if problems else ""
     return Row(
@@ -176,9 +177,9 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
     )
 
 
-def _moved(start: list[Tensor], params: list[Tensor]) -> float:
-    total = sum(p.numel() for p in params)
-    return sum(int((a != p.detach()).sum()) for a, p in zip(start, params, strict=True)) / total
+def _share(moved: list[Tensor]) -> float:
+    """The share of coordinates that moved at any step (a walk of signs may come back)."""
+    return sum(int(m.sum()) for m in moved) / sum(m.numel() for m in moved)
 
 
 def _elements(optimizer: FusedOptimizer, params: list[Tensor]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_s3_does_not_increase_with_its_order() -> None:
     rng = np.random.default_rng(5)
     grads = [rng.standard_normal(3000) * 10 ** rng.uniform(-2, 2, 3000) for _ in range(30)]
     by_order = [np.abs(updates(soft(p), grads)[-1]) for p in range(1, 9)]
-    for low, high in zip(by_order, by_order[1:]):
+    for low, high in pairwise(by_order):
         assert (high <= low * (1 + 1e-12)).all()
 
 

@@ -142,8 +142,8 @@ def rounding_claims(rounding: list[dict[str, Any]]) -> list[str]:
         name, form = x["moment"], x["format"].upper()
         if x["use"] == "linear":
             made.append(
-                f"Rounding {name} to {form} shifts the mean by 0: it is unbiased in {name}, and the "
-                f"numerator is linear in {name}."
+                f"Rounding {name} to {form} shifts the mean by 0: it is unbiased in {name}, and "
+                f"the numerator is linear in {name}."
             )
         elif x["use"] == "denominator":
             made.append(_denominator(x, name, form))
