@@ -12,6 +12,7 @@ renderings read nothing else.  A quantity that does not apply is None (JSON: nul
     link                       ratio, stosign, expected or sign
     state                      {fp8|bf16|fp32: {moments: {name: {format, bytes}}, bytes,
                                moved: {bf16|fp32: bytes per step with parameters of that type}}}
+    built                      {state, moments}: what --state chose
     operations                 {arithmetic, other, passes}: per parameter and step, of the fp32 math
     bound                      {status, value, formula, method, numerator_weights,
                                denominator_weights, condition, assumptions, always, reason, tied,
@@ -72,6 +73,13 @@ def assemble(made: Build) -> dict[str, Any]:
         "notes": list(p.notes),
         "link": p.link,
         "state": {s: _state(p, made.kernel, s) for s in ("fp8", "bf16", "fp32")},
+        "built": {
+            "state": made.kernel.state,
+            "moments": {
+                m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
+                for m in made.kernel.moments
+            },
+        },
         "operations": _operations(made.kernel),
         "bound": proved,
         "claims": {
@@ -209,10 +217,9 @@ def as_text(report: dict[str, Any]) -> str:
     lines += [f"    {h['name']} = {h['default']:g}   ({h['range']})" for h in r["hyperparameters"]]
     for x in r["removed"]:
         lines += _wrapped(f"{x['name']}: removed; {x['reason']}", "    ")
-    lines += ["", "Passes, in the order applied"]
+    lines += ["", f"Passes: {', '.join(x['request'] for x in r['passes']) or 'none'}"]
     for x in r["passes"]:
         lines += _wrapped(f"{x['request']}: {x['summary']}. Provides {x['provides']}.", "    ")
-    lines += [] if r["passes"] else ["    none"]
     lines += ["", *_table(r), "", "What is proved, and what is measured"]
     for sentence in [x for group in r["claims"].values() for x in group]:
         lines += _wrapped(sentence, "  - ", "    ")
@@ -229,18 +236,22 @@ def _wrapped(text: str, indent: str, hanging: str | None = None) -> list[str]:
 
 def _table(r: dict[str, Any]) -> list[str]:
     states = list(r["state"])
-    rows = [("Bytes and operations per parameter", *(f"{s} state" for s in states))]
+    rows = [("State, bytes per parameter (rows of whole 32s)", *states)]
     for name in next(iter(r["state"].values()))["moments"]:
         cells = [r["state"][s]["moments"][name] for s in states]
-        rows.append((f"  moment {name}", *(f"{c['format']} {c['bytes']:.4g}" for c in cells)))
-    rows.append(("  state in all", *(f"{r['state'][s]['bytes']:.4g}" for s in states)))
+        rows.append((f"    {name}", *(f"{c['format']} {c['bytes']:.3f}" for c in cells)))
+    rows.append(("    in all", *(f"{r['state'][s]['bytes']:.3f}" for s in states)))
     for dtype in ("bf16", "fp32"):
-        cells = [f"{r['state'][s]['moved'][dtype]:.4g}" for s in states]
-        rows.append((f"  read and written per step, {dtype} parameters", *cells))
+        cells = [f"{r['state'][s]['moved'][dtype]:.3f}" for s in states]
+        rows.append((f"    read and written per step, {dtype} parameters", *cells))
     width = max(len(row[0]) for row in rows) + 2
     lines = [row[0].ljust(width) + "".join(c.rjust(14) for c in row[1:]) for row in rows]
+    built = r["built"]
+    total = sum(m["bytes"] for m in built["moments"].values())
+    lines.append(f"    {total:.3f}  in all as built here, --state {built['state']}")
     ops = r["operations"]
-    words = f"  {ops['arithmetic']} arithmetic operations, {ops['other']} others (abs, max, …)"
+    lines += ["", "Operations per parameter and step, storage and random bits apart"]
+    lines.append(f"    {ops['arithmetic']} arithmetic, {ops['other']} others (abs, max, …)")
     if ops["passes"] > 1:
-        words += ", two passes over the tensor because of its norms and means"
-    return [*lines, words]
+        lines[-1] += "; two passes over the tensor, for its norms and means"
+    return lines

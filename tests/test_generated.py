@@ -58,10 +58,9 @@ def test_kernel_equals_reference_bit_for_bit(entry: Entry, dtype: torch.dtype) -
     assert row.ok, f"{row.subject}: {row.detail}"
 
 
-@pytest.mark.parametrize("name", ISSUE)
-def test_kernel_equals_reference_as_verify_runs_it(name: str) -> None:
+def test_kernel_equals_reference_as_verify_runs_it() -> None:
     """In a process of its own."""
-    rows = differential.kernel_rows(FOLDER / name, DEVICE, steps=1)
+    rows = differential.kernel_rows(FOLDER / "adamw_stosign.py", DEVICE, steps=3)
     assert [r.subject for r in rows] == ["float32 parameters", "bfloat16 parameters"]
     for row in rows:
         assert row.ok, f"{row.subject}: {row.detail}"
