@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verify-all generated clean distclean
+.PHONY: help setup demo test lint verify-all generated docs clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml
 demo: setup  ## build an optimizer, verify its kernel, train a small model with it
 	$(BIN)/signconv build adamw --convert stosign --state fp8
 	$(BIN)/signconv verify adamw --convert stosign
-	$(BIN)/python examples/train_tiny.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/train_tiny.py
 
 test: lint  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
@@ -48,6 +48,10 @@ verify-all: setup  ## the full differential matrix at 50 steps (long)
 
 generated: setup  ## rebuild every file in generated/
 	$(BIN)/signconv build --all
+
+docs: setup  ## rebuild docs/algorithms.md from the code
+	$(BIN)/python -c 'from signconv.algorithm_table import page; print(page(), end="")' > docs/algorithms.md.new
+	mv docs/algorithms.md.new docs/algorithms.md
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

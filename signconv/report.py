@@ -108,7 +108,7 @@ def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
         m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
         for m in plan(p, state)
     }
-    size = sum(m["bytes"] for m in moments.values())
+    size = float(sum(m["bytes"] for m in moments.values()))
     again = 1 if kernel.reductions else 0
     moved = {
         name: (2 + again) * width + (1 + again) * width + (2 + again) * size

@@ -16,7 +16,7 @@ def bound_claims(b: dict[str, Any]) -> list[str]:
     if b["status"] == "linear":
         return []
     if b["status"] == "unproved":
-        words = f"{RATIO}: no bound could be proved, because {b['reason']}."
+        words = f"{RATIO}: no bound could be proved: {b['reason']}."
         if b["search"] is not None:
             words += f" A search found {b['search']:.4g}: a lower bound by search, no more."
         return [words]

@@ -134,8 +134,9 @@ def _series(r: Ratio, hypers: Hypers) -> tuple[str, str]:
     top = closed_forms.series_text(r.a, at, formula_text)
     if r.rate is None:
         return top, closed_forms.series_text(r.c, at, formula_text)
-    factor = "" if r.c == 1 else f"{formula_text(r.c)} * "
-    return top, f"{factor}({formula_text(r.rate)})**k, the largest instead of the sum"
+    rate = f"({formula_text(r.rate)})" if r.rate.args else formula_text(r.rate)
+    factor = "" if r.c == 1 else f"{formula_text(r.c)}*"
+    return top, f"{factor}{rate}**k, the largest of them instead of their sum"
 
 
 def _method(r: Ratio) -> str:

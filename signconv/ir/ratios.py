@@ -89,10 +89,7 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
     form has no such ratio.
     """
     view = view or View(p)
-    over, under = factors(p, inlined(p, p.numerator))
-    if p.denominator is not None:
-        below, above = factors(p, inlined(p, p.denominator))
-        over, under = over + above, under + below
+    over, under = fraction(p)
     count = len(over) + len(under)
     gain, over, under = _bounded(p, over, under)
     whole = len(over) + len(under) == count
@@ -100,12 +97,12 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
         raise Unproved("it reads a norm or a mean, which couples the elements of a tensor")
     if not over:
         raise Unproved("its numerator is bounded by a number, whatever the gradients")
-    forms = branches(p, _product(over))
+    forms = branches(p, product(over))
     if not forms:
         raise Unproved("the numerator has too many elementwise choices")
     if not under:
         return [_free(p, view, form, gain) for form in forms]
-    bottom = _product(under)
+    bottom = product(under)
     found = []
     for form in forms:
         made, reason = [], "the denominator is neither a power sum nor a maximum"
@@ -152,7 +149,8 @@ def _free(p: Program, view: View, form: Expr, gain: float) -> Free:
     return Free(num, None if size is None or not num.nonneg else gain * size)
 
 
-def _product(parts: list[Expr]) -> Expr:
+def product(parts: list[Expr]) -> Expr:
+    """Their product, in order."""
     made = parts[0]
     for e in parts[1:]:
         made = mul(made, e)
@@ -171,6 +169,15 @@ def inlined(p: Program, e: Expr) -> Expr:
         return None
 
     return rewrite(e, rule)
+
+
+def fraction(p: Program) -> tuple[list[Expr], list[Expr]]:
+    """The factors of a program's ratio above and below the bar, temporaries written out."""
+    over, under = factors(p, inlined(p, p.numerator))
+    if p.denominator is not None:
+        below, above = factors(p, inlined(p, p.denominator))
+        over, under = over + above, under + below
+    return over, under
 
 
 def factors(p: Program, e: Expr) -> tuple[list[Expr], list[Expr]]:

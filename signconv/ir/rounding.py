@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from signconv.ir.analysis import Degrees, scalar_moments
-from signconv.ir.nodes import Moment, Program, Ref, references
-from signconv.ir.ratios import factors, inlined
+from signconv.ir.nodes import Expr, Moment, Program, Ref, references
+from signconv.ir.ratios import fraction, product
+from signconv.ir.symbolic import Linear, Unproved, View
 
 #: Stored mantissa bits of each format; others are not estimated.
 MANTISSA = {"fp32": 23, "bf16": 7, "e4m3": 3, "e5m2": 2}
@@ -65,21 +66,29 @@ def stationary_variance(mantissa: int, beta: float, order: float) -> float:
 
 def shifts(p: Program, formats: dict[str, str]) -> list[Shift]:
     """One entry per stored moment; ``formats`` maps moments to their storage."""
-    top, bottom = _reads(p, "numerator"), _reads(p, "denominator")
+    over, under = fraction(p)
+    above, below = _reads(over), _reads(under)
+    try:
+        linear = p.link != "sign" and isinstance(View(p).signal(product(over)), Linear)
+    except Unproved:
+        linear = False
     made = []
     for m in p.moments:
         if m.name not in scalar_moments(p):
-            made.append(_shift(p, m, formats[m.name], m.name in top, m.name in bottom))
+            form = formats[m.name]
+            if linear and m.name in above and m.name not in below and form in MANTISSA:
+                made.append(Shift(m.name, form, "linear"))
+            else:
+                made.append(_shift(p, m, form, m.name in below - above))
     return made
 
 
-def _shift(p: Program, m: Moment, form: str, above: bool, below: bool) -> Shift:
-    known = form in MANTISSA
-    if above and not below and p.link != "sign" and known:
-        return Shift(m.name, form, "linear")
+def _shift(p: Program, m: Moment, form: str, below: bool) -> Shift:
     degree = Degrees(p).moments[m.name]
-    if not below or above or not known or not isinstance(degree, int | float) or degree <= 0:
+    scales = isinstance(degree, int | float) and degree > 0
+    if not below or not scales or form not in MANTISSA:
         return Shift(m.name, form, "other")
+    assert isinstance(degree, int | float)
     e = 1 / degree
     factor = e * (e + 1) / 2
     gaussian = None
@@ -92,13 +101,5 @@ def _shift(p: Program, m: Moment, form: str, above: bool, below: bool) -> Shift:
     )
 
 
-def _reads(p: Program, role: str) -> set[str]:
-    """Moments that numerator or denominator reads, through temporaries and quotients."""
-    over, under = factors(p, inlined(p, p.numerator))
-    if p.denominator is not None:
-        below, above = factors(p, inlined(p, p.denominator))
-        over, under = over + above, under + below
-    found = set()
-    for e in over if role == "numerator" else under:
-        found |= references(e, "value") | references(e, "prev")
-    return found
+def _reads(parts: list[Expr]) -> set[str]:
+    return {n for e in parts for kind in ("value", "prev") for n in references(e, kind)}

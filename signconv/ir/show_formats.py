@@ -95,10 +95,10 @@ class _Unevaluated:
         return self._call(e.fn, [self(a) for a in e.args])
 
     def _call(self, fn: str, a: list[Any]) -> Any:
-        if fn == "add":
-            return sp.Add(*a, evaluate=False)
-        if fn == "sub":
-            return sp.Add(a[0], sp.Mul(-1, a[1], evaluate=False), evaluate=False)
+        if fn in ("add", "sub"):
+            last = a[1] if fn == "add" else sp.Mul(-1, a[1], evaluate=False)
+            before = a[0].args if isinstance(a[0], sp.Add) else (a[0],)  # (x + y) + z is x + y + z
+            return sp.Add(*before, last, evaluate=False)
         if fn == "neg":
             return sp.Mul(-1, a[0], evaluate=False)
         if fn == "mul":

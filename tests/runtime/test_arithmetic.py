@@ -181,7 +181,7 @@ def test_other_functions_of_special_values() -> None:
         assert same(ref.log(x), np.log(x.numpy()))
         ends = x[[0, 1, 3, 4, 5]]
         assert same(ref.exp(ends), np.exp(ends.numpy()))
-        assert same(ref.tanh(ends), np.tanh(ends.numpy()))
+    assert ref.tanh(ends[:4]).tolist() == [0, 0, 1, -1] and bool(ref.tanh(ends[4]).isnan())
     roots = x[[0, 2, 3, 5]]
     assert same(ref.cbrt(roots), roots.numpy())
 
