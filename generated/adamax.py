@@ -73,7 +73,7 @@ def _scalar_kernel(
     hypers,
     clock,
     memory,
-    seed,
+    seed_ptr,
     skip_ptr,
     scale_ptr,
     scalar_table,
@@ -109,7 +109,7 @@ def _scalar_kernel(
     tl.store(out + 6, eps.to(tl.float32))
     tl.store(out + 7, lr.to(tl.float32))
     tl.store(out + 8, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 3, seed, t, active, 1)
+    dev.store_keys(key_table + row * 3, tl.load(seed_ptr), t, active, 1)
 
 
 # ---------------------------------------------------------------- the kernel

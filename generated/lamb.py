@@ -86,7 +86,7 @@ def _scalar_kernel(
     hypers,
     clock,
     memory,
-    seed,
+    seed_ptr,
     skip_ptr,
     scale_ptr,
     scalar_table,
@@ -126,7 +126,7 @@ def _scalar_kernel(
     tl.store(out + 8, eps.to(tl.float32))
     tl.store(out + 9, weight_decay.to(tl.float32))
     tl.store(out + 10, lr.to(tl.float32))
-    dev.store_keys(key_table + row * 5, seed, t, active, 2)
+    dev.store_keys(key_table + row * 5, tl.load(seed_ptr), t, active, 2)
 
 
 # ---------------------------------------------------------------- the kernel

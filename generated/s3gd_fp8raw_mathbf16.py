@@ -57,7 +57,7 @@ def _scalar_kernel(
     hypers,
     clock,
     memory,
-    seed,
+    seed_ptr,
     skip_ptr,
     scale_ptr,
     scalar_table,
@@ -77,7 +77,7 @@ def _scalar_kernel(
     tl.store(out + 1, momentum.to(tl.float32))
     tl.store(out + 2, lr.to(tl.float32))
     tl.store(out + 3, weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 3, seed, t, active, 1)
+    dev.store_keys(key_table + row * 3, tl.load(seed_ptr), t, active, 1)
 
 
 # ---------------------------------------------------------------- the kernel

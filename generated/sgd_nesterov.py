@@ -63,7 +63,7 @@ def _scalar_kernel(
     hypers,
     clock,
     memory,
-    seed,
+    seed_ptr,
     skip_ptr,
     scale_ptr,
     scalar_table,
@@ -91,7 +91,7 @@ def _scalar_kernel(
     tl.store(out + 4, one_minus_momentum.to(tl.float32))
     tl.store(out + 5, lr.to(tl.float32))
     tl.store(out + 6, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 3, seed, t, active, 1)
+    dev.store_keys(key_table + row * 3, tl.load(seed_ptr), t, active, 1)
 
 
 # ---------------------------------------------------------------- the kernel

@@ -50,7 +50,7 @@ def _scalar_kernel(
     hypers,
     clock,
     memory,
-    seed,
+    seed_ptr,
     skip_ptr,
     scale_ptr,
     scalar_table,
@@ -69,7 +69,7 @@ def _scalar_kernel(
     tl.store(out, factor.to(tl.float32))
     tl.store(out + 1, lr.to(tl.float32))
     tl.store(out + 2, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 3, seed, t, active, 1)
+    dev.store_keys(key_table + row * 3, tl.load(seed_ptr), t, active, 1)
 
 
 # ---------------------------------------------------------------- the kernel

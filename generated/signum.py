@@ -58,7 +58,7 @@ def _scalar_kernel(
     hypers,
     clock,
     memory,
-    seed,
+    seed_ptr,
     skip_ptr,
     scale_ptr,
     scalar_table,
@@ -83,7 +83,7 @@ def _scalar_kernel(
     tl.store(out + 2, m_rest.to(tl.float32))
     tl.store(out + 3, lr.to(tl.float32))
     tl.store(out + 4, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 3, seed, t, active, 1)
+    dev.store_keys(key_table + row * 3, tl.load(seed_ptr), t, active, 1)
 
 
 # ---------------------------------------------------------------- the kernel

@@ -59,6 +59,11 @@ def build(
     passes; math: fp32, or bf16: every operation rounded to bf16.
     Raises SignconvError (one line for people) for anything that is not valid.
     """
+    if not isinstance(spec, str) or not isinstance(convert, str | None):
+        raise SpecError(
+            'an optimizer is named by a string ("adamw", "path/to/file.py:Name"), passes by '
+            'one, comma-separated ("soft:p=3,stosign")'
+        )
     requests = canonical(requests_of(convert))
     base = resolve(spec)
     program = apply_passes(base, requests)
@@ -192,7 +197,7 @@ def _names(
     for r in requests:
         values = "".join(v if len(k) == 1 else k + v for k, v in r.options)
         values = re.sub(r"[^0-9a-zA-Z]", "p", values)
-        titles.append(passes[r.name].title + values.title().replace("p", "p"))
+        titles.append(passes[r.name].title + "".join(_title(k, v) for k, v in r.options))
         stems.append(r.name + values)
     if state != DEFAULT_STATE:
         titles.append(state.upper().replace("-", ""))
@@ -210,6 +215,12 @@ def _spec_label(spec: str) -> str:
     """The spec as it enters the file: no folder of this machine."""
     where, colon, name = spec.rpartition(":")
     return f"{Path(where).name}{colon}{name}" if where.endswith(".py") else spec
+
+
+def _title(key: str, value: str) -> str:
+    """An option in a class name: p=3 is 3, eps=keep is EpsKeep."""
+    shown = re.sub(r"[^0-9a-zA-Z]", "p", value)
+    return shown if len(key) == 1 else key.title() + shown.title()
 
 
 def _command(

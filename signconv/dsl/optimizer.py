@@ -30,7 +30,7 @@ RESERVED = frozenset({
     "lane", "offsets", "mask", "row_mask", "index", "keys", "bits", "bits0", "bits1", "bits2",
     "P_TYPE", "G_TYPE", "ROWS", "TAIL", "FULL", "LEVELS", "partials", "reduced",
     "p_ptr", "g_ptr", "clock_row", "scalar_table",
-    "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr", "hypers", "clock",
+    "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr", "seed_ptr", "hypers", "clock",
     "memory", "real_t",
     "skip_ptr", "scale_ptr", "out", "super", "float", "int", "bool", "str", "tuple", "list",
     "dict", "object", "format", "lr0", "param_names", "capturable",

@@ -99,8 +99,9 @@ def _bound(p: Program, r: Ratio, hypers: Hypers, steps: int) -> Bound:
     value = r.gain * w.supremum()
     finite = math.isfinite(value)
     closed = closed_forms.supremum(r, hypers) if finite else None
-    if closed is not None and closed.is_number:
-        value = r.gain * float(closed)
+    if closed is not None:
+        closed = sp.nsimplify(r.gain, rational=True) * closed
+        value = float(closed.subs(r.values(hypers)))
     reached = extremal.attained(bare(p), w.sequence(), hypers)
     found = None
     if finite and reached < value * (1 - 1e-3):

@@ -127,8 +127,9 @@ class View:
         growth = sp.Poly(exponent, T) if exponent.is_polynomial(T) else None
         if not below or growth is None or not growth.LC().is_positive:
             raise Unproved("a power of t has no limit that follows from the ranges")
-        free = {s.name for s in exponent.free_symbols - {T}}
-        self.assumptions |= {f"{n} > 0" for n in free if _may_vanish(self.p, n)}
+        names = {s.name for s in exponent.free_symbols - {T}}
+        zero = {h.name for h in self.p.hypers if h.allows(0.0)}
+        self.assumptions |= {f"{n} > 0" for n in names & zero}
         return sp.Integer(0)
 
     def at_t(self, base: Any, exponent: Any = T) -> Any:
@@ -303,15 +304,13 @@ class View:
 
     def scaled(self, x: Signal, factor: Expr) -> Signal:
         """``x`` times a scalar."""
-        s, nonneg = self.scalar(factor), self._nonneg(factor)
+        s = self.scalar(factor)
+        nonneg = self.ranges.nonneg(factor) or bool(s.is_nonnegative)
         if isinstance(x, Linear):
             return replace(x, weights=x.weights * s, nonneg=x.nonneg and nonneg)
         if not nonneg:
             raise Unproved("a power sum times a number that may be negative")
         return replace(x, weights=x.weights * s**x.root)
-
-    def _nonneg(self, factor: Expr) -> bool:
-        return self.ranges.nonneg(factor) or bool(self.scalar(factor).is_nonnegative)
 
 
 def _sum(a: Signal, b: Signal) -> Signal:
@@ -343,11 +342,6 @@ def _product(a: Signal, b: Signal, equal: bool) -> Signal:
 def same_base(a: Linear, b: Linear) -> bool:
     """Whether two linear signals are the same."""
     return a.atom == b.atom and sp.cancel(a.weights - b.weights) == 0
-
-
-def _may_vanish(p: Program, name: str) -> bool:
-    h = p.hyper(name)
-    return h is None or not (h.gt is not None and h.gt >= 0)
 
 
 _FUNCTIONS = {

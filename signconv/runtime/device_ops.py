@@ -7,7 +7,13 @@ without a mask, which is what makes the accesses 16 bytes wide.
 
 from __future__ import annotations
 
+import os
+
 from signconv.runtime.compat import tl, triton
+
+# Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
+# on a GPU one instruction does it.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 # Format codes (formats.py).
 FP32 = tl.constexpr(0)
@@ -33,8 +39,7 @@ def mix32(x):
 
 @triton.jit
 def draw_keys(seed, t, stream):
-    """Two 32-bit keys from (seed, t, stream), uint32; a small seed arrives as an int32."""
-    seed = seed.to(tl.int64)
+    """Two 32-bit keys (uint32) from (seed, t, stream); seed and t are int64 values, not literals."""
     seed_lo = seed.to(tl.uint32)
     seed_hi = (seed >> 32).to(tl.uint32)
     step = t.to(tl.uint32)
@@ -411,9 +416,18 @@ def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
 
 
 @triton.jit
+def _widen(x):
+    """bf16 or fp32 as fp32, exactly."""
+    if x.dtype == tl.bfloat16:
+        if INTERPRETED:
+            return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
 def load_float(ptr, offsets, mask, FULL: tl.constexpr):
     """A parameter or a gradient as fp32."""
-    return _load(ptr, offsets, mask, FULL).to(tl.float32)
+    return _widen(_load(ptr, offsets, mask, FULL))
 
 
 @triton.jit
@@ -435,8 +449,7 @@ def load_moment(
     if FORMAT == FP32:
         x = _load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
     elif FORMAT == BF16:
-        wide = _load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL)
-        x = wide.to(tl.float32)
+        x = _widen(_load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL))
     else:
         x = decode_fp8(_load(ptr + start, offsets, mask, FULL), FORMAT)
         if FORMAT != E4M3_RAW:

@@ -206,6 +206,9 @@ class GroupEngine:
         self.active_rows = 0
         self.uploaded: list[float] = []
         self.hypers = torch.zeros(len(program.hypers) + 2, dtype=torch.float64, device=device)
+        # A tensor: as a number a seed of 1 would be a literal, and a large one of another type
+        self.seed = torch.zeros((), dtype=torch.int64, device=device)
+        self.seed_value = 0
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
         self.one = torch.ones((), dtype=torch.float32, device=device)
         self.scalars = torch.empty(0, device=device)
@@ -306,6 +309,9 @@ class GroupEngine:
         ]
         lr0 = group["lr0"]
         values += [float(lr0), -1.0 if group["maximize"] else 1.0]
+        if group["seed"] != self.seed_value:
+            self.seed_value = group["seed"]
+            self.seed.fill_(self.seed_value)
         if values != self.uploaded:
             self.uploaded = values
             self.hypers.copy_(torch.tensor(values, dtype=torch.float64))
@@ -319,7 +325,7 @@ class GroupEngine:
             self.hypers,
             self.clock,
             self.memory,
-            group["seed"],
+            self.seed,
             self.zero if skip is None else skip,
             self.one if grad_scale is None else grad_scale,
             self.scalars,

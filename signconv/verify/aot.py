@@ -60,7 +60,7 @@ def compile_step(
 
 def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     """Compile the scalar kernel of a generated class."""
-    names = ("*fp64", "*fp64", "*i64", "*fp64", "i64", "*fp32", "*fp32", "*fp32", "*i32")
+    names = ("*fp64", "*fp64", "*i64", "*fp64", "*i64", "*fp32", "*fp32", "*fp32", "*i32")
     keys = optimizer.program.scalar_kernel.arg_names
     return _compile(
         optimizer.program.scalar_kernel, dict(zip(keys, names, strict=True)), {}, target
