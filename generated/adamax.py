@@ -90,11 +90,7 @@ def _scalar_kernel(
     eps = tl.load(hypers + 3)
     weight_decay = tl.load(hypers + 4)
     # where(beta2 - beta1 > 0, (beta2 - beta1) / (beta2 * (1 - beta1)), 0)
-    u_floor = tl.where(
-        beta2 - beta1 > tl.full((), 0.0, tl.float64),
-        (beta2 - beta1) / (beta2 * (1.0 - beta1)),
-        tl.full((), 0.0, tl.float64),
-    )
+    u_floor = tl.where(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0)
     one_minus_beta1 = 1.0 - beta1
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     lr_weight_decay = lr * weight_decay

@@ -87,9 +87,9 @@ def _scalar_kernel(
     # where(beta - beta * beta > 0, (1 - beta) * (beta - beta * beta) / (beta * ((1 - beta) * (1 -
     # beta))), 0)
     s_floor = tl.where(
-        beta - beta * beta > tl.full((), 0.0, tl.float64),
+        beta - beta * beta > 0.0,
         (1.0 - beta) * (beta - beta * beta) / (beta * ((1.0 - beta) * (1.0 - beta))),
-        tl.full((), 0.0, tl.float64),
+        0.0,
     )
     one_minus_beta = 1.0 - beta
     lr_weight_decay = lr * weight_decay

@@ -105,9 +105,9 @@ def _scalar_kernel(
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
     v_floor = tl.where(
-        beta2 - beta1 * beta1 > tl.full((), 0.0, tl.float64),
+        beta2 - beta1 * beta1 > 0.0,
         (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
-        tl.full((), 0.0, tl.float64),
+        0.0,
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2

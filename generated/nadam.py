@@ -124,23 +124,17 @@ def _scalar_kernel(
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
     v_floor = tl.where(
-        beta2 - beta1 * beta1 > tl.full((), 0.0, tl.float64),
+        beta2 - beta1 * beta1 > 0.0,
         (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
-        tl.full((), 0.0, tl.float64),
+        0.0,
     )
     # beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))
-    mu = (
-        beta1
-        * (1.0 - 0.5 * dev.real_power64(tl.full((), 0.96, tl.float64), real_t * momentum_decay))
-    )
+    mu = beta1 * (1.0 - 0.5 * dev.real_power64(0.96, real_t * momentum_decay))
     mu_product = mu_product_prev * mu  # mu_product.prev * mu
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     # beta1 * (1 - 0.5 * 0.96**((t + 1) * momentum_decay))
-    mu_next = (
-        beta1
-        * (1.0 - 0.5 * dev.real_power64(tl.full((), 0.96, tl.float64), (real_t + 1.0) * momentum_decay))
-    )
+    mu_next = beta1 * (1.0 - 0.5 * dev.real_power64(0.96, (real_t + 1.0) * momentum_decay))
     numerator_scale = 1.0 / (1.0 - mu_product * mu_next)
     one_minus_mu = 1.0 - mu
     numerator_scale2 = 1.0 / (1.0 - mu_product)

@@ -115,18 +115,12 @@ def _scalar_kernel(
     momentum_decay = tl.load(hypers + 4)
     mu_product_prev = tl.load(memory + row * 1 + 0)
     # beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))
-    mu = (
-        beta1
-        * (1.0 - 0.5 * dev.real_power64(tl.full((), 0.96, tl.float64), real_t * momentum_decay))
-    )
+    mu = beta1 * (1.0 - 0.5 * dev.real_power64(0.96, real_t * momentum_decay))
     mu_product = mu_product_prev * mu  # mu_product.prev * mu
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     # beta1 * (1 - 0.5 * 0.96**((t + 1) * momentum_decay))
-    mu_next = (
-        beta1
-        * (1.0 - 0.5 * dev.real_power64(tl.full((), 0.96, tl.float64), (real_t + 1.0) * momentum_decay))
-    )
+    mu_next = beta1 * (1.0 - 0.5 * dev.real_power64(0.96, (real_t + 1.0) * momentum_decay))
     numerator_scale = 1.0 / (1.0 - mu_product * mu_next)
     one_minus_mu = 1.0 - mu
     numerator_scale2 = 1.0 / (1.0 - mu_product)

@@ -72,9 +72,8 @@ def _scalar_kernel(
     lr = tl.load(lr_ptr).to(tl.float64)
     momentum = tl.load(hypers + 1)
     weight_decay = tl.load(hypers + 2)
-    m_beta = tl.where(t == 1, tl.full((), 0.0, tl.float64), momentum)  # where(t == 1, 0, momentum)
-    # where(t == 1, 1, 1 - momentum)
-    m_rest = tl.where(t == 1, tl.full((), 1.0, tl.float64), 1.0 - momentum)
+    m_beta = tl.where(t == 1, 0.0, momentum)  # where(t == 1, 0, momentum)
+    m_rest = tl.where(t == 1, 1.0, 1.0 - momentum)  # where(t == 1, 1, 1 - momentum)
     lr_weight_decay = lr * weight_decay
     out = scalar_table + row * 5
     factor = tl.load(hypers + 4) / tl.load(scale_ptr).to(tl.float64)

@@ -19,6 +19,10 @@ class Infix:
     def __call__(self, e: Expr) -> str:
         return self._print(e)[0]
 
+    def whole(self, e: Expr) -> str:
+        """``e`` as the whole right-hand side of an assignment."""
+        return self(e)
+
     def _print(self, e: Expr) -> tuple[str, int]:
         if isinstance(e, Const):
             return self.const(e.value), 9 if e.value >= 0 else 0

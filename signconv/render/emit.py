@@ -149,7 +149,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
 def _line(indent: int, s: Statement, printer: Infix) -> str:
     """``target = expression  # comment``, broken where it is too long."""
     pad = " " * indent
-    code = printer(s.expr)
+    code = printer.whole(s.expr)
     if code.startswith("(") and code.endswith(")") and _closes_at_end(code):
         code = code[1:-1]
     known = (code, code.replace(".0", ""), s.target)

@@ -122,10 +122,17 @@ class TritonScalarPrinter(_Scalar):
         "min": "tl.minimum",
     }
 
-    def __call__(self, e: Expr) -> str:
-        if isinstance(e, Const):  # a bare number would be typed fp32
-            return f"tl.full((), {self.const(e.value)}, tl.float64)"
-        return super().__call__(e)
+    def whole(self, e: Expr) -> str:
+        """A whole right-hand side: a bare number would be typed fp32."""
+        return (
+            f"tl.full((), {self.const(e.value)}, tl.float64)" if isinstance(e, Const) else self(e)
+        )
+
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn == "where" and all(isinstance(a, Const) for a in e.args[1:]):
+            branches = ", ".join(self.whole(a) for a in e.args[1:])
+            return f"tl.where({self(e.args[0])}, {branches})", 9
+        return super().special(e)
 
 
 class PythonScalarPrinter(_Scalar):

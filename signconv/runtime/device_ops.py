@@ -39,7 +39,7 @@ def mix32(x):
 
 @triton.jit
 def draw_keys(seed, t, stream):
-    """Two 32-bit keys (uint32) from (seed, t, stream); seed and t are int64 values, not literals."""
+    """Two 32-bit keys (uint32) from (seed, t, stream); seed and t are int64, not literals."""
     seed_lo = seed.to(tl.uint32)
     seed_hi = (seed >> 32).to(tl.uint32)
     step = t.to(tl.uint32)
