@@ -53,5 +53,6 @@ def _bound(made: Build) -> str:
         "infinite": "none",
         "unproved": f"not proved; at least {b.search:.3g} by search" if b.search else "not proved",
     }
-    ratio = words.get(b.status) or (f"{b.value:.4g}" + (", always" if b.at_most_one else ""))
+    value = max(b.value, b.early[1] if b.early else b.value)
+    ratio = words.get(b.status) or (f"{value:.4g}" + (", always" if b.at_most_one else ""))
     return f"sign; ratio {ratio}" if link == "stosign" else ratio

@@ -97,6 +97,11 @@ def build(
 
     if everything == (spec is not None):
         raise typer.BadParameter("give either SPEC or --all")
+    chosen = {"--convert": convert, "--name": name}
+    chosen |= {"--state": state is not State.fp8, "--math": math is not Math.fp32}
+    given = ", ".join(option for option, value in chosen.items() if value)
+    if everything and given:
+        raise typer.BadParameter(f"--all builds a fixed list: leave out {given}")
     if spec is not None:
         made = [pipeline.build(spec, convert, state.value, name, math.value)]
     else:
@@ -118,7 +123,7 @@ def build(
 
 def _print_diff(path: Path, source: str) -> bool:
     """Print how the file differs from what would be built; returns whether it does."""
-    present = path.read_text(encoding="utf-8") if path.is_file() else ""
+    present = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     if present == source:
         out.print(f"{path} is up to date", soft_wrap=True)
         return False
@@ -251,6 +256,9 @@ def main() -> None:
         words = getattr(error, "format_message", None)
         if words is None:
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(words())
+            sys.exit(2)
         _fail(_usage(error, words()))
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -54,6 +54,7 @@ class VerifyError(SignconvError):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the closest valid name, and all of them."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    same = [n for n in names if n.lower() == name.lower()]
+    close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"

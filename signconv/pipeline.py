@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import keyword
 import os
 import pkgutil
 import re
@@ -134,7 +135,10 @@ def _optimizers(module: Any) -> dict[str, Program]:
 
 
 def _load_module(name: str) -> Any:
-    with _user_errors(name):
+    found = None
+    with contextlib.suppress(Exception, SystemExit):
+        found = importlib.util.find_spec(name)
+    with _user_errors(found.origin if found and found.origin else name):
         return importlib.import_module(name)
 
 
@@ -168,13 +172,18 @@ def _user_errors(where: str) -> Any:
         ) from error
     except ModuleNotFoundError as error:
         raise SpecError(f"there is no module {error.name!r}", _line_of(error, where)) from error
-    except Exception as error:
-        raise SpecError(f"{type(error).__name__}: {error}", _line_of(error, where)) from error
+    except (Exception, SystemExit) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SpecError(words, _line_of(error, where)) from error
 
 
 def _line_of(error: BaseException, where: str) -> Origin | None:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename == where or Path(frame.filename) == Path(where).absolute():
+            return Origin(frame.filename, frame.lineno or 0)
+    ours = str(Path(__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((ours, "<")):
             return Origin(frame.filename, frame.lineno or 0)
     return None
 
@@ -205,7 +214,9 @@ def _names(
     if math != DEFAULT_MATH:
         titles.append(f"Math{math.upper()}")
         stems.append(f"math{math}")
-    if name is not None and not (name.isidentifier() and name.isascii()):
+    if name is not None and (
+        not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name)
+    ):
         raise BuildError(f"--name {name!r} is not a class name")
     stem = "_".join(stems) if name is None else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return name or "".join(titles), stem
@@ -250,7 +261,7 @@ def write(module: Module, folder: Path) -> tuple[Path, bool]:
     temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file() and path.read_text(encoding="utf-8") == module.source:
+        if path.is_file() and path.read_bytes() == module.source.encode():
             return path, False
         handle, temporary = tempfile.mkstemp(
             dir=folder, prefix=f".{module.file_name}.", suffix=".tmp"

@@ -35,7 +35,7 @@ from signconv.ir.claims import bound_claims, rounding_claims, unbiased_claims, u
 from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Op, Program, references, walk
 from signconv.ir.proofs import EARLY, Bound, prove
-from signconv.ir.ratios import inlined, stripped
+from signconv.ir.ratios import fraction, stripped
 from signconv.ir.rounding import shifts
 from signconv.ir.show_formats import algorithm_latex, formula_latex, formula_text
 from signconv.lower.kernel_program import KernelProgram
@@ -157,11 +157,10 @@ def _bound(p: Program, b: Bound) -> dict[str, Any]:
 
 def _offset(p: Program) -> list[str]:
     """Hyperparameters added to the denominator, which the bound leaves out."""
-    if p.denominator is None:
-        return []
-    whole = inlined(p, p.denominator)
-    bare = stripped(p, p.denominator)
-    return sorted(references(whole, "hyper") - references(bare, "hyper"))
+    made: set[str] = set()
+    for e in fraction(p)[1]:
+        made |= references(e, "hyper") - references(stripped(p, e), "hyper")
+    return sorted(made)
 
 
 def _bound_latex(b: Bound) -> str:

@@ -156,7 +156,7 @@ BAD = {
     "file that exits": ("build exits.py:Mine", r"exits\.py:2"),
     "file not UTF-8": ("build latin.py:Mine", r"latin\.py"),
     "module raises": ("build raises:Mine", r"raises\.py:1: ZeroDivisionError"),
-    "cannot be lowered": ("build tanh.py:Mine", "tanh"),
+    "cannot be lowered": ("build root.py:Mine", r"root\.py:6: .*root of order 2.5"),
     # verify of modules
     "module missing": ("verify nothing.py", "nothing.py"),
     "module without optimizer": ("verify good.py", "good.py defines no generated optimizer"),
@@ -177,7 +177,7 @@ FILES = {
     "raises.py": "x = 1 / 0\n",
     "lines.py": "raise ValueError('one\\ntwo')\n",
     "exits.py": "import sys\nsys.exit(3)\n",
-    "tanh.py": HEAD + "    numerator = tanh(grad)\n",
+    "root.py": HEAD + "    numerator = root(abs(grad), 2.5)\n",
 }
 
 
@@ -197,9 +197,6 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(case: str, run: Run, faulty: Path) -> None:
     # BUG: "module with a syntax error" and "module that raises": a traceback, exit code 1.
-    # BUG: "error of two lines": two lines; "file that exits": the file's own exit code, no message.
-    # BUG: "module raises" (package.module:Name): no file and line.
-    # BUG: "name a keyword": the message speaks of the output; "spec in capitals": not the nearest.
     command, message = BAD[case]
     before = snapshot(faulty)
     done = run(*(command.split() if isinstance(command, str) else command), cwd=faulty)
@@ -209,9 +206,8 @@ def test_bad_input_is_one_line_and_exit_code_2(case: str, run: Run, faulty: Path
 
 @pytest.mark.parametrize("extra", ["--state fp32", "--convert stosign", "--name Mine"])
 def test_all_takes_no_choice_of_its_own(extra: str, run: Run, tmp_path: Path) -> None:
-    # BUG: accepted and silently ignored.
     done = run("build", "--all", *extra.split(), "--out", tmp_path)
-    assert_one_line(done, extra.split()[0])
+    assert_one_line(done, "--all")
     assert snapshot(tmp_path) == {}
 
 
@@ -247,7 +243,6 @@ def test_out_is_a_device(run: Run) -> None:
 
 
 def test_existing_file_that_is_not_text_is_replaced(run: Run, tmp_path: Path) -> None:
-    # BUG: UnicodeDecodeError with a traceback, in build and in --check.
     (tmp_path / "adamw.py").write_bytes(b"\xff\xfe")
     checked = run("build", "adamw", "--out", tmp_path, "--check")
     assert (checked.code, "Traceback" in checked.err) == (1, False)
@@ -280,7 +275,7 @@ def test_build_writes_one_file(run: Run, tmp_path: Path) -> None:
         ("adamw --state fp32", "adamw_fp32.py", "AdamWFP32"),
         ("adamw --state bf16", "adamw_bf16.py", "AdamWBF16"),
         ("sgd --convert stosign", "sgd_stosign.py", "SGDStoSign"),
-        ("adamw --convert stosign:eps=keep", "adamw_stosignepskeep.py", "AdamWStoSignEpskeep"),
+        ("adamw --convert stosign:eps=keep", "adamw_stosignepskeep.py", "AdamWStoSignEpsKeep"),
         ("adamw --convert stosign --state fp32", "adamw_stosign_fp32.py", "AdamWStoSignFP32"),
         ("lion --name MyLion2", "my_lion2.py", "MyLion2"),
         ("{mine}", "mine.py", "Mine"),
@@ -413,7 +408,6 @@ def test_help(arguments: list[str], words: list[str], run: Run) -> None:
 
 
 def test_no_arguments_print_the_help(run: Run) -> None:
-    # BUG: the whole help on one line of stderr.
     done = run()
     assert "Usage: " in done.out + done.err
     assert (done.out + done.err).count("\n") > 5

@@ -66,7 +66,7 @@ def parts(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_import_rules(path: Path) -> None:
     allowed = ALLOWED.get(layer(path))
-    if allowed is None:  # pipeline, cli, verify and the package itself: see below
+    if allowed is None:
         return
     for name in parts(imported(path)):
         assert any(name == a or name.startswith(f"{a}.") for a in allowed), (
@@ -75,8 +75,9 @@ def test_import_rules(path: Path) -> None:
 
 
 def test_every_layer_has_a_rule() -> None:
-    free = {"__init__", "__main__", "cli", "pipeline", "verify", "py", "bench"}
-    assert {layer(p) for p in modules()} <= ALLOWED.keys() | free
+    """What lies above the layers (the command line, the pipeline, verify) may import all."""
+    folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert folders - {"verify"} <= ALLOWED.keys()
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "ir").glob("*.py")), ids=lambda p: p.name)

@@ -71,10 +71,13 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
             if lower.kind == "max" and order == 1:
                 gap = sub(b2, b1)
                 floor: Expr = div(gap, mul(b2, sub(1, b1)))
-            elif lower.kind == "ema" and order == 2:
+            elif lower.kind == "ema" and order == 2 and b1 != b2:
                 gap = sub(b2, mul(b1, b1))
                 rest = sub(1, b1)
                 floor = div(mul(sub(1, b2), gap), mul(b2, mul(rest, rest)))
+            elif lower.kind == "ema" and b1 == b2:
+                yield MomentBound(upper, lower, order, Const(1.0))  # Jensen: equal weights
+                continue
             else:
                 continue
             yield MomentBound(upper, lower, order, op("where", op("gt", gap, 0), floor, 0))

@@ -110,7 +110,7 @@ def _measured(x: dict[str, Any]) -> str:
     size = (
         "infinite (a denominator rounded to 0)" if x["largest"] is None else f"{x['largest']:.4g}"
     )
-    return f"at most {size}, above 1 for {x['share']:.2%} of the elements, in {over}."
+    return f"up to {size}, above 1 for {x['share']:.2%} of the elements, in {over}."
 
 
 def unbiased_claims(p: Program, b: Bound, excess: dict[str, Any] | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import sympy as sp
 
 from signconv.ir.ratios import Hypers, Ratio
-from signconv.ir.symbolic import Unproved, Z
+from signconv.ir.signals import Unproved, Z
 
 Terms = list[tuple[Any, Any]]
 

@@ -24,7 +24,8 @@ from signconv.ir.closed_forms import partial_fractions
 from signconv.ir.nodes import Expr, Op, Program, Ref, map_expressions
 from signconv.ir.ratios import Free, Hypers, Ratio, derive, inlined, stripped
 from signconv.ir.show_formats import formula_text
-from signconv.ir.symbolic import FIRST, Unproved, View, Z
+from signconv.ir.signals import Unproved, Z
+from signconv.ir.symbolic import FIRST, View
 
 #: Steps over which the bound is also taken one t at a time.
 EARLY = 3000

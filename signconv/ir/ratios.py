@@ -16,7 +16,8 @@ import sympy as sp
 from signconv.ir.analysis import Ranges, is_scalar
 from signconv.ir.extremal import Weights, ratio_program
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Op, Program, Ref, mul, op, rewrite, walk
-from signconv.ir.symbolic import FIRST, Linear, Power, T, Unproved, View, Z, number, symbol
+from signconv.ir.signals import Linear, Power, Unproved, Z
+from signconv.ir.symbolic import FIRST, T, View, number, symbol
 
 Hypers = Mapping[str, float]
 
@@ -105,7 +106,7 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
     bottom = product(under)
     found = []
     for form in forms:
-        made, reason = [], "the denominator is neither a power sum nor a maximum"
+        made, reason = [], ""
         for scale in scales(view, bottom):
             try:
                 r = _ratio(p, view, form, scale, bottom, gain)
@@ -113,9 +114,18 @@ def derive(p: Program, view: View | None = None) -> list[list[Ratio]] | list[Fre
             except Unproved as why:
                 reason = str(why)
         if not made:
-            raise Unproved(reason)
+            raise Unproved(reason or _why(view, bottom))
         found.append(made)
     return found
+
+
+def _why(view: View, e: Expr) -> str:
+    """Why a denominator has no scales."""
+    try:
+        view.signal(_stripped(view.p, view.ranges, e))
+    except Unproved as reason:
+        return str(reason)
+    return "the denominator may be negative"
 
 
 def _ratio(p: Program, view: View, top: Expr, scale: Power, bottom: Expr, gain: float) -> Ratio:
@@ -127,6 +137,8 @@ def _ratio(p: Program, view: View, top: Expr, scale: Power, bottom: Expr, gain: 
     base = scale.base
     if num.atom not in (base.atom, None):
         raise Unproved("numerator and denominator see different functions of the gradient")
+    if scale.order < 1 or scale.weights == 0:
+        raise Unproved("the denominator is no norm of the gradients")
     if scale.order != scale.root:
         raise Unproved("it changes when all gradients are scaled, so it has no bound")
     a = sp.cancel(num.weights / base.weights)

@@ -14,7 +14,8 @@ import numpy as np
 from signconv.ir.analysis import Degrees, scalar_moments
 from signconv.ir.nodes import Expr, Moment, Program, Ref, references
 from signconv.ir.ratios import fraction, product
-from signconv.ir.symbolic import Linear, Unproved, View
+from signconv.ir.signals import Linear, Unproved
+from signconv.ir.symbolic import View
 
 #: Stored mantissa bits of each format; others are not estimated.
 MANTISSA = {"fp32": 23, "bf16": 7, "e4m3": 3, "e5m2": 2}

@@ -7,60 +7,18 @@ the printing of formulas only; no arithmetic of a generated optimizer comes from
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import sympy as sp
 
-from signconv.ir.analysis import Ranges, is_scalar, scalar_moments
+from signconv.ir.analysis import Ranges, is_scalar
 from signconv.ir.nodes import GRAD, Const, Expr, Moment, Op, Program, Ref, op, walk
+from signconv.ir.signals import ONE, Linear, Power, Signal, Unproved, Z, product_of, sum_of
 
-Z = sp.Symbol("z")
 T = sp.Symbol("t", positive=True, integer=True)
-ONE = sp.Integer(1)
 #: Stands on the weights of an EMA that starts with its first input: they sum to 1 at every t.
 FIRST = sp.Symbol("first", positive=True)
-
-
-class Unproved(Exception):
-    """A proof does not go through; the message is the reason, in words for the user."""
-
-
-@dataclass(frozen=True)
-class Linear:
-    """sum over k of a_k * u_{t-k}: ``weights`` is the series of a in z.
-
-    ``atom`` is u: the gradient or a function of it alone; None where a recurrence has no input
-    yet.  ``nonneg``: every weight is provably >= 0.
-    """
-
-    atom: Expr | None
-    weights: Any
-    nonneg: bool
-
-
-@dataclass(frozen=True)
-class Power:
-    """(sum over k of c_k * abs(h_{t-k})**order)**(1/root) for the linear h = ``base``; c_k >= 0.
-
-    With a ``rate`` the largest of rate**k * abs(h_{t-k})**order takes the place of the sum, and
-    ``weights`` is a plain factor.  Not ``exact``: the quantity is only known to be at least this.
-    """
-
-    order: Any
-    base: Linear
-    weights: Any
-    root: Any = ONE
-    rate: Any = None
-    exact: bool = True
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is abs(h)**order times a factor, without memory."""
-        return self.rate is None and self.root == 1 and not self.weights.has(Z)
-
-
-Signal = Linear | Power
 
 
 def symbol(p: Program, name: str) -> Any:
@@ -87,7 +45,7 @@ class View:
         self.ranges = Ranges(p)
         self.assumptions: set[str] = set()
         self.timed: dict[Any, tuple[Any, Any]] = {}
-        self._memory = scalar_moments(p)
+        self._limits = 0
         self._known: dict[str, Signal] = {}
         self._open: dict[str, Any] = {}
 
@@ -97,6 +55,7 @@ class View:
         """A scalar expression as a formula of hyperparameters (and of t if ``exact``)."""
         made = self._scalar(e)
         if not self.exact and made.has(T):
+            self._limits += 1
             made = sp.limit(made, T, sp.oo)
             if made.has(T) or made in (sp.oo, -sp.oo, sp.nan):
                 raise Unproved("a scalar has no limit as t grows")
@@ -127,6 +86,7 @@ class View:
         growth = sp.Poly(exponent, T) if exponent.is_polynomial(T) else None
         if not below or growth is None or not growth.LC().is_positive:
             raise Unproved("a power of t has no limit that follows from the ranges")
+        self._limits += 1
         names = {s.name for s in exponent.free_symbols - {T}}
         zero = {h.name for h in self.p.hypers if h.allows(0.0)}
         self.assumptions |= {f"{n} > 0" for n in names & zero}
@@ -155,6 +115,7 @@ class View:
             return self.at_t(sp.Symbol(e.name))
         if e.name in self._open:
             return self._open[e.name]
+        self._limits += 1
         x = self._open[e.name] = sp.Symbol(f"{e.name}_")
         following = self.p.moment(e.name).next
         assert following is not None
@@ -201,7 +162,7 @@ class View:
         a = e.args
         if e.fn in ("add", "sub"):
             second = self.signal(a[1])
-            return _sum(
+            return sum_of(
                 self.signal(a[0]), second if e.fn == "add" else self.scaled(second, Const(-1.0))
             )
         if e.fn == "neg":
@@ -211,7 +172,7 @@ class View:
         if e.fn == "mul":
             if is_scalar(a[0], self.p):
                 return self.scaled(self.signal(a[1]), a[0])
-            return _product(self.signal(a[0]), self.signal(a[1]), a[0] == a[1])
+            return product_of(self.signal(a[0]), self.signal(a[1]), a[0] == a[1])
         if e.fn == "corrected":
             assert isinstance(a[0], Ref)
             beta = self.p.moment(a[0].name).beta
@@ -273,10 +234,15 @@ class View:
         return made
 
     def _recurrence(self, m: Moment) -> Signal:
+        before = self._limits
         if m.next is not None:
-            return self.signal(m.next)
+            made = self.signal(m.next)
+            self._steady(before)
+            return made
         assert m.input is not None and m.beta is not None
-        u, beta = self.signal(m.input), self.scalar(m.beta)
+        beta = self.scalar(m.beta)
+        self._steady(before)
+        u = self.signal(m.input)
         if m.kind == "max":
             if not isinstance(u, Power):
                 raise Unproved(f"{m.name} is a maximum of a signed quantity")
@@ -292,9 +258,14 @@ class View:
         weights = u.weights * (1 - beta) / (1 - beta * Z)
         return replace(u, weights=weights * FIRST if self.exact and m.init == "first" else weights)
 
+    def _steady(self, before: int) -> None:
+        """Limits of single weights say nothing of sums over a recurrence that has its own."""
+        if self._limits != before:
+            raise Unproved("a weight inside a recurrence changes with t")
+
     def _constant(self, *scalars: Any) -> None:
         if any(s.has(T, *self.timed) for s in scalars):
-            raise Unproved("a weight inside a recurrence changes with t")
+            self._steady(-1)
 
     def _delayed(self, x: Signal) -> Signal:
         self._constant(x.weights)
@@ -311,37 +282,6 @@ class View:
         if not nonneg:
             raise Unproved("a power sum times a number that may be negative")
         return replace(x, weights=x.weights * s**x.root)
-
-
-def _sum(a: Signal, b: Signal) -> Signal:
-    if isinstance(a, Linear) and a.atom is None:
-        a, b = b, a
-    weights = a.weights + b.weights
-    if isinstance(b, Linear) and b.atom is None:
-        if isinstance(a, Linear):
-            return replace(a, weights=weights, nonneg=a.nonneg and b.nonneg)
-        if b.nonneg and a.root == 1 and a.rate is None:
-            return replace(a, weights=weights)
-    if isinstance(a, Linear) and isinstance(b, Linear) and a.atom == b.atom:
-        return replace(a, weights=weights, nonneg=a.nonneg and b.nonneg)
-    if isinstance(a, Power) and isinstance(b, Power) and (a.order, a.root) == (b.order, b.root):
-        if a.root == 1 and a.rate is None and b.rate is None and same_base(a.base, b.base):
-            return replace(a, weights=weights, exact=a.exact and b.exact)
-    raise Unproved("it adds quantities of different kinds")
-
-
-def _product(a: Signal, b: Signal, equal: bool) -> Signal:
-    if isinstance(a, Linear) and isinstance(b, Linear) and equal:
-        return Power(sp.Integer(2), a, sp.Integer(1))
-    if isinstance(a, Power) and isinstance(b, Power) and a.plain and b.plain:
-        if same_base(a.base, b.base):
-            return replace(a, order=a.order + b.order, weights=a.weights * b.weights)
-    raise Unproved("it multiplies two quantities that depend on the gradient")
-
-
-def same_base(a: Linear, b: Linear) -> bool:
-    """Whether two linear signals are the same."""
-    return a.atom == b.atom and sp.cancel(a.weights - b.weights) == 0
 
 
 _FUNCTIONS = {

@@ -320,11 +320,16 @@ class Lowerer:
         for b in moment_bounds(self.p):
             upper, lower = Ref("prev", b.upper.name), Ref("prev", b.lower.name)
             floor = self.scalar(b.floor, f"{b.lower.name}_floor")
-            power = op("abs", upper) if b.order == 1 else integer_power(upper, b.order)
+            size: Expr = upper
+            if b.order % 2:
+                size = self.local(f"{b.upper.name}_size", op("abs", upper))
+            power = integer_power(size, b.order)
+            if floor != Const(1.0):
+                power = mul(power, floor)
             self.math.append(
                 Statement(
                     f"{b.lower.name}_prev",
-                    op("nonneg_max", lower, mul(power, floor)),
+                    op("nonneg_max", lower, power),
                     "what rounding took from it, the bound gives back",
                 )
             )

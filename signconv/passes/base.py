@@ -163,12 +163,12 @@ def sign_defaults(p: Program) -> Program:
     def scaled(x: float, factor: float) -> float:
         return float(f"{x * factor:.12g}")
 
-    hypers = tuple(
-        replace(h, default=scaled(h.default, 0.2 if h.name == "lr" else 5.0))
-        if h.name == "lr" or h.name in weights
-        else h
-        for h in p.hypers
-    )
+    def rescaled(h: Hyper) -> Hyper:
+        value = scaled(h.default, 0.2 if h.name == "lr" else 5.0)
+        changes = (h.name == "lr" or h.name in weights) and h.allows(value)
+        return replace(h, default=value) if changes else h
+
+    hypers = tuple(rescaled(h) for h in p.hypers)
     note = (
         "defaults: lr x 0.2 (the RMS of AdamW's update), weight_decay x 5, so that "
         "lr*weight_decay is kept"

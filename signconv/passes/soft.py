@@ -82,7 +82,7 @@ def _order(options: Options) -> int:
         value = float(text)
     except ValueError:
         raise PassError(f"soft:p={text} is not a number >= 1") from None
-    if value != int(value) or not 1 <= value <= LARGEST:
+    if not 1 <= value <= LARGEST or value != int(value):
         raise PassError(f"soft:p={text}: the order is an integer 1 <= p <= {LARGEST}")
     return int(value)
 

@@ -108,7 +108,6 @@ def clashes(folder: Path, kind: str, name: str, made: dict[str, list[Event]]) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_of_the_generated_code_are_refused(kind: str, tmp_path: Path) -> None:
-    # BUG: a hyperparameter `super` shadows what __init__ calls.
     made_with_qqq = accepted(tmp_path, kind, "qqq")
     assert made_with_qqq is not None
     made = functions(made_with_qqq.module.source)
@@ -119,7 +118,6 @@ def test_names_of_the_generated_code_are_refused(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", [*META, "param_names"])
 def test_keys_of_a_param_group_are_no_hyperparameters(name: str, tmp_path: Path) -> None:
-    # BUG: format, lr0 and param_names are accepted, and overwrite the param group's own entry.
     assert accepted(tmp_path, "h", name) is None
 
 

@@ -199,7 +199,7 @@ REFUSED = {
     "no update": ("m = ema(grad, 0.9)", "needs either `numerator = …` or `update = …`"),
     "both": ("numerator = grad\nupdate = grad", "needs either"),
     "denominator alone": ("denominator = sqrt(grad**2)\nupdate = grad", "denominator but no num"),
-    "decay a number": ("decay = 3\nnumerator = grad", "decay is one of l2"),
+    "decay a number": ("decay = 3  # here\nnumerator = grad", "decay is one of l2"),
 }
 
 
@@ -273,32 +273,32 @@ def test_unknown_spec_gives_the_nearest(spec: str, message: str, tmp_path: Path)
         resolve(spec.format(file=path, folder=tmp_path))
 
 
-# ---------------------------------------------------------------- faults known today
+# ---------------------------------------------------------------- found by writing these tests
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        # BUG: the message has no file and line at all.
+        # once without a line
         ("numerator = grad\ndecay = decoupled(grad)  # here", "weight of a decay"),
         ("numerator = 1.0", "does not depend on the gradient"),
-        # BUG: accepted, though no gradient enters.
+        # once accepted, though no gradient enters
         ("numerator = param * 0.5", "does not depend on the gradient"),
-        # BUG: accepted; a bare relation is no number, and `nan`, `inf` are no names of the output.
+        # once accepted; a bare relation is no number, and `nan`, `inf` are no names of the output
         ("numerator = grad > 0  # here", "comparison"),
         ("numerator = grad * float('nan')  # here", "nan"),
         ("numerator = grad * 1e400  # here", "inf"),
-        # BUG: AssertionError with an empty message.
+        # once an AssertionError with an empty message
         ("m = ema(grad, 0.9)\nm.beta = 0.5  # here\nnumerator = m", "beta"),
-        # BUG: the class's line instead of the line itself.
+        # once with the class's line instead of the line itself
         ("numerator = 'x'  # here", r"'x' \(str\)"),
         ("numerator = [grad]  # here", "list"),
         ("k = hyper(0.9, ge='x')  # here\nnumerator = grad * k", "'x'"),
-        # BUG: no nearest name for a misspelt attribute.
+        # once without the nearest name
         ("m = ema(grad, 0.9)\nnumerator = m.corected  # here", "did you mean 'corrected'"),
     ],
 )
-def test_refusals_that_are_missing_or_vague(body: str, message: str, tmp_path: Path) -> None:
+def test_refusals_that_were_missing_or_vague(body: str, message: str, tmp_path: Path) -> None:
     path, spec, line = spec_file(tmp_path, body)
     error = refusal(path, spec)
     assert error.origin.line == (line or 4)
@@ -306,7 +306,6 @@ def test_refusals_that_are_missing_or_vague(body: str, message: str, tmp_path: P
 
 
 def test_missing_lr_names_the_class(tmp_path: Path) -> None:
-    # BUG: the message has no file and line.
     text = "from signconv.dsl import *\n\nclass Mine(Optimizer):  # here\n    numerator = grad"
     path, spec, line = spec_file(tmp_path, text, head="")
     error = refusal(path, spec)

@@ -78,7 +78,7 @@ def test_at_every_step(case: str, tmp_path: Path) -> None:
 UNPROVED = {
     "weights of both signs below": ("q, w = ema(grad, 0.9), state()\n"
                                     "w.next = grad**2 - 0.5*w.prev\nnumerator = q\n"
-                                    "denominator = sqrt(abs(w))", "neither"),
+                                    "denominator = sqrt(abs(w))", "different kinds"),
     "starts from a number": ("q, w = state(init=1), ema(grad**2, 0.9)\n"
                              "q.next = 0.5*q.prev + grad\nnumerator = q\n"
                              "denominator = sqrt(w)", "number"),
@@ -86,6 +86,13 @@ UNPROVED = {
                              "numerator = max(q, grad)\ndenominator = sqrt(w)", "max()"),
     "not scale-free": ("q, w = ema(grad, 0.9), ema(grad**2, 0.9)\n"
                        "numerator = q\ndenominator = w", "scaled"),
+    "a running mean": ("m, w = state(), ema(grad**2, 0.9)\n"
+                       "m.next = m.prev*(1 - 1/t) + grad/t\nnumerator = m\n"
+                       "denominator = sqrt(w)", "changes with t"),
+    "a beta that changes": ("q, w = ema(grad, 0.9), ema(grad**2, 1 - 1/t)\n"
+                            "numerator = q\ndenominator = sqrt(w)", "changes with t"),
+    "less than order one": ("q, w = ema(grad, 0.9), ema(sqrt(abs(grad)), 0.9)\n"
+                            "numerator = q\ndenominator = w**2", "averaged"),
     "periodic": ("q, w = ema(grad, 0.9), ema(grad**2, 0.9)\nturn = where(t % 3 == 0, 1, 2)\n"
                  "numerator = q * turn\ndenominator = sqrt(w)", "mod"),
     "reads the parameter": ("w = ema(grad**2, 0.9)\nnumerator = grad + 0.1*param\n"
@@ -116,8 +123,10 @@ def test_search_is_seeded() -> None:
 
 # ---------------------------------------------------------------- no table of names
 
-FILES = ["ir/symbolic", "ir/ratios", "ir/closed_forms", "ir/proofs", "ir/extremal", "ir/rounding",
-         "ir/show_formats", "ir/claims", "report", "verify/excess"]  # fmt: skip
+FILES = [
+    "ir/signals", "ir/symbolic", "ir/ratios", "ir/closed_forms", "ir/proofs", "ir/extremal",
+    "ir/rounding", "ir/show_formats", "ir/claims", "report", "verify/excess",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("file", FILES)

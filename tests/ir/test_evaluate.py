@@ -24,8 +24,6 @@ def test_oracles_are_of_builtins() -> None:
 @pytest.mark.parametrize("name", sorted(ORACLES))
 def test_evaluator_follows_the_oracle(name: str) -> None:
     """AdamW and Lion with weight decay, the others without; AdaMax at eps = 0."""
-    # BUG (adamax): torch's Adamax at eps = 0 divides 0 by 0 where the first gradients are zeros, so
-    # the row is NaN and `signconv verify adamax` always fails; eps = 1e-300 would do.
     row = oracle_row(name, resolve(name), STEPS)
     assert row.ok, row.detail
 
