@@ -97,7 +97,7 @@ def build(
 
     if everything == (spec is not None):
         raise typer.BadParameter("give either SPEC or --all")
-    chosen = {"--convert": convert, "--name": name}
+    chosen: dict[str, object] = {"--convert": convert, "--name": name}
     chosen |= {"--state": state is not State.fp8, "--math": math is not Math.fp32}
     given = ", ".join(option for option, value in chosen.items() if value)
     if everything and given:

@@ -35,7 +35,11 @@ def load_class(path: Path) -> Any:
         raise VerifyError(f"there is no module {path}")
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module
-    found.loader.exec_module(module)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise VerifyError(f"{path} cannot be loaded: {words}") from error
     for value in vars(module).values():
         if (
             isinstance(value, type)
