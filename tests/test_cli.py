@@ -196,7 +196,6 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(case: str, run: Run, faulty: Path) -> None:
-    # BUG: "module with a syntax error" and "module that raises": a traceback, exit code 1.
     command, message = BAD[case]
     before = snapshot(faulty)
     done = run(*(command.split() if isinstance(command, str) else command), cwd=faulty)

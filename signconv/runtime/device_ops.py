@@ -155,8 +155,8 @@ def ratio(a, b):
 @triton.jit
 def power64(base, t):
     """base**t in float64 by binary powering, always the same products in the same order."""
-    result = base * 0.0 + 1.0
-    factor = base
+    result = tl.full((), 1.0, tl.float64)
+    factor = result * base  # a literal base would be typed fp32
     left = t
     while left > 0:
         if left & 1:

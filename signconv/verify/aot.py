@@ -77,6 +77,7 @@ def _signature(
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
     constants = {"P_TYPE": kind, "G_TYPE": kind, "ROWS": ROWS, "TAIL": TAIL_ROWS, **formats}
     pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
+    pointers["reduced"] = "*fp32"
     return {n: pointers.get(n, "constexpr") for n in names}, constants
 
 

@@ -173,8 +173,6 @@ def test_defaults_of_a_sign_update_stay(tmp_path: Path) -> None:
 
 
 def test_scaled_defaults_stay_inside_their_range(tmp_path: Path) -> None:
-    # BUG: weight decay with an upper bound below five times its default makes the converted
-    # program's own default illegal, so that a valid spec is refused.
     body = "wd = hyper(0.3, ge=0, le=1)\nupdate = grad\ndecay = decoupled(wd)"
     wd = converted(tmp_path, body, "stosign").hyper("wd")
     assert wd.allows(wd.default)
