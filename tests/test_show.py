@@ -117,7 +117,7 @@ SAID = [
                           "clipped to [-1, 1] beyond", "abs(update) <= 1, whatever"]),
     ("adamw", "soft:p=2,nesterov,stosign", ["<= 1 at every step", "everywhere, given an fp32"]),
     ("sgd", "stosign", ["<= 1 at every step", "everywhere", "whatever the storage: nothing is"]),
-    ("s3", None, ["<= 1 at every step", "abs(update) <= 1 with fp32 state", "Measured: up to"]),
+    ("s3", None, ["<= 1 at every step", "abs(update) <= 1 with fp32", "Measured: never above 1"]),
     ("lamb", None, ["no bound could be proved", "lower bound by search"]),
     ("adabelief", None, ["has no bound", "diverges", "1 < beta2", "eps >= 0 is left out"]),
     ("lion", None, ["abs(update) <= 1: it is a sign"]),
@@ -231,7 +231,8 @@ def test_linear_uses_shift_nothing() -> None:
 def test_excess_is_measured_and_seeded() -> None:
     made = build("s3")
     once, again = (excess.measure(made, steps=30, size=256) for _ in range(2))
-    assert once == again and 1 < once.largest < 10 and 0 < once.share < 0.5
+    # the floor on s that lowering keeps holds the ratio at 1 under FP8 too
+    assert once == again and 0.9 < once.largest <= 1 + 2**-20 and once.share == 0
 
 
 def test_no_excess_in_fp32() -> None:

@@ -6,7 +6,10 @@ Needs a process in which kernels are compiled, not interpreted (TRITON_INTERPRET
 from __future__ import annotations
 
 import re
+import subprocess
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,11 +109,16 @@ def _compile(
 
 
 def _spills(made: Any) -> int:
-    """Bytes of local memory per thread, from the machine code's own record (NVIDIA)."""
-    n = getattr(made.metadata, "n_spills", None)
-    if n is not None:
-        return int(n)
-    local = re.findall(
-        r"\.local \.align \d+ \.b8 __local_depot\d+\[(\d+)\]", made.asm.get("ptx", "")
-    )
-    return sum(int(x) for x in local)
+    """Bytes of stack per thread in NVIDIA machine code: what ptxas spilled; 0 for other targets."""
+    code = made.asm.get("cubin")
+    if code is None:
+        return 0
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return sum(int(x) for x in re.findall(r"STACK:(\d+)", done.stdout))
