@@ -117,7 +117,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 
 @pytest.mark.parametrize(("name", "key"), PAIRS)
 def test_kernel_compiles(name: str, key: str, compiled: dict) -> None:
-    # BUG: verify/aot.py does not know the kernel argument `reduced` (cautious_adamw, lamb).
     made = compiled[name][key]
     assert "error" not in made, made["error"]
     assert made["binary"] > 1000

@@ -55,7 +55,6 @@ BODIES = [
     "numerator = grad * t**0.5",
     "numerator = grad * exp(-t) + grad * log(t + 1)",
     B + "numerator = grad * b**-1",
-    # BUG (again since b688bb4): in `dev.power64(0.9, t)` the literal is fp32: kernel != reference.
     "numerator = grad * 0.9**t",
     "m = ema(grad, 0.9)\nnumerator = m.corrected",
     "numerator = grad * sqrt(t)",
