@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -350,11 +350,3 @@ class FusedOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._reset_engines()
-
-
-def parameters_with_state(optimizer: FusedOptimizer) -> Iterable[tuple[Tensor, dict[str, Tensor]]]:
-    """Parameters that have state, in param_groups order."""
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p in optimizer.state:
-                yield p, optimizer.state[p]
