@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verify-all generated docs clean distclean
+.PHONY: help setup demo test lint verify-all generated docs counts clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ generated: setup  ## rebuild every file in generated/
 docs: setup  ## rebuild docs/algorithms.md from the code
 	$(BIN)/python -c 'from signconv.algorithm_table import page; print(page(), end="")' > docs/algorithms.md.new
 	mv docs/algorithms.md.new docs/algorithms.md
+
+counts: setup  ## refresh tests/data/kernel_counts.json, the table of the speed guard
+	$(BIN)/python -m signconv.verify.instructions tests/data/kernel_counts.json
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

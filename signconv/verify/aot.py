@@ -108,17 +108,21 @@ def _compile(
     return Compiled(target, made.asm, _spills(made))
 
 
-def _spills(made: Any) -> int:
-    """Bytes of stack per thread in NVIDIA machine code: what ptxas spilled; 0 for other targets."""
-    code = made.asm.get("cubin")
-    if code is None:
-        return 0
+def cuobjdump(code: bytes, option: str) -> str:
+    """What NVIDIA's cuobjdump, which Triton brings along, prints of machine code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        command = [str(tool), "--dump-resource-usage", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return sum(int(x) for x in re.findall(r"STACK:(\d+)", done.stdout))
+        command = [str(tool), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _spills(made: Any) -> int:
+    """Bytes of stack per thread in NVIDIA machine code: what ptxas spilled; 0 for other targets."""
+    code = made.asm.get("cubin")
+    if code is None:
+        return 0
+    return sum(int(x) for x in re.findall(r"STACK:(\d+)", cuobjdump(code, "--dump-resource-usage")))

@@ -1,0 +1,130 @@
+"""The speed that needs no GPU: counts from the machine code against tests/data/kernel_counts.json.
+
+The table holds for the Triton that made it (another one brings another assembler); ``make counts``
+refreshes it.
+"""
+
+import copy
+import json
+import subprocess
+from importlib import metadata
+
+import pytest
+
+from signconv.runtime.compat import HAS_TRITON
+from signconv.verify.instructions import KERNELS, differences, full_branch, parse
+from tests.support import ROOT, python
+
+TABLE = ROOT / "tests" / "data" / "kernel_counts.json"
+KEPT = json.loads(TABLE.read_text())
+TRITON = metadata.version("triton") if HAS_TRITON else "none"
+
+same_triton = pytest.mark.skipif(
+    KEPT["triton"] != TRITON,
+    reason=f"the table was made with Triton {KEPT['triton']}, this is {TRITON}: `make counts`",
+)
+
+#: A kernel with a full branch (16-byte accesses), a loop for tails, and padding.
+SASS = """
+        Function : _step_kernel
+        /*0000*/                   LDC R1, c[0x0][0x28] ;             /* 0x00000a00ff017b82 */
+                                                                      /* 0x000ff00000000800 */
+        /*0010*/                   ISETP.GE.AND P0, PT, R2, 0x100, PT ;   /* 0x0 */
+        /*0020*/              @!P0 BRA 0x80 ;                             /* 0x0 */
+        /*0030*/                   LDG.E.128 R4, desc[UR4][R2.64] ;       /* 0x0 */
+        /*0040*/                   FADD R4, R4, R5 ;                      /* 0x0 */
+        /*0050*/                   I2FP.F32.S32 R5, R4 ;                  /* 0x0 */
+        /*0060*/                   STG.E.128 desc[UR4][R2.64], R4 ;       /* 0x0 */
+        /*0070*/                   EXIT ;                                 /* 0x0 */
+        /*0080*/                   LDG.E.U8 R4, desc[UR4][R2.64+0x10] ;   /* 0x0 */
+        /*0090*/                   IADD3 R2, R2, 0x1, RZ ;                /* 0x0 */
+        /*00a0*/               @P0 BRA 0x80 ;                             /* 0x0 */
+        /*00b0*/                   EXIT ;                                 /* 0x0 */
+        /*00c0*/                   BRA 0xc0 ;                             /* 0x0 */
+        /*00d0*/                   NOP ;                                  /* 0x0 */
+        /*00e0*/                   NOP ;                                  /* 0x0 */
+"""
+
+
+@pytest.fixture(scope="session")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The table of this tree."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    done = python("-m", "signconv.verify.instructions", timeout=500, SIGNCONV_CACHE=cache)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.xdist_group("aot")
+@same_triton
+def test_kernels_are_no_slower_than_the_table(counted: dict) -> None:
+    """No spill, no narrower access, no count more than 2 % above the table."""
+    assert counted["kernels"].keys() == KEPT["kernels"].keys() == KERNELS.keys()
+    assert differences(counted, KEPT) == []
+
+
+@pytest.mark.parametrize("label", KERNELS)
+def test_table_describes_vectorized_kernels(label: str) -> None:
+    """What was kept is worth keeping: 16 bytes at a time, no spills, a full branch of its own."""
+    kept = KEPT["kernels"][label]
+    assert kept["load_widths"]["16"] >= 2 and kept["store_widths"]["16"] >= 1
+    assert kept["spills"] == 0
+    assert 0 < kept["full_branch"] < kept["instructions"]
+    assert sum(kept["classes"].values()) == kept["full_branch"]
+    assert kept["classes"].get("other", 0) <= 0.02 * kept["full_branch"], "classes miss opcodes"
+
+
+def slower(change: str) -> list[str]:
+    """What the guard says when one kernel got worse."""
+    worse = copy.deepcopy(KEPT)
+    kernel = worse["kernels"]["adamw,stosign bf16"]
+    if change == "spill":
+        kernel["spills"] = 8
+    elif change == "width":
+        kernel["load_widths"]["16"] -= 1
+    elif change == "ptx":
+        kernel["ptx_wide_stores"] = 0
+    else:
+        factor = {"3 %": 1.03, "1 %": 1.01}[change]
+        extra = round(kernel["full_branch"] * factor) - kernel["full_branch"]
+        kernel["full_branch"] += extra
+        kernel["classes"]["integer"] += extra
+    return differences(worse, KEPT)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("spill", "adamw,stosign bf16: 8 bytes of stack"),
+        ("width", "accesses of 16 bytes in load_widths"),
+        ("ptx", "ptx_wide_stores 0"),
+        ("3 %", "(integer +"),
+    ],
+)
+def test_guard_speaks(change: str, words: str) -> None:
+    (line,) = slower(change)
+    assert words in line
+
+
+def test_guard_allows_two_per_cent() -> None:
+    assert slower("1 %") == []
+
+
+def test_machine_code_is_read() -> None:
+    code = parse(SASS)
+    assert [x.address for x in code] == list(range(0, 0xD0, 16))
+    kinds = [x.kind for x in code[:7]]
+    assert kinds == ["constant", "integer", "control", "load", "fp32", "convert", "store"]
+    assert [x.width for x in code if x.kind in ("load", "store")] == [16, 16, 1]
+
+
+def test_full_branch_leaves_out_the_loop_for_tails() -> None:
+    assert [x.address for x in full_branch(parse(SASS))] == list(range(0, 0x80, 16))
+
+
+def test_one_command_refreshes_the_table() -> None:
+    """`make counts` names the module that was run above, and the file that is compared."""
+    done = subprocess.run(["make", "-n", "counts"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().endswith(
+        "-m signconv.verify.instructions tests/data/kernel_counts.json"
+    )
