@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from signconv.runtime import ptx
 from signconv.runtime.compat import tl, triton
 
 # Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
@@ -21,6 +22,12 @@ BF16 = tl.constexpr(1)
 E4M3 = tl.constexpr(2)
 E5M2 = tl.constexpr(3)
 E4M3_RAW = tl.constexpr(4)
+
+# How codes are made (a kernel's CODEC): by the arithmetic below, which runs everywhere; by the
+# same arithmetic in PTX, for NVIDIA GPUs; by that and the FP8 conversions of compute capability 8.9
+ARITHMETIC = tl.constexpr(0)
+PTX = tl.constexpr(1)
+PTX_FP8 = tl.constexpr(2)
 
 
 # ---------------------------------------------------------------- random numbers (design.md 5)
@@ -53,36 +60,36 @@ def draw_keys(seed, t, stream):
 def random_bits(index, lane, key0, key1):
     """32 random bits per element: index is int64 [ROWS, 1] (first of the row), lane int32 [1, 32].
 
-    The key enters twice: by xor alone every step would permute the same draws.
+    The key enters twice: by xor alone every step would permute the same draws.  A lane changes
+    only the low five bits, so the first xor-shift is done once per row.
     """
     key0 = key0.to(tl.uint32, bitcast=True)
     key1 = key1.to(tl.uint32, bitcast=True)
     high = (index >> 32).to(tl.uint32)
     x = index.to(tl.uint32) ^ (key0 ^ (high * 0x9E3779B9))
-    x ^= lane.to(tl.uint32)  # index is a multiple of 32
-    x ^= x >> 16
+    x = (x ^ (x >> 16)) ^ lane.to(tl.uint32)  # index is a multiple of 32
     x *= 0x7FEB352D
     x ^= x >> 15
-    x = x * 0x846CA68B + (key1 + high * 0x85EBCA6B)
-    x ^= x >> 16
-    return x
+    return x * 0x846CA68B + (key1 + high * 0x85EBCA6B)
 
 
 @triton.jit
-def low_half(bits):
-    return bits & 0xFFFF
+def high_field(bits):
+    """A 32-bit field for one use of ``bits``; its upper 16 bits are those of ``bits``."""
+    return bits
 
 
 @triton.jit
-def high_half(bits):
-    return bits >> 16
+def low_field(bits):
+    """A 32-bit field whose upper 16 bits are independent of those of ``high_field``."""
+    return (bits << 16) ^ bits  # both halves, above the lower one
 
 
 @triton.jit
-def sign_noise(half):
-    """Midpoints (2u + 1 - N) / N with N = 2^16: symmetric in (-1, 1), never 0, exact in fp32."""
-    two_to_four = ((half << 7) | 0x40000000).to(tl.float32, bitcast=True)  # 2 + 2u/N
-    return two_to_four - 2.9999847412109375  # 3 - 1/N
+def sign_noise(field):
+    """Midpoints (2u + 1 - N) / N with N = 2^22: symmetric in (-1, 1), never 0, exact in fp32."""
+    two_to_four = ((field >> 9) | 0x40000001).to(tl.float32, bitcast=True)
+    return two_to_four - 3.0
 
 
 # ---------------------------------------------------------------- arithmetic (design.md 4)
@@ -292,41 +299,49 @@ def real_power64(base, exponent):
 
 
 @triton.jit
-def _encode_bf16(x, half):
+def encode_bf16(x, field, CODEC: tl.constexpr):
     """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
     low bits are cut off instead, so that finite values never become Inf."""
+    if CODEC != ARITHMETIC:
+        return ptx.encode_bf16(x, field)
     bits = x.to(tl.uint32, bitcast=True)
-    bits = tl.where(tl.abs(x) <= 3.3895313892515355e38, bits + half, bits)
+    bits = tl.where(tl.abs(x) <= 3.3895313892515355e38, bits + (field >> 16), bits)
     return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit
-def decode_fp8(code, FORMAT: tl.constexpr):
-    """uint8 codes to fp32, exactly, before the block scale."""
+def decode_fp8(code, scale, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """uint8 codes times ``scale`` (a power of two) as fp32, exactly."""
     if FORMAT == E5M2:  # the upper byte of an fp16
-        return (code.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32)
+        if CODEC != ARITHMETIC:
+            return ptx.decode_e5m2(code, scale)
+        return (code.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32) * scale
+    if CODEC == PTX_FP8:
+        return ptx.decode_e4m3(code, scale)
     # Sign and magnitude where fp32 has them; the exponent's bias is made up by 2^120
     wide = code.to(tl.int8, bitcast=True).to(tl.int32).to(tl.uint32, bitcast=True)
     field = (wide << 20) & 0x87F00000
     x = field.to(tl.float32, bitcast=True)
     nan = tl.abs(x) == 3.6111186478129074e-34  # code 0x7F: 1.875 * 2^-112
-    return tl.where(nan, float("nan"), x * 1.329227995784916e36)
+    return tl.where(nan, float("nan"), x * 1.329227995784916e36) * scale
 
 
 @triton.jit
-def encode_fp8(x, half, FORMAT: tl.constexpr):
-    """Finite fp32 below overflow to uint8 codes by unbiased stochastic rounding on the bits.
+def encode_fp8(x, scale, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """Finite fp32 to uint8 codes by unbiased stochastic rounding on the bits.
 
-    Scaled by 2^-120 (E5M2: 2^-112, and x >= 0) fp32 has the code's exponents, subnormals included;
-    the 16 random bits fill the top of the field below the kept mantissa, plus half a unit, since
-    a truncated field biases slow averages.
+    ``scale`` is a power of two that gives fp32 the code's exponents, subnormals included, and no
+    overflow (E5M2: x >= 0); the upper 20 (E5M2: 21) bits of ``field`` decide the rounding.
     """
+    if CODEC != ARITHMETIC:
+        if FORMAT == E5M2:
+            return ptx.encode_e5m2(x, scale, field)
+        return ptx.encode_e4m3(x, scale, field)
+    bits = (x * scale).to(tl.uint32, bitcast=True)
     if FORMAT == E5M2:
-        bits = (x * 1.925929944387236e-34).to(tl.uint32, bitcast=True)
-        code = (bits + ((half << 5) | 16)) >> 21
+        code = (bits + (field >> 11)) >> 21
     else:
-        bits = (x * 7.52316384526264e-37).to(tl.uint32, bitcast=True)
-        bits += (half << 4) | 8
+        bits += field >> 12
         code = (bits >> 20) | ((bits >> 24) & 0x80)  # the byte's upper bit is 0 before the sign
     return code.to(tl.uint8)
 
@@ -358,6 +373,8 @@ def encode_fp8_nearest(x, FORMAT: tl.constexpr):
 @triton.jit
 def bf16_nearest(x):
     """The nearest bf16 as fp32, ties to even; Inf and NaN stay."""
+    if not INTERPRETED:
+        return x.to(tl.bfloat16).to(tl.float32)
     bits = x.to(tl.uint32, bitcast=True)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
     return tl.where(tl.abs(x) < float("inf"), rounded.to(tl.float32, bitcast=True), x)
@@ -369,30 +386,51 @@ def _magnitude(x):
 
 
 @triton.jit
+def _nan_maximum(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _byte(largest, FORMAT: tl.constexpr):
+    """E8M0 byte [ROWS, 1] for the bits of a row's largest magnitude: one binade below overflow."""
     exponent = (largest >> 23).to(tl.int32)
     return tl.maximum(exponent - (14 if FORMAT == E5M2 else 7), 1)[:, None]
 
 
 @triton.jit
-def _scaled(x, byte):
-    return x * ((254 - byte) << 23).to(tl.float32, bitcast=True)
+def _power_of_two(exponent):
+    """2**exponent for -126 <= exponent <= 127."""
+    return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _encode_blocks(x, half, FORMAT: tl.constexpr):
+def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
     """Codes [ROWS, 32] and E8M0 bytes [ROWS, 1]: the scale of a row is that of its largest finite
-    magnitude, one binade below overflow; Inf and NaN store NaN."""
+    magnitude, one binade below overflow; Inf and NaN store NaN.
+
+    Scaled by 2^(bias - byte) fp32 has the code's exponents.  Where that power of two is no normal
+    fp32 number, and for Inf and NaN, a second branch takes over, with the scale in two factors.
+    """
+    BIAS: tl.constexpr = 15 if FORMAT == E5M2 else 7
+    # The largest number of the first branch: its byte gives the scale 2^-126
+    LIMIT: tl.constexpr = (156 if FORMAT == E5M2 else 141) << 23
     # E5M2 holds what is never negative: its bits are its magnitude, and unsigned a NaN with a
     # sign is still the largest
-    largest = tl.max(x.to(tl.uint32, bitcast=True) if FORMAT == E5M2 else _magnitude(x), axis=1)
-    if tl.max(largest, axis=0) < 0x7F800000:
+    if FORMAT == E5M2:
+        largest = tl.max(x.to(tl.uint32, bitcast=True), axis=1)
+    elif CODEC == ARITHMETIC:
+        largest = tl.max(_magnitude(x), axis=1)
+    else:
+        largest = tl.reduce(tl.abs(x), 1, _nan_maximum).to(tl.uint32, bitcast=True)
+    if tl.max(largest, axis=0) < LIMIT:
         byte = _byte(largest, FORMAT)
-        code = encode_fp8(_scaled(x, byte), half, FORMAT)
+        code = encode_fp8(x, _power_of_two(BIAS - byte), field, FORMAT, CODEC)
     else:
         finite = _magnitude(x) < 0x7F800000
         byte = _byte(tl.max(tl.where(finite, _magnitude(x), 0), axis=1), FORMAT)
-        code = encode_fp8(_scaled(x, byte), half, FORMAT)
+        first = tl.maximum(BIAS - byte, -126)
+        scaled = x * _power_of_two(first)
+        code = encode_fp8(scaled, _power_of_two(BIAS - byte - first), field, FORMAT, CODEC)
         code = tl.where(finite, code, 0x7F).to(tl.uint8)
     return code, byte
 
@@ -416,31 +454,42 @@ def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
 
 
 @triton.jit
-def _widen(x):
+def _widen(x, CODEC: tl.constexpr):
     """bf16 or fp32 as fp32, exactly."""
     if x.dtype == tl.bfloat16:
+        if CODEC != ARITHMETIC:
+            return ptx.decode_bf16(x)
         if INTERPRETED:
             return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     return x.to(tl.float32)
 
 
 @triton.jit
-def load_float(ptr, offsets, mask, FULL: tl.constexpr):
+def load_float(ptr, offsets, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
     """A parameter or a gradient as fp32."""
-    return _widen(_load(ptr, offsets, mask, FULL))
+    return _widen(_load(ptr, offsets, mask, FULL), CODEC)
 
 
 @triton.jit
-def store_param(ptr, offsets, x, half, mask, FULL: tl.constexpr):
+def store_param(ptr, offsets, x, field, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
     """A parameter from fp32: as it is, or rounded stochastically to bf16."""
     if ptr.dtype.element_ty == tl.bfloat16:
-        x = _encode_bf16(x, half)
+        x = encode_bf16(x, field, CODEC)
     _store(ptr, offsets, x, mask, FULL)
 
 
 @triton.jit
 def load_moment(
-    ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT: tl.constexpr, FULL: tl.constexpr
+    ptr,
+    scale_ptr,
+    start,
+    offsets,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+    CODEC: tl.constexpr,
 ):
     """A stored moment as fp32 [ROWS, 32]; ``start`` is the chunk's first element.
 
@@ -449,12 +498,14 @@ def load_moment(
     if FORMAT == FP32:
         x = _load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
     elif FORMAT == BF16:
-        x = _widen(_load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL))
+        x = _load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL)
+        x = _widen(x, CODEC)
+    elif FORMAT == E4M3_RAW:
+        x = decode_fp8(_load(ptr + start, offsets, mask, FULL), 1.0, FORMAT, CODEC)
     else:
-        x = decode_fp8(_load(ptr + start, offsets, mask, FULL), FORMAT)
-        if FORMAT != E4M3_RAW:
-            byte = _load(scale_ptr + start // 32, row, row_mask, FULL).to(tl.uint32)
-            x = x * (byte << 23).to(tl.float32, bitcast=True)
+        byte = _load(scale_ptr + start // 32, row, row_mask, FULL).to(tl.uint32)
+        scale = (byte << 23).to(tl.float32, bitcast=True)
+        x = decode_fp8(_load(ptr + start, offsets, mask, FULL), scale, FORMAT, CODEC)
     return x
 
 
@@ -465,23 +516,28 @@ def store_moment(
     start,
     offsets,
     x,
-    half,
+    field,
     mask,
     row,
     row_mask,
     FORMAT: tl.constexpr,
     FULL: tl.constexpr,
+    CODEC: tl.constexpr,
 ):
     """Encode fp32 [ROWS, 32] and store; the scale used to encode is the one that is stored."""
     if FORMAT == FP32:
         _store(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, x, mask, FULL)
     elif FORMAT == BF16:
-        code = _encode_bf16(x, half)
+        code = encode_bf16(x, field, CODEC)
         _store(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, code, mask, FULL)
     elif FORMAT == E4M3_RAW:
-        _store(ptr + start, offsets, encode_fp8_nearest(x, E4M3), mask, FULL)
+        if CODEC == PTX_FP8:
+            code = ptx.encode_e4m3_nearest(x)
+        else:
+            code = encode_fp8_nearest(x, E4M3)
+        _store(ptr + start, offsets, code, mask, FULL)
     else:
-        code, byte = _encode_blocks(x, half, FORMAT)
+        code, byte = encode_blocks(x, field, FORMAT, CODEC)
         _store(ptr + start, offsets, code, mask, FULL)
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
 

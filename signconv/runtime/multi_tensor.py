@@ -34,6 +34,19 @@ def interpreted() -> bool:
     return HAS_TRITON and type(_find_nonfinite).__name__ == "InterpretedFunction"
 
 
+def codec_for(capability: tuple[int, int] | None) -> int:
+    """CODEC of the kernels (device_ops) for a CUDA compute capability; None is any other GPU."""
+    if capability is None or capability < (8, 0) or interpreted():
+        return int(device_ops.ARITHMETIC.value)
+    return int((device_ops.PTX_FP8 if capability >= (8, 9) else device_ops.PTX).value)
+
+
+def device_codec(device: torch.device) -> int:
+    """CODEC of the kernels on a device of this machine."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return codec_for(torch.cuda.get_device_capability(device) if nvidia else None)
+
+
 @triton.jit
 def _find_nonfinite(
     table, chunks, flag, COLUMNS: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr
@@ -123,6 +136,7 @@ class Bucket:
         self.reducer = None
         if program.reductions:
             self.reducer = Reducer(counts.tolist(), program.reductions, device)
+        self.codec = device_codec(device)
         self.copies: list[tuple[Tensor, Tensor]] = []
         self.keep: list[Tensor] = []
 
@@ -171,6 +185,7 @@ class Bucket:
                 *tables,
                 self.reducer.partials,
                 *types,
+                CODEC=self.codec,
                 ROWS=self.rows,
                 LEVELS=(self.rows * BLOCK).bit_length() - 1,
                 num_warps=WARPS,
@@ -180,6 +195,7 @@ class Bucket:
         self.program.step_kernel[(self.programs,)](
             *tables,
             *types,
+            CODEC=self.codec,
             ROWS=self.rows,
             TAIL=self.rows if interpreted() else TAIL_ROWS,
             num_warps=WARPS,

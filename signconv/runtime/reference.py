@@ -53,12 +53,13 @@ def step_group(
 
 
 def fill(entry: dict[str, Tensor], m: MomentSlot, fmt: Format, p: Tensor) -> None:
-    """Initial value of a moment that does not start from zero; bits 0x8000 round to nearest."""
+    """Initial value of a moment that does not start from zero, rounded to nearest."""
     value = ref.load_float(p.detach().contiguous()) if m.init == "param" else None
     if value is None:
         value = torch.full((p.numel(),), float(m.init), dtype=torch.float32, device=p.device)
-    half = torch.full((p.numel(),), 0x7FFF, dtype=torch.int32, device=p.device)
-    ref.store_moment(entry[m.name], entry.get(f"{m.name}_scale"), value.contiguous(), half, fmt)
+    # Just below half a unit
+    field = torch.full((p.numel(),), 0x7FFFFFFF, dtype=torch.int32, device=p.device)
+    ref.store_moment(entry[m.name], entry.get(f"{m.name}_scale"), value.contiguous(), field, fmt)
 
 
 def all_finite(params: list[Tensor]) -> bool:

@@ -63,21 +63,22 @@ def random_bits(base: int, numel: int, key0: int, key1: int, device: torch.devic
     x = x ^ _shift_right(x, 16)
     x = x * 0x7FEB352D
     x = x ^ _shift_right(x, 15)
-    x = x * _signed32(0x846CA68B) + (high * _signed32(0x85EBCA6B) + _signed32(key1))
-    return x ^ _shift_right(x, 16)
+    return x * _signed32(0x846CA68B) + (high * _signed32(0x85EBCA6B) + _signed32(key1))
 
 
-def low_half(bits: Tensor) -> Tensor:
-    return bits & 0xFFFF
+def high_field(bits: Tensor) -> Tensor:
+    """A 32-bit field for one use of ``bits``; its upper 16 bits are those of ``bits``."""
+    return bits
 
 
-def high_half(bits: Tensor) -> Tensor:
-    return _shift_right(bits, 16)
+def low_field(bits: Tensor) -> Tensor:
+    """A 32-bit field whose upper 16 bits are independent of those of ``high_field``."""
+    return (bits << 16) ^ bits
 
 
-def sign_noise(half: Tensor) -> Tensor:
-    """Midpoints (2u + 1 - N) / N with N = 2^16: symmetric in (-1, 1), never 0, exact in fp32."""
-    return ((half << 7) | 0x40000000).view(torch.float32) - 2.9999847412109375
+def sign_noise(field: Tensor) -> Tensor:
+    """Midpoints (2u + 1 - N) / N with N = 2^22: symmetric in (-1, 1), never 0, exact in fp32."""
+    return (_shift_right(field, 9) | 0x40000001).view(torch.float32) - 3.0
 
 
 # ---------------------------------------------------------------- arithmetic (design.md 4)
@@ -279,11 +280,12 @@ def decode_bf16(x: Tensor) -> Tensor:
     return (x.view(torch.int16).to(torch.int32) << 16).view(torch.float32)
 
 
-def encode_bf16(x: Tensor, half: Tensor) -> Tensor:
+def encode_bf16(x: Tensor, field: Tensor) -> Tensor:
     """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
     low bits are cut off instead, so that finite values never become Inf."""
     bits = x.view(torch.int32)
-    bits = torch.where(x.abs() <= 3.3895313892515355e38, bits + half, bits)
+    rounded = bits + _shift_right(field, 16)
+    bits = torch.where(x.abs() <= 3.3895313892515355e38, rounded, bits)
     return (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
@@ -317,17 +319,22 @@ def decode_fp8(code: Tensor, fmt: str) -> Tensor:
     return torch.where(wide >= 0x80, -x, x)
 
 
-def encode_fp8(x: Tensor, half: Tensor, fmt: str) -> Tensor:
-    """fp32 to uint8 codes by unbiased stochastic rounding on the bits.
+def encode_fp8(x: Tensor, byte: Tensor | int, field: Tensor, fmt: str) -> Tensor:
+    """fp32 to uint8 codes of x * 2^(127 - byte) by unbiased stochastic rounding on the bits.
 
-    Scaled by 2^-120 (E5M2: 2^-112) fp32 has the code's exponents, subnormals included; the 16
-    random bits fill the top of the field below the kept mantissa, plus half a unit.  Inf and NaN
-    store NaN; what is too large saturates.
+    Scaled by 2^-120 (E5M2: 2^-112) besides, fp32 has the code's exponents, subnormals included;
+    both factors are one, or two where their product is no normal fp32 number.  The upper 20
+    (E5M2: 21) bits of ``field`` (int32) are added below the kept mantissa.  Inf and NaN store NaN;
+    what is too large saturates.
     """
     layout = _FP8[fmt]
     drop = 23 - layout.mantissa
-    noise = (half << (drop - 16)) + (1 << (drop - 17))
-    return _finish(x, (_field(x, layout) + noise) >> drop, layout)
+    exponent = torch.as_tensor(128 - layout.smallest - byte, device=x.device)
+    first = exponent.clamp(min=-126)
+    size = x.abs() * _power_of_two(first) * _power_of_two(exponent - first)
+    limit = layout.overflow * 2.0 ** (1 - layout.smallest)
+    bits = torch.where(size < limit, size, limit).view(torch.int32)
+    return _finish(x, (bits + _shift_right(field, 32 - drop)) >> drop, layout)
 
 
 def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
@@ -374,9 +381,9 @@ def block_scale(x: Tensor, fmt: str) -> Tensor:
     return ((finite.amax(dim=1) >> 23) - _FP8[fmt].headroom).clamp(min=1)
 
 
-def _per_element(byte: Tensor) -> Tensor:
-    """Powers of two from exponent bytes, one per element."""
-    return (byte << 23).view(torch.float32).repeat_interleave(BLOCK)
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent for -126 <= exponent <= 127."""
+    return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
 
 
 def load_float(x: Tensor) -> Tensor:
@@ -384,9 +391,9 @@ def load_float(x: Tensor) -> Tensor:
     return decode_bf16(x.view(-1)) if x.dtype == torch.bfloat16 else x.view(-1).clone()
 
 
-def store_param(target: Tensor, x: Tensor, half: Tensor) -> None:
+def store_param(target: Tensor, x: Tensor, field: Tensor) -> None:
     """A parameter from fp32: as it is, or rounded stochastically to bf16."""
-    target.view(-1).copy_(encode_bf16(x, half) if target.dtype == torch.bfloat16 else x)
+    target.view(-1).copy_(encode_bf16(x, field) if target.dtype == torch.bfloat16 else x)
 
 
 def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:
@@ -396,20 +403,22 @@ def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:
     if fmt.name == "bf16":
         return decode_bf16(stored.view(-1))
     x = decode_fp8(stored.view(-1), fmt.name)
-    return x if scale is None else x * _per_element(scale.view(-1).to(torch.int32))
+    if scale is None:
+        return x
+    return x * (scale.view(-1).to(torch.int32) << 23).view(torch.float32).repeat_interleave(BLOCK)
 
 
 def store_moment(
-    stored: Tensor, scale: Tensor | None, x: Tensor, half: Tensor, fmt: Format
+    stored: Tensor, scale: Tensor | None, x: Tensor, field: Tensor, fmt: Format
 ) -> None:
     """Encode flat fp32 and store; the scale used to encode is the one that is stored."""
     if fmt.name == "fp32":
         stored.view(-1).copy_(x)
     elif fmt.name == "bf16":
-        stored.view(-1).copy_(encode_bf16(x, half))
+        stored.view(-1).copy_(encode_bf16(x, field))
     elif scale is None:
         stored.view(-1).copy_(encode_fp8_nearest(x, fmt.name))
     else:
         byte = block_scale(x, fmt.name)
-        stored.view(-1).copy_(encode_fp8(x * _per_element(254 - byte), half, fmt.name))
+        stored.view(-1).copy_(encode_fp8(x, byte.repeat_interleave(BLOCK), field, fmt.name))
         scale.view(-1).copy_(byte.to(torch.uint8))

@@ -16,7 +16,7 @@ import torch
 
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
-from signconv.runtime.multi_tensor import ROWS, TAIL_ROWS, WARPS, interpreted
+from signconv.runtime.multi_tensor import ROWS, TAIL_ROWS, WARPS, codec_for, interpreted
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.
@@ -25,6 +25,13 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_90": ("cuda", 90, 32),
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
+}
+#: What the runtime passes as CODEC on each of them.
+CODECS = {
+    "sm_80": codec_for((8, 0)),
+    "sm_90": codec_for((9, 0)),
+    "sm_100": codec_for((10, 0)),
+    "gfx942": codec_for(None),
 }
 
 
@@ -58,6 +65,7 @@ def compile_step(
     ``blocks``: rows are multiples of 32.  Raises VerifyError where kernels are interpreted.
     """
     signature, constants = _signature(optimizer, dtype, blocks)
+    constants["CODEC"] = CODECS[target] if target in TARGETS else 0
     return _compile(optimizer.program.step_kernel, signature, constants, target)
 
 

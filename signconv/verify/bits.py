@@ -106,13 +106,13 @@ def roundings() -> Iterator[dict[str, int]]:
         counts["up"] += int((y.abs() > x.abs()).sum())
         counts["down"] += int((y.abs() < x.abs()).sum())
 
-    def fp8(x: Tensor, half: Tensor, fmt: str) -> Tensor:
-        code = kept[0](x, half, fmt)
-        count(x, torch_ops.decode_fp8(code, fmt))
+    def fp8(x: Tensor, byte: Tensor | int, field: Tensor, fmt: str) -> Tensor:
+        code = kept[0](x, byte, field, fmt)
+        count(x, torch_ops.decode_fp8(code, fmt) * 2.0 ** (byte - 127.0))
         return code
 
-    def bf16(x: Tensor, half: Tensor) -> Tensor:
-        code = kept[1](x, half)
+    def bf16(x: Tensor, field: Tensor) -> Tensor:
+        code = kept[1](x, field)
         count(x, torch_ops.decode_bf16(code))
         return code
 

@@ -139,7 +139,7 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         prev = {m.name: _state(optimizer, p, m.name, evaluator, before) for m in program.moments}
         optimizer.step()
         bits = ref.random_bits(0, SIZE, *ref.draw_keys(5, t, 0), p.device)
-        noise = ref.sign_noise(ref.low_half(bits)).double().numpy()
+        noise = ref.sign_noise(ref.low_field(bits)).double().numpy()
         start, grad = before.double().numpy(), p.grad.double().numpy()
         wanted, state = evaluator.step(start, grad, prev, t, noise)
         for m in program.moments:

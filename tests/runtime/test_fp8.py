@@ -14,6 +14,7 @@ from signconv.runtime import device_ops as dev
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import FORMATS, Format
+from signconv.runtime.multi_tensor import device_codec
 from signconv.verify.bits import different
 
 Rows = Callable[[int], int]
@@ -61,33 +62,44 @@ def spread(fmt: str, n: int, seed: int) -> Tensor:
     return x.clamp(-LARGEST[fmt], LARGEST[fmt])
 
 
-def random_halves(n: int, seed: int) -> Tensor:
-    return torch.randint(0, 1 << 16, (n,), generator=rng(seed), dtype=torch.int32)
+def field(half: Tensor) -> Tensor:
+    """The field whose upper 16 bits are ``half``, in the middle of what may follow."""
+    return (half << 16) | 0x8000
+
+
+def random_fields(n: int, seed: int) -> Tensor:
+    bits = torch.randint(-(1 << 31), 1 << 31, (n,), generator=rng(seed), dtype=torch.int64)
+    return bits.to(torch.int32)
 
 
 def over_all_halves(x: Tensor, encode: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Codes [len(x), 65536] of every x with every half."""
+    """Codes [len(x), 65536] of every x with every upper half of the field."""
     many = x[:, None].expand(-1, 1 << 16).reshape(-1)
     halves = ALL_HALVES[None, :].expand(len(x), -1).reshape(-1)
-    return encode(many, halves).view(len(x), -1)
+    return encode(many, field(halves)).view(len(x), -1)
 
 
 # ---------------------------------------------------------------- kernels around the Triton half
+
+#: The codec that a step of this machine runs: on an NVIDIA GPU that in PTX.
+CODEC = tl.constexpr(device_codec(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 @triton.jit
 def _decode_kernel(code_ptr, x_ptr, n, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(code_ptr + i, mask=i < n, other=0)
-    tl.store(x_ptr + i, dev.decode_fp8(code, FORMAT), mask=i < n)
+    tl.store(x_ptr + i, dev.decode_fp8(code, 1.0, FORMAT, CODEC), mask=i < n)
 
 
 @triton.jit
-def _encode_kernel(x_ptr, half_ptr, code_ptr, n, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
+def _encode_kernel(x_ptr, field_ptr, code_ptr, n, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + i, mask=i < n, other=0)
-    half = tl.load(half_ptr + i, mask=i < n, other=0).to(tl.uint32)
-    tl.store(code_ptr + i, dev.encode_fp8(x, half, FORMAT), mask=i < n)
+    field = tl.load(field_ptr + i, mask=i < n, other=0).to(tl.uint32, bitcast=True)
+    scale = 1.925929944387236e-34 if FORMAT == dev.E5M2 else 7.52316384526264e-37
+    code = dev.encode_fp8(x, scale, field, FORMAT, CODEC)
+    tl.store(code_ptr + i, code, mask=i < n)
 
 
 @triton.jit
@@ -99,7 +111,7 @@ def _nearest_kernel(x_ptr, code_ptr, n, FORMAT: tl.constexpr, BLOCK: tl.constexp
 
 @triton.jit
 def _store_kernel(
-    x_ptr, half_ptr, code_ptr, scale_ptr, n,
+    x_ptr, field_ptr, code_ptr, scale_ptr, n,
     FORMAT: tl.constexpr, ROWS: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
@@ -107,11 +119,12 @@ def _store_kernel(
     offsets = row * 32 + tl.arange(0, 32)[None, :]
     mask = offsets < n - start
     row_mask = row * 32 < n - start
-    x = dev.load_float(x_ptr + start, offsets, mask, FULL)
-    half = tl.load(half_ptr + start + offsets, mask=mask, other=0).to(tl.uint32)
+    x = dev.load_float(x_ptr + start, offsets, mask, FULL, CODEC)
+    field = tl.load(field_ptr + start + offsets, mask=mask, other=0).to(tl.uint32, bitcast=True)
     dev.store_moment(
-        code_ptr, scale_ptr, start, offsets, x, half, mask, row, row_mask, FORMAT, FULL
-    )
+        code_ptr, scale_ptr, start, offsets, x, field, mask, row, row_mask, FORMAT, FULL,
+        CODEC,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -123,18 +136,20 @@ def _load_kernel(
     offsets = row * 32 + tl.arange(0, 32)[None, :]
     mask = offsets < n - start
     row_mask = row * 32 < n - start
-    x = dev.load_moment(code_ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT, FULL)
+    x = dev.load_moment(
+        code_ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT, FULL, CODEC
+    )
     tl.store(x_ptr + start + offsets, x, mask=mask)
 
 
 @triton.jit
-def _param_kernel(in_ptr, half_ptr, out_ptr, n, ROWS: tl.constexpr, FULL: tl.constexpr):
+def _param_kernel(in_ptr, field_ptr, out_ptr, n, ROWS: tl.constexpr, FULL: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
     offsets = tl.arange(0, ROWS)[:, None] * 32 + tl.arange(0, 32)[None, :]
     mask = offsets < n - start
-    x = dev.load_float(in_ptr + start, offsets, mask, FULL)
-    half = tl.load(half_ptr + start + offsets, mask=mask, other=0).to(tl.uint32)
-    dev.store_param(out_ptr + start, offsets, x, half, mask, FULL)
+    x = dev.load_float(in_ptr + start, offsets, mask, FULL, CODEC)
+    field = tl.load(field_ptr + start + offsets, mask=mask, other=0).to(tl.uint32, bitcast=True)
+    dev.store_param(out_ptr + start, offsets, x, field, mask, FULL, CODEC)
 
 
 def elementwise(kernel, out: Tensor, *args: Tensor, fmt: str, rows: Rows, device: str) -> Tensor:
@@ -212,15 +227,15 @@ def test_kernel_encodes_nearest_alike(fmt: str, device: str, tile_rows: Rows) ->
 
 @pytest.mark.parametrize("fmt", FP8)
 def test_only_the_two_neighbours_occur(fmt: str) -> None:
-    """10^6 values with random halves, and every boundary with the two extreme halves."""
+    """10^6 values with random fields, and every boundary with the two extreme fields."""
     edge = boundaries(fmt)
     x = torch.cat([spread(fmt, 10**6, seed=3), edge, edge])
-    low, high = torch.zeros(len(edge)), torch.full((len(edge),), 0xFFFF)
-    half = torch.cat([random_halves(10**6, seed=4), low.int(), high.int()])
+    low, high = torch.zeros(len(edge)), torch.full((len(edge),), -1)
+    fields = torch.cat([random_fields(10**6, seed=4), low.int(), high.int()])
     table = magnitudes(fmt)
     below = torch.searchsorted(table, x.abs(), right=True) - 1
     above = below + (table[below] < x.abs())
-    code = ref.encode_fp8(x, half, fmt).to(torch.int64)
+    code = ref.encode_fp8(x, 127, fields, fmt).to(torch.int64)
     assert torch.equal(code >> 7, (x.view(torch.int32) < 0).to(torch.int64))
     code = code & 0x7F
     assert bool(((code == below) | (code == above)).all())
@@ -234,7 +249,7 @@ def test_representable_values_never_move(fmt: str) -> None:
         codes = torch.arange(first, min(first + 16, LARGEST_CODE[fmt] + 1), dtype=torch.uint8)
         codes = torch.cat([codes, codes | 0x80])
         x = ref.decode_fp8(codes, fmt)
-        got = over_all_halves(x, lambda x, h: ref.encode_fp8(x, h, fmt))
+        got = over_all_halves(x, lambda x, f: ref.encode_fp8(x, 127, f, fmt))
         assert bool((got == codes[:, None]).all())
 
 
@@ -262,7 +277,7 @@ def test_mean_over_all_halves_is_the_value(fmt: str, kind: str) -> None:
         x[:64] *= -1
     else:
         x = spread(fmt, 256, seed=6)
-    codes = over_all_halves(x, lambda x, h: ref.encode_fp8(x, h, fmt))
+    codes = over_all_halves(x, lambda x, f: ref.encode_fp8(x, 127, f, fmt))
     mean = ref.decode_fp8(codes.view(-1), fmt).view(len(x), -1).to(torch.float64).mean(dim=1)
     error = (mean - x.to(torch.float64)).abs()
     bound = mean_bound(x, fmt)
@@ -275,12 +290,12 @@ def test_mean_over_all_halves_is_the_value(fmt: str, kind: str) -> None:
 def test_overflow_saturates_and_special_values_store_nan(fmt: str) -> None:
     most = LARGEST[fmt]
     x = torch.tensor([most, most * 1.01, most * 1.2, most * 3, 1e30, LARGEST_FLOAT])
-    for half in (0, 0x8000, 0xFFFF):
-        h = torch.full(x.shape, half, dtype=torch.int32)
-        assert set(ref.encode_fp8(x, h, fmt).tolist()) == {LARGEST_CODE[fmt]}
-        assert set(ref.encode_fp8(-x, h, fmt).tolist()) == {LARGEST_CODE[fmt] | 0x80}
+    for each in (0, 0x7FFFFFFF, -1):
+        h = torch.full(x.shape, each, dtype=torch.int32)
+        assert set(ref.encode_fp8(x, 127, h, fmt).tolist()) == {LARGEST_CODE[fmt]}
+        assert set(ref.encode_fp8(-x, 127, h, fmt).tolist()) == {LARGEST_CODE[fmt] | 0x80}
         special = torch.tensor([torch.inf, -torch.inf, torch.nan, -torch.nan])
-        assert bool(ref.decode_fp8(ref.encode_fp8(special, h[:4], fmt), fmt).isnan().all())
+        assert bool(ref.decode_fp8(ref.encode_fp8(special, 127, h[:4], fmt), fmt).isnan().all())
 
 
 @pytest.mark.parametrize("fmt", TORCH_DTYPE)
@@ -289,12 +304,12 @@ def test_kernel_encodes_stochastically_alike(fmt: str, device: str, tile_rows: R
     edge = boundaries(fmt.removesuffix("-raw"))
     x = torch.cat([edge, edge, spread(fmt.removesuffix("-raw"), 100_000, seed=7)])
     x = x.abs() if fmt == "e5m2" else x
-    half = random_halves(len(x), seed=8)
-    half[: len(edge)] = 0xFFFF
-    half[len(edge) : 2 * len(edge)] = 0
+    fields = random_fields(len(x), seed=8)
+    fields[: len(edge)] = -1
+    fields[len(edge) : 2 * len(edge)] = 0
     out = torch.empty(x.shape, dtype=torch.uint8)
-    got = elementwise(_encode_kernel, out, x, half, fmt=fmt, rows=tile_rows, device=device)
-    assert torch.equal(got, ref.encode_fp8(x, half, fmt))
+    got = elementwise(_encode_kernel, out, x, fields, fmt=fmt, rows=tile_rows, device=device)
+    assert torch.equal(got, ref.encode_fp8(x, 127, fields, fmt))
 
 
 # ---------------------------------------------------------------- bf16
@@ -398,13 +413,13 @@ def test_blocks_of_zeros_and_of_special_values(fmt: str) -> None:
     assert byte.tolist() == [1, 1, common, common, 1, 1, common]
     code = torch.empty(7 * 32, dtype=torch.uint8)
     scale = torch.empty(7, dtype=torch.uint8)
-    half = random_halves(32, seed=13)
-    ref.store_moment(code, scale, rows.view(-1), half.repeat(7), FORMATS[fmt])
+    fields = random_fields(32, seed=13)
+    ref.store_moment(code, scale, rows.view(-1), fields.repeat(7), FORMATS[fmt])
     back = ref.load_moment(code, scale, FORMATS[fmt]).view(7, 32)
     assert torch.equal(back.isnan(), ~rows.isfinite())
     assert bool((back[0] == 0).all()) and different(back[4], rows[4]) == 0
     alone = torch.empty(32, dtype=torch.uint8)
-    ref.store_moment(alone, scale[:1].clone(), plain, half, FORMATS[fmt])
+    ref.store_moment(alone, scale[:1].clone(), plain, fields, FORMATS[fmt])
     others = torch.arange(32) != 5
     for damaged in (2, 3):
         assert torch.equal(code.view(7, 32)[damaged][others], alone[others])
@@ -418,8 +433,8 @@ def test_blocks_of_subnormal_floats(fmt: str) -> None:
     x = torch.cat([x, x + 2.0**-127]).to(torch.float32)
     code = torch.empty(x.shape, dtype=torch.uint8)
     scale = torch.empty(4, dtype=torch.uint8)
-    for half in (0, 0x8000, 0xFFFF):
-        h = torch.full(x.shape, half, dtype=torch.int32)
+    for each in (0, 0x7FFFFFFF, -1):
+        h = torch.full(x.shape, each, dtype=torch.int32)
         ref.store_moment(code, scale, x, h, FORMATS[fmt])
         assert scale.tolist() == [1] * 4
         back = ref.load_moment(code, scale, FORMATS[fmt])
@@ -432,14 +447,14 @@ def test_blocks_of_subnormal_floats(fmt: str) -> None:
 def test_scale_equivariance(fmt: str) -> None:
     """Exact: times 2^k, codes stay and scale bytes shift by k, from 2^60 down to below 1e-30."""
     x = decades(256, seed=14)
-    half = random_halves(256, seed=15)
+    fields = random_fields(256, seed=15)
     code = torch.empty(256, dtype=torch.uint8)
     scale = torch.empty(8, dtype=torch.uint8)
-    ref.store_moment(code, scale, x, half, FORMATS[fmt])
+    ref.store_moment(code, scale, x, fields, FORMATS[fmt])
     assert len(code.unique()) > 60
     for k in range(-100, 61):
         other, other_scale = torch.empty_like(code), torch.empty_like(scale)
-        ref.store_moment(other, other_scale, x * 2.0**k, half, FORMATS[fmt])
+        ref.store_moment(other, other_scale, x * 2.0**k, fields, FORMATS[fmt])
         assert torch.equal(other, code), k
         assert torch.equal(other_scale.int(), scale.int() + k), k
         back = ref.load_moment(other, other_scale, FORMATS[fmt])
@@ -464,7 +479,7 @@ def test_round_trip_keeps_the_precision_of_the_format(name: str) -> None:
     fmt = FORMATS[name]
     x = decades(1 << 16, seed=16)
     stored, scale = empty_storage(len(x), fmt)
-    ref.store_moment(stored, scale, x, random_halves(len(x), seed=17), fmt)
+    ref.store_moment(stored, scale, x, random_fields(len(x), seed=17), fmt)
     back = ref.load_moment(stored, scale, fmt)
     if name == "fp32":
         assert torch.equal(back, x)
@@ -488,12 +503,12 @@ def test_decoded_blocks_are_stored_as_they_were(fmt: str) -> None:
     """Exact: a load and a store with any rounding change neither codes nor scales."""
     code = torch.randint(0, 0x78, (64 * 32,), generator=rng(18), dtype=torch.int32)
     code[::32] = torch.arange(64, dtype=torch.int32) % 4 + (0x70 if fmt == "e4m3" else 0x74)
-    code = (code | (random_halves(64 * 32, seed=19) & 0x80)).to(torch.uint8)
+    code = (code | (random_fields(64 * 32, seed=19) & 0x80)).to(torch.uint8)
     scale = torch.arange(60, 124, dtype=torch.int32).to(torch.uint8)
     x = ref.load_moment(code, scale, FORMATS[fmt])
-    for half in (0, 0x7FFF, 0xFFFF):
+    for each in (0, 0x7FFFFFFF, -1):
         again, again_scale = torch.empty_like(code), torch.empty_like(scale)
-        h = torch.full(x.shape, half, dtype=torch.int32)
+        h = torch.full(x.shape, each, dtype=torch.int32)
         ref.store_moment(again, again_scale, x, h, FORMATS[fmt])
         assert torch.equal(again, code) and torch.equal(again_scale, scale)
 
@@ -525,11 +540,11 @@ def hard_values(n: int) -> Tensor:
 def test_kernel_stores_and_loads_alike(name: str, full: bool, device: str, tile_rows: Rows) -> None:
     fmt = FORMATS[name]
     n = 4096 if full else 4096 - 64 - (0 if fmt.scaled else 13)
-    x, half = hard_values(n), random_halves(n, seed=22)
+    x, fields = hard_values(n), random_fields(n, seed=22)
     if name == "e5m2":
         x = torch.where(x.isnan(), x, x.abs())  # holds what is never negative; a NaN has any sign
     stored, scale = empty_storage(n, fmt)
-    ref.store_moment(stored, scale, x, half, fmt)
+    ref.store_moment(stored, scale, x, fields, fmt)
     back = ref.load_moment(stored, scale, fmt)
 
     rows = tile_rows(n)
@@ -537,7 +552,7 @@ def test_kernel_stores_and_loads_alike(name: str, full: bool, device: str, tile_
     # Room behind the end, to see that a masked store leaves it alone
     room = torch.full((fmt.dtype.itemsize * (n + 64),), 0xAA, dtype=torch.uint8, device=device)
     scales = torch.full((n // 32 + 4,), 0xAA, dtype=torch.uint8, device=device)
-    _store_kernel[grid](x.to(device), half.to(device), room, scales, n, fmt.code, rows, full)
+    _store_kernel[grid](x.to(device), fields.to(device), room, scales, n, fmt.code, rows, full)
     size = fmt.dtype.itemsize * n
     kernel_stored = room[:size].cpu().view(fmt.dtype)
     assert different(kernel_stored, stored) == 0
@@ -561,17 +576,17 @@ def test_kernel_reads_and_writes_parameters_alike(
 ) -> None:
     """fp32 to fp32 and to bf16, bf16 to bf16; the first is a copy."""
     n = 4096 if full else 4001
-    x, half = hard_values(n), random_halves(n, seed=23)
+    x, fields = hard_values(n), random_fields(n, seed=23)
     for source in {torch.float32, dtype}:
         given = x.to(source)
         expected = torch.empty(n, dtype=dtype)
-        ref.store_param(expected, ref.load_float(given), half)
+        ref.store_param(expected, ref.load_float(given), fields)
         if source == dtype:
             assert different(expected, given) == 0
         rows = tile_rows(n)
         out = torch.full((n + 64,), 7.0, dtype=dtype, device=device)
         _param_kernel[(-(-n // (32 * rows)),)](
-            given.to(device), half.to(device), out, n, rows, full
+            given.to(device), fields.to(device), out, n, rows, full
         )
         assert different(out[:n], expected) == 0
         assert bool((out[n:] == 7.0).all())

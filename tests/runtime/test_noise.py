@@ -25,7 +25,23 @@ Rows = Callable[[int], int]
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 SIGMAS = 5.0
-HALVES: dict[str, Callable[[Tensor], Tensor]] = {"low": ref.low_half, "high": ref.high_half}
+
+
+def low_half(bits: Tensor) -> Tensor:
+    """The 16 bits that decide what takes the low field."""
+    return (ref.low_field(bits) >> 16) & 0xFFFF
+
+
+def high_half(bits: Tensor) -> Tensor:
+    return (ref.high_field(bits) >> 16) & 0xFFFF
+
+
+def decisive(bits: Tensor) -> Tensor:
+    """The upper 16 bits of both fields, the high one's above."""
+    return (high_half(bits) << 16) | low_half(bits)
+
+
+HALVES: dict[str, Callable[[Tensor], Tensor]] = {"low": low_half, "high": high_half}
 
 
 def draw(numel: int, base: int = 0, seed: int = 0, t: int = 1, stream: int = 0) -> Tensor:
@@ -42,8 +58,8 @@ def off_diagonal(r: Tensor) -> Tensor:
 
 
 def noises(bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both halves as noise in (-1, 1)."""
-    return ref.sign_noise(ref.low_half(bits)), ref.sign_noise(ref.high_half(bits))
+    """Both fields as noise in (-1, 1)."""
+    return ref.sign_noise(ref.low_field(bits)), ref.sign_noise(ref.high_field(bits))
 
 
 # ---------------------------------------------------------------- one draw
@@ -85,7 +101,7 @@ def test_avalanche(what: str) -> None:
                 b = a[torch.arange(n) ^ 1 << j]
             else:
                 b = draw(n, base ^ 1 << j, seed, t)
-            changed = a ^ b
+            changed = decisive(a) ^ decisive(b)
             flips += torch.stack([(changed >> k & 1).sum() for k in range(32)])
             pairs += n
         frequency = flips / pairs
@@ -95,8 +111,8 @@ def test_avalanche(what: str) -> None:
 
 def test_sign_noise_is_every_midpoint_once() -> None:
     """Exact: (2u + 1 - N)/N, symmetric, never 0, inside (-1, 1)."""
-    n = 1 << 16
-    noise = ref.sign_noise(torch.arange(n, dtype=torch.int32))
+    n = 1 << 22
+    noise = ref.sign_noise(torch.arange(n, dtype=torch.int32) << 10)
     exact = (2 * torch.arange(n, dtype=torch.float64) + 1 - n) / n
     assert torch.equal(noise.double(), exact)
     assert torch.equal(noise, -noise.flip(0))
@@ -140,7 +156,7 @@ def test_lane_pairs_catch_a_single_multiply() -> None:
     """The test above has power: one strong word per row, one multiply per lane, fails it."""
     row = draw(1 << 17, seed=5, t=77)[:, None]
     x = (row + torch.arange(32, dtype=torch.int32)) * 0x7FEB352D
-    weak = ref.sign_noise(ref.high_half(x))
+    weak = ref.sign_noise(x)
     assert float(off_diagonal(correlations(weak, weak)).abs().max()) > 0.5
 
 
@@ -237,7 +253,7 @@ def test_halves_of_a_word_are_independent() -> None:
     """
     for seed, t in ((8, 3), (1, 1), (2**40, 100), (3, 2)):
         bits = draw(1 << 22, seed=seed, t=t)
-        low, high = ref.low_half(bits), ref.high_half(bits)
+        low, high = low_half(bits), high_half(bits)
         assert abs(excess(low >> 12, high >> 12, 4)[0]) < SIGMAS
     for a in (low >> 8, low & 0xFF):
         for b in (high >> 8, high & 0xFF):
@@ -283,11 +299,11 @@ def _bits_kernel(keys_ptr, base_ptr, bits_ptr, low_ptr, high_ptr, noise_ptr, n, 
     offsets = start + row * 32 + lane
     index = tl.load(base_ptr) + start + row * 32
     bits = dev.random_bits(index, lane, tl.load(keys_ptr + 1), tl.load(keys_ptr + 2))
-    low, high = dev.low_half(bits), dev.high_half(bits)
+    low, high = dev.low_field(bits), dev.high_field(bits)
     mask = offsets < n
     tl.store(bits_ptr + offsets, bits.to(tl.int32, bitcast=True), mask=mask)
-    tl.store(low_ptr + offsets, low.to(tl.int32), mask=mask)
-    tl.store(high_ptr + offsets, high.to(tl.int32), mask=mask)
+    tl.store(low_ptr + offsets, low.to(tl.int32, bitcast=True), mask=mask)
+    tl.store(high_ptr + offsets, high.to(tl.int32, bitcast=True), mask=mask)
     tl.store(noise_ptr + offsets, dev.sign_noise(low), mask=mask)
 
 
@@ -298,9 +314,9 @@ def _keys_kernel(keys_ptr, seed_ptr, t_ptr, WORDS: tl.constexpr):
 
 
 @triton.jit
-def _noise_kernel(half_ptr, noise_ptr, BLOCK: tl.constexpr):
+def _noise_kernel(field_ptr, noise_ptr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(noise_ptr + i, dev.sign_noise(tl.load(half_ptr + i).to(tl.uint32)))
+    tl.store(noise_ptr + i, dev.sign_noise(tl.load(field_ptr + i).to(tl.uint32, bitcast=True)))
 
 
 def signed32(x: int) -> int:
@@ -404,17 +420,17 @@ def test_kernel_draws_the_same_bits(base: int, device: str, tile_rows: Rows) -> 
     _bits_kernel[grid](keys, where, bits, low, high, noise, n, rows)
     expected = draw(n, base, 12, 34)
     assert torch.equal(bits.cpu(), expected)
-    assert torch.equal(low.cpu(), ref.low_half(expected))
-    assert torch.equal(high.cpu(), ref.high_half(expected))
-    assert torch.equal(noise.cpu(), ref.sign_noise(ref.low_half(expected)))
+    assert torch.equal(low.cpu(), ref.low_field(expected))
+    assert torch.equal(high.cpu(), ref.high_field(expected))
+    assert torch.equal(noise.cpu(), ref.sign_noise(ref.low_field(expected)))
 
 
 def test_kernel_makes_the_same_noise(device: str, tile_rows: Rows) -> None:
-    half = torch.arange(1 << 16, dtype=torch.int32, device=device)
+    field = torch.arange(1 << 16, dtype=torch.int32, device=device) << 16
     noise = torch.empty(1 << 16, device=device)
     block = 32 * tile_rows(1 << 16)
-    _noise_kernel[((1 << 16) // block,)](half, noise, block)
-    assert torch.equal(noise.cpu(), ref.sign_noise(half.cpu()))
+    _noise_kernel[((1 << 16) // block,)](field, noise, block)
+    assert torch.equal(noise.cpu(), ref.sign_noise(field.cpu()))
 
 
 # ---------------------------------------------------------------- slow averages through the codec
@@ -431,10 +447,10 @@ def expected_after(
     value = ref.decode_fp8(codes, fmt)
     b = torch.tensor(beta)
     x = b * value + torch.tensor(1 - beta) * torch.tensor(drive)
-    halves = torch.arange(1 << 16, dtype=torch.int32) & mask
+    fields = ((torch.arange(1 << 16, dtype=torch.int32) & mask) << 16) | 0x8000
     chain = torch.zeros(len(codes), len(codes), dtype=torch.float64)
     for i in range(len(codes)):
-        got = ref.encode_fp8(x[i].expand(1 << 16), halves, fmt)
+        got = ref.encode_fp8(x[i].expand(1 << 16), 127, fields, fmt)
         chain[i] = torch.bincount(got.long(), minlength=len(codes)).double() / (1 << 16)
     state = torch.zeros(len(codes), dtype=torch.float64)
     state[int((value - start).abs().argmin())] = 1.0
@@ -483,8 +499,8 @@ class Moment:
     def load(self) -> Tensor:
         return ref.load_moment(self.code, self.scale, self.format)
 
-    def store(self, x: Tensor, half: Tensor) -> None:
-        ref.store_moment(self.code, self.scale, x, half, self.format)
+    def store(self, x: Tensor, field: Tensor) -> None:
+        ref.store_moment(self.code, self.scale, x, field, self.format)
 
 
 def test_long_averages_through_the_real_codec() -> None:
@@ -504,8 +520,8 @@ def test_long_averages_through_the_real_codec() -> None:
     for t in range(1, steps + 1):
         g = size * (1 + 0.25 * torch.randn(lanes, generator=rng))
         bits = draw(lanes, seed=3, t=t)
-        m.store(beta * m.load() + rest * g, ref.high_half(bits))
-        v.store(beta * v.load() + rest * (g * g), ref.low_half(bits))
+        m.store(beta * m.load() + rest * g, ref.high_field(bits))
+        v.store(beta * v.load() + rest * (g * g), ref.low_field(bits))
         true_m.mul_(float(beta)).add_(float(rest) * g.double())
         true_v.mul_(float(beta)).add_(float(rest) * (g * g).double())
     for got, true in ((m.load(), true_m), (v.load(), true_v)):
@@ -528,8 +544,8 @@ def test_decayed_maximum_through_the_real_codec() -> None:
     size = (10.0 ** torch.linspace(-12, 4, lanes // 32)).repeat_interleave(32)
     fresh = size.clone()
     for t in range(1, steps + 1):
-        half = ref.high_half(draw(lanes, seed=4, t=t))
-        largest.store(ref.nonneg_maximum(beta * largest.load(), fresh), half)
+        field = ref.high_field(draw(lanes, seed=4, t=t))
+        largest.store(ref.nonneg_maximum(beta * largest.load(), fresh), field)
         fresh = torch.zeros(lanes)
     ratio = largest.load().double() / (size.double() * float(beta) ** (steps - 1))
     error, sigma = float(ratio.mean()) - 1, float(ratio.std()) / lanes**0.5
@@ -551,14 +567,14 @@ def test_sign_noise_and_parameter_rounding_do_not_interact(r: float, lr: float) 
     n = 1 << 22
     p = torch.ones(n)
     bits = draw(n, seed=6, t=9)
-    step = ref.signed(torch.tensor(lr), r + ref.sign_noise(ref.low_half(bits)))
+    step = ref.signed(torch.tensor(lr), r + ref.sign_noise(ref.low_field(bits)))
 
-    def mean_error(half: Tensor) -> tuple[float, float]:
-        moved = (ref.decode_bf16(ref.encode_bf16(p - step, half)) - p).double()
+    def mean_error(field: Tensor) -> tuple[float, float]:
+        moved = (ref.decode_bf16(ref.encode_bf16(p - step, field)) - p).double()
         return float(moved.mean()) + lr * r, float(moved.std()) / n**0.5
 
-    error, sigma = mean_error(ref.high_half(bits))
+    error, sigma = mean_error(ref.high_field(bits))
     assert sigma < 0.01 * lr
     assert abs(error) < SIGMAS * sigma
-    error, sigma = mean_error(ref.low_half(bits))
+    error, sigma = mean_error(ref.low_field(bits))
     assert abs(error) > 50 * sigma
