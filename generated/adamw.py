@@ -166,6 +166,7 @@ def _tile(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -193,13 +194,13 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 11
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
     )
     v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 3 + 0
@@ -224,19 +225,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         m_ptr,
         m_scale_ptr,
         start,
         offsets,
         m,
-        dev.high_half(bits0),
+        dev.high_field(bits0),
         mask,
         row,
         row_mask,
         m_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         v_ptr,
@@ -244,12 +246,13 @@ def _tile(
         start,
         offsets,
         v,
-        dev.low_half(bits0),
+        dev.low_field(bits0),
         mask,
         row,
         row_mask,
         v_format,
         FULL,
+        CODEC,
     )
 
 
@@ -263,6 +266,7 @@ def _step_kernel(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -284,6 +288,7 @@ def _step_kernel(
                 G_TYPE,
                 m_format,
                 v_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -298,6 +303,7 @@ def _step_kernel(
                     G_TYPE,
                     m_format,
                     v_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -359,19 +365,19 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["m"],
         state.get("m_scale"),
         m,
-        ref.high_half(bits[0]),
+        ref.high_field(bits[0]),
         formats["m"],
     )
     ref.store_moment(
         state["v"],
         state.get("v_scale"),
         v,
-        ref.low_half(bits[0]),
+        ref.low_field(bits[0]),
         formats["v"],
     )
 

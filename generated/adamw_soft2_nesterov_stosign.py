@@ -131,6 +131,7 @@ def _tile(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     s_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -158,13 +159,13 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 5
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
     )
     s_prev = dev.load_moment(
-        s_ptr, s_scale_ptr, start, offsets, mask, row, row_mask, s_format, FULL
+        s_ptr, s_scale_ptr, start, offsets, mask, row, row_mask, s_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 3 + 0
@@ -176,7 +177,7 @@ def _tile(
         g,
         m_prev,
         s_prev,
-        dev.sign_noise(dev.low_half(bits0)),
+        dev.sign_noise(dev.low_field(bits0)),
         tl.load(scalars + 1),
         tl.load(scalars + 2),
         tl.load(scalars + 3),
@@ -184,19 +185,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         m_ptr,
         m_scale_ptr,
         start,
         offsets,
         m,
-        dev.high_half(bits0),
+        dev.high_field(bits0),
         mask,
         row,
         row_mask,
         m_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         s_ptr,
@@ -204,12 +206,13 @@ def _tile(
         start,
         offsets,
         s,
-        dev.low_half(bits0),
+        dev.low_field(bits0),
         mask,
         row,
         row_mask,
         s_format,
         FULL,
+        CODEC,
     )
 
 
@@ -223,6 +226,7 @@ def _step_kernel(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     s_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -244,6 +248,7 @@ def _step_kernel(
                 G_TYPE,
                 m_format,
                 s_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -258,6 +263,7 @@ def _step_kernel(
                     G_TYPE,
                     m_format,
                     s_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -311,24 +317,24 @@ def _reference(
         g,
         m_prev,
         s_prev,
-        ref.sign_noise(ref.low_half(bits[0])),
+        ref.sign_noise(ref.low_field(bits[0])),
         *scalars,
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["m"],
         state.get("m_scale"),
         m,
-        ref.high_half(bits[0]),
+        ref.high_field(bits[0]),
         formats["m"],
     )
     ref.store_moment(
         state["s"],
         state.get("s_scale"),
         s,
-        ref.low_half(bits[0]),
+        ref.low_field(bits[0]),
         formats["s"],
     )
 

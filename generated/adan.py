@@ -187,6 +187,7 @@ def _tile(
     m_format: tl.constexpr,
     d_format: tl.constexpr,
     n_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -222,19 +223,28 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 14
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     g_prev_prev = dev.load_moment(
-        g_prev_ptr, g_prev_scale_ptr, start, offsets, mask, row, row_mask, g_prev_format, FULL
+        g_prev_ptr,
+        g_prev_scale_ptr,
+        start,
+        offsets,
+        mask,
+        row,
+        row_mask,
+        g_prev_format,
+        FULL,
+        CODEC,
     )
     m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
     )
     d_prev = dev.load_moment(
-        d_ptr, d_scale_ptr, start, offsets, mask, row, row_mask, d_format, FULL
+        d_ptr, d_scale_ptr, start, offsets, mask, row, row_mask, d_format, FULL, CODEC
     )
     n_prev = dev.load_moment(
-        n_ptr, n_scale_ptr, start, offsets, mask, row, row_mask, n_format, FULL
+        n_ptr, n_scale_ptr, start, offsets, mask, row, row_mask, n_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 5 + 0
@@ -266,19 +276,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         g_prev_ptr,
         g_prev_scale_ptr,
         start,
         offsets,
         g_prev,
-        dev.high_half(bits0),
+        dev.high_field(bits0),
         mask,
         row,
         row_mask,
         g_prev_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         m_ptr,
@@ -286,12 +297,13 @@ def _tile(
         start,
         offsets,
         m,
-        dev.low_half(bits1),
+        dev.low_field(bits1),
         mask,
         row,
         row_mask,
         m_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         d_ptr,
@@ -299,12 +311,13 @@ def _tile(
         start,
         offsets,
         d,
-        dev.high_half(bits1),
+        dev.high_field(bits1),
         mask,
         row,
         row_mask,
         d_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         n_ptr,
@@ -312,12 +325,13 @@ def _tile(
         start,
         offsets,
         n,
-        dev.low_half(bits0),
+        dev.low_field(bits0),
         mask,
         row,
         row_mask,
         n_format,
         FULL,
+        CODEC,
     )
 
 
@@ -333,6 +347,7 @@ def _step_kernel(
     m_format: tl.constexpr,
     d_format: tl.constexpr,
     n_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -356,6 +371,7 @@ def _step_kernel(
                 m_format,
                 d_format,
                 n_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -372,6 +388,7 @@ def _step_kernel(
                     m_format,
                     d_format,
                     n_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -446,33 +463,33 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["g_prev"],
         state.get("g_prev_scale"),
         g_prev,
-        ref.high_half(bits[0]),
+        ref.high_field(bits[0]),
         formats["g_prev"],
     )
     ref.store_moment(
         state["m"],
         state.get("m_scale"),
         m,
-        ref.low_half(bits[1]),
+        ref.low_field(bits[1]),
         formats["m"],
     )
     ref.store_moment(
         state["d"],
         state.get("d_scale"),
         d,
-        ref.high_half(bits[1]),
+        ref.high_field(bits[1]),
         formats["d"],
     )
     ref.store_moment(
         state["n"],
         state.get("n_scale"),
         n,
-        ref.low_half(bits[0]),
+        ref.low_field(bits[0]),
         formats["n"],
     )
 

@@ -154,6 +154,7 @@ def _tile(
     m_format: tl.constexpr,
     v_format: tl.constexpr,
     v_max_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -185,16 +186,16 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 10
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
     )
     v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
     )
     v_max_prev = dev.load_moment(
-        v_max_ptr, v_max_scale_ptr, start, offsets, mask, row, row_mask, v_max_format, FULL
+        v_max_ptr, v_max_scale_ptr, start, offsets, mask, row, row_mask, v_max_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 5 + 0
@@ -221,19 +222,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         m_ptr,
         m_scale_ptr,
         start,
         offsets,
         m,
-        dev.high_half(bits0),
+        dev.high_field(bits0),
         mask,
         row,
         row_mask,
         m_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         v_ptr,
@@ -241,12 +243,13 @@ def _tile(
         start,
         offsets,
         v,
-        dev.low_half(bits1),
+        dev.low_field(bits1),
         mask,
         row,
         row_mask,
         v_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         v_max_ptr,
@@ -254,12 +257,13 @@ def _tile(
         start,
         offsets,
         v_max,
-        dev.low_half(bits0),
+        dev.low_field(bits0),
         mask,
         row,
         row_mask,
         v_max_format,
         FULL,
+        CODEC,
     )
 
 
@@ -274,6 +278,7 @@ def _step_kernel(
     m_format: tl.constexpr,
     v_format: tl.constexpr,
     v_max_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -296,6 +301,7 @@ def _step_kernel(
                 m_format,
                 v_format,
                 v_max_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -311,6 +317,7 @@ def _step_kernel(
                     m_format,
                     v_format,
                     v_max_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -374,26 +381,26 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["m"],
         state.get("m_scale"),
         m,
-        ref.high_half(bits[0]),
+        ref.high_field(bits[0]),
         formats["m"],
     )
     ref.store_moment(
         state["v"],
         state.get("v_scale"),
         v,
-        ref.low_half(bits[1]),
+        ref.low_field(bits[1]),
         formats["v"],
     )
     ref.store_moment(
         state["v_max"],
         state.get("v_max_scale"),
         v_max,
-        ref.low_half(bits[0]),
+        ref.low_field(bits[0]),
         formats["v_max"],
     )
 

@@ -204,6 +204,7 @@ def _reduce_kernel(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
@@ -229,13 +230,13 @@ def _reduce_kernel(
 
     # Load and decode
     scalars = scalar_table + clock_row * 11
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
     )
     v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
     )
 
     sum0, sum1 = _summands(
@@ -269,6 +270,7 @@ def _tile(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -296,13 +298,13 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 11
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
     )
     v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 5 + 0
@@ -333,19 +335,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         m_ptr,
         m_scale_ptr,
         start,
         offsets,
         m,
-        dev.high_half(bits0),
+        dev.high_field(bits0),
         mask,
         row,
         row_mask,
         m_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         v_ptr,
@@ -353,12 +356,13 @@ def _tile(
         start,
         offsets,
         v,
-        dev.low_half(bits1),
+        dev.low_field(bits1),
         mask,
         row,
         row_mask,
         v_format,
         FULL,
+        CODEC,
     )
 
 
@@ -373,6 +377,7 @@ def _step_kernel(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -396,6 +401,7 @@ def _step_kernel(
                 G_TYPE,
                 m_format,
                 v_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -411,6 +417,7 @@ def _step_kernel(
                     G_TYPE,
                     m_format,
                     v_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -515,19 +522,19 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["m"],
         state.get("m_scale"),
         m,
-        ref.high_half(bits[0]),
+        ref.high_field(bits[0]),
         formats["m"],
     )
     ref.store_moment(
         state["v"],
         state.get("v_scale"),
         v,
-        ref.low_half(bits[1]),
+        ref.low_field(bits[1]),
         formats["v"],
     )
 

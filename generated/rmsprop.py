@@ -117,6 +117,7 @@ def _tile(
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -140,10 +141,10 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 6
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 3 + 0
@@ -162,19 +163,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         v_ptr,
         v_scale_ptr,
         start,
         offsets,
         v,
-        dev.low_half(bits0),
+        dev.low_field(bits0),
         mask,
         row,
         row_mask,
         v_format,
         FULL,
+        CODEC,
     )
 
 
@@ -187,6 +189,7 @@ def _step_kernel(
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -207,6 +210,7 @@ def _step_kernel(
                 P_TYPE,
                 G_TYPE,
                 v_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -220,6 +224,7 @@ def _step_kernel(
                     P_TYPE,
                     G_TYPE,
                     v_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -269,12 +274,12 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["v"],
         state.get("v_scale"),
         v,
-        ref.low_half(bits[0]),
+        ref.low_field(bits[0]),
         formats["v"],
     )
 

@@ -120,6 +120,7 @@ def _tile(
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -143,10 +144,10 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 5
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 3 + 0
@@ -157,7 +158,7 @@ def _tile(
         p,
         g,
         v_prev,
-        dev.sign_noise(dev.low_half(bits0)),
+        dev.sign_noise(dev.low_field(bits0)),
         tl.load(scalars + 1),
         tl.load(scalars + 2),
         tl.load(scalars + 3),
@@ -165,19 +166,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         v_ptr,
         v_scale_ptr,
         start,
         offsets,
         v,
-        dev.low_half(bits0),
+        dev.low_field(bits0),
         mask,
         row,
         row_mask,
         v_format,
         FULL,
+        CODEC,
     )
 
 
@@ -190,6 +192,7 @@ def _step_kernel(
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
     v_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -210,6 +213,7 @@ def _step_kernel(
                 P_TYPE,
                 G_TYPE,
                 v_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -223,6 +227,7 @@ def _step_kernel(
                     P_TYPE,
                     G_TYPE,
                     v_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -270,17 +275,17 @@ def _reference(
         p,
         g,
         v_prev,
-        ref.sign_noise(ref.low_half(bits[0])),
+        ref.sign_noise(ref.low_field(bits[0])),
         *scalars,
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["v"],
         state.get("v_scale"),
         v,
-        ref.low_half(bits[0]),
+        ref.low_field(bits[0]),
         formats["v"],
     )
 

@@ -97,6 +97,7 @@ def _tile(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -115,8 +116,8 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 3
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 3 + 0
     bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
@@ -130,7 +131,7 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
 
 
 @triton.jit
@@ -141,6 +142,7 @@ def _step_kernel(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -160,6 +162,7 @@ def _step_kernel(
                 key_table,
                 P_TYPE,
                 G_TYPE,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -172,6 +175,7 @@ def _step_kernel(
                     key_table,
                     P_TYPE,
                     G_TYPE,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -215,7 +219,7 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
 
 
 # ---------------------------------------------------------------- the optimizer

@@ -135,6 +135,7 @@ def _tile(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     G_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -162,13 +163,13 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 6
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL) * tl.load(scalars)
+    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
     )
     G_prev = dev.load_moment(
-        G_ptr, G_scale_ptr, start, offsets, mask, row, row_mask, G_format, FULL
+        G_ptr, G_scale_ptr, start, offsets, mask, row, row_mask, G_format, FULL, CODEC
     )
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 3 + 0
@@ -180,7 +181,7 @@ def _tile(
         g,
         m_prev,
         G_prev,
-        dev.sign_noise(dev.low_half(bits0)),
+        dev.sign_noise(dev.low_field(bits0)),
         tl.load(scalars + 1),
         tl.load(scalars + 2),
         tl.load(scalars + 3),
@@ -189,19 +190,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_half(bits0), mask, FULL)
+    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
     dev.store_moment(
         m_ptr,
         m_scale_ptr,
         start,
         offsets,
         m,
-        dev.high_half(bits0),
+        dev.high_field(bits0),
         mask,
         row,
         row_mask,
         m_format,
         FULL,
+        CODEC,
     )
     dev.store_moment(
         G_ptr,
@@ -209,12 +211,13 @@ def _tile(
         start,
         offsets,
         G,
-        dev.low_half(bits0),
+        dev.low_field(bits0),
         mask,
         row,
         row_mask,
         G_format,
         FULL,
+        CODEC,
     )
 
 
@@ -228,6 +231,7 @@ def _step_kernel(
     G_TYPE: tl.constexpr,
     m_format: tl.constexpr,
     G_format: tl.constexpr,
+    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
@@ -249,6 +253,7 @@ def _step_kernel(
                 G_TYPE,
                 m_format,
                 G_format,
+                CODEC,
                 ROWS,
                 True,
             )
@@ -263,6 +268,7 @@ def _step_kernel(
                     G_TYPE,
                     m_format,
                     G_format,
+                    CODEC,
                     TAIL,
                     False,
                 )
@@ -314,24 +320,24 @@ def _reference(
         g,
         m_prev,
         G_prev,
-        ref.sign_noise(ref.low_half(bits[0])),
+        ref.sign_noise(ref.low_field(bits[0])),
         *scalars,
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_half(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]))
     ref.store_moment(
         state["m"],
         state.get("m_scale"),
         m,
-        ref.high_half(bits[0]),
+        ref.high_field(bits[0]),
         formats["m"],
     )
     ref.store_moment(
         state["G"],
         state.get("G_scale"),
         G,
-        ref.low_half(bits[0]),
+        ref.low_field(bits[0]),
         formats["G"],
     )
 
