@@ -12,61 +12,77 @@ from torch import Tensor
 
 from signconv.bench import limits, timing
 from signconv.bench.subjects import Built
-from signconv.bench.timing import Effort, Kernel, median
+from signconv.bench.timing import Effort, median
 
 #: The kernels of a generated module that go over all elements (templates/kernel.py.j2).
 ELEMENTWISE = ("_step_kernel", "_reduce_kernel")
+#: The clock of a row that has only the time of whole steps.
+WHOLE = "steps one after the other"
 #: Why there is no limit by instructions where nothing was compiled.
 CPU = "no machine code: not on a GPU"
 
 
-def measure(
+def time_step(
     optimizer: Any, params: list[Tensor], device: str, effort: Effort, captures: bool = False
 ) -> dict[str, Any]:
     """Times and memory of ``optimizer.step()``, with every sample.
 
-    step_ms: one call after the other, host part included; device_ms: the device alone (replay of
-    a captured step if ``captures``, else the sum of all kernels, else None); host_us, peak_bytes,
-    kernels: on a GPU only.  On a CPU device_ms is step_ms.
+    step_ms: one call after the other, host part included; device_ms: the device alone, by replay
+    of a captured step if ``captures``, else until ``add_kernels`` the same as step_ms; host_us and
+    peak_bytes: on a GPU only.
     """
     step = optimizer.step
     elements = sum(p.numel() for p in params)
     step()
-    row: dict[str, Any] = {"state_bytes": state_bytes(optimizer) / elements}
     samples = {"step_ms": timing.device_times(step, device, effort)}
-    row["samples"] = samples
-    row["step_ms"] = median(samples["step_ms"])
-    row |= {"device_ms": row["step_ms"], "clock": "wall clock"}
-    row |= {"host_us": None, "peak_bytes": None, "launches": None, "copies": None, "kernels": []}
+    time = median(samples["step_ms"])
+    row: dict[str, Any] = {
+        "state_bytes": state_bytes(optimizer) / elements,
+        "step_ms": time,
+        "device_ms": time,
+        "clock": WHOLE,
+        "samples": samples,
+    }
     if device == "cpu":
         return row
     samples["host_us"] = timing.host_times(step, effort)
     row["host_us"] = median(samples["host_us"])
     row["peak_bytes"] = timing.peak_bytes(step)
-    found = _kernels(optimizer, row)
-    row["kernels"] = [asdict(k) for k in found]
-    moves = [k for k in found if k.name.startswith(("Memcpy", "Memset"))]
-    row["launches"] = sum(k.launches for k in found if k not in moves) if found else None
-    row["copies"] = sum(k.launches for k in moves) if found else None
-    busy = sum(k.ms for k in found)
-    row |= {"device_ms": busy, "clock": "sum of kernels"} if found else {"clock": "events"}
     if captures:
         try:
-            replay = timing.capture(step)
+            samples["graph_ms"] = timing.device_times(timing.capture(step), device, effort)
         except Exception as error:
             row["capture_error"] = one_line(error)
         else:
-            samples["graph_ms"] = timing.device_times(replay, device, effort)
             row |= {"device_ms": median(samples["graph_ms"]), "clock": "graph replay"}
     return row
 
 
-def _kernels(optimizer: Any, row: dict[str, Any]) -> list[Kernel]:
+def kernels_of(optimizer: Any) -> dict[str, Any]:
+    """What the driver runs for one step: kernels, launches, copies, their time in all.
+
+    Or ``profiler_error``.  Call it after all that is timed: the profiler stays attached to the
+    driver, slows later launches down, and may not meet a later capture of a graph.
+    """
     try:
-        return timing.kernels(optimizer.step)
+        optimizer.step()
+        found = timing.kernels(optimizer.step)
     except Exception as error:  # a machine without access to the driver's counters
-        row["profiler_error"] = one_line(error)
-        return []
+        return {"profiler_error": one_line(error)}
+    moves = [k for k in found if k.name.startswith(("Memcpy", "Memset"))]
+    return {
+        "kernels": [asdict(k) for k in found],
+        "launches": sum(k.launches for k in found if k not in moves),
+        "copies": sum(k.launches for k in moves),
+        "busy_ms": sum(k.ms for k in found),
+    }
+
+
+def add_kernels(row: dict[str, Any], found: dict[str, Any]) -> None:
+    """Put what ``kernels_of`` found into a row: without a captured step it is the device's time."""
+    row |= found
+    if row["clock"] == WHOLE and row.get("busy_ms"):
+        row |= {"device_ms": row["busy_ms"], "clock": "sum of kernels"}
 
 
 class Ours:
@@ -79,27 +95,27 @@ class Ours:
         self.device, self.effort, self.rates = device, effort, rates
         self.counts: dict[tuple[str, str], tuple[dict[str, int] | None, str | None]] = {}
 
-    def row(
-        self, built: Built, params: list[Tensor], copy: dict[str, Any], list_copy: dict[str, Any]
-    ) -> dict[str, Any]:
+    def time(self, built: Built, params: list[Tensor]) -> dict[str, Any]:
         """The row of one subject; raises what its step raises (out of memory, say)."""
         optimizer = built.optimizer(params)
         kernel = built.optimizer.program.step_kernel
         before = limits.compiled_keys(kernel)
-        elements = sum(p.numel() for p in params)
-        row = measure(optimizer, params, self.device, self.effort, captures=True)
+        row = time_step(optimizer, params, self.device, self.effort, captures=True)
         row["backend"] = optimizer._backend_for(params[0].device)
-        moved = built.moved_bytes * elements
-        row["moved_bytes"] = built.moved_bytes
-        row["gbps"] = moved / row["device_ms"] / 1e6
-        row["of_copy"] = row["gbps"] / copy["gbps"]
-        row["of_list_copy"] = row["gbps"] / list_copy["gbps"]
-        steps = [k for k in row["kernels"] if k["name"].startswith(ELEMENTWISE)]
-        row["kernel_ms"] = sum(k["ms"] for k in steps) if steps else None
         row["counts"], row["counts_error"] = self._counts(built, kernel, before)
-        warps = sum(k["warps"] for k in steps if k["name"].startswith(ELEMENTWISE[0]))
-        row["limits"] = limits.limits(moved, copy["gbps"], warps, row["counts"], self.rates)
+        row["moved_bytes"] = built.moved_bytes
         return row
+
+    def derive(self, row: dict[str, Any], elements: int, copy: float, list_copy: float) -> None:
+        """What follows from a row's measurements: fractions of a copy (GB/s), and limits."""
+        moved = row["moved_bytes"] * elements
+        row["gbps"] = moved / row["device_ms"] / 1e6
+        row["of_copy"] = row["gbps"] / copy
+        row["of_list_copy"] = row["gbps"] / list_copy
+        steps = [k for k in row.get("kernels", []) if k["name"].startswith(ELEMENTWISE)]
+        row["kernel_ms"] = sum(k["ms"] for k in steps) if steps else None
+        warps = sum(k["warps"] for k in steps if k["name"].startswith(ELEMENTWISE[0]))
+        row["limits"] = limits.limits(moved, copy, warps, row["counts"], self.rates)
 
     def _counts(
         self, built: Built, kernel: Any, before: set[Any]

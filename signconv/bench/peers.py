@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from signconv.bench import timing, workloads
-from signconv.bench.measure import measure, one_line, shortened
+from signconv.bench.measure import add_kernels, kernels_of, one_line, shortened, time_step
 from signconv.bench.subjects import DTYPES
 
 LR = 1e-4
@@ -133,28 +133,43 @@ def version(package: str) -> str | None:
 def run_peer(
     peer: Peer, keys: list[str], device: str, params: str, quick: bool, limit: float
 ) -> Iterator[dict[str, Any]]:
-    """One row per workload, as each is done; a failure is a row with ``error``.
+    """One row per workload; a failure is a row with ``error``.
 
     Each workload has ``limit`` seconds; then the process is ended (a compiler does not listen to
-    anything less) and a new one goes on with the next workload.
+    anything less) and a new one goes on with the next workload.  On a GPU the kernels are listed
+    by further processes, since the profiler would slow down what is timed after it.
     """
     reason = None
     if version(peer.package) is None:
         reason = f"not installed: pip install {peer.package}"
     elif peer.gpu_only and device == "cpu":
         reason = "needs a GPU"
-    left = list(keys)
     if reason:
-        yield from (_failed(key, reason) for key in left)
+        yield from (_failed(key, reason) for key in keys)
         return
+    options = ["--device", device, "--params", params, *(["--quick"] if quick else [])]
+    rows = {row["workload"]: row for row in _attempts(peer.name, keys, options, limit)}
+    if device != "cpu":
+        good = [key for key, row in rows.items() if "error" not in row]
+        for found in _attempts(peer.name, good, [*options, "--kernels"], limit):
+            if "error" in found:
+                found["profiler_error"] = found.pop("error")
+            add_kernels(rows[found["workload"]], found)
+    yield from rows.values()
+
+
+def _attempts(
+    name: str, keys: list[str], options: list[str], limit: float
+) -> Iterator[dict[str, Any]]:
+    """One row per workload, in as many processes as it takes."""
+    left = list(keys)
     while left:
-        command = [sys.executable, "-m", "signconv.bench.peers", peer.name, ",".join(left)]
-        command += ["--device", device, "--params", params, *(["--quick"] if quick else [])]
+        command = [sys.executable, "-m", "signconv.bench.peers", name, ",".join(left), *options]
         for row in _children_rows(command, limit):
             yield row if "workload" in row else _failed(left[0], row["error"])
             left.pop(0)
             if not left:
-                break
+                return
 
 
 def _failed(key: str, reason: str) -> dict[str, Any]:
@@ -209,19 +224,24 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--params", default="bf16", choices=DTYPES)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--kernels", action="store_true", help="list kernels, time nothing")
     chosen = parser.parse_args()
     effort = timing.QUICK if chosen.quick else timing.FULL
     for w in workloads.choose(chosen.workloads, chosen.quick):
         row: dict[str, Any] = {"workload": w.key}
         try:
             params = w.tensors(DTYPES[chosen.params], chosen.device)
-            row |= measure(PEERS[chosen.peer].make(params), params, chosen.device, effort)
+            optimizer = PEERS[chosen.peer].make(params)
+            if chosen.kernels:
+                row |= kernels_of(optimizer)
+            else:
+                row |= time_step(optimizer, params, chosen.device, effort)
         except Exception as error:
             row["error"] = one_line(error)
         print(json.dumps(row), flush=True)
         if "error" in row:
             return RESTART  # whatever is broken in this process must not spoil the next workload
-        params = []
+        del params, optimizer
         gc.collect()
         if chosen.device != "cpu":
             torch.cuda.empty_cache()
