@@ -65,9 +65,10 @@ def _torch(name: str) -> Make:
 
 
 def _torch_compiled(params: list[Tensor]) -> Any:
-    # lr as a tensor: a number would compile anew at every new value.
-    lr = torch.tensor(LR, device=params[0].device)
-    optimizer = torch.optim.AdamW(params, lr=lr, foreach=True, capturable=params[0].is_cuda)
+    # On a GPU lr as a tensor: a number would be compiled anew at every new value.
+    gpu = params[0].is_cuda
+    lr = torch.tensor(LR, device=params[0].device) if gpu else LR
+    optimizer = torch.optim.AdamW(params, lr=lr, foreach=True, capturable=gpu)
     optimizer.step = torch.compile(optimizer.step, fullgraph=False)  # type: ignore[method-assign]
     return optimizer
 
