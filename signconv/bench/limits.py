@@ -93,6 +93,8 @@ def machine_rates(busy: Callable[[], object] | None = None) -> dict[str, Any]:
     }
     fields = "uuid,clocks.sm,clocks.max.sm"
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    if busy is not None:
+        busy()  # the clock rises with the load, not at once
     try:
         reader = subprocess.Popen(
             query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
