@@ -405,7 +405,8 @@ def test_verify_passes_and_fails(run: Run, tmp_path: Path) -> None:
 def test_bench(run: Run, tmp_path: Path) -> None:
     """A table, a record with the command as typed, a chart; progress as plain lines."""
     record, picture = tmp_path / "r.json", tmp_path / "c.png"
-    options = ["--quick", "--device", "cpu", "--workload", "A", "--json", record, "--chart", picture]
+    options = ["--quick", "--device", "cpu", "--workload", "A"]
+    options += ["--json", record, "--chart", picture]
     done = run("bench", "sgd@bf16", *options, "--peer", "HeavyBall AdamW")
     assert done.code == 0, done.out + done.err
     kept = json.loads(record.read_text())
