@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verify-all generated docs counts clean distclean
+.PHONY: help setup demo test lint verify-all generated docs counts performance gpu clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,12 @@ docs: setup  ## rebuild docs/algorithms.md from the code
 
 counts: setup  ## refresh tests/data/kernel_counts.json, the table of the speed guard
 	$(BIN)/python -m signconv.verify.instructions tests/data/kernel_counts.json
+
+performance: setup  ## render docs/performance.md from its records, or from JSON="docs/raw/a.json …"
+	$(BIN)/python -m signconv.bench.page docs/performance.md $(JSON)
+
+gpu:  ## on a GPU machine, with its own Python: the tests marked gpu, then the benchmark
+	PYTHON=$(PYTHON) bash tests/gpu_session.sh
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

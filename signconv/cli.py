@@ -1,4 +1,4 @@
-"""The command line: build, show, verify, list, doctor.
+"""The command line: build, show, verify, bench, list, doctor.
 
 Exit codes: 0 fine, 1 a check failed, 2 bad input (one line that says what is wrong).
 """
@@ -60,6 +60,13 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    """Parameters and gradients of a benchmark."""
+
+    bf16 = "bf16"
+    fp32 = "fp32"
 
 
 class Format(StrEnum):
@@ -162,16 +169,10 @@ def verify(
     steps: Annotated[int, typer.Option(min=1, help="steps compared bit for bit")] = 3,
 ) -> None:
     """Check one optimizer: oracle, passes, reference and kernel against each other."""
-    import torch
-
     from signconv import pipeline
     from signconv.verify import differential
 
-    where = device.value
-    if device is Device.auto:
-        where = "cuda" if torch.cuda.is_available() else "cpu"
-    if where == "cuda" and not torch.cuda.is_available():
-        raise VerifyError("--device cuda: this machine has no CUDA device; leave --device auto")
+    where = _device(device)
     path = Path(subject) if subject.endswith(".py") else None
     if path is not None and convert:
         raise VerifyError(
@@ -196,6 +197,64 @@ def verify(
     out.print(table)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    specs: Annotated[
+        list[str],
+        typer.Argument(metavar="SPEC…", help="SPEC[+PASS…][@STATE][@math=MATH][@params=DTYPE]"),
+    ],
+    convert: Annotated[
+        str | None, typer.Option(help="passes of every SPEC that names none itself")
+    ] = None,
+    state: StateOption = State.fp8,
+    math: MathOption = Math.fp32,
+    param_dtype: Annotated[Dtype, typer.Option(help="parameters and gradients")] = Dtype.bf16,
+    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
+    workload: Annotated[str, typer.Option(help="A, B, C, D, comma-separated, or all")] = "all",
+    with_peers: Annotated[
+        bool, typer.Option("--peers", help="measure other libraries too, where installed")
+    ] = False,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="one of these other libraries; may be repeated")
+    ] = None,
+    peer_limit: Annotated[
+        float, typer.Option(min=1, help="seconds another library has per workload")
+    ] = 120,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="every sample, as JSON")
+    ] = None,
+    chart_file: Annotated[
+        Path | None, typer.Option("--chart", metavar="FILE", help="bar chart: .png, .svg or .pdf")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="tiny shapes, three samples: a trial, no benchmark")
+    ] = False,
+) -> None:
+    """Time a step: device, host, traffic, memory; beside a copy and beside other libraries."""
+    from signconv.bench import command
+
+    record = command.run(
+        command.Options(
+            specs, convert, state.value, math.value, param_dtype.value, _device(device), workload,
+            with_peers, tuple(peer or ()), peer_limit, json_file, chart_file, quick,
+        ),
+        sys.argv[1:], out, err,
+    )  # fmt: skip
+    if any("error" in row for row in record["rows"] if row["kind"] == "ours"):
+        raise typer.Exit(1)
+
+
+def _device(device: Device) -> str:
+    """The device's type: ``auto`` is the GPU if there is one."""
+    import torch
+
+    if device is Device.auto:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise VerifyError("--device cuda: this machine has no CUDA device; leave --device auto")
+    return device.value
 
 
 def _busy(words: str) -> Progress:

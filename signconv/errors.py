@@ -51,6 +51,10 @@ class VerifyError(SignconvError):
     """A differential check could not be carried out (a mismatch is a result, not an error)."""
 
 
+class BenchError(SignconvError):
+    """A benchmark cannot be run as asked, or its record cannot be read or written."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the closest valid name, and all of them."""
     names = sorted(valid)

@@ -99,22 +99,28 @@ def _pass(text: str) -> dict[str, str]:
 
 
 def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
-    """Bytes per parameter where rows are multiples of 32, and bytes a step reads and writes.
-
-    Parameter and moments are read and written once, the gradient is read; reductions read all of
-    them once more.
-    """
+    """Bytes per parameter where rows are multiples of 32, and bytes a step reads and writes."""
     moments: dict[str, dict[str, Any]] = {
         m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
         for m in plan(p, state)
     }
     size = float(sum(m["bytes"] for m in moments.values()))
-    again = 1 if kernel.reductions else 0
     moved = {
-        name: (2 + again) * width + (1 + again) * width + (2 + again) * size
+        name: bytes_moved(width, size, bool(kernel.reductions))
         for name, width in (("bf16", 2), ("fp32", 4))
     }
     return {"moments": moments, "bytes": size, "moved": moved}
+
+
+def bytes_moved(width: int, state: float, reductions: bool) -> float:
+    """Bytes per parameter that a step reads and writes, each counted once.
+
+    width: bytes of a parameter and of its gradient; state: bytes of state per parameter.
+    Parameter and moments are read and written, the gradient is read; reductions read all of them
+    once more.
+    """
+    again = 1 if reductions else 0
+    return (2 + again) * width + (1 + again) * width + (2 + again) * state
 
 
 def _operations(kernel: KernelProgram) -> dict[str, int]:

@@ -120,6 +120,19 @@ BAD = {
     "unknown device": ("verify adamw --device gpu", "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
     "steps not a number": ("verify adamw --steps many", "--steps.*valid integer"),
     "steps too few": ("verify adamw --steps 0", "--steps.*(range x>=1|greater than or equal to 1)"),
+    # bench: everything is checked before anything is measured
+    "bench, no spec": ("bench", "(?i)missing argument"),
+    "bench, unknown spec": ("bench sgd adamww", "did you mean 'adamw'"),
+    "bench, unknown pass": ("bench sgd+stosing", "unknown pass 'stosing'"),
+    "bench, unknown modifier": ("bench sgd@fp9", "unknown @fp9; .*fp8-raw"),
+    "bench, unknown workload": ("bench sgd --workload A,X", "unknown workload 'X'; valid: A, B"),
+    "bench, unknown peer": ("bench sgd --peer torhc", "unknown peer 'torhc'; .*torch AdamW fused"),
+    "bench, chart of no kind": ("bench sgd --chart c.txt", r"must end in \.png"),
+    "bench, record in a file": (
+        "bench sgd --quick --device cpu --json good.py/r.json",
+        r"cannot write good\.py/r\.json",
+    ),
+    "bench, chart in a file": ("bench sgd --chart good.py/c.png", r"cannot write good\.py/c\.png"),
     # specs
     "unknown spec": ("build adamww", "unknown optimizer 'adamww'; did you mean 'adamw'"),
     "unknown spec, show": ("show adamw_", "did you mean 'adamw'"),
@@ -389,14 +402,34 @@ def test_verify_passes_and_fails(run: Run, tmp_path: Path) -> None:
     assert re.search(r"evaluator - reference.*ok", done.out)
 
 
+def test_bench(run: Run, tmp_path: Path) -> None:
+    """A table, a record with the command as typed, a chart; progress as plain lines."""
+    record, picture = tmp_path / "r.json", tmp_path / "c.png"
+    options = ["--quick", "--device", "cpu", "--workload", "A"]
+    options += ["--json", record, "--chart", picture]
+    done = run("bench", "sgd@bf16", *options, "--peer", "HeavyBall AdamW")
+    assert done.code == 0, done.out + done.err
+    kept = json.loads(record.read_text())
+    words = "bench sgd@bf16 --quick --device cpu --workload A --json r.json --chart c.png --peer"
+    assert kept["command"] == f"signconv {words} 'HeavyBall AdamW'"
+    assert str(tmp_path) not in record.read_text()
+    labels = [r["label"] for r in kept["rows"]]
+    assert labels == ["sgd@bf16", "adamw@bf16", "adamw", "HeavyBall AdamW"]
+    assert [line.split(":")[0] for line in done.err.splitlines()] == [f"A {x}" for x in labels]
+    for word in ("sgd@bf16", "of a copy", "HeavyBall AdamW", "peers"):
+        assert word in done.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["build", "show", "verify", "list", "doctor"]),
+        (["--help"], ["build", "show", "verify", "bench", "list", "doctor"]),
         (["build", "--help"], ["--convert", "--state", "--out", "--name", "--check", "--all"]),
         (["build", "--help"], ["exit 1 with a diff"]),
         (["show", "--help"], ["--format", "package.module:Name"]),
         (["verify", "--help"], ["--device", "--steps", "auto"]),
+        (["bench", "--help"], ["--peers", "--workload", "--param-dtype", "--json", "--chart"]),
     ],
 )
 def test_help(arguments: list[str], words: list[str], run: Run) -> None:

@@ -12,7 +12,7 @@ from importlib import metadata
 import pytest
 
 from signconv.runtime.compat import HAS_TRITON
-from signconv.verify.instructions import KERNELS, differences, full_branch, parse
+from signconv.verify.instructions import KERNELS, differences, full_branch, parse, shortest_path
 from tests.support import ROOT, python
 
 TABLE = ROOT / "tests" / "data" / "kernel_counts.json"
@@ -120,6 +120,27 @@ def test_machine_code_is_read() -> None:
 
 def test_full_branch_leaves_out_the_loop_for_tails() -> None:
     assert [x.address for x in full_branch(parse(SASS))] == list(range(0, 0x80, 16))
+
+
+#: Behind the load: a way round two instructions for rare values, and BSSY, which is no jump.
+DETOUR = """
+        /*0000*/                   BSSY B0, 0x60 ;                        /* 0x0 */
+        /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;       /* 0x0 */
+        /*0020*/               @P0 BRA 0x50 ;                             /* 0x0 */
+        /*0030*/                   FADD R4, R4, R5 ;                      /* 0x0 */
+        /*0040*/                   FADD R4, R4, R5 ;                      /* 0x0 */
+        /*0050*/                   FMUL R4, R4, R5 ;                      /* 0x0 */
+        /*0060*/                   STG.E.128 desc[UR4][R2.64], R4 ;       /* 0x0 */
+        /*0070*/                   EXIT ;                                 /* 0x0 */
+"""
+
+
+def test_shortest_path_leaves_out_what_rare_values_need() -> None:
+    assert [x.address for x in shortest_path(parse(SASS))] == list(range(0, 0x80, 16))
+    found = [x.address for x in shortest_path(parse(DETOUR))]
+    assert found == [0x00, 0x10, 0x20, 0x50, 0x60, 0x70]
+    assert len(full_branch(parse(DETOUR))) == 8
+    assert shortest_path(parse("")) == []
 
 
 def test_one_command_refreshes_the_table() -> None:

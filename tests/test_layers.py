@@ -26,7 +26,7 @@ ALLOWED = {
     "runtime": {"runtime"},
     "generated": set(),
 }
-COMPILER = ("dsl", "ir", "passes", "lower", "render", "specs", "pipeline", "verify", "cli")
+COMPILER = ("dsl", "ir", "passes", "lower", "render", "specs", "pipeline", "verify", "cli", "bench")
 
 
 def modules() -> list[Path]:
@@ -75,9 +75,24 @@ def test_import_rules(path: Path) -> None:
 
 
 def test_every_layer_has_a_rule() -> None:
-    """What lies above the layers (the command line, the pipeline, verify) may import all."""
+    """What lies above the layers (the command line, the pipeline, verify, bench) may import all."""
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
-    assert folders - {"verify"} <= ALLOWED.keys()
+    assert folders - {"verify", "bench"} <= ALLOWED.keys()
+
+
+def test_only_the_command_line_imports_bench() -> None:
+    """Nothing that makes or runs an optimizer may depend on what measures it."""
+    importers = {
+        layer(p) for p in modules() if any(n.startswith("bench") for n in parts(imported(p)))
+    }
+    assert importers == {"bench", "cli"}
+
+
+def test_other_libraries_are_imported_by_the_adapters_alone() -> None:
+    """Inside a function that names them, so that none of them is needed."""
+    peers = {"flashoptim", "torchao", "bitsandbytes", "heavyball", "lion_pytorch"}
+    for path in modules():
+        assert not {n.partition(".")[0] for n in imported(path)} & peers, path
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "ir").glob("*.py")), ids=lambda p: p.name)

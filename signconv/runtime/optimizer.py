@@ -242,8 +242,9 @@ class FusedOptimizer(torch.optim.Optimizer):
             engine.launch(self.param_groups[i], skip_flag, grad_scale)
 
     def _count_skip(self, device: torch.device, flag: Tensor) -> None:
-        count = self._skipped.setdefault(device, torch.zeros((), dtype=torch.int64, device=device))
-        count.add_(flag.to(torch.int64))
+        if device not in self._skipped:
+            self._skipped[device] = torch.zeros((), dtype=torch.int64, device=device)
+        self._skipped[device].add_(flag.to(torch.int64))
 
     def _engine(self, index: int, device: torch.device) -> GroupEngine:
         key = (index, device)

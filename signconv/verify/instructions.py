@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,19 +109,71 @@ def full_branch(code: list[Instruction]) -> list[Instruction]:
     Those on some path from the entry through a 16-byte access to the end; the branch for tails
     has no such access.  Paths for rare values (Inf, NaN) count too, so this is a little too much.
     """
+    successors, predecessors = _edges(code)
+    wide = _wide(code)
+    kept = set(_reachable(wide, successors)) | set(_reachable(wide, predecessors))
+    return [x for i, x in enumerate(code) if i in kept]
+
+
+def shortest_path(code: list[Instruction]) -> list[Instruction]:
+    """The fewest instructions that a program with a full, aligned chunk can run through.
+
+    The shortest way from the entry to the end through a 16-byte access; of several such accesses
+    the one that takes longest, since a full chunk makes them all.  Empty if there is none.
+    """
+    # BSSY names where threads meet again; it does not go there.
+    successors, predecessors = _edges(
+        [replace(x, operands="") if x.name == "BSSY" else x for x in code]
+    )
+    ends = [i for i, x in enumerate(code) if x.name == "EXIT"]
+    came, goes = _nearest([0] if code else [], successors), _nearest(ends, predecessors)
+    paths = []
+    for i in _wide(code):
+        if i in came and i in goes:
+            before, after = _walk(i, came), _walk(i, goes)
+            paths.append([*reversed(before), *after[1:]])
+    return [code[i] for i in max(paths, key=len, default=[])]
+
+
+def _edges(code: list[Instruction]) -> tuple[list[list[int]], list[list[int]]]:
+    """Successors and predecessors of every instruction."""
     at = {x.address: i for i, x in enumerate(code)}
     successors: list[list[int]] = []
+    predecessors: list[list[int]] = [[] for _ in code]
     for i, x in enumerate(code):
         ends = x.name in ("EXIT", "RET", "BRA") and not x.guarded
         following = [] if ends or i + 1 == len(code) else [i + 1]
         successors.append([*following, *(at[t] for t in x.targets if t in at)])
-    predecessors: list[list[int]] = [[] for _ in code]
     for i, following in enumerate(successors):
         for j in following:
             predecessors[j].append(i)
-    wide = [i for i, x in enumerate(code) if x.kind in ("load", "store") and x.width == 16]
-    kept = set(_reachable(wide, successors)) | set(_reachable(wide, predecessors))
-    return [x for i, x in enumerate(code) if i in kept]
+    return successors, predecessors
+
+
+def _wide(code: list[Instruction]) -> list[int]:
+    return [i for i, x in enumerate(code) if x.kind in ("load", "store") and x.width == 16]
+
+
+def _nearest(begin: list[int], edges: list[list[int]]) -> dict[int, int | None]:
+    """For all that can be reached from ``begin``: the one before it on a shortest way."""
+    came: dict[int, int | None] = dict.fromkeys(begin)
+    waiting = deque(begin)
+    while waiting:
+        i = waiting.popleft()
+        for j in edges[i]:
+            if j not in came:
+                came[j] = i
+                waiting.append(j)
+    return came
+
+
+def _walk(i: int, came: dict[int, int | None]) -> list[int]:
+    path: list[int] = []
+    at: int | None = i
+    while at is not None:
+        path.append(at)
+        at = came[at]
+    return path
 
 
 def _reachable(begin: list[int], edges: list[list[int]]) -> Iterator[int]:

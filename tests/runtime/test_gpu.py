@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from signconv.catalogue import GENERATED
 from signconv.pipeline import build
+from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verify.bits import compare, different
 
 pytestmark = pytest.mark.gpu
@@ -79,35 +81,159 @@ def test_nothing_step_dependent_recompiles() -> None:
     assert compiled() == before
 
 
-def test_a_captured_step_follows_lr_and_draws_anew_at_each_replay() -> None:
-    ps, qs = make([(64, 64), (33,)]), []
+def twins(**options: object) -> tuple[FusedOptimizer, FusedOptimizer]:
+    """Two optimizers of equal parameters and gradients: one to capture, one to step eagerly."""
+    ps = make([(64, 64), (33,)])
     qs = [p.detach().clone().requires_grad_() for p in ps]
     for p, q in zip(ps, qs, strict=True):
         q.grad = p.grad.clone() if p.grad is not None else None
-    lr = torch.tensor(1e-2, device="cuda")
-    captured = CLASSES["AdamWStoSign"](ps, lr=lr)
-    plain = CLASSES["AdamWStoSign"](qs, lr=1e-2)
-    captured.step()
-    plain.step()
+    lr = options.pop("lr", 0.25)
+    cls = CLASSES["AdamWStoSign"]
+    captured = cls(ps, lr=torch.tensor(lr, device="cuda"), **options)
+    return captured, cls(qs, lr=lr, **options)
+
+
+def capture(optimizer: FusedOptimizer) -> Callable[[], None]:
+    """One eager step on a side stream, then ``step()`` as a graph: its replay."""
+    optimizer.step()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(stream):
-        captured.step()
+        optimizer.step()
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, stream=stream):
-            captured.step()
+            optimizer.step()
+    torch.cuda.synchronize()
+    return graph.replay
+
+
+def tensors(optimizer: FusedOptimizer) -> dict[str, Tensor]:
+    """Parameters and everything in ``state``, by name."""
+    found = {}
+    for i, p in enumerate(optimizer.param_groups[0]["params"]):
+        found[f"{i}.p"] = p.detach()
+        found |= {f"{i}.{name}": value for name, value in optimizer.state[p].items()}
+    return found
+
+
+def assert_equal(a: FusedOptimizer, b: FusedOptimizer) -> None:
+    torch.cuda.synchronize()
+    others = tensors(b)
+    for name, value in tensors(a).items():
+        assert different(value, others[name]) == 0, name
+
+
+def set_gradients(optimizer: FusedOptimizer, value: float | None, seed: int = 0) -> None:
+    """Fresh gradients in place, where the graph reads them; ``value`` into one element."""
+    rng = torch.Generator("cuda").manual_seed(seed)
+    for p in optimizer.param_groups[0]["params"]:
+        p.grad.normal_(std=1e-3, generator=rng)
+    if value is not None:
+        optimizer.param_groups[0]["params"][0].grad[3, 5] = value
+
+
+def test_a_captured_step_follows_lr_and_draws_anew_at_each_replay() -> None:
+    captured, plain = twins(lr=1e-2)
+    replay = capture(captured)
     plain.step()
+    plain.step()
+    lr = captured.param_groups[0]["lr"]
     for value in (1e-2, 5e-3, 0.25):
         lr.fill_(value)
         plain.param_groups[0]["lr"] = float(lr)
-        graph.replay()
+        replay()
         plain.step()
-    torch.cuda.synchronize()
-    for p, q in zip(ps, qs, strict=True):
-        assert different(p, q) == 0
-        for name, value in captured.state[p].items():
-            assert different(value, plain.state[q][name]) == 0, name
+        assert_equal(captured, plain)
+
+
+def test_two_replays_from_one_state_differ_in_their_noise_alone() -> None:
+    """Everything but the step count is put back: what still differs was drawn anew."""
+    captured, _ = twins(weight_decay=0.0)
+    set_gradients(captured, None)
+    replay = capture(captured)
+    # A gradient unlike the last ones: |m| is then well below sqrt(v), and signs are random.
+    set_gradients(captured, None, seed=1)
+    before = {k: v.clone() for k, v in tensors(captured).items() if not k.endswith("step")}
+    moved = []
+    for _ in range(2):
+        for name, value in before.items():
+            tensors(captured)[name].copy_(value)
+        replay()
+        torch.cuda.synchronize()
+        moved.append(tensors(captured)["0.p"].float() - before["0.p"].float())
+    share = float((moved[0].sign() != moved[1].sign()).float().mean())
+    assert 0.05 < share < 0.6, share
+
+
+def test_a_captured_step_follows_a_scheduler() -> None:
+    """torch's schedulers change a tensor lr in place, which is what the graph reads."""
+    captured, plain = twins(lr=0.25)
+    schedules = [
+        torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)  # exact in fp32 and float64
+        for optimizer in (captured, plain)
+    ]
+    replay = capture(captured)
+    plain.step()
+    plain.step()
+    for _ in range(4):
+        for schedule in schedules:
+            schedule.step()
+        replay()
+        plain.step()
+        assert_equal(captured, plain)
+    assert float(captured.param_groups[0]["lr"]) == plain.param_groups[0]["lr"] == 0.25 / 16
+
+
+def test_a_captured_step_skips_what_a_grad_scaler_found_infinite() -> None:
+    """found_inf and grad_scale are read at every replay, and a skipped step does not count."""
+    captured, plain = twins()
+    for optimizer in (captured, plain):
+        optimizer.found_inf = torch.zeros((), device="cuda")
+        optimizer.grad_scale = torch.full((), 8.0, device="cuda")
+    replay = capture(captured)
+    plain.step()
+    plain.step()
+    for found, scale in ((0.0, 8.0), (1.0, 8.0), (0.0, 2.0), (1.0, 2.0), (0.0, 2.0)):
+        before = {k: v.clone() for k, v in tensors(captured).items()}
+        for optimizer in (captured, plain):
+            optimizer.found_inf.fill_(found)
+            optimizer.grad_scale.fill_(scale)
+        replay()
+        plain.step()
+        assert_equal(captured, plain)
+        changed = [k for k, v in tensors(captured).items() if different(v, before[k])]
+        assert bool(changed) == (not found), changed
+    assert int(tensors(captured)["0.step"]) == 5
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_captured_step_skips_nonfinite_gradients_and_counts(value: float) -> None:
+    captured, plain = twins(skip_nonfinite=True)
+    replay = capture(captured)
+    plain.step()
+    plain.step()
+    for seed, bad in enumerate((None, value, None, value, value, None)):
+        before = {k: v.clone() for k, v in tensors(captured).items()}
+        for optimizer in (captured, plain):
+            set_gradients(optimizer, bad, seed)
+        replay()
+        plain.step()
+        assert_equal(captured, plain)
+        changed = [k for k, v in tensors(captured).items() if different(v, before[k])]
+        assert bool(changed) == (bad is None), changed
+    assert captured.skipped_steps == plain.skipped_steps == 3
+    assert int(tensors(captured)["0.step"]) == 5
+
+
+def test_skipping_adds_launches_that_are_counted() -> None:
+    """One search per storage, the flag and its count: no more than a handful, whatever the list."""
+    ps = make([(64, 64)] * 40 + [(7, 33)] * 10)
+    optimizer = CLASSES["AdamWStoSign"](ps, skip_nonfinite=True)
+    optimizer.step()
+    names = kernels_of(optimizer.step, 5)
+    assert names.count("_find_nonfinite") == 10
+    assert len(names) <= 5 * (2 + 2 + 1 + 3), sorted(set(names))
 
 
 def test_a_step_makes_no_hidden_temporaries() -> None:
