@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 
+from signconv.runtime import device_roots
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.device_roots import power, real_power, root  # noqa: F401 - kernels' dev.root
 
 # Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
 # on a GPU one instruction does it.
@@ -21,6 +23,7 @@ BF16 = tl.constexpr(1)
 E4M3 = tl.constexpr(2)
 E5M2 = tl.constexpr(3)
 E4M3_RAW = tl.constexpr(4)
+ROOT = tl.constexpr(16)  # + p: the p-th root in E4M3
 
 
 # ---------------------------------------------------------------- random numbers (design.md 5)
@@ -147,9 +150,15 @@ def cbrt(x):
 
 
 @triton.jit
-def ratio(a, b):
-    """a / b, correctly rounded, with 0/0 = 0."""
+def mean_ratio(a, b):
+    """a / b, correctly rounded, with 0/0 = 0: clipped afterwards, so it may be infinite."""
     return tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+
+
+@triton.jit
+def ratio(a, b):
+    """a / b, correctly rounded, with a/0 = 0 for finite a: what underflowed moves nothing."""
+    return tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
 
 
 @triton.jit
@@ -397,6 +406,22 @@ def _encode_blocks(x, half, FORMAT: tl.constexpr):
     return code, byte
 
 
+@triton.jit
+def _encode_root_blocks(v, half, N: tl.constexpr):
+    """As ``_encode_blocks``, of N-th roots; moments above 2^124 saturate."""
+    largest = tl.max(_magnitude(v), axis=1)
+    if tl.max(largest, axis=0) < device_roots.LARGEST_ROOT_BITS:
+        byte = device_roots.root_scale(largest, N)
+        code = device_roots.encode_roots(v, half, byte, N)
+    else:
+        finite = _magnitude(v) < 0x7F800000
+        v = tl.minimum(tl.where(finite, v, 0.0), 2.1267647932558654e37)  # 2^124
+        byte = device_roots.root_scale(tl.max(_magnitude(v), axis=1), N)
+        code = device_roots.encode_roots(v, half, byte, N)
+        code = tl.where(finite, code, 0x7F).to(tl.uint8)
+    return code, byte
+
+
 # ---------------------------------------------------------------- loads and stores
 
 
@@ -455,6 +480,8 @@ def load_moment(
         if FORMAT != E4M3_RAW:
             byte = _load(scale_ptr + start // 32, row, row_mask, FULL).to(tl.uint32)
             x = x * (byte << 23).to(tl.float32, bitcast=True)
+        if FORMAT > ROOT:
+            x = power(x, FORMAT - ROOT)
     return x
 
 
@@ -481,7 +508,10 @@ def store_moment(
     elif FORMAT == E4M3_RAW:
         _store(ptr + start, offsets, encode_fp8_nearest(x, E4M3), mask, FULL)
     else:
-        code, byte = _encode_blocks(x, half, FORMAT)
+        if FORMAT > ROOT:
+            code, byte = _encode_root_blocks(x, half, FORMAT - ROOT)
+        else:
+            code, byte = _encode_blocks(x, half, FORMAT)
         _store(ptr + start, offsets, code, mask, FULL)
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
 
