@@ -34,7 +34,7 @@ BODIES = [
     "numerator = root(abs(grad), 3)",
     "numerator = root(abs(grad), 5) + root(abs(grad), 6) + root(abs(grad), 7) + root(abs(grad), 8)",
     "numerator = root(abs(grad), 9) + root(abs(grad), 10) + root(abs(grad), 17)",
-    "numerator = root(abs(grad), 1.5) + root(abs(grad), 2.5) + abs(grad) ** 1.5 + grad**2**1.5",
+    "numerator = root(abs(grad), 1.5) + root(abs(grad), 2.5) + abs(grad) ** 1.5 + (grad**2) ** 1.5",
     "v = moment(grad, order=1.5, beta=0.9)\nnumerator = grad\ndenominator = root(v, 1.5) + 0.1",
     "v = moment(grad, order=5, beta=0.9)\nnumerator = grad\ndenominator = root(v, 5) + 0.1",
     "numerator = exp(grad) + tanh(param) - log(abs(grad) + 0.5)",
