@@ -57,7 +57,7 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
     below: set[str] = set()
     for numerator, denominator in _ratios(p):
         above |= _reach(p, numerator)
-        below |= _reach(p, denominator)
+        below |= _through(p, _reach(p, denominator))
     for upper in p.moments:
         if upper.name not in above or upper.kind != "ema" or upper.input != GRAD:
             continue
@@ -101,6 +101,12 @@ def _ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:
         for n in walk(e):
             if isinstance(n, Op) and n.fn == "div" and not is_scalar(n.args[1], p):
                 yield n.args[0], n.args[1]
+
+
+def _through(p: Program, names: set[str]) -> set[str]:
+    """``names`` and the moments whose new values these average or take the maximum of."""
+    more = {n for name in names for e in p.moment(name).reads for n in _reach(p, e)} - names
+    return _through(p, names | more) if more else names
 
 
 def _reach(p: Program, e: Expr) -> set[str]:

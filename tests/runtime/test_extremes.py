@@ -65,11 +65,15 @@ def update(x: Tensor, optimizer, g: Tensor) -> Tensor:
 # ---------------------------------------------------------------- one huge element
 
 
+@pytest.mark.parametrize("huge", [1e6, 1e3])
 @pytest.mark.parametrize(("spec", "convert"), RATIOS)
 def test_a_huge_element_costs_its_neighbours_no_wild_step(
-    spec: str, convert: str | None, monkeypatch: pytest.MonkeyPatch
+    spec: str, convert: str | None, huge: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1e6 among 31 of 1e-5, with the worst rounding there is: m always up, v always down."""
+    """1e6 or 1e3 among 31 of 1e-5, with the worst rounding there is: m always up, v always down.
+
+    16 random bits do not round 1e-5 up to the smallest code beside 1e6, but they do beside 1e3.
+    """
     over, under = fraction(converted(spec, convert))
     below = {n for e in under for n in references(e, "value")}
     above = {n for e in over for n in references(e, "value")} - below
@@ -84,16 +88,17 @@ def test_a_huge_element_costs_its_neighbours_no_wild_step(
     monkeypatch.setattr(ref, "store_moment", worst)
     others = torch.arange(32) != 5
     largest = 0.0
-    for t in range(25):
+    for t in range(20):
         g = torch.full((4, 32), 1e-5)
         g[:, ::2] *= -1
         if t == 3:
-            g[:, 5] = 1e6
+            g[:, 5] = huge
         u = update(x, optimizer, g)
         assert bool(u.isfinite().all())
-        largest = max(largest, float(u[:, others].max()))
+        # m is above its own bound by a code or two, and its bias correction multiplies that
+        largest = max(largest, float(u[:, others].max()) * (1 - 0.9 ** (t + 1)))
     assert pinned == {m.name for m in optimizer.program.moments}
-    assert largest <= 1.1 * largest_allowed(spec, convert)  # m above its own bound by a code or two
+    assert largest <= 1.1 * largest_allowed(spec, convert)
 
 
 def test_without_its_floor_it_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -112,11 +117,11 @@ def test_without_its_floor_it_would(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(ref, "store_moment", worst)
     largest = 0.0
-    for t in range(25):  # m's scale has to fall until the worst draw reaches the neighbours
+    for t in range(6):
         g = torch.full((4, 32), 1e-5)
-        g[:, 5] = 1e6 if t == 3 else 1e-5
+        g[:, 5] = 1e3 if t == 3 else 1e-5
         largest = max(largest, float(update(x, optimizer, g)[:, :5].max()))
-    assert largest > 1000
+    assert largest > 100
 
 
 @pytest.mark.parametrize(
