@@ -46,7 +46,8 @@ from signconv.runtime.formats import FORMATS
 
 WIDTH = 100
 #: Operations that count as arithmetic; comparisons, selections, abs and sign count as other.
-ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt", "cbrt", "ratio", "signed"})
+ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt", "cbrt", "newton_root", "real_power",
+                        "ratio", "mean_ratio", "signed"})  # fmt: skip
 
 
 def assemble(made: Build) -> dict[str, Any]:
@@ -250,7 +251,7 @@ def _table(r: dict[str, Any]) -> list[str]:
         cells = [f"{r['state'][s]['moved'][dtype]:.3f}" for s in states]
         rows.append((f"    read and written per step, {dtype} parameters", *cells))
     width = max(len(row[0]) for row in rows) + 2
-    lines = [row[0].ljust(width) + "".join(c.rjust(14) for c in row[1:]) for row in rows]
+    lines = [row[0].ljust(width) + "".join(c.rjust(17) for c in row[1:]) for row in rows]
     built = r["built"]
     total = sum(m["bytes"] for m in built["moments"].values())
     lines.append(f"    {total:.3f}  in all as built here, --state {built['state']}")

@@ -214,7 +214,7 @@ LOWERING_FAULTS = {
     "integer powers": (
         "adamw",
         "stosign",
-        [(schedule, "integer_power", lambda x, n: mul(mul(x, x), 1.001))],
+        [(schedule, "lowered_power", lambda x, n: mul(mul(x, x), 1.001))],
     ),
     "the power of the sign form": ("adamw", "stosign", [(sign_form, "signed_power", wrong_power)]),
     "the gain of the sign form": ("adamw", "stosign", [(sign_form, "_over", lambda a, b: a)]),

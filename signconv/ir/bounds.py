@@ -13,6 +13,7 @@ from signconv.ir.nodes import (
     Moment,
     Op,
     Program,
+    Ref,
     div,
     mul,
     op,
@@ -28,17 +29,17 @@ class MomentBound:
 
     upper: Moment
     lower: Moment
-    order: int
+    order: float
     floor: Expr
 
 
-def power_of_gradient(m: Moment) -> int | None:
+def power_of_gradient(m: Moment) -> float | None:
     """p if the input of ``m`` is abs(grad)**p, as ``grad**2`` and ``abs(grad)`` are."""
     u = m.input
     if u == Op("abs", (GRAD,)):
         return 1
     if isinstance(u, Op) and u.fn == "pow" and isinstance(u.args[1], Const):
-        p, base = int(u.args[1].value), u.args[0]
+        p, base = u.args[1].value, u.args[0]
         if base == Op("abs", (GRAD,)) or (base == GRAD and p % 2 == 0):
             return p
     return None
@@ -47,15 +48,16 @@ def power_of_gradient(m: Moment) -> int | None:
 def moment_bounds(p: Program) -> Iterator[MomentBound]:
     """How large a numerator's EMA of the gradient can be beside a denominator's moment.
 
-    EMA m (b1) of g against EMA v (b2) of abs(g)**2: |m|**2 (1-b2)(b2-b1**2)/(b2 (1-b1)**2) <= v
-    where b1**2 < b2 (Cauchy-Schwarz over the two weight sequences), against the decayed maximum u
+    EMA m (b1) of g against EMA v (b2) of abs(g)**p, p > 1, q = 1/(p-1), by Hölder's inequality
+    over the two weight sequences: |m|**p (1-b2) (1 - (b1**p/b2)**q)**(p-1) / (1-b1)**p <= v where
+    b1**p < b2, and for p = 1: |m| (1-b2)/(1-b1) <= v where b1 < b2; against the decayed maximum u
     of abs(g): |m| (b2-b1)/(b2 (1-b1)) <= u where b1 < b2; elsewhere there is no bound: floor 0.
     """
     above: set[str] = set()
     below: set[str] = set()
     for numerator, denominator in _ratios(p):
         above |= _reach(p, numerator)
-        below |= _reach(p, denominator)
+        below |= _through(p, _reach(p, denominator))
     for upper in p.moments:
         if upper.name not in above or upper.kind != "ema" or upper.input != GRAD:
             continue
@@ -71,10 +73,18 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
             if lower.kind == "max" and order == 1:
                 gap = sub(b2, b1)
                 floor: Expr = div(gap, mul(b2, sub(1, b1)))
+            elif lower.kind == "ema" and order == 1 and b1 != b2:
+                gap = sub(b2, b1)
+                floor = div(sub(1, b2), sub(1, b1))
             elif lower.kind == "ema" and order == 2 and b1 != b2:
                 gap = sub(b2, mul(b1, b1))
                 rest = sub(1, b1)
                 floor = div(mul(sub(1, b2), gap), mul(b2, mul(rest, rest)))
+            elif lower.kind == "ema" and order > 1 and b1 != b2:
+                gap = sub(b2, op("pow", b1, order))
+                rho = op("pow", div(op("pow", b1, order), b2), 1 / (order - 1))
+                kept = op("pow", sub(1, rho), order - 1)
+                floor = div(mul(sub(1, b2), kept), op("pow", sub(1, b1), order))
             elif lower.kind == "ema" and b1 == b2:
                 yield MomentBound(upper, lower, order, Const(1.0))  # Jensen: equal weights
                 continue
@@ -93,9 +103,30 @@ def _ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:
                 yield n.args[0], n.args[1]
 
 
+def _through(p: Program, names: set[str]) -> set[str]:
+    """``names`` and the moments whose new values these average or take the maximum of."""
+    more = {n for name in names for e in p.moment(name).reads for n in _reach(p, e)} - names
+    return _through(p, names | more) if more else names
+
+
 def _reach(p: Program, e: Expr) -> set[str]:
     """Moments whose value ``e`` reads, through temporaries."""
     found = references(e, "value")
     for name in references(e, "temp"):
         found |= _reach(p, p.temp(name).expr)
     return found
+
+
+def has_offset(p: Program) -> bool:
+    """Whether a number (eps) is added to every denominator of the update, or bounds it below."""
+    return all(_offset(p, denominator) for _, denominator in _ratios(p))
+
+
+def _offset(p: Program, e: Expr) -> bool:
+    if isinstance(e, Ref) and e.kind == "temp":
+        return _offset(p, p.temp(e.name).expr)
+    if not isinstance(e, Op):
+        return False
+    if e.fn in ("add", "max") and any(is_scalar(a, p) for a in e.args):
+        return True
+    return e.fn in ("sqrt", "root", "mul", "div") and any(_offset(p, a) for a in e.args)

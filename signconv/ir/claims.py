@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from signconv.ir.analysis import Degrees
 from signconv.ir.nodes import Program
 from signconv.ir.proofs import Bound
 
@@ -97,10 +98,20 @@ def update_claims(p: Program, b: Bound, excess: dict[str, Any] | None) -> list[s
     if b.by_construction:
         return ["abs(update) <= 1, whatever the storage: the maximum is taken before storing."]
     made = ["abs(update) <= 1 with fp32 state, up to the rounding of fp32 operations and while no "
-            "power of a gradient leaves fp32's range."]  # fmt: skip
+            f"power of a gradient leaves fp32's range{_range(p)}."]  # fmt: skip
     if excess is not None:
         made.append(f"With FP8 state this is not proved. Measured: {_measured(excess)}")
     return made
+
+
+def _range(p: Program) -> str:
+    """In which range of gradients the powers that moments average are normal fp32 numbers."""
+    degrees = [d for d in Degrees(p).moments.values() if isinstance(d, int | float)]
+    order = max(degrees, default=1)
+    if order <= 1:
+        return ""
+    low, high = 2.0 ** (-126 / order), 2.0 ** (127 / order)
+    return f" (order {order:g}: abs(g) from {low:.2g} to {high:.2g})"
 
 
 def _measured(x: dict[str, Any]) -> str:

@@ -68,12 +68,14 @@ class Evaluator:
         return param - change, scope.values
 
     def ratio(self, scope: _Scope) -> Array:
-        """numerator / denominator with 0/0 = 0."""
+        """numerator / denominator with 0/0 = 0; as an update x/0 = 0 for every finite x, while the
+        mean of a stochastic sign is clipped and so may be infinite here."""
         num = scope(self.program.numerator)
         if self.program.denominator is None:
             return num
         den = scope(self.program.denominator)
-        return np.where((num == 0) & (den == 0), 0.0, num / den)
+        nothing = num == 0 if self.program.link == "expected" else np.isfinite(num)
+        return np.where(nothing & (den == 0), 0.0, num / den)
 
     def _link(self, scope: _Scope, noise: Array | None) -> Array:
         p = self.program

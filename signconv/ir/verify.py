@@ -105,9 +105,9 @@ def _call(p: Program, n: Op) -> None:
     if n.fn == "pow":
         exponent = n.args[1]
         if isinstance(exponent, Const):
-            if not is_scalar(n.args[0], p) and exponent.value not in range(1, 17):
+            if not is_scalar(n.args[0], p) and not 1 <= exponent.value <= 16:
                 raise SpecError(
-                    "a power of an elementwise expression takes an integer exponent 1…16", n.origin
+                    "a power of an elementwise expression takes an exponent from 1 to 16", n.origin
                 )
         elif not (is_scalar(n.args[0], p) and is_scalar(exponent, p)):
             raise SpecError("beta**t is for scalars: hyperparameters, t and numbers", n.origin)
@@ -135,6 +135,7 @@ def _hypers(p: Program) -> None:
 
 def _moments(p: Program) -> None:
     evaluation_order(p)
+    _powers(p)
     names = [m.name for m in p.moments]
     for name in unread(p, names):
         raise SpecError(f"moment {name!r} is never read", p.moment(name).origin)
@@ -149,6 +150,20 @@ def _moments(p: Program) -> None:
                 f"max_ema needs an input that is never negative: {m.name} = max_ema(abs(…), …)",
                 m.origin,
             )
+
+
+def _powers(p: Program) -> None:
+    ranges = Ranges(p)
+    for e in all_expressions(p):
+        for n in walk(e):
+            if isinstance(n, Op) and n.fn == "pow" and isinstance(n.args[1], Const):
+                whole = n.args[1].value == int(n.args[1].value)
+                if not whole and not is_scalar(n.args[0], p) and not ranges.nonneg(n.args[0]):
+                    raise SpecError(
+                        f"a power {n.args[1].value:g} of what may be negative: write "
+                        f"abs(x)**{n.args[1].value:g}",
+                        n.origin,
+                    )
 
 
 def _scalars(p: Program) -> None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
 
-#: Functions of lowered expressions: step*sign(x), 0/0-safe division, max of >= 0, cube root.
-LOWERED = frozenset({"signed", "ratio", "nonneg_max", "cbrt", "bf16"})
+#: Functions of lowered expressions: step*sign(x), division with x/0 = 0 and with 0/0 = 0, max of
+#: >= 0, roots and powers.
+LOWERED = frozenset(
+    {"signed", "ratio", "mean_ratio", "nonneg_max", "cbrt", "newton_root", "real_power", "bf16"}
+)
 ELEMENTWISE = LOWERED | {
     "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where", "exp", "log",
     "tanh",

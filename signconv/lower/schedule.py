@@ -14,12 +14,11 @@ from signconv.errors import LoweringError
 from signconv.ir.analysis import (
     Ranges,
     evaluation_order,
-    first_origin,
     is_scalar,
     scalar_moments,
     uses_noise,
 )
-from signconv.ir.bounds import moment_bounds
+from signconv.ir.bounds import has_offset, moment_bounds
 from signconv.ir.nodes import (
     GRAD,
     PARAM,
@@ -43,6 +42,7 @@ from signconv.ir.nodes import (
 )
 from signconv.ir.show import link_text, step_text, text
 from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
+from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.sign_form import sign_argument
 from signconv.lower.storage import plan
 
@@ -55,7 +55,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     low = Lowerer(p, bf16=precision == "bf16")
     if p.decay is not None and p.decay.kind == "l2":
         low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
-    if p.link == "ratio" and state != "fp32":
+    if p.link == "ratio" and (state != "fp32" or not has_offset(p)):
         low.floors()
     memory = scalar_moments(p)
     for x in evaluation_order(p):
@@ -263,24 +263,12 @@ class Lowerer:
         assert isinstance(n, Const)
         if n.value == 1:
             return self.element(base, hint)
-        x = self.local(f"{hint}_base", base)
-        return integer_power(x, int(n.value))
+        return lowered_power(self.local(f"{hint}_base", base), n.value)
 
     def _root(self, e: Op, hint: str) -> Expr:
         x, order = e.args
         assert isinstance(order, Const)
-        if order.value == 1:
-            return self.element(x, hint)
-        if order.value == 2:
-            return op("sqrt", self.element(x, hint))
-        if order.value == 3:
-            return op("cbrt", self.element(x, hint))
-        if order.value == 4:
-            return op("sqrt", op("sqrt", self.element(x, hint)))
-        raise LoweringError(
-            f"{self.p.name}: a root of order {order.value:g} cannot be compiled: 1, 2, 3 and 4 can",
-            first_origin(e),
-        )
+        return lowered_root(self.element(x, hint), order.value)
 
     # ---------------------------------------------------------------- moments and update
 
@@ -316,14 +304,18 @@ class Lowerer:
         return self._known.get(e) or self._define(self._fresh(f"{m.name}_{what}"), e)
 
     def floors(self) -> None:
-        """Where stored moments are rounded, keep the bound between them (design.md 6)."""
+        """Where stored moments are rounded, keep the bound between them (design.md 6).
+
+        With fp32 state only where nothing is added to the denominator: there a power of a tiny
+        gradient rounds to a few units of the smallest float, or to 0, before the moment does.
+        """
         for b in moment_bounds(self.p):
             upper, lower = Ref("prev", b.upper.name), Ref("prev", b.lower.name)
             floor = self.scalar(b.floor, f"{b.lower.name}_floor")
             size: Expr = upper
             if b.order % 2:
                 size = self.local(f"{b.upper.name}_size", op("abs", upper))
-            power = integer_power(size, b.order)
+            power = lowered_power(size, b.order)
             if floor != Const(1.0):
                 power = mul(power, floor)
             self.math.append(
@@ -346,7 +338,9 @@ class Lowerer:
             num = self.short("numerator", p.numerator)
             update = num
             if p.denominator is not None:
-                update = op("ratio", num, self.short("denominator", p.denominator))
+                # What is clipped may be infinite; otherwise x/0 is no step
+                divide = "mean_ratio" if p.link == "expected" else "ratio"
+                update = op(divide, num, self.short("denominator", p.denominator))
             if p.link == "expected":
                 update = op("min", op("max", update, -1), 1)
             name = self._fresh("update")
@@ -385,7 +379,10 @@ def scalar_form(e: Expr) -> Expr | None:
 
 
 #: Operations whose result is rounded to bf16 under --math bf16; the others are exact.
-ROUNDED = frozenset({"add", "sub", "mul", "div", "ratio", "sqrt", "cbrt"})
+ROUNDED = frozenset({
+    "add", "sub", "mul", "div", "ratio", "mean_ratio", "sqrt", "cbrt", "newton_root",
+    "real_power",
+})  # fmt: skip
 
 
 def rounded(e: Expr) -> Expr | None:
@@ -398,16 +395,6 @@ def bias(p: Program, name: str) -> Expr:
     beta = p.moment(name).beta
     assert beta is not None
     return sub(1, op("pow", beta, STEP))
-
-
-def integer_power(x: Expr, n: int) -> Expr:
-    """x**n by binary powering from the left: x*x, x*x*x, (x*x)*(x*x), …"""
-    if n == 1:
-        return x
-    if n % 2 == 0:
-        half = integer_power(x, n // 2)
-        return mul(half, half)
-    return mul(integer_power(x, n - 1), x)
 
 
 def _needed(statements: list[Statement], ends: list[Expr]) -> tuple[Statement, ...]:
@@ -445,4 +432,4 @@ def _suggest(e: Expr) -> str | None:
     return None
 
 
-__all__ = ["Lowerer", "bias", "integer_power", "lower"]
+__all__ = ["Lowerer", "bias", "lower"]

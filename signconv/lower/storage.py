@@ -7,6 +7,9 @@ from signconv.ir.analysis import Degrees, Ranges, scalar_moments
 from signconv.ir.nodes import Const, Program, references
 from signconv.lower.kernel_program import MomentPlan
 
+#: Orders whose roots the runtime stores (runtime/formats.py; a test compares the two).
+ROOT_ORDERS = range(3, 9)
+
 STATES = ("fp8", "fp8-raw", "bf16", "fp32")
 
 
@@ -51,4 +54,6 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
 def _fp8(degree: int | float | str | None, nonneg: bool) -> str:
     if degree in (0, 1, Degrees.ANY):
         return "e4m3"
+    if nonneg and degree in ROOT_ORDERS:
+        return f"e4m3-root{degree:g}"
     return "e5m2" if degree == 2 and nonneg else "bf16"

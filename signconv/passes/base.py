@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from signconv.errors import PassError, nearest
 from signconv.ir.analysis import is_scalar, unread
-from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, rewrite
+from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, rewrite, walk
 
 Options = Mapping[str, str]
 
@@ -119,6 +119,30 @@ def inlined(p: Program, e: Expr) -> Expr:
         return None
 
     return rewrite(e, rule)
+
+
+def looks_ahead(p: Program, e: Expr) -> Moment | None:
+    """An EMA to which ``e`` adds its own newest input, as Nesterov's momentum does."""
+    for n in walk(e):
+        if isinstance(n, Op) and n.fn in ("add", "sub"):
+            parts = [_unscaled(p, a) for a in n.args]
+            for one, other in (parts, parts[::-1]):
+                if isinstance(one, Ref) and one.kind == "value":
+                    m = p.moment(one.name)
+                    if m.kind == "ema" and m.input is not None and inlined(p, m.input) == other:
+                        return m
+    return None
+
+
+def _unscaled(p: Program, e: Expr) -> Expr:
+    """``e`` without the scalars that multiply or divide it, and without bias correction."""
+    if isinstance(e, Op) and e.fn == "corrected":
+        return e.args[0]
+    if isinstance(e, Op) and e.fn in ("mul", "div"):
+        for kept, factor in (e.args, e.args[::-1])[: 2 if e.fn == "mul" else 1]:
+            if is_scalar(factor, p) and not is_scalar(kept, p):
+                return _unscaled(p, kept)
+    return e
 
 
 def prune(p: Program, reason: str) -> Program:

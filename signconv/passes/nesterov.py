@@ -9,12 +9,41 @@ from __future__ import annotations
 from dataclasses import replace
 
 from signconv.errors import PassError
-from signconv.ir.nodes import STEP, Expr, Op, Program, Ref, add, div, mul, op, rewrite, sub
-from signconv.passes.base import Options, Pass, inlined, prune
+from signconv.ir.nodes import (
+    GRAD,
+    STEP,
+    Expr,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    add,
+    div,
+    mul,
+    op,
+    references,
+    rewrite,
+    sub,
+)
+from signconv.ir.show import text
+from signconv.passes.base import Options, Pass, inlined, looks_ahead, prune
 
 
 def _apply(p: Program, options: Options) -> Program:
     numerator = inlined(p, p.numerator)
+    ahead = looks_ahead(p, numerator)
+    if ahead is not None:
+        raise PassError(
+            f"{p.name}'s numerator looks ahead already: it adds {text(ahead.input)}, the newest "  # type: ignore[arg-type]
+            f"input of {ahead.name}, to {ahead.name}; nesterov would look ahead twice"
+        )
+    for name in sorted(references(numerator, "value")):
+        if _averages_changes(p, p.moment(name)):
+            raise PassError(
+                f"{p.name}'s numerator looks ahead already: {name} averages the change of the "
+                "gradient, which is Nesterov's momentum in another form; nesterov would look "
+                "ahead twice"
+            )
     denominator = None if p.denominator is None else inlined(p, p.denominator)
     made = replace(
         p,
@@ -24,6 +53,13 @@ def _apply(p: Program, options: Options) -> Program:
     if made.numerator == numerator:
         raise PassError(f"nesterov needs a numerator that reads an EMA; {p.name}'s reads none")
     return prune(made, "nothing reads it any more after nesterov")
+
+
+def _averages_changes(p: Program, m: Moment) -> bool:
+    """Whether ``m`` averages differences to the last step's gradient, as Adan does."""
+    if m.kind != "ema" or m.input is None:
+        return False
+    return any(p.moment(n).next == GRAD for n in references(inlined(p, m.input), "prev"))
 
 
 def _ahead(p: Program, e: Expr) -> Expr:
@@ -61,7 +97,7 @@ PASS = Pass(
     order=30,
     group="nesterov",
     summary="the update reads every EMA one step ahead: beta*m + (1 - beta)*u",
-    requires="a numerator that reads an EMA",
+    requires="a numerator that reads an EMA and does not look ahead already",
     provides="Nesterov's look-ahead in numerator and denominator alike",
     apply=_apply,
     options={},

@@ -19,8 +19,18 @@ from signconv.ir.nodes import (
     Ref,
     map_expressions,
     references,
+    rewrite,
 )
-from signconv.passes.base import Options, Pass, decay_names, free_name, inlined, prune
+from signconv.ir.show import text
+from signconv.passes.base import (
+    Options,
+    Pass,
+    decay_names,
+    free_name,
+    inlined,
+    looks_ahead,
+    prune,
+)
 
 BETA = 0.95
 LARGEST = 8
@@ -40,15 +50,25 @@ def _apply(p: Program, options: Options) -> Program:
         )
     (m,) = emas
     assert m.input is not None
+    numerator = rewrite(numerator, lambda e: _uncorrected(e, m.name))
+    if numerator != Ref("value", m.name):
+        ahead = (
+            ", which looks ahead already: soft comes first, as in adamw --convert "
+            f"soft:p={order:g},nesterov"
+        )
+        raise PassError(
+            "soft needs a numerator that is an EMA and nothing else, or abs(update) could exceed "
+            f"1; {p.name}'s is {text(numerator)}{ahead if looks_ahead(p, numerator) else ''}"
+        )
     beta = free_name(p, "beta", "soft_beta")
     size: Expr = Op("abs", (m.input,))
     if order > 1:
-        size = Op("pow", (m.input if order % 2 == 0 else size, Const(float(order))))
+        size = Op("pow", (m.input if order % 2 == 0 else size, Const(order)))
     s = Moment(free_name(p, "s", "s2"), "ema", input=size, beta=Ref("hyper", beta))
     tied = replace(m, beta=Ref("hyper", beta), init="zero")
     root: Expr = Ref("value", s.name)
     if order > 1:
-        root = Op("sqrt", (root,)) if order == 2 else Op("root", (root, Const(float(order))))
+        root = Op("sqrt", (root,)) if order == 2 else Op("root", (root, Const(order)))
     hypers = list(p.hypers)
     place = [i for i, h in enumerate(hypers) if h.name in decay_names(p)]
     hypers.insert(min(place, default=len(hypers)), Hyper(beta, BETA, ge=0, lt=1))
@@ -74,17 +94,17 @@ def _uncorrected(e: Expr, name: str) -> Expr | None:
     return None
 
 
-def _order(options: Options) -> int:
-    text = options.get("p")
-    if text is None:
+def _order(options: Options) -> float:
+    given = options.get("p")
+    if given is None:
         raise PassError("soft needs its order: soft:p=3")
     try:
-        value = float(text)
+        value = float(given)
     except ValueError:
-        raise PassError(f"soft:p={text} is not a number >= 1") from None
-    if not 1 <= value <= LARGEST or value != int(value):
-        raise PassError(f"soft:p={text}: the order is an integer 1 <= p <= {LARGEST}")
-    return int(value)
+        raise PassError(f"soft:p={given} is not a number >= 1") from None
+    if not 1 <= value <= LARGEST:
+        raise PassError(f"soft:p={given}: the order is a number 1 <= p <= {LARGEST}")
+    return value
 
 
 PASS = Pass(
@@ -93,7 +113,7 @@ PASS = Pass(
     order=20,
     group="soft",
     summary="the denominator becomes the p-th root of a p-order moment that shares the EMA's beta",
-    requires="a numerator that reads one EMA",
+    requires="a numerator that is one EMA",
     provides="abs(update) <= 1, with or without nesterov",
     apply=_apply,
     options={"p": f"1…{LARGEST}"},

@@ -20,7 +20,7 @@ from signconv.render.printers import (
     TritonPrinter,
     TritonScalarPrinter,
 )
-from signconv.runtime.formats import FORMATS
+from signconv.runtime.formats import FORMATS, ROOT_ORDERS
 
 WIDTH = 100
 #: Raised when the meaning of the runtime functions changes: old checkpoints are then refused.
@@ -31,6 +31,11 @@ STORAGE = {
     "bf16": "bf16, rounded stochastically",
     "e4m3-raw": "E4M3 codes without scales, rounded to nearest",
     "e4m3": "E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically",
+    **{
+        f"e4m3-root{p}": f"E4M3 codes of the root of order {p} with a power-of-two scale per 32 "
+        "elements, rounded stochastically without bias in the moment itself"
+        for p in ROOT_ORDERS
+    },
     "e5m2": "E5M2 codes with a power-of-two scale per 32 elements, rounded stochastically",
 }
 

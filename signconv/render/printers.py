@@ -15,6 +15,10 @@ class _Code(Infix):
     def special(self, e: Op) -> tuple[str, int] | None:
         if e.fn == "neg":  # Triton negates by 0 - x, which loses the sign of zero
             return self._print(Op("mul", (Const(-1.0), e.args[0])))
+        if e.fn == "newton_root":
+            x, order = e.args
+            assert isinstance(order, Const)
+            return f"{self.calls[e.fn]}({self(x)}, {int(order.value)})", 9
         if e.fn not in self.infix and e.fn not in self.calls and not _relation(e.fn):
             raise LoweringError(f"{type(self).__name__} cannot print {e.fn!r}")
         return None
@@ -35,8 +39,11 @@ class TritonPrinter(_Code):
         "where": "tl.where",
         "sign": "dev.sign",
         "signed": "dev.signed",
+        "mean_ratio": "dev.mean_ratio",
         "ratio": "dev.ratio",
         "cbrt": "dev.cbrt",
+        "newton_root": "dev.root",
+        "real_power": "dev.real_power",
         "bf16": "dev.bf16_nearest",
         "exp": "dev.exp",
         "log": "dev.log",
@@ -58,8 +65,11 @@ class TorchPrinter(_Code):
         "where": "torch.where",
         "sign": "ref.sign",
         "signed": "ref.signed",
+        "mean_ratio": "ref.mean_ratio",
         "ratio": "ref.ratio",
         "cbrt": "ref.cbrt",
+        "newton_root": "ref.root",
+        "real_power": "ref.real_power",
         "bf16": "ref.bf16_nearest",
         "exp": "ref.exp",
         "log": "ref.log",

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 
-from signconv.runtime import ptx
+from signconv.runtime import device_roots, ptx
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.device_roots import power, real_power, root  # noqa: F401 - kernels' dev.root
 
 # Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
 # on a GPU one instruction does it.
@@ -22,6 +23,7 @@ BF16 = tl.constexpr(1)
 E4M3 = tl.constexpr(2)
 E5M2 = tl.constexpr(3)
 E4M3_RAW = tl.constexpr(4)
+ROOT = tl.constexpr(16)  # + p: the p-th root in E4M3
 
 # How codes are made (a kernel's CODEC): by the arithmetic below, which runs everywhere; by the
 # same arithmetic in PTX, for NVIDIA GPUs; by that and the FP8 conversions of compute capability 8.9
@@ -154,9 +156,15 @@ def cbrt(x):
 
 
 @triton.jit
-def ratio(a, b):
-    """a / b, correctly rounded, with 0/0 = 0."""
+def mean_ratio(a, b):
+    """a / b, correctly rounded, with 0/0 = 0: clipped afterwards, so it may be infinite."""
     return tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+
+
+@triton.jit
+def ratio(a, b):
+    """a / b, correctly rounded, with a/0 = 0 for finite a: what underflowed moves nothing."""
+    return tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
 
 
 @triton.jit
@@ -435,6 +443,22 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
     return code, byte
 
 
+@triton.jit
+def _encode_root_blocks(v, field, N: tl.constexpr):
+    """As ``encode_blocks``, of N-th roots; moments above 2^124 saturate."""
+    largest = tl.max(_magnitude(v), axis=1)
+    if tl.max(largest, axis=0) < device_roots.LARGEST_ROOT_BITS:
+        byte = device_roots.root_scale(largest, N)
+        code = device_roots.encode_roots(v, field, byte, N)
+    else:
+        finite = _magnitude(v) < 0x7F800000
+        v = tl.minimum(tl.where(finite, v, 0.0), 2.1267647932558654e37)  # 2^124
+        byte = device_roots.root_scale(tl.max(_magnitude(v), axis=1), N)
+        code = device_roots.encode_roots(v, field, byte, N)
+        code = tl.where(finite, code, 0x7F).to(tl.uint8)
+    return code, byte
+
+
 # ---------------------------------------------------------------- loads and stores
 
 
@@ -505,7 +529,10 @@ def load_moment(
     else:
         byte = _load(scale_ptr + start // 32, row, row_mask, FULL).to(tl.uint32)
         scale = (byte << 23).to(tl.float32, bitcast=True)
-        x = decode_fp8(_load(ptr + start, offsets, mask, FULL), scale, FORMAT, CODEC)
+        code = _load(ptr + start, offsets, mask, FULL)
+        x = decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
+        if FORMAT > ROOT:
+            x = power(x, FORMAT - ROOT)
     return x
 
 
@@ -537,7 +564,10 @@ def store_moment(
             code = encode_fp8_nearest(x, E4M3)
         _store(ptr + start, offsets, code, mask, FULL)
     else:
-        code, byte = encode_blocks(x, field, FORMAT, CODEC)
+        if FORMAT > ROOT:
+            code, byte = _encode_root_blocks(x, field, FORMAT - ROOT)
+        else:
+            code, byte = encode_blocks(x, field, FORMAT, CODEC)
         _store(ptr + start, offsets, code, mask, FULL)
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
 

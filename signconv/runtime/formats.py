@@ -15,19 +15,30 @@ class Format:
     """One way to store a moment.
 
     ``code`` selects it inside a kernel; ``dtype`` is the torch dtype of the stored tensor;
-    ``scaled`` says that every 32 elements carry one power-of-two scale (E8M0, one byte).
+    ``scaled`` says that every 32 elements carry one power-of-two scale (E8M0, one byte).  Codes
+    hold the root of the given ``order`` of the moment (1: the moment itself).
     """
 
     name: str
     code: int
     dtype: torch.dtype
     scaled: bool = False
+    order: int = 1
+
+    @property
+    def codes(self) -> str:
+        """The FP8 format of the codes."""
+        return "e4m3" if self.order > 1 else self.name
 
     @property
     def bytes_per_element(self) -> float:
         """Bytes one element takes, its share of the block scale included."""
         return self.dtype.itemsize + (1 / BLOCK if self.scaled else 0)
 
+
+#: A moment of order p > 2 is stored as its p-th root; inside a kernel its code is ROOT + p.
+ROOT = 16
+ROOT_ORDERS = range(3, 9)
 
 FORMATS = {
     f.name: f
@@ -37,5 +48,6 @@ FORMATS = {
         Format("e4m3", 2, torch.uint8, scaled=True),
         Format("e5m2", 3, torch.uint8, scaled=True),
         Format("e4m3-raw", 4, torch.uint8),
+        *(Format(f"e4m3-root{p}", ROOT + p, torch.uint8, True, p) for p in ROOT_ORDERS),
     )
 }

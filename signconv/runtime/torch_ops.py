@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from signconv.runtime import torch_roots
 from signconv.runtime.formats import BLOCK, Format
+from signconv.runtime.torch_roots import power, real_power, root  # noqa: F401 - modules' ref.root
 
 _MASK = 0xFFFFFFFF
 
@@ -146,9 +148,14 @@ def cbrt(x: Tensor) -> Tensor:
     return torch.where((x > 0) & (x < torch.inf), guess, x)
 
 
-def ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a / b with 0/0 = 0."""
+def mean_ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b with 0/0 = 0: clipped afterwards, so it may be infinite."""
     return torch.where((a == 0) & (b == 0), 0.0, torch.div(a, b))
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b with a/0 = 0 for finite a: what underflowed moves nothing."""
+    return torch.where((b == 0) & (a.abs() < torch.inf), 0.0, torch.div(a, b))
 
 
 def divide64(a: float, b: float) -> float:
@@ -402,10 +409,11 @@ def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:
         return stored.view(-1).clone()
     if fmt.name == "bf16":
         return decode_bf16(stored.view(-1))
-    x = decode_fp8(stored.view(-1), fmt.name)
-    if scale is None:
-        return x
-    return x * (scale.view(-1).to(torch.int32) << 23).view(torch.float32).repeat_interleave(BLOCK)
+    x = decode_fp8(stored.view(-1), fmt.codes)
+    if scale is not None:
+        bits = scale.view(-1).to(torch.int32) << 23
+        x = x * bits.view(torch.float32).repeat_interleave(BLOCK)
+    return power(x, fmt.order)
 
 
 def store_moment(
@@ -418,6 +426,11 @@ def store_moment(
         stored.view(-1).copy_(encode_bf16(x, field))
     elif scale is None:
         stored.view(-1).copy_(encode_fp8_nearest(x, fmt.name))
+    elif fmt.order > 1:
+        byte = torch_roots.root_scale(x, fmt.order)
+        each = byte.repeat_interleave(BLOCK)
+        stored.view(-1).copy_(torch_roots.encode_roots(x, field, each, fmt.order))
+        scale.view(-1).copy_(byte.to(torch.uint8))
     else:
         byte = block_scale(x, fmt.name)
         stored.view(-1).copy_(encode_fp8(x, byte.repeat_interleave(BLOCK), field, fmt.name))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from signconv.errors import VerifyError
-from signconv.runtime import multi_tensor, torch_ops
+from signconv.runtime import multi_tensor, torch_ops, torch_roots
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verify.report import Row
 
@@ -100,7 +100,7 @@ def step_gradients(params: list[Tensor], t: int) -> list[Tensor]:
 def roundings() -> Iterator[dict[str, int]]:
     """Count how often the reference's stochastic rounding went up and down."""
     counts = {"up": 0, "down": 0}
-    kept = torch_ops.encode_fp8, torch_ops.encode_bf16
+    kept = torch_ops.encode_fp8, torch_ops.encode_bf16, torch_roots.encode_roots
 
     def count(x: Tensor, y: Tensor) -> None:
         counts["up"] += int((y.abs() > x.abs()).sum())
@@ -116,11 +116,17 @@ def roundings() -> Iterator[dict[str, int]]:
         count(x, torch_ops.decode_bf16(code))
         return code
 
-    torch_ops.encode_fp8, torch_ops.encode_bf16 = fp8, bf16
+    def roots(v: Tensor, field: Tensor, byte: Tensor, n: int) -> Tensor:
+        code = kept[2](v, field, byte, n)
+        scale = (byte << 23).view(torch.float32)
+        count(v, torch_roots.power(torch_ops.decode_fp8(code, "e4m3") * scale, n))
+        return code
+
+    torch_ops.encode_fp8, torch_ops.encode_bf16, torch_roots.encode_roots = fp8, bf16, roots
     try:
         yield counts
     finally:
-        torch_ops.encode_fp8, torch_ops.encode_bf16 = kept
+        torch_ops.encode_fp8, torch_ops.encode_bf16, torch_roots.encode_roots = kept
 
 
 def different(a: Tensor, b: Tensor) -> int:
@@ -203,7 +209,7 @@ def _weak(
         values = torch.cat([optimizer.state[p][m.name].reshape(-1).float() for p in params])
         if values.unique().numel() < 50:
             problems.append(f"{m.name} has only {values.unique().numel()} distinct values")
-    stochastic = {"bf16", "e4m3", "e5m2"} & set(cls.program.formats.values())
+    stochastic = set(cls.program.formats.values()) - {"fp32", "e4m3-raw"}
     rounded = stochastic or (dtype == torch.bfloat16 and cls.program.math == "fp32")
     if rounded and not (counts["up"] and counts["down"]):
         problems.append(f"rounded up {counts['up']} times, down {counts['down']} times")

@@ -186,8 +186,9 @@ REFUSED = {
     "function bound": ("def f(x):  # here\n    return x\nnumerator = grad", "to a function"),
     "module bound": ("import os  # here\nnumerator = grad", "bound to a module"),
     # functions
-    "root of an element": ("numerator = grad**0.5  # here", "integer exponent 1…16"),
-    "negative power": ("numerator = grad**-1  # here", "integer exponent 1…16"),
+    "root of an element": ("numerator = abs(grad)**0.5  # here", "exponent from 1 to 16"),
+    "negative power": ("numerator = grad**-1  # here", "exponent from 1 to 16"),
+    "broken power of a sign": ("numerator = grad**1.5  # here", "may be negative: write abs"),
     "power by an element": ("numerator = 2**grad  # here", "is for scalars"),
     "root order": ("numerator = root(abs(grad), 0.5)  # here", "number >= 1 as order"),
     "comparison as number": ("numerator = (grad > 0) * 2  # here", "belongs in the first place"),

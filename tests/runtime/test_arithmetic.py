@@ -21,6 +21,7 @@ from torch import Tensor
 from signconv.render import printers
 from signconv.runtime import device_ops as dev
 from signconv.runtime import torch_ops as ref
+from signconv.runtime import torch_roots
 from signconv.runtime.compat import tl, triton
 from signconv.verify.bits import different
 
@@ -115,12 +116,24 @@ def test_signed_is_the_step_with_the_sign(step: float) -> None:
     assert same(ref.signed(torch.tensor(step), x), expected)
 
 
-def test_ratio_is_the_quotient_except_at_zero_by_zero() -> None:
+def test_mean_ratio_is_the_quotient_except_at_zero_by_zero() -> None:
     a, b = pairs()
     with np.errstate(all="ignore"):
         expected = np.where((a.numpy() == 0) & (b.numpy() == 0), 0, a.numpy() / b.numpy())
-    assert same(ref.ratio(a, b), expected.astype(np.float32))
-    assert int(ref.ratio(a, b).isnan().sum()) < int((a / b).isnan().sum())
+    assert same(ref.mean_ratio(a, b), expected.astype(np.float32))
+    assert int(ref.mean_ratio(a, b).isnan().sum()) < int((a / b).isnan().sum())
+
+
+def test_ratio_is_the_quotient_except_over_zero() -> None:
+    """What underflowed in a denominator moves nothing; Inf and NaN above it still show."""
+    a, b = pairs()
+    with np.errstate(all="ignore"):
+        expected = a.numpy() / b.numpy()
+    expected[(b == 0).numpy() & a.isfinite().numpy()] = 0.0
+    assert same(ref.ratio(a, b), expected)
+    over = (b == 0) & (a != 0) & a.isfinite()
+    assert bool(over.any()) and bool((ref.ratio(a, b)[over] == 0).all())
+    assert bool(ref.ratio(torch.tensor([torch.inf]), torch.zeros(1)).isinf())
 
 
 # ---------------------------------------------------------------- roots
@@ -308,7 +321,7 @@ def _binary_kernel(a_ptr, b_ptr, out_ptr, n, OP: tl.constexpr, BLOCK: tl.constex
     elif OP == "signed":
         y = dev.signed(tl.load(b_ptr), a)
     else:
-        y = dev.ratio(a, b)
+        y = dev.ratio(a, b) if OP == "ratio" else dev.mean_ratio(a, b)
     tl.store(out_ptr + i, y, mask=i < n)
 
 
@@ -357,7 +370,7 @@ quiet = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @quiet
-@pytest.mark.parametrize("op", ["maximum", "minimum", "ratio", "clip"])
+@pytest.mark.parametrize("op", ["maximum", "minimum", "ratio", "mean_ratio", "clip"])
 def test_kernel_agrees_on_two_values(op: str, device: str, tile_rows: Rows) -> None:
     a, b = pairs()
     got = elementwise(_binary_kernel, op, (a, b), device, tile_rows)
@@ -463,7 +476,8 @@ def public(module: object) -> set[str]:
     names = set()
     for name, value in vars(module).items():
         kernel = type(value).__name__ in ("JITFunction", "InterpretedFunction")
-        plain = getattr(value, "__module__", None) == ref.__name__ and not isinstance(value, type)
+        home = getattr(value, "__module__", None)
+        plain = home in (ref.__name__, torch_roots.__name__) and not isinstance(value, type)
         if not name.startswith("_") and (kernel or (plain and callable(value))):
             names.add(name)
     return names

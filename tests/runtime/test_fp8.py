@@ -1,4 +1,5 @@
 """FP8 and bf16 codes by integer arithmetic: exact decoding, rounding, block scales, storage.
+(Moments stored as roots: test_roots.py.)
 
 What to compare with comes from elsewhere: torch's float8 dtypes, or sums over all 65,536 random
 halves.  Where a test samples, its docstring says why its threshold is right; seeds are fixed.
@@ -469,7 +470,7 @@ def empty_storage(n: int, fmt: Format) -> tuple[Tensor, Tensor | None]:
     return torch.zeros(n, dtype=fmt.dtype), scale
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f.order == 1])
 def test_round_trip_keeps_the_precision_of_the_format(name: str) -> None:
     """Exact bounds: one gap of the format, relative to the value or to the block's maximum; half
     a gap for raw codes, which are rounded to nearest.
@@ -541,7 +542,7 @@ def test_kernel_stores_and_loads_alike(name: str, full: bool, device: str, tile_
     fmt = FORMATS[name]
     n = 4096 if full else 4096 - 64 - (0 if fmt.scaled else 13)
     x, fields = hard_values(n), random_fields(n, seed=22)
-    if name == "e5m2":
+    if name == "e5m2" or fmt.order > 1:
         x = torch.where(x.isnan(), x, x.abs())  # holds what is never negative; a NaN has any sign
     stored, scale = empty_storage(n, fmt)
     ref.store_moment(stored, scale, x, fields, fmt)

@@ -1,0 +1,56 @@
+"""Powers and roots in terms of what the printers know (design.md 4).
+
+Whole powers are products; roots of order 2, 3 and 4 are chains of sqrt and cbrt, other whole orders
+a Newton iteration of exact operations; any other exponent is one routine with a stated bound.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from signconv.ir.nodes import Const, Expr, Op, mul, op
+
+#: Whole orders that the runtime's Newton iteration serves (runtime/device_roots.py).
+NEWTON = range(5, 17)
+
+
+def lowered_power(x: Expr, exponent: float) -> Expr:
+    """``x`` (a name, or something cheap) to a power >= 1; x >= 0 unless the exponent is whole."""
+    return integer_power(x, int(exponent)) if exponent == int(exponent) else _real(x, exponent)
+
+
+def integer_power(x: Expr, n: int) -> Expr:
+    """x**n by binary powering from the left: x*x, x*x*x, (x*x)*(x*x), …"""
+    if n == 1:
+        return x
+    if n % 2 == 0:
+        half = integer_power(x, n // 2)
+        return mul(half, half)
+    return mul(integer_power(x, n - 1), x)
+
+
+def lowered_root(x: Expr, order: float) -> Expr:
+    """The root of the given order >= 1 of ``x`` >= 0."""
+    if order == 1:
+        return x
+    if order == 3:
+        return op("cbrt", x)
+    if order % 2 == 0:
+        return lowered_root(op("sqrt", x), order / 2)
+    if order in NEWTON:
+        return Op("newton_root", (x, Const(order)))
+    return _real(x, 1 / order)
+
+
+def _real(x: Expr, exponent: float) -> Expr:
+    """Any power, the exponent in two parts: the first has so few bits that k times it is exact."""
+    high, low = split(exponent)
+    return Op("real_power", (x, Const(high), Const(low)))
+
+
+def split(exponent: float) -> tuple[float, float]:
+    """``exponent`` > 0 as an fp32 number of 12 bits and the rest in fp32."""
+    (bits,) = struct.unpack("<i", struct.pack("<f", exponent))
+    (high,) = struct.unpack("<f", struct.pack("<i", bits & ~0xFFF))
+    (low,) = struct.unpack("<f", struct.pack("<f", exponent - high))
+    return high, low
