@@ -1,16 +1,15 @@
 """The CPU kernels of a program: its reference, traced row by row, inside two loops of LLVM IR.
 
 Two kernels at most: the step, and for programs with ``norm`` or ``mean`` the sums before it.  Each
-takes tables like the GPU kernel's (``TABLE``): any number of tensors per call, any number of
+takes tables like the GPU kernel's: any number of tensors per call, any number of
 threads, which take chunks off one counter.  Without fast-math flags LLVM neither contracts nor
 reassociates, so the bits are the reference's.
 """
 
 from __future__ import annotations
 
-import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,20 +18,23 @@ import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 
-from signconv.runtime.cpu_lanes import LLVM, POINTER, Lanes, Stored, Trace, random_bits
+from signconv.runtime.cpu_lanes import LLVM, POINTER, Lanes, Stored, Trace, random_bits, spread
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram
 
 #: Columns of the table of tensors (int64) before the moments' pointers.
 SCALARS_ROW, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(6)
+#: Elements worked on together: a register of AVX2.  16 and 32 were no faster, with AVX2.
+WIDTH = 8
 #: Rows of 32 elements per chunk; a power of two, for the tree of sums.
 CHUNK_LEVELS = 9
 CHUNK_ROWS = 1 << CHUNK_LEVELS
 
 I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
 F32, VOID = ir.FloatType(), ir.VoidType()
-#: table, chunks, scalars, keys, reduced, partials, counter, number of chunks
-ARGUMENTS = [POINTER] * 7 + [I64]
+#: What a kernel's one argument points to, int64 each: six tables, the number of chunks, and how
+#: many have been taken.
+ARGUMENTS = ("table", "chunks", "scalars", "keys", "reduced", "partials", "total", "taken")
 _lock = threading.Lock()
 
 
@@ -48,13 +50,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Compiled functions; ``reductions`` names what makes a number of each sum, in order."""
+    """Addresses of compiled functions; ``reductions`` names what makes a number of each sum, in
+    order; ``engine`` owns the code."""
 
-    step: Callable[..., None]
-    reduce: Callable[..., None] | None
+    step: int
+    reduce: int | None
     reductions: tuple[str, ...]
     assembly: str
-    keep: Any
+    engine: Any
 
 
 _compiled: dict[tuple[Any, Variant], Kernels] = {}
@@ -89,18 +92,13 @@ def _compile(program: OptimizerProgram, variant: Variant) -> Kernels:
     reductions = _Kernel(module, program, variant, "step").emit()
     if reductions:
         _Kernel(module, program, variant, "reduce").emit()
-    target, engine, assembly = _machine_code(str(module))
-    del target
-
-    def function(name: str) -> Callable[..., None]:
-        kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 7, ctypes.c_int64)
-        return kind(engine.get_function_address(name))
-
-    reduce = function("reduce") if reductions else None
-    return Kernels(function("step"), reduce, reductions, assembly, engine)
+    engine, assembly = _machine_code(str(module))
+    addresses = [engine.get_function_address(n) for n in ("step", "reduce")]
+    return Kernels(addresses[0], addresses[1] or None, reductions, assembly, engine)
 
 
-def _machine_code(source: str) -> tuple[Any, Any, str]:
+def _machine_code(source: str) -> tuple[Any, str]:
+    """For this machine's CPU; the code lives as long as the engine."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(
@@ -111,13 +109,18 @@ def _machine_code(source: str) -> tuple[Any, Any, str]:
     )
     module = llvm.parse_assembly(source)
     module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    passes = llvm.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
+    # No combining of instructions: it narrows comparisons to the bytes of FP8 codes, whose masks
+    # then take shuffles to meet those of fp32 vectors
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_simplify_cfg_pass()
+    passes.add_new_gvn_pass()
+    passes.add_aggressive_dce_pass()
+    passes.add_loop_rotate_pass()
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
     assembly = machine.emit_assembly(module)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    return machine, engine, assembly
+    return engine, assembly
 
 
 class _Kernel:
@@ -149,14 +152,20 @@ class _Kernel:
         function.attributes.add("noinline")
         *bases, scalars, keys, extra, index, first, lanes, count = function.args
         b = ir.IRBuilder(function.append_basic_block("entry"))
-        factor, *outputs = _load_all(b, scalars, 1 + len(self.program.outputs), F32)
+        trace = Trace(b, WIDTH, storing=not self.reducing)
+
+        def numbers(pointer: Any, n: int) -> list[Any]:
+            """Spread here, once: LLVM is not asked to move it out of the loop."""
+            return [spread(b, x, WIDTH) for x in _load_all(b, pointer, n, F32)]
+
+        read = numbers(scalars, 1 + len(self.program.outputs))
         drawn = _load_all(b, keys, 2 * self.program.words, I32)
-        trace = Trace(b, storing=not self.reducing)
-        if not self.reducing:
-            numbers = _load_all(b, extra, self.program.reductions, F32)
-            trace.reduced = lambda i: Lanes(trace, torch.float32, numbers[i])
+        reduced = [] if self.reducing else numbers(extra, self.program.reductions)
         with _loop(b, count) as r:
             element = _times(b, r, BLOCK)
+            factor, *outputs = [_wide(trace, x) for x in read]
+            if not self.reducing:
+                trace.reduced = lambda i: _wide(trace, reduced[i])
             stored = []
             for (dtype, wide), base in zip(self.pointers, bases, strict=True):
                 place = _at(b, base, element if wide else r, LLVM[dtype])
@@ -171,14 +180,15 @@ class _Kernel:
                 grad,
                 {name: x for (name, _, _), x in zip(self.columns, moments, strict=True)},
                 {m.name: m.format_for(self.variant.blocks) for m in self.program.moments},
-                Lanes(trace, torch.float32, factor),
-                [Lanes(trace, torch.float32, x) for x in outputs],
+                factor,
+                outputs,
                 bits,
             )
+            trace.emit()
             if self.reducing:
                 inside = _inside(b, lanes)
                 for which, x in enumerate(trace.summands):
-                    carry = _row_sum(b, x, inside)
+                    carry = _row_sum(b, [x.at(i) for i in trace.parts], inside)
                     _add_open(b, _open_sums(b, extra, which), b.add(first, r), carry)
         b.ret_void()
         return function, tuple(trace.reductions)
@@ -187,14 +197,18 @@ class _Kernel:
 
     def _chunks(self, rows: Any, reductions: int) -> None:
         """Take chunks off the counter until none is left."""
-        function = ir.Function(self.module, ir.FunctionType(VOID, ARGUMENTS), self.name)
-        table, chunks, scalars, keys, reduced, partials, counter, total = function.args
+        function = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), self.name)
+        arguments = function.args[0]
         start, take, work, done = (
             function.append_basic_block(n) for n in ("entry", "take", "work", "done")
         )
         b = ir.IRBuilder(start)
         scratch = [_stack(b, BLOCK * dtype.itemsize) for dtype, _ in self.pointers]
         sums = _stack(b, reductions * (CHUNK_LEVELS + 1) * 4)
+        *addresses, total = _load_all(b, arguments, len(ARGUMENTS) - 1, I64)
+        tables = [b.inttoptr(x, POINTER) for x in addresses]
+        table, chunks, scalars, keys, reduced, partials = tables
+        counter = _at(b, arguments, ARGUMENTS.index("taken"), I64)
         b.branch(take)
         b.position_at_end(take)
         k = b.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
@@ -275,6 +289,10 @@ def _at(b: Any, pointer: Any, i: Any, element: Any) -> Any:
     return b.gep(pointer, [i], source_etype=element)
 
 
+def _wide(trace: Trace, value: Any) -> Lanes:
+    return Lanes(trace, torch.float32, True, lambda part: value)
+
+
 def _stack(b: Any, size: int) -> Any:
     room = b.alloca(ir.ArrayType(I8, size))
     room.align = 64
@@ -310,24 +328,31 @@ def _loop(b: Any, count: Any) -> Iterator[Any]:
 
 def _inside(b: Any, lanes: Any) -> Any:
     """Which of 32 elements exist."""
-    wide = ir.VectorType(I32, BLOCK)
-    one = b.insert_element(ir.Constant(wide, ir.Undefined), lanes, ir.Constant(I32, 0))
-    limit = b.shuffle_vector(one, ir.Constant(wide, ir.Undefined), ir.Constant(wide, [0] * BLOCK))
-    return b.icmp_signed("<", ir.Constant(wide, list(range(BLOCK))), limit)
+    numbers = ir.Constant(ir.VectorType(I32, BLOCK), list(range(BLOCK)))
+    return b.icmp_signed("<", numbers, spread(b, lanes, BLOCK))
 
 
-def _row_sum(b: Any, x: Lanes, inside: Any) -> Any:
+def _row_sum(b: Any, parts: list[Any], inside: Any) -> Any:
     """The tree of ``torch_ops.tree_sum`` over one row: neighbours first."""
-    value = b.select(inside, x._spread(), ir.Constant(ir.VectorType(F32, BLOCK), [0.0] * BLOCK))
-    n = BLOCK
-    while n > 1:
-        n //= 2
-        picks = [
-            ir.Constant(ir.VectorType(I32, n), [2 * i + odd for i in range(n)]) for odd in (0, 1)
-        ]
+    sums = []
+    for i, value in enumerate(parts):
+        n = value.type.count
         none = ir.Constant(value.type, ir.Undefined)
-        value = b.fadd(*(b.shuffle_vector(value, none, p) for p in picks))
-    return b.extract_element(value, ir.Constant(I32, 0))
+        mine = ir.Constant(ir.VectorType(I32, n), [i * n + j for j in range(n)])
+        zeros = ir.Constant(value.type, [0.0] * n)
+        mask = b.shuffle_vector(inside, ir.Constant(inside.type, ir.Undefined), mine)
+        value = b.select(mask, value, zeros)
+        while n > 1:
+            n //= 2
+            even, odd = (
+                ir.Constant(ir.VectorType(I32, n), [2 * j + k for j in range(n)]) for k in (0, 1)
+            )
+            none = ir.Constant(value.type, ir.Undefined)
+            value = b.fadd(b.shuffle_vector(value, none, even), b.shuffle_vector(value, none, odd))
+        sums.append(b.extract_element(value, ir.Constant(I32, 0)))
+    while len(sums) > 1:
+        sums = [b.fadd(x, y) for x, y in zip(sums[0::2], sums[1::2], strict=True)]
+    return sums[0]
 
 
 def _open_sums(b: Any, sums: Any, which: int) -> Any:

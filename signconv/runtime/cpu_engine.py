@@ -1,15 +1,13 @@
 """The CPU backend: all tensors of a param group in one call per dtype and storage.
 
-Tables as on the GPU (``cpu_compile.TABLE``), chunks shared among threads.  A chunk's result does
+Tables as on the GPU, chunks shared among threads.  A chunk's result does
 not depend on who computes it, so neither does a step's on the number of threads.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -18,40 +16,9 @@ from torch import Tensor
 
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.cpu_compile import CHUNK_ROWS, Variant, columns, kernels
+from signconv.runtime.cpu_threads import in_parallel
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram, has_blocks
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    """A forked process has none of its parent's threads."""
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def in_parallel(work: Callable[[], None], threads: int) -> None:
-    """Run ``work`` on up to ``threads`` threads, this one included, and wait for all of them.
-
-    ``work`` must be able to finish alone: helpers that come late are called off.
-    """
-    global _pool
-    helpers: list[Future[None]] = []
-    if threads > 1:
-        try:
-            _pool = _pool or ThreadPoolExecutor(os.cpu_count(), "signconv")
-            helpers = [_pool.submit(work) for _ in range(threads - 1)]
-        except RuntimeError:  # the interpreter is shutting down and starts no threads any more
-            pass
-    work()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
-
 
 class Bucket:
     """Tensors that one kernel steps: one parameter dtype, gradient dtype and storage."""
@@ -109,14 +76,11 @@ class Bucket:
         for p, flat in copies:
             p.copy_(flat)
 
-    def _run(self, kernel: Callable[..., None], tables: list[Tensor]) -> None:
-        counter = ctypes.c_int64(0)
+    def _run(self, address: int, tables: list[Tensor]) -> None:
+        chunks = self.ends[-1]
         pointers = [t.data_ptr() for t in tables]
-
-        def work() -> None:
-            kernel(*pointers, ctypes.addressof(counter), self.ends[-1])
-
-        in_parallel(work, min(torch.get_num_threads(), self.ends[-1]))
+        arguments = (ctypes.c_int64 * (len(pointers) + 2))(*pointers, chunks, 0)
+        in_parallel(address, arguments, min(torch.get_num_threads(), chunks))
 
 
 class CpuEngine:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,20 +35,50 @@ _UNSIGNED = (torch.bool, torch.uint8)
 _OPERATORS = {"mul": "__mul__", "add": "__add__", "sub": "__sub__", "neg": "__neg__"}
 
 
-@dataclass
 class Trace:
-    """Where instructions go, and what the reference did beside arithmetic.
+    """What the reference did, in order, for one row; ``emit`` writes it down.
+
+    The instructions come part by part (``width`` elements, what a vector register holds), since
+    whole rows of intermediate values would not fit the registers.  A row's maximum ends a stage:
+    what depends on it is written after all parts of what it depends on.
 
     ``reductions`` are the names of the functions that turn sums into numbers, in order;
     ``summands`` what is summed.  ``reduced`` gives such a number, as the second phase reads it;
-    without it nothing is stored.
+    ``storing`` is off in the first.
     """
 
-    builder: Any
-    reduced: Callable[[int], Lanes] | None = None
-    storing: bool = True
-    summands: list[Lanes] = field(default_factory=list)
-    reductions: list[str] = field(default_factory=list)
+    def __init__(self, builder: Any, width: int, storing: bool = True) -> None:
+        self.builder, self.width, self.storing = builder, width, storing
+        self.nodes: list[Lanes] = []
+        self.summands: list[Lanes] = []
+        self.reductions: list[str] = []
+        self.reduced: Callable[[int], Lanes] | None = None
+
+    @property
+    def parts(self) -> range:
+        return range(BLOCK // self.width)
+
+    def constant(self, x: float | bool, dtype: torch.dtype) -> Lanes:
+        """A number for all elements."""
+        t = LLVM[dtype]
+        exact = float(torch.tensor(x, dtype=dtype)) if dtype.is_floating_point else int(x)
+        return Lanes(self, dtype, False, lambda _: ir.Constant(t, exact), number=exact)
+
+    def uniform(self, dtype: torch.dtype, value: Any) -> Lanes:
+        """An LLVM value for all elements."""
+        return Lanes(self, dtype, False, lambda _: value)
+
+    def emit(self) -> None:
+        """Write the instructions of all nodes at the builder's place."""
+        for stage in range(1 + max((n.stage for n in self.nodes), default=0)):
+            nodes = [n for n in self.nodes if n.stage == stage]
+            for n in nodes:
+                if not n.wide:
+                    n.at(0, wide=False)
+            for part in self.parts:
+                for n in nodes:
+                    if n.wide:
+                        n.at(part)
 
     def intrinsic(self, name: str, result: Any, *arguments: Any) -> Any:
         """Call an LLVM intrinsic; ``name`` without the types it is overloaded on."""
@@ -73,24 +102,41 @@ class _Numel:
 
 
 class Lanes:
-    """32 elements of a tensor, or one number for all of them, while the reference is compiled."""
+    """32 elements of a tensor, or one number for all of them, while the reference is compiled.
+
+    ``make`` writes the instructions of one part and returns its value; it is called with the
+    part's number and the values of ``sources``.
+    """
 
     device = torch.device("cpu")
 
-    def __init__(self, trace: Trace, dtype: torch.dtype, value: Any) -> None:
-        self.trace, self.dtype, self.value = trace, dtype, value
+    def __init__(
+        self,
+        trace: Trace,
+        dtype: torch.dtype,
+        wide: bool,
+        make: Callable[..., Any],
+        *sources: Lanes,
+        stage: int | None = None,
+        number: float | None = None,
+    ) -> None:
+        self.trace, self.dtype, self.wide, self.make = trace, dtype, wide, make
+        self.sources, self.number = sources, number
+        self.stage = max((s.stage for s in sources), default=0) if stage is None else stage
+        self._values: dict[int, Any] = {}
+        trace.nodes.append(self)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         own = getattr(func, "__module__", None) == torch_ops.__name__
         name = f"_{func.__name__}" if own else _OPERATORS.get(func.__name__, func.__name__)
-        known = getattr(cls, name, None)
+        known = cls.__dict__.get(name)
         if known is None:
             raise NotImplementedError(f"the CPU backend cannot compile {func.__name__}()")
-        if own or name == "where":
+        if isinstance(known, staticmethod):
             return known(*args, **(kwargs or {}))
         first = next(a for a in args if isinstance(a, Lanes))
-        return known(*(first._as_lanes(a) if a is args[0] else a for a in args), **(kwargs or {}))
+        return known(first._as_lanes(args[0]), *args[1:], **(kwargs or {}))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -99,61 +145,53 @@ class Lanes:
 
     # ---------------------------------------------------------------- values
 
-    @property
-    def wide(self) -> bool:
-        return isinstance(self.value.type, ir.VectorType)
+    def at(self, part: int, wide: bool = True) -> Any:
+        """The LLVM value of a part; of a number, spread over a part if ``wide``."""
+        key = part if self.wide else 0
+        if key not in self._values:
+            values = [s.at(part, self.wide) for s in self.sources]
+            self._values[key] = self.make(part, *values)
+        value = self._values[key]
+        if self.wide or not wide:
+            return value
+        if -1 not in self._values:
+            self._values[-1] = spread(self.trace.builder, value, self.trace.width)
+        return self._values[-1]
 
-    def _new(self, dtype: torch.dtype, value: Any) -> Lanes:
-        return Lanes(self.trace, dtype, value)
+    def _new(self, dtype: torch.dtype, make: Callable[..., Any], *sources: Lanes) -> Lanes:
+        """A node from LLVM values of its sources, spread if any source is wide."""
+        wide = any(s.wide for s in sources)
+        return Lanes(self.trace, dtype, wide, lambda _, *values: make(*values), *sources)
 
-    def _constant(self, x: float | bool, dtype: torch.dtype) -> Lanes:
-        t = LLVM[dtype]
-        if not dtype.is_floating_point:
-            return self._new(dtype, ir.Constant(t, int(x)))
-        rounded = float(torch.tensor(x, dtype=dtype))
-        return self._new(dtype, ir.Constant(t, rounded))
+    def _type(self, dtype: torch.dtype) -> Any:
+        return ir.VectorType(LLVM[dtype], self.trace.width) if self.wide else LLVM[dtype]
 
     def _as_lanes(self, x: Any) -> Any:
         """A number or a one-element tensor beside ``self``, by torch's promotion of numbers."""
+        if isinstance(x, Lanes):
+            return x
         if isinstance(x, Tensor):
-            return self._constant(x.item(), x.dtype)
+            return self.trace.constant(x.item(), x.dtype)
         if isinstance(x, bool | int | float):
-            if isinstance(x, float) and not self.dtype.is_floating_point:
-                return self._constant(x, torch.float32)
-            return self._constant(x, torch.int64 if self.dtype == torch.bool else self.dtype)
-        return x
+            dtype = torch.int64 if self.dtype == torch.bool else self.dtype
+            whole = not dtype.is_floating_point
+            return self.trace.constant(x, torch.float32 if isinstance(x, float) and whole else dtype)
+        raise NotImplementedError(f"the CPU backend cannot compile an operand {x!r}")
 
-    def _spread(self) -> Any:
-        """The value as a vector of 32."""
-        if self.wide:
-            return self.value
-        if isinstance(self.value, ir.Constant):
-            return ir.Constant(
-                ir.VectorType(self.value.type, BLOCK), [self.value.constant] * BLOCK
-            )
-        b = self.trace.builder
-        t = ir.VectorType(self.value.type, BLOCK)
-        one = b.insert_element(
-            ir.Constant(t, ir.Undefined), self.value, ir.Constant(ir.IntType(32), 0)
-        )
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
-        return b.shuffle_vector(one, ir.Constant(t, ir.Undefined), zeros)
-
-    def _pair(self, other: Any) -> tuple[torch.dtype, Any, Any]:
-        """Both operands in one dtype and one shape."""
+    def _pair(self, other: Any) -> tuple[torch.dtype, Lanes, Lanes]:
+        """Both operands in one dtype."""
         b = self._as_lanes(other)
-        if not isinstance(b, Lanes):
-            raise NotImplementedError(f"the CPU backend cannot compile an operand {other!r}")
         dtype = torch.promote_types(self.dtype, b.dtype)
-        x, y = self.to(dtype), b.to(dtype)
-        if x.wide or y.wide:
-            return dtype, x._spread(), y._spread()
-        return dtype, x.value, y.value
+        return dtype, self.to(dtype), b.to(dtype)
 
     def _arithmetic(self, other: Any, floating: str, integer: str) -> Lanes:
         dtype, x, y = self._pair(other)
         name = floating if dtype.is_floating_point else integer
-        return self._new(dtype, getattr(self.trace.builder, name)(x, y))
+        return self._new(dtype, getattr(self.trace.builder, name), x, y)
+
+    def _bitwise(self, other: Any, name: str) -> Lanes:
+        dtype, x, y = self._pair(other)
+        return self._new(dtype, getattr(self.trace.builder, name), x, y)
 
     def _compare(self, other: Any, sign: str) -> Lanes:
         dtype, x, y = self._pair(other)
@@ -162,7 +200,7 @@ class Lanes:
             compare = b.fcmp_unordered if sign == "!=" else b.fcmp_ordered
         else:
             compare = b.icmp_unsigned if dtype in _UNSIGNED else b.icmp_signed
-        return self._new(torch.bool, compare(sign, x, y))
+        return self._new(torch.bool, lambda u, v: compare(sign, u, v), x, y)
 
     # ---------------------------------------------------------------- operators
 
@@ -186,31 +224,25 @@ class Lanes:
 
     def __neg__(self) -> Lanes:
         b = self.trace.builder
-        return self._new(self.dtype, b.fneg(self.value) if self._floating else b.neg(self.value))
+        return self._new(self.dtype, b.fneg if self.dtype.is_floating_point else b.neg, self)
 
     def __and__(self, other: Any) -> Lanes:
-        dtype, x, y = self._pair(other)
-        return self._new(dtype, self.trace.builder.and_(x, y))
+        return self._bitwise(other, "and_")
 
     def __or__(self, other: Any) -> Lanes:
-        dtype, x, y = self._pair(other)
-        return self._new(dtype, self.trace.builder.or_(x, y))
+        return self._bitwise(other, "or_")
 
     def __xor__(self, other: Any) -> Lanes:
-        dtype, x, y = self._pair(other)
-        return self._new(dtype, self.trace.builder.xor(x, y))
+        return self._bitwise(other, "xor")
 
     def __invert__(self) -> Lanes:
-        return self._new(self.dtype, self.trace.builder.not_(self.value))
+        return self._new(self.dtype, self.trace.builder.not_, self)
 
     def __lshift__(self, other: Any) -> Lanes:
-        dtype, x, y = self._pair(other)
-        return self._new(dtype, self.trace.builder.shl(x, y))
+        return self._bitwise(other, "shl")
 
     def __rshift__(self, other: Any) -> Lanes:
-        dtype, x, y = self._pair(other)
-        b = self.trace.builder
-        return self._new(dtype, b.lshr(x, y) if dtype in _UNSIGNED else b.ashr(x, y))
+        return self._bitwise(other, "lshr" if self.dtype in _UNSIGNED else "ashr")
 
     def __lt__(self, other: Any) -> Lanes:
         return self._compare(other, "<")
@@ -237,20 +269,17 @@ class Lanes:
 
     # ---------------------------------------------------------------- torch's functions, by name
 
-    @property
-    def _floating(self) -> bool:
-        return self.dtype.is_floating_point
+    def _call(self, name: str) -> Lanes:
+        return self._new(self.dtype, lambda x: self.trace.intrinsic(name, x.type, x), self)
 
     def abs(self) -> Lanes:
-        if not self._floating:
-            return where(self < 0, -self, self)
-        return self._new(self.dtype, self.trace.intrinsic("fabs", self.value.type, self.value))
+        return self._call("fabs") if self.dtype.is_floating_point else where(self < 0, -self, self)
 
     def sqrt(self) -> Lanes:
-        return self._new(self.dtype, self.trace.intrinsic("sqrt", self.value.type, self.value))
+        return self._call("sqrt")
 
     def floor(self) -> Lanes:
-        return self._new(self.dtype, self.trace.intrinsic("floor", self.value.type, self.value))
+        return self._call("floor")
 
     def isnan(self) -> Lanes:
         return self != self
@@ -262,25 +291,24 @@ class Lanes:
         dtype, x, y = self._pair(other)
         b = self.trace.builder
         if dtype.is_floating_point and rounding_mode is None:
-            return self._new(dtype, b.fdiv(x, y))
+            return self._new(dtype, b.fdiv, x, y)
         if dtype.is_floating_point or rounding_mode != "floor" or dtype in _UNSIGNED:
             raise NotImplementedError(f"the CPU backend cannot compile div in {dtype}")
-        quotient = self._new(dtype, b.sdiv(x, y))
-        rest = self._new(dtype, b.srem(x, y))
-        lower = (rest != 0) & ((rest ^ self._new(dtype, y)) < 0)
+        quotient, rest = self._new(dtype, b.sdiv, x, y), self._new(dtype, b.srem, x, y)
+        lower = (rest != 0) & ((rest ^ y) < 0)
         return quotient - lower.to(dtype)
 
     def maximum(self, other: Any) -> Lanes:
-        _, x, y = self._pair(other)
-        a, b = self._new(self.dtype, x), self._new(self.dtype, y)
+        """The larger, NaN if either is."""
+        dtype, a, b = self._pair(other)
         larger = where(a > b, a, b)
-        return where(a.isnan(), a, larger) if self._floating else larger
+        return where(a.isnan(), a, larger) if dtype.is_floating_point else larger
 
     def minimum(self, other: Any) -> Lanes:
-        _, x, y = self._pair(other)
-        a, b = self._new(self.dtype, x), self._new(self.dtype, y)
+        """The smaller, NaN if either is."""
+        dtype, a, b = self._pair(other)
         smaller = where(a < b, a, b)
-        return where(a.isnan(), a, smaller) if self._floating else smaller
+        return where(a.isnan(), a, smaller) if dtype.is_floating_point else smaller
 
     def clamp(self, min: float | None = None, max: float | None = None) -> Lanes:
         """NaN stays, as in torch."""
@@ -292,47 +320,43 @@ class Lanes:
         return x
 
     def ones_like(self) -> Lanes:
-        return self._constant(1, self.dtype)
+        return self.trace.constant(1, self.dtype)
 
     def zeros_like(self) -> Lanes:
-        return self._constant(0, self.dtype)
+        return self.trace.constant(0, self.dtype)
 
     def full_like(self, value: float) -> Lanes:
-        return self._constant(value, self.dtype)
+        return self.trace.constant(value, self.dtype)
 
     def to(self, target: Any) -> Lanes:
         """Conversion as torch has it; a float beyond the integers' range is undefined in both."""
-        if isinstance(target, torch.device) or target == self.dtype:
+        source = self.dtype
+        if isinstance(target, torch.device) or target == source:
             return self
-        if torch.bfloat16 in (target, self.dtype) or target == torch.bool:
-            raise NotImplementedError(f"the CPU backend cannot compile {self.dtype} to {target}")
-        b, source = self.trace.builder, self.dtype
-        t: Any = LLVM[target]
-        t = ir.VectorType(t, BLOCK) if self.wide else t
-        if isinstance(self.value, ir.Constant) and not self.wide:
-            return self._constant(self.value.constant, target)
+        if self.number is not None:
+            return self.trace.constant(self.number, target)
+        if torch.bfloat16 in (target, source) or target == torch.bool:
+            raise NotImplementedError(f"the CPU backend cannot compile {source} to {target}")
+        b, t = self.trace.builder, self._type(target)
+        narrow = source != torch.bool and target.itemsize < source.itemsize
         if source.is_floating_point and target.is_floating_point:
-            convert = b.fpext if target.itemsize > source.itemsize else b.fptrunc
+            convert = b.fptrunc if narrow else b.fpext
         elif source.is_floating_point:
             convert = b.fptosi
         elif target.is_floating_point:
             convert = b.uitofp if source in _UNSIGNED else b.sitofp
         elif source != torch.bool and target.itemsize == source.itemsize:
-            return self._new(target, self.value)
-        elif source != torch.bool and target.itemsize < source.itemsize:
-            convert = b.trunc
+            return self._new(target, lambda x: x, self)
         else:
-            convert = b.zext if source in _UNSIGNED else b.sext
-        return self._new(target, convert(self.value, t))
+            convert = b.trunc if narrow else b.zext if source in _UNSIGNED else b.sext
+        return self._new(target, lambda x: convert(x, t), self)
 
     def view(self, *shape: Any) -> Lanes:
         """Another dtype of the same size, or another shape: rows are not told apart here."""
         if not isinstance(shape[0], torch.dtype):
             return self
-        t: Any = LLVM[shape[0]]
-        t = ir.VectorType(t, BLOCK) if self.wide else t
-        value = self.value if t == self.value.type else self.trace.builder.bitcast(self.value, t)
-        return self._new(shape[0], value)
+        t, b = self._type(shape[0]), self.trace.builder
+        return self._new(shape[0], lambda x: x if x.type == t else b.bitcast(x, t), self)
 
     def reshape(self, *shape: Any) -> Lanes:
         return self
@@ -341,17 +365,24 @@ class Lanes:
         return self
 
     def clone(self) -> Lanes:
-        return self._new(self.dtype, self.value)
+        return self._new(self.dtype, lambda x: x, self)
 
     def numel(self) -> Any:
         return _Numel()
 
     def amax(self, dim: int) -> Lanes:
         """The largest of a row."""
-        if self.dtype != torch.int32 or dim != 1:
+        if self.dtype != torch.int32 or dim != 1 or not self.wide:
             raise NotImplementedError("the CPU backend compiles amax of int32 rows alone")
-        largest = self.trace.intrinsic("vector.reduce.smax", ir.IntType(32), self._spread())
-        return self._new(self.dtype, largest)
+        trace, b = self.trace, self.trace.builder
+
+        def largest(_: int) -> Any:
+            best, *others = (self.at(part) for part in trace.parts)
+            for x in others:
+                best = b.select(b.icmp_signed(">", x, best), x, best)
+            return trace.intrinsic("vector.reduce.smax", LLVM[torch.int32], best)
+
+        return Lanes(trace, self.dtype, False, largest, stage=self.stage + 1)
 
     def repeat_interleave(self, times: int) -> Lanes:
         """A row's number for each of its elements."""
@@ -393,34 +424,36 @@ def _reduced(total: Lanes, name: str) -> Lanes:
     trace = total.trace
     trace.reductions.append(name)
     if trace.reduced is None:
-        return total._constant(0.0, torch.float32)
+        return trace.constant(0.0, torch.float32)
     return trace.reduced(len(trace.reductions) - 1)
 
 
 def where(condition: Lanes, a: Any, b: Any) -> Lanes:
     """torch.where; two plain numbers are int64 or fp32, as in torch."""
     if not isinstance(a, Lanes) and not isinstance(b, Lanes):
-        dtype = torch.where(torch.tensor(True), a, b).dtype
-        a = condition._constant(a, dtype)
+        a = condition.trace.constant(a, torch.where(torch.tensor(True), a, b).dtype)
     if not isinstance(a, Lanes):
         a = b._as_lanes(a)
     dtype, x, y = a._pair(b)
-    c = condition.value
-    if condition.wide or isinstance(x.type, ir.VectorType):
-        c = condition._spread()
-        x, y = Lanes(a.trace, dtype, x)._spread(), Lanes(a.trace, dtype, y)._spread()
-    return Lanes(a.trace, dtype, a.trace.builder.select(c, x, y))
+    return a._new(dtype, a.trace.builder.select, condition, x, y)
 
 
 class Stored(Lanes):
-    """A row in memory: read when it is made, written by ``copy_``."""
+    """A row in memory: read where it is made, written by ``copy_``."""
 
     def __init__(self, trace: Trace, dtype: torch.dtype, pointer: Any, wide: bool = True) -> None:
-        t = ir.VectorType(LLVM[dtype], BLOCK) if wide else LLVM[dtype]
-        load = trace.builder.load(pointer, typ=t)
-        load.align = dtype.itemsize
-        super().__init__(trace, dtype, load)
         self.pointer = pointer
+
+        def load(part: int) -> Any:
+            made = trace.builder.load(self._place(part), typ=self._type(dtype))
+            made.align = dtype.itemsize
+            return made
+
+        super().__init__(trace, dtype, wide, load)
+
+    def _place(self, part: int) -> Any:
+        first = ir.Constant(LLVM[torch.int64], part * self.trace.width)
+        return self.trace.builder.gep(self.pointer, [first], source_etype=LLVM[self.dtype])
 
     def view(self, *shape: Any) -> Lanes:
         return self if not isinstance(shape[0], torch.dtype) else super().view(*shape)
@@ -429,32 +462,43 @@ class Stored(Lanes):
         """Write the row; the elements must have the dtype they are stored in."""
         if x.dtype != self.dtype:
             raise NotImplementedError(f"the CPU backend cannot store {x.dtype} as {self.dtype}")
+
+        def store(part: int, value: Any) -> Any:
+            return self.trace.builder.store(value, self._place(part), align=self.dtype.itemsize)
+
         if self.trace.storing:
-            value = x._spread() if self.wide else x.value
-            self.trace.builder.store(value, self.pointer, align=self.dtype.itemsize)
+            Lanes(self.trace, self.dtype, self.wide, store, x)
+
+
+def spread(b: Any, value: Any, width: int) -> Any:
+    """A number as a vector."""
+    t = ir.VectorType(value.type, width)
+    if isinstance(value, ir.Constant):
+        return ir.Constant(t, [value.constant] * width)
+    i32, none = LLVM[torch.int32], ir.Constant(t, ir.Undefined)
+    one = b.insert_element(none, value, ir.Constant(i32, 0))
+    return b.shuffle_vector(one, none, ir.Constant(ir.VectorType(i32, width), [0] * width))
 
 
 def random_bits(trace: Trace, index: Any, key0: Any, key1: Any) -> Lanes:
     """32 random bits per element of the row that starts at global element ``index`` (i64); the
     twin of ``torch_ops.random_bits``."""
-    b = trace.builder
-    i32 = ir.IntType(32)
+    b, width, i32 = trace.builder, trace.width, LLVM[torch.int32]
+    high = trace.uniform(torch.int32, b.trunc(b.lshr(index, ir.Constant(index.type, 32)), i32))
 
-    def row(value: Any) -> Lanes:
-        return Lanes(trace, torch.int32, value)
+    def numbers(part: int) -> Any:
+        return ir.Constant(ir.VectorType(i32, width), [part * width + i for i in range(width)])
 
-    def shift_right(x: Lanes, n: int) -> Lanes:
-        return row(b.lshr(x.value, row(ir.Constant(i32, n))._spread()))
-
-    high = row(b.trunc(b.lshr(index, ir.Constant(index.type, 32)), i32))
-    lane = row(ir.Constant(ir.VectorType(i32, BLOCK), list(range(BLOCK))))
-    low = row(b.trunc(index, i32)) + lane
-    x = low ^ (high * _signed(0x9E3779B9) ^ row(key0))
-    x = x ^ shift_right(x, 16)
+    lane = Lanes(trace, torch.int32, True, numbers)
+    low = trace.uniform(torch.int32, b.trunc(index, i32)) + lane
+    x = low ^ (high * _signed(0x9E3779B9) ^ trace.uniform(torch.int32, key0))
+    x = x ^ x._bitwise(16, "lshr")
     x = x * 0x7FEB352D
-    x = x ^ shift_right(x, 15)
-    x = x * _signed(0x846CA68B) + (high * _signed(0x85EBCA6B) + row(key1))
-    return x ^ shift_right(x, 16)
+    x = x ^ x._bitwise(15, "lshr")
+    x = x * _signed(0x846CA68B) + (
+        high * _signed(0x85EBCA6B) + trace.uniform(torch.int32, key1)
+    )
+    return x ^ x._bitwise(16, "lshr")
 
 
 def _signed(x: int) -> int:
