@@ -126,9 +126,7 @@ def _machine_code(source: str) -> tuple[Any, str]:
 class _Kernel:
     """One exported function and the loop over rows that it calls."""
 
-    def __init__(
-        self, module: Any, program: OptimizerProgram, variant: Variant, name: str
-    ) -> None:
+    def __init__(self, module: Any, program: OptimizerProgram, variant: Variant, name: str) -> None:
         self.module, self.program, self.variant, self.name = module, program, variant, name
         self.columns = columns(program, variant)
         #: dtype, and whether every element has one, of each pointer of the table

@@ -20,6 +20,7 @@ from signconv.runtime.cpu_threads import in_parallel
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram, has_blocks
 
+
 class Bucket:
     """Tensors that one kernel steps: one parameter dtype, gradient dtype and storage."""
 
@@ -121,9 +122,7 @@ class CpuEngine:
             for clock, entry in zip(clocks, entries, strict=True):
                 entry[name].fill_(memory[of_clock[clock]][i])
 
-    def _prepare(
-        self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]
-    ) -> None:
+    def _prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         active = [(id(p), p.grad.dtype) for p in params if p.grad is not None]
         if active == self.active:
             return

@@ -122,7 +122,7 @@ class Lanes:
     ) -> None:
         self.trace, self.dtype, self.wide, self.make = trace, dtype, wide, make
         self.sources, self.number = sources, number
-        self.stage = max((s.stage for s in sources), default=0) if stage is None else stage
+        self.stage: int = max((s.stage for s in sources), default=0) if stage is None else stage
         self._values: dict[int, Any] = {}
         trace.nodes.append(self)
 
@@ -175,7 +175,9 @@ class Lanes:
         if isinstance(x, bool | int | float):
             dtype = torch.int64 if self.dtype == torch.bool else self.dtype
             whole = not dtype.is_floating_point
-            return self.trace.constant(x, torch.float32 if isinstance(x, float) and whole else dtype)
+            return self.trace.constant(
+                x, torch.float32 if isinstance(x, float) and whole else dtype
+            )
         raise NotImplementedError(f"the CPU backend cannot compile an operand {x!r}")
 
     def _pair(self, other: Any) -> tuple[torch.dtype, Lanes, Lanes]:
@@ -495,9 +497,7 @@ def random_bits(trace: Trace, index: Any, key0: Any, key1: Any) -> Lanes:
     x = x ^ x._bitwise(16, "lshr")
     x = x * 0x7FEB352D
     x = x ^ x._bitwise(15, "lshr")
-    x = x * _signed(0x846CA68B) + (
-        high * _signed(0x85EBCA6B) + trace.uniform(torch.int32, key1)
-    )
+    x = x * _signed(0x846CA68B) + (high * _signed(0x85EBCA6B) + trace.uniform(torch.int32, key1))
     return x ^ x._bitwise(16, "lshr")
 
 

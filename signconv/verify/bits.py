@@ -1,7 +1,7 @@
 """Kernel against reference, bit for bit; a module to run, since the interpreter needs a process.
 
-The kernel runs on the GPU, or under Triton's interpreter on the CPU (TRITON_INTERPRET=1); the
-reference always runs on the CPU.  Both continue from one trained state.
+The kernel runs on the GPU, or under Triton's interpreter on the CPU (TRITON_INTERPRET=1), or is
+the CPU backend's; the reference always runs on the CPU.  Both continue from one trained state.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from signconv.errors import VerifyError
 from signconv.runtime import multi_tensor, torch_ops
+from signconv.runtime.formats import BLOCK
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verify.report import Row
 
@@ -108,12 +109,14 @@ def roundings() -> Iterator[dict[str, int]]:
 
     def fp8(x: Tensor, half: Tensor, fmt: str) -> Tensor:
         code = kept[0](x, half, fmt)
-        count(x, torch_ops.decode_fp8(code, fmt))
+        if isinstance(x, Tensor):  # and not while the CPU backend compiles it
+            count(x, torch_ops.decode_fp8(code, fmt))
         return code
 
     def bf16(x: Tensor, half: Tensor) -> Tensor:
         code = kept[1](x, half)
-        count(x, torch_ops.decode_bf16(code))
+        if isinstance(x, Tensor):
+            count(x, torch_ops.decode_bf16(code))
         return code
 
     torch_ops.encode_fp8, torch_ops.encode_bf16 = fp8, bf16
@@ -132,11 +135,30 @@ def different(a: Tensor, b: Tensor) -> int:
     return int((a != b).sum())
 
 
-def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
-    """Train with the reference, then run ``steps`` steps with both and compare every bit."""
-    chunk = 32 * (
+def chunk_of(backend: str) -> int:
+    """Elements that one program of the kernel takes."""
+    if backend == "cpu":
+        from signconv.runtime import cpu_compile
+
+        return BLOCK * cpu_compile.CHUNK_ROWS
+    return BLOCK * (
         multi_tensor.INTERPRETER_ROWS if multi_tensor.interpreted() else multi_tensor.ROWS
     )
+
+
+def compare(
+    cls: Any,
+    dtype: torch.dtype,
+    device: str,
+    steps: int,
+    backend: str = "triton",
+    chunk: int | None = None,
+) -> Row:
+    """Train with the reference, then run ``steps`` steps with both and compare every bit.
+
+    ``chunk``: of the shapes to run; the backend's own unless given.
+    """
+    chunk = chunk or chunk_of(backend)
     name = f"{str(dtype).removeprefix('torch.')} parameters"
     cpu = parameters(dtype, chunk, "cpu")
     # A seed that fits 32 bits and one that does not: Triton types them differently
@@ -154,7 +176,7 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
     other = parameters(dtype, chunk, device)
     for p, q in zip(cpu, other, strict=True):
         q.detach().copy_(p.detach())
-    kernel = cls(other, lr=lr, seed=seed, backend="triton")
+    kernel = cls(other, lr=lr, seed=seed, backend=backend)
     kernel.load_state_dict(reference.state_dict())
     moved = [torch.zeros(p.shape, dtype=torch.bool) for p in cpu]
     begin, wrong, first = time.perf_counter(), 0, ""
@@ -177,7 +199,8 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
     seconds = time.perf_counter() - begin
     ok = None if problems and not wrong else wrong == 0
     detail += "; agreement proves little: " + ", ".join(problems) if problems else ""
-    return Row("reference - kernel", name, ok, f"{detail} ({seconds:.0f} s)")
+    witness = "reference - cpu" if backend == "cpu" else "reference - kernel"
+    return Row(witness, name, ok, f"{detail} ({seconds:.0f} s)")
 
 
 def _share(moved: list[Tensor]) -> float:
