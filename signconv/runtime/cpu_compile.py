@@ -69,7 +69,12 @@ def kernels(program: OptimizerProgram, variant: Variant) -> Kernels:
     key = (program.reference, variant)
     with _lock:
         if key not in _compiled:
-            _compiled[key] = _compile(program, variant)
+            try:
+                _compiled[key] = _compile(program, variant)
+            except NotImplementedError as error:
+                raise NotImplementedError(
+                    f"{program.name}: {error}; use backend='reference'"
+                ) from error
         return _compiled[key]
 
 
