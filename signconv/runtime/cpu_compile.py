@@ -248,7 +248,6 @@ class _Kernel:
                 if wide
             ]
             for place, row, size in places:
-                self._memset(b, row, BLOCK * size)
                 self._memcpy(b, row, place, _times(b, tail, size))
             lanes = b.trunc(tail, I32)
             b.call(
@@ -269,10 +268,6 @@ class _Kernel:
                 sum_ = b.load(_at(b, _open_sums(b, sums, which), CHUNK_LEVELS, F32), typ=F32)
                 b.store(sum_, _at(b, partial, which, F32))
         b.branch(take)
-
-    def _memset(self, b: Any, target: Any, size: int) -> None:
-        f = self._declare("llvm.memset.p0.i64", [POINTER, I8, I64, I1])
-        b.call(f, [target, ir.Constant(I8, 0), ir.Constant(I64, size), ir.Constant(I1, 0)])
 
     def _memcpy(self, b: Any, target: Any, source: Any, size: Any) -> None:
         f = self._declare("llvm.memcpy.p0.p0.i64", [POINTER, POINTER, I64, I1])

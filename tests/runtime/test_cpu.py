@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import inspect
 import multiprocessing
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +153,82 @@ def test_backends_take_turns() -> None:
     assert_equal(sides)
 
 
+F32 = torch.float32
+#: Functions of p and g (fp32) whose torch meaning has corners: name -> function.
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "maximum": lambda p, g: torch.maximum(p, g),
+    "minimum": lambda p, g: torch.minimum(p, g),
+    "torch_ops.maximum": torch_ops.maximum,
+    "torch_ops.minimum": torch_ops.minimum,
+    "clamp": lambda p, g: p.clamp(min=-1.0, max=0.5),
+    "sqrt": lambda p, g: torch_ops.sqrt(p),
+    "ratio": torch_ops.ratio,
+    "not equal": lambda p, g: torch.where(p != g, p, 2.0),
+    "not (less)": lambda p, g: torch.where(~(p < g), 1.0, 0.0),
+    "where of numbers": lambda p, g: torch.where(p < g, 150, 127).to(F32),
+    "floor": lambda p, g: torch.floor(p) - g,
+    "floor division": lambda p, g: torch.div(p.view(torch.int32), 3, rounding_mode="floor").to(F32),
+    "by a negative": lambda p, g: torch.div(p.view(torch.int32), -7, rounding_mode="floor").to(F32),
+    "signed shift": lambda p, g: (p.view(torch.int32) >> 3).to(F32),
+    "bytes": lambda p, g: (p.view(torch.int32).to(torch.uint8) >> 2).to(F32),
+    "bytes compare": lambda p, g: torch.where(p.view(torch.int32).to(torch.uint8) >= 0x80, p, g),
+    "16 bits": lambda p, g: p.view(torch.int32).to(torch.int16).to(torch.int32).to(F32),
+    "bool to int": lambda p, g: (p > g).to(torch.int32).to(F32),
+    "int and long": lambda p, g: (p.view(torch.int32) - torch.where(p > g, 3, 4)).to(F32),
+    "int and float": lambda p, g: (p.view(torch.int32) >> 8) * 0.1,
+    "int abs": lambda p, g: (p.view(torch.int32) >> 1).abs().to(F32),
+    "negative": lambda p, g: -p,
+    "number first": lambda p, g: 1.0 - 3.0 * p,
+    "double": lambda p, g: (p.to(torch.float64) * 0.1).to(F32),
+    "full_like": lambda p, g: torch.full_like(p, 0.1) + torch.zeros_like(p) + torch.ones_like(g),
+    "a tensor": lambda p, g: torch.tensor(0.3) * p + torch.tensor(0.7),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_means_what_it_does_in_torch(operation: str) -> None:
+    """On special values, in a program that does nothing else."""
+    specials = [0.0, -0.0, 1.0, -1.0, torch.nan, torch.inf, -torch.inf, 1e-42, -1e-42, 3e38, 2.5]
+    p, g = torch.meshgrid(torch.tensor(specials), torch.tensor(specials), indexing="ij")
+    rng = torch.Generator().manual_seed(0)
+    extra = torch.randn(2, 200, generator=rng) * 10.0 ** torch.randint(-3, 4, (2, 200))
+    p, g = torch.cat((p.flatten(), extra[0])), torch.cat((g.flatten(), extra[1]))
+
+    def reference(param: Tensor, grad: Tensor, *_: Any) -> None:
+        x, y = torch_ops.load_float(param), torch_ops.load_float(grad)
+        torch_ops.store_param(param, OPERATIONS[operation](x, y), x)
+
+    program = replace(AdamWStoSign.program, reference=reference)
+    cls = type("Operation", (AdamWStoSign,), {"program": program})
+    results = []
+    for backend in ("reference", "cpu"):
+        x = p.clone().requires_grad_()
+        x.grad = g
+        cls([x], backend=backend).step()
+        results.append(x.detach())
+    assert different(*results) == 0
+    assert different(results[0], p) > 0
+
+
 # ---------------------------------------------------------------- threads
+
+
+def test_helpers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Python threads: a helper that is slower than its caller is done on return."""
+    monkeypatch.setattr(cpu_threads, "openmp", lambda: None)
+    me, done, both = threading.get_ident(), [], threading.Barrier(2, timeout=60)
+
+    def work(_: int) -> None:
+        both.wait()
+        slow = threading.get_ident() != me
+        threading.Event().wait(0.3 if slow else 0.0)
+        done.append(slow)
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address is not None
+    cpu_threads.in_parallel(address, (ctypes.c_int64 * 1)(), 2)
+    assert done == [False, True]
 
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
