@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 	@echo "setup 2/3: $(TORCH) (the large download; silent while it runs)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(TORCH)
 	@echo "setup 3/3: signconv, editable, with the tools of its tests and its demo"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test,demo]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test,demo,cpu]'
 	@touch $@
 
 demo: setup  ## build an optimizer, verify its kernel, train a small model with it

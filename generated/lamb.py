@@ -552,7 +552,7 @@ class LAMB(FusedOptimizer):
         eps: 0 <= eps.
         weight_decay: 0 <= weight_decay.
         seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
-        backend: "auto", "triton" (GPU) or "reference" (PyTorch, anywhere).
+        backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
         skip_nonfinite: skip a step in which any gradient is Inf or NaN; ``skipped_steps`` counts.
 

@@ -26,6 +26,8 @@ ALLOWED = {
     "runtime": {"runtime"},
     "generated": set(),
 }
+#: The files of the runtime that need the extra ``cpu``.
+LLVM = {"cpu_compile.py", "cpu_lanes.py"}
 COMPILER = ("dsl", "ir", "passes", "lower", "render", "specs", "pipeline", "verify", "cli", "bench")
 
 
@@ -103,9 +105,16 @@ def test_ir_imports_no_torch_and_no_templates(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "runtime").glob("*.py")), ids=lambda p: p.name)
 def test_runtime_imports_torch_and_triton_alone(path: Path) -> None:
+    """And the CPU backend, which is loaded at a step and not before, llvmlite."""
     outside = {n.partition(".")[0] for n in imported(path)} - set(sys.stdlib_module_names)
-    assert outside <= {"torch", "triton", "signconv"}
+    allowed = {"torch", "triton", "signconv"}
+    assert outside <= allowed | ({"llvmlite"} if path.name in LLVM else set())
     assert all(n.startswith("runtime") for n in parts(imported(path)))
+
+
+def test_llvm_is_imported_where_cpu_kernels_are_compiled() -> None:
+    found = {p.name for p in modules() if any(n.startswith("llvmlite") for n in imported(p))}
+    assert found == LLVM
 
 
 def test_triton_is_imported_in_one_place() -> None:
@@ -146,7 +155,8 @@ EVERY_FILE = "\n".join(f"import signconv.generated.{path_of(e).stem}" for e in G
 def test_an_optimizer_loads_no_compiler(code: str) -> None:
     """Beyond what torch itself may have loaded."""
     names = loaded(code)
-    assert not {n.partition(".")[0] for n in names} & {"sympy", "jinja2", "typer", "rich", "mpmath"}
+    unwanted = {"sympy", "jinja2", "typer", "rich", "mpmath", "llvmlite", "numba"}
+    assert not {n.partition(".")[0] for n in names} & unwanted
     assert not {n for n in names if n.startswith(tuple(f"signconv.{x}" for x in COMPILER))}
 
 

@@ -20,6 +20,7 @@ from signconv.runtime import torch_ops as ref
 from signconv.verify import excess
 from tests.support import program_of, spec_file
 
+UNIT = torch.tensor(127)  # the byte of scale 1
 SHOWN = [
     ("adamw", "stosign"), ("s3", None), ("adamw", "soft:p=2,nesterov,stosign"), ("lamb", None),
     ("adabelief", None), ("sgd", "stosign"), ("lion", None), ("nadam", None),
@@ -191,7 +192,7 @@ def test_variance_of_one_rounding(form: str, mantissa: int) -> None:
     x = torch.tensor(2.0 ** ((np.arange(64) + 0.5) / 64), dtype=torch.float32)
     halves = torch.arange(32, 2**16, 64, dtype=torch.int32)
     values, draws = x.repeat_interleave(len(halves)), halves.repeat(len(x))
-    stored = ref.decode_fp8(ref.encode_fp8(values, 127, draws << 16, form), form)
+    stored = ref.decode_fp8(ref.encode_fp8(values, UNIT, draws << 16, form), form)
     ratio = (stored.double() / values.double()).view(len(x), -1)
     assert (ratio.mean(dim=1) - 1).abs().max() < 2**-10
     wanted = rounding.relative_variance(mantissa)
@@ -209,7 +210,7 @@ def test_rounding_that_adds_up(beta: float) -> None:
         exact = beta * exact + (1 - beta) * g * g
         new = beta * stored.double() + (1 - beta) * torch.tensor(g * g)
         halves = torch.tensor(rng.integers(0, 2**16, size), dtype=torch.int32)
-        stored = ref.decode_fp8(ref.encode_fp8(new.float(), 127, halves << 16, "e5m2"), "e5m2")
+        stored = ref.decode_fp8(ref.encode_fp8(new.float(), UNIT, halves << 16, "e5m2"), "e5m2")
         if t > 300:
             shift.append(float(np.mean(np.sqrt(exact / stored.double().numpy()))) - 1)
     wanted = 3 / 8 * rounding.stationary_variance(2, beta, 2)

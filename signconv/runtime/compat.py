@@ -1,13 +1,28 @@
-"""Triton where it is installed; elsewhere (macOS, Windows) a stand-in that only lets modules load.
+"""What may be missing: Triton on macOS and Windows, llvmlite without the extra ``cpu``.
 
-Without Triton the decorated kernels cannot be launched, and the PyTorch reference still runs.
+Without Triton a stand-in lets the modules load; their kernels cannot be launched.  Without
+llvmlite the CPU backend cannot compile.  The PyTorch reference needs neither.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
+from functools import cache
 from typing import Any
 
-__all__ = ["HAS_TRITON", "tl", "triton"]
+__all__ = ["CPU_REMEDY", "HAS_LLVM", "HAS_TRITON", "tl", "triton", "warn_once"]
+
+#: Looked up, not imported: LLVM is loaded at the first step that needs it.
+HAS_LLVM = importlib.util.find_spec("llvmlite") is not None
+CPU_REMEDY = "pip install 'signconv[cpu]'"
+
+
+@cache
+def warn_once(words: str) -> None:
+    """A UserWarning the first time in this process."""
+    warnings.warn(words, UserWarning, stacklevel=4)
+
 
 try:
     import triton

@@ -6,19 +6,22 @@ import copy
 import difflib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import reference
-from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON, warn_once
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.multi_tensor import GroupEngine, interpreted
 from signconv.runtime.program import OptimizerProgram, has_blocks
 
-BACKENDS = ("auto", "triton", "reference")
+if TYPE_CHECKING:
+    from signconv.runtime.cpu_engine import CpuEngine
+
+BACKENDS = ("auto", "triton", "cpu", "reference")
 #: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
 META = ("program", "format", "seed", "maximize", "skip_nonfinite", "lr0")
 
@@ -165,6 +168,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _reset_engines(self) -> None:
         self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
+        self._cpu_engines: dict[int, CpuEngine] = {}
         self._skipped: dict[torch.device, Tensor] = {}
 
     @property
@@ -177,6 +181,8 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _backend_for(self, device: torch.device) -> str:
         if self.backend == "reference":
             return "reference"
+        if self.backend == "cpu" or (self.backend == "auto" and device.type == "cpu"):
+            return self._cpu_backend(device)
         usable = HAS_TRITON and (device.type in ("cuda", "xpu") or interpreted())
         if self.backend == "triton":
             if not usable:
@@ -185,7 +191,22 @@ class FusedOptimizer(torch.optim.Optimizer):
                     "backend='auto'"
                 )
             return "triton"
-        return "triton" if usable and device.type != "cpu" else "reference"
+        return "triton" if usable else "reference"
+
+    def _cpu_backend(self, device: torch.device) -> str:
+        """The CPU backend where it can run; for "auto" else the reference, which says so once."""
+        if device.type != "cpu":
+            raise RuntimeError(f"backend='cpu' cannot run on {device}: leave backend='auto'")
+        if HAS_LLVM:
+            return "cpu"
+        if self.backend == "cpu":
+            raise RuntimeError(f"backend='cpu' needs llvmlite: {CPU_REMEDY}")
+        warn_once(
+            "signconv steps on the PyTorch reference, which is written for truth and not for "
+            f"speed; the fast CPU backend needs llvmlite: {CPU_REMEDY}, or choose "
+            "backend='reference' to silence this"
+        )
+        return "reference"
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -216,7 +237,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)
         guarded = any(self.param_groups[i]["skip_nonfinite"] for i, _ in parts)
-        if self._backend_for(device) == "reference":
+        backend = self._backend_for(device)
+        if backend != "triton":  # on the host every number is at hand
             params = [p for _, ps in parts for p in ps]
             skip = found_inf is not None and bool(found_inf)
             if guarded and not skip and not reference.all_finite(params):
@@ -224,9 +246,11 @@ class FusedOptimizer(torch.optim.Optimizer):
                 self._count_skip(device, torch.ones((), device=device))
             if not skip:
                 for i, params in parts:
-                    reference.step_group(
-                        self.program, self.param_groups[i], params, self.state, grad_scale
-                    )
+                    group = self.param_groups[i]
+                    if backend == "cpu":
+                        self._cpu_engine(i).step(group, params, self.state, grad_scale)
+                    else:
+                        reference.step_group(self.program, group, params, self.state, grad_scale)
             return
         engines = [self._engine(i, device) for i, _ in parts]
         for engine, (i, params) in zip(engines, parts, strict=True):
@@ -251,6 +275,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         if key not in self._engines:
             self._engines[key] = GroupEngine(self.program, device)
         return self._engines[key]
+
+    def _cpu_engine(self, index: int) -> CpuEngine:
+        if index not in self._cpu_engines:
+            from signconv.runtime.cpu_engine import CpuEngine  # loads LLVM: not before a step
+
+            self._cpu_engines[index] = CpuEngine(self.program)
+        return self._cpu_engines[index]
 
     # ---------------------------------------------------------------- checkpoints, copies
 

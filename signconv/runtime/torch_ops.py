@@ -3,6 +3,10 @@
 Written for truth, not for speed: every operation is one IEEE binary32 or integer operation, so
 that the results equal the kernel's bit for bit.  Tensors are flat; ``numel`` is a multiple of 32
 wherever a block scale is involved.
+
+The CPU backend compiles these functions by calling them on ``cpu_lanes.Lanes``, which answers
+torch's functions; those few that cannot be read off row by row ask it first, by torch's own
+protocol (``torch.overrides``).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from signconv.runtime import torch_roots
 from signconv.runtime.formats import BLOCK, Format
@@ -98,7 +103,7 @@ def signed(step: Tensor, x: Tensor) -> Tensor:
 
 
 def _pair(a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
-    b = b if isinstance(b, Tensor) else torch.tensor(b, dtype=a.dtype, device=a.device)
+    b = torch.tensor(b, dtype=a.dtype, device=a.device) if isinstance(b, float) else b
     wide, other = torch.broadcast_tensors(a, b)
     return wide, other
 
@@ -130,6 +135,8 @@ def sqrt(x: Tensor) -> Tensor:
     torch.sqrt is not, on the CPU: 17 % of random fp32 inputs come out one ULP off (torch 2.13,
     AMD EPYC, measured).  The detour over float64 is: its 53 bits are more than 2*24 + 2.
     """
+    if has_torch_function_unary(x):
+        return handle_torch_function(sqrt, (x,), x)
     return x.to(torch.float64).sqrt().to(torch.float32)
 
 
@@ -228,6 +235,8 @@ def tanh(x: Tensor) -> Tensor:
 
 def tree_sum(x: Tensor) -> Tensor:
     """Sum of a flat tensor, neighbours first, as a tree that depends on nothing but the length."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(tree_sum, (x,), x)
     while x.numel() > 1:
         if x.numel() % 2:
             x = torch.cat((x, x.new_zeros(1)))
@@ -237,11 +246,15 @@ def tree_sum(x: Tensor) -> Tensor:
 
 def norm_of_sum(total: Tensor, numel: int) -> Tensor:
     """The Euclidean norm from the sum of squares."""
+    if has_torch_function_unary(total):
+        return handle_torch_function(norm_of_sum, (total,), total, numel)
     return sqrt(total)
 
 
 def mean_of_sum(total: Tensor, numel: int) -> Tensor:
     """The mean from the sum."""
+    if has_torch_function_unary(total):
+        return handle_torch_function(mean_of_sum, (total,), total, numel)
     return torch.div(total, torch.tensor(numel, dtype=torch.float32, device=total.device))
 
 
@@ -326,7 +339,7 @@ def decode_fp8(code: Tensor, fmt: str) -> Tensor:
     return torch.where(wide >= 0x80, -x, x)
 
 
-def encode_fp8(x: Tensor, byte: Tensor | int, field: Tensor, fmt: str) -> Tensor:
+def encode_fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
     """fp32 to uint8 codes of x * 2^(127 - byte) by unbiased stochastic rounding on the bits.
 
     Scaled by 2^-120 (E5M2: 2^-112) besides, fp32 has the code's exponents, subnormals included;
@@ -336,7 +349,7 @@ def encode_fp8(x: Tensor, byte: Tensor | int, field: Tensor, fmt: str) -> Tensor
     """
     layout = _FP8[fmt]
     drop = 23 - layout.mantissa
-    exponent = torch.as_tensor(128 - layout.smallest - byte, device=x.device)
+    exponent = (128 - layout.smallest) - byte
     first = exponent.clamp(min=-126)
     size = x.abs() * _power_of_two(first) * _power_of_two(exponent - first)
     limit = layout.overflow * 2.0 ** (1 - layout.smallest)

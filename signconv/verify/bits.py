@@ -1,7 +1,7 @@
 """Kernel against reference, bit for bit; a module to run, since the interpreter needs a process.
 
-The kernel runs on the GPU, or under Triton's interpreter on the CPU (TRITON_INTERPRET=1); the
-reference always runs on the CPU.  Both continue from one trained state.
+The kernel runs on the GPU, or under Triton's interpreter on the CPU (TRITON_INTERPRET=1), or is
+the CPU backend's; the reference always runs on the CPU.  Both continue from one trained state.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from signconv.errors import VerifyError
 from signconv.runtime import multi_tensor, torch_ops, torch_roots
+from signconv.runtime.formats import BLOCK
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verify.report import Row
 
@@ -106,20 +107,24 @@ def roundings() -> Iterator[dict[str, int]]:
         counts["up"] += int((y.abs() > x.abs()).sum())
         counts["down"] += int((y.abs() < x.abs()).sum())
 
-    def fp8(x: Tensor, byte: Tensor | int, field: Tensor, fmt: str) -> Tensor:
+    # An operand is no Tensor while the CPU backend compiles the same functions
+    def fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
         code = kept[0](x, byte, field, fmt)
-        count(x, torch_ops.decode_fp8(code, fmt) * 2.0 ** (byte - 127.0))
+        if isinstance(x, Tensor):
+            count(x, torch_ops.decode_fp8(code, fmt) * 2.0 ** (byte - 127.0))
         return code
 
     def bf16(x: Tensor, field: Tensor) -> Tensor:
         code = kept[1](x, field)
-        count(x, torch_ops.decode_bf16(code))
+        if isinstance(x, Tensor):
+            count(x, torch_ops.decode_bf16(code))
         return code
 
     def roots(v: Tensor, field: Tensor, byte: Tensor, n: int) -> Tensor:
         code = kept[2](v, field, byte, n)
-        scale = (byte << 23).view(torch.float32)
-        count(v, torch_roots.power(torch_ops.decode_fp8(code, "e4m3") * scale, n))
+        if isinstance(v, Tensor):
+            scale = (byte << 23).view(torch.float32)
+            count(v, torch_roots.power(torch_ops.decode_fp8(code, "e4m3") * scale, n))
         return code
 
     torch_ops.encode_fp8, torch_ops.encode_bf16, torch_roots.encode_roots = fp8, bf16, roots
@@ -138,11 +143,30 @@ def different(a: Tensor, b: Tensor) -> int:
     return int((a != b).sum())
 
 
-def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
-    """Train with the reference, then run ``steps`` steps with both and compare every bit."""
-    chunk = 32 * (
+def chunk_of(backend: str) -> int:
+    """Elements that one program of the kernel takes."""
+    if backend == "cpu":
+        from signconv.runtime import cpu_compile
+
+        return BLOCK * cpu_compile.CHUNK_ROWS
+    return BLOCK * (
         multi_tensor.INTERPRETER_ROWS if multi_tensor.interpreted() else multi_tensor.ROWS
     )
+
+
+def compare(
+    cls: Any,
+    dtype: torch.dtype,
+    device: str,
+    steps: int,
+    backend: str = "triton",
+    chunk: int | None = None,
+) -> Row:
+    """Train with the reference, then run ``steps`` steps with both and compare every bit.
+
+    ``chunk``: of the shapes to run; the backend's own unless given.
+    """
+    chunk = chunk or chunk_of(backend)
     name = f"{str(dtype).removeprefix('torch.')} parameters"
     cpu = parameters(dtype, chunk, "cpu")
     # A seed that fits 32 bits and one that does not: Triton types them differently
@@ -160,7 +184,7 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
     other = parameters(dtype, chunk, device)
     for p, q in zip(cpu, other, strict=True):
         q.detach().copy_(p.detach())
-    kernel = cls(other, lr=lr, seed=seed, backend="triton")
+    kernel = cls(other, lr=lr, seed=seed, backend=backend)
     kernel.load_state_dict(reference.state_dict())
     moved = [torch.zeros(p.shape, dtype=torch.bool) for p in cpu]
     begin, wrong, first = time.perf_counter(), 0, ""
@@ -183,7 +207,8 @@ def compare(cls: Any, dtype: torch.dtype, device: str, steps: int) -> Row:
     seconds = time.perf_counter() - begin
     ok = None if problems and not wrong else wrong == 0
     detail += "; agreement proves little: " + ", ".join(problems) if problems else ""
-    return Row("reference - kernel", name, ok, f"{detail} ({seconds:.0f} s)")
+    witness = "reference - cpu" if backend == "cpu" else "reference - kernel"
+    return Row(witness, name, ok, f"{detail} ({seconds:.0f} s)")
 
 
 def _share(moved: list[Tensor]) -> float:

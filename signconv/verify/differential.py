@@ -1,4 +1,4 @@
-"""``signconv verify``: all four witnesses for one optimizer."""
+"""``signconv verify``: all witnesses for one optimizer."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from signconv.errors import SignconvError, VerifyError
 from signconv.lower import lower
 from signconv.pipeline import Build, build, write
 from signconv.render.emit import render
-from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON
 from signconv.verify import bits, witnesses
 from signconv.verify.report import Row
 
@@ -36,6 +38,7 @@ def verify(made: Build, path: Path | None, device: str, steps: int = 3) -> Itera
             same = path.read_text(encoding="utf-8") == made.module.source
             words = "what the compiler emits now" if same else f"differs from `{made.command}`"
             yield Row("file - compiler", path.name, same, words)
+        yield from cpu_rows(path, steps)
         yield from kernel_rows(path, device, steps)
 
 
@@ -44,6 +47,15 @@ def build_like(made: Build, state: str) -> Build:
     kernel = lower(made.program, state)
     module = render(kernel, f"{made.module.class_name}Exact", made.module.file_name, made.spec, "")
     return Build(made.spec, made.base, made.program, kernel, module)
+
+
+def cpu_rows(path: Path, steps: int) -> list[Row]:
+    """The CPU backend against the reference."""
+    if not HAS_LLVM:
+        return [Row("reference - cpu", "", None, f"llvmlite is not installed: {CPU_REMEDY}")]
+    cls = bits.load_class(path)
+    dtypes = (torch.float32, torch.bfloat16)
+    return [bits.compare(cls, dtype, "cpu", steps, backend="cpu") for dtype in dtypes]
 
 
 def kernel_rows(path: Path, device: str, steps: int) -> list[Row]:

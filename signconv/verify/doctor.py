@@ -12,7 +12,7 @@ import torch
 from signconv.errors import SignconvError
 from signconv.pipeline import cache_folder
 from signconv.render.environment import template_folder
-from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON
 
 
 def diagnose() -> Iterator[tuple[str, bool, str]]:
@@ -22,6 +22,7 @@ def diagnose() -> Iterator[tuple[str, bool, str]]:
     version = importlib.metadata.version("triton") if HAS_TRITON else "not installed"
     yield "Triton", HAS_TRITON, version
     yield from _devices()
+    yield from _cpu()
     yield (
         "reference (PyTorch, any device)",
         True,
@@ -43,12 +44,22 @@ def _devices() -> Iterator[tuple[str, bool, str]]:
         reason = "no GPU driver answers" if torch.version.cuda else "this PyTorch is a CPU build"
         if torch.version.cuda and shutil.which("nvidia-smi") is None:
             reason = "no NVIDIA driver on this machine"
-        yield "GPU", False, f"{reason}: optimizers run on the reference backend"
+        yield "GPU", False, f"{reason}: optimizers run on the CPU"
         return
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
         generation = "FP8 state is software arithmetic: any GPU that Triton supports"
         yield f"GPU {i}", HAS_TRITON, f"{p.name}, {p.total_memory / 2**30:.0f} GiB; {generation}"
+
+
+def _cpu() -> Iterator[tuple[str, bool, str]]:
+    if not HAS_LLVM:
+        remedy = f"llvmlite is not installed: {CPU_REMEDY}; until then the reference steps"
+        yield "CPU backend", False, remedy
+        return
+    version = importlib.metadata.version("llvmlite")
+    threads = f"{torch.get_num_threads()} threads"
+    yield "CPU backend", True, f"llvmlite {version}, {threads}: what a CPU steps on"
 
 
 def _packages() -> Iterator[tuple[str, bool, str]]:

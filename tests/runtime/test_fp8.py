@@ -30,6 +30,7 @@ LARGEST = {"e4m3": 448.0, "e5m2": 57344.0}
 LARGEST_CODE = {"e4m3": 0x7E, "e5m2": 0x7B}
 SMALLEST_NORMAL = {"e4m3": 2.0**-6, "e5m2": 2.0**-14}
 LARGEST_FLOAT = torch.finfo(torch.float32).max
+UNIT = torch.tensor(127)  # the byte of scale 1
 ALL_HALVES = torch.arange(1 << 16, dtype=torch.int32)
 
 
@@ -236,7 +237,7 @@ def test_only_the_two_neighbours_occur(fmt: str) -> None:
     table = magnitudes(fmt)
     below = torch.searchsorted(table, x.abs(), right=True) - 1
     above = below + (table[below] < x.abs())
-    code = ref.encode_fp8(x, 127, fields, fmt).to(torch.int64)
+    code = ref.encode_fp8(x, UNIT, fields, fmt).to(torch.int64)
     assert torch.equal(code >> 7, (x.view(torch.int32) < 0).to(torch.int64))
     code = code & 0x7F
     assert bool(((code == below) | (code == above)).all())
@@ -250,7 +251,7 @@ def test_representable_values_never_move(fmt: str) -> None:
         codes = torch.arange(first, min(first + 16, LARGEST_CODE[fmt] + 1), dtype=torch.uint8)
         codes = torch.cat([codes, codes | 0x80])
         x = ref.decode_fp8(codes, fmt)
-        got = over_all_halves(x, lambda x, f: ref.encode_fp8(x, 127, f, fmt))
+        got = over_all_halves(x, lambda x, f: ref.encode_fp8(x, UNIT, f, fmt))
         assert bool((got == codes[:, None]).all())
 
 
@@ -278,7 +279,7 @@ def test_mean_over_all_halves_is_the_value(fmt: str, kind: str) -> None:
         x[:64] *= -1
     else:
         x = spread(fmt, 256, seed=6)
-    codes = over_all_halves(x, lambda x, f: ref.encode_fp8(x, 127, f, fmt))
+    codes = over_all_halves(x, lambda x, f: ref.encode_fp8(x, UNIT, f, fmt))
     mean = ref.decode_fp8(codes.view(-1), fmt).view(len(x), -1).to(torch.float64).mean(dim=1)
     error = (mean - x.to(torch.float64)).abs()
     bound = mean_bound(x, fmt)
@@ -293,10 +294,10 @@ def test_overflow_saturates_and_special_values_store_nan(fmt: str) -> None:
     x = torch.tensor([most, most * 1.01, most * 1.2, most * 3, 1e30, LARGEST_FLOAT])
     for each in (0, 0x7FFFFFFF, -1):
         h = torch.full(x.shape, each, dtype=torch.int32)
-        assert set(ref.encode_fp8(x, 127, h, fmt).tolist()) == {LARGEST_CODE[fmt]}
-        assert set(ref.encode_fp8(-x, 127, h, fmt).tolist()) == {LARGEST_CODE[fmt] | 0x80}
+        assert set(ref.encode_fp8(x, UNIT, h, fmt).tolist()) == {LARGEST_CODE[fmt]}
+        assert set(ref.encode_fp8(-x, UNIT, h, fmt).tolist()) == {LARGEST_CODE[fmt] | 0x80}
         special = torch.tensor([torch.inf, -torch.inf, torch.nan, -torch.nan])
-        assert bool(ref.decode_fp8(ref.encode_fp8(special, 127, h[:4], fmt), fmt).isnan().all())
+        assert bool(ref.decode_fp8(ref.encode_fp8(special, UNIT, h[:4], fmt), fmt).isnan().all())
 
 
 @pytest.mark.parametrize("fmt", TORCH_DTYPE)
@@ -310,7 +311,7 @@ def test_kernel_encodes_stochastically_alike(fmt: str, device: str, tile_rows: R
     fields[len(edge) : 2 * len(edge)] = 0
     out = torch.empty(x.shape, dtype=torch.uint8)
     got = elementwise(_encode_kernel, out, x, fields, fmt=fmt, rows=tile_rows, device=device)
-    assert torch.equal(got, ref.encode_fp8(x, 127, fields, fmt))
+    assert torch.equal(got, ref.encode_fp8(x, UNIT, fields, fmt))
 
 
 # ---------------------------------------------------------------- bf16

@@ -24,6 +24,7 @@ Rows = Callable[[int], int]
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+UNIT = torch.tensor(127)  # the byte of scale 1
 SIGMAS = 5.0
 
 
@@ -450,7 +451,7 @@ def expected_after(
     fields = ((torch.arange(1 << 16, dtype=torch.int32) & mask) << 16) | 0x8000
     chain = torch.zeros(len(codes), len(codes), dtype=torch.float64)
     for i in range(len(codes)):
-        got = ref.encode_fp8(x[i].expand(1 << 16), 127, fields, fmt)
+        got = ref.encode_fp8(x[i].expand(1 << 16), UNIT, fields, fmt)
         chain[i] = torch.bincount(got.long(), minlength=len(codes)).double() / (1 << 16)
     state = torch.zeros(len(codes), dtype=torch.float64)
     state[int((value - start).abs().argmin())] = 1.0

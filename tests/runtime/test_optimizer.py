@@ -162,7 +162,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight_decay": -0.1}, ValueError, "0 <= weight_decay"),
     ({"eps": 1e-8}, TypeError, "stosign:eps=keep"),
     ({"weight_decy": 0.1}, TypeError, "Did you mean 'weight_decay'"),
-    ({"backend": "cuda"}, ValueError, "auto, triton, reference"),
+    ({"backend": "cuda"}, ValueError, "auto, triton, cpu, reference"),
     ({"seed": -1}, ValueError, "seed = -1"),
     ({"seed": 1.5}, ValueError, "seed"),
 ]
