@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from signconv.runtime import master as masters
 from signconv.runtime import reference
 from signconv.runtime.compat import HAS_TRITON
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.formats import BLOCK, MASTER
 from signconv.runtime.multi_tensor import GroupEngine, interpreted
 from signconv.runtime.program import OptimizerProgram, has_blocks
 
 BACKENDS = ("auto", "triton", "reference")
 #: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
-META = ("program", "format", "seed", "maximize", "skip_nonfinite", "lr0")
+META = ("program", "format", "seed", "maximize", "skip_nonfinite", "master", "lr0")
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -47,6 +48,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         backend: str,
         maximize: bool,
         skip_nonfinite: bool,
+        master: str | None,
         unknown: Mapping[str, object],
     ) -> None:
         self._refuse(unknown, hypers)
@@ -62,6 +64,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             **hypers,
             "maximize": bool(maximize),
             "skip_nonfinite": bool(skip_nonfinite),
+            "master": master,
             "seed": seed,
             "program": self.program.hash,
             "format": self.program.state,
@@ -75,7 +78,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             if name in self.program.removed:
                 why = self.program.removed[name]
                 raise TypeError(f"{type(self).__name__} has no {name!r}: {why}")
-            valid = [*hypers, "seed", "backend", "maximize", "skip_nonfinite"]
+            valid = [*hypers, "seed", "backend", "maximize", "skip_nonfinite", "master"]
             close = difflib.get_close_matches(name, valid, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {', '.join(valid)}."
             raise TypeError(f"{type(self).__name__} has no {name!r}.{hint}")
@@ -97,6 +100,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             known = {*self.defaults, *META, "params", "param_names", "initial_lr"}
             self._refuse({k: None for k in group if k not in known}, self.defaults)
             self._check_hypers(group)
+            masters.check(group["master"])
             for p in group["params"]:
                 self._check_param(p)
         except Exception:
@@ -139,7 +143,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- state
 
-    def _init_state(self, p: Tensor) -> None:
+    def _init_state(self, p: Tensor, master: str | None) -> None:
         """Allocate all state of one parameter, or none of it."""
         if p.is_meta:
             raise RuntimeError(
@@ -159,6 +163,8 @@ class FusedOptimizer(torch.optim.Optimizer):
                 reference.fill(made, m, fmt, p)
         for name, init in self.program.memory:
             made[name] = torch.full((), init, dtype=torch.float64, device=p.device)
+        for name, (shape, dtype) in masters.layout(p, master).items():
+            made[name] = torch.zeros(shape, dtype=dtype, device=p.device)
         made["step"] = torch.zeros((), dtype=torch.int64, device=p.device)
         made["offset"] = torch.tensor(self._offsets[p], dtype=torch.int64)
         self.state[p] = made
@@ -204,7 +210,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 if g.dtype is not p.dtype or g.layout is not torch.strided or g.device != p.device:
                     self._check_grad(p, g)
                 if p not in self.state:
-                    self._init_state(p)
+                    self._init_state(p, group["master"])
                 active.setdefault(p.device, []).append(p)
             for device, params in active.items():
                 work[device].append((i, params))
@@ -267,14 +273,15 @@ class FusedOptimizer(torch.optim.Optimizer):
         params = [p for g in self.param_groups for p in g["params"]]
         ids = [i for g in groups for i in g["params"]]
         by_id = dict(zip(ids, params, strict=True))
+        master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         loaded: dict[Any, Any] = {}
         for key, entry in state_dict["state"].items():
             if key not in by_id:
                 loaded[key] = copy.deepcopy(entry)
                 continue
-            loaded[by_id[key]] = self._take(by_id[key], entry, key)
+            loaded[by_id[key]] = self._take(by_id[key], entry, key, master[by_id[key]])
         for new, old in zip(groups, self.param_groups, strict=True):
-            new["params"] = old["params"]
+            new["params"], new["master"] = old["params"], old["master"]
         self.__setstate__({"state": loaded, "param_groups": groups})
         for p, entry in self.state.items():
             if isinstance(p, Tensor) and "offset" in entry:
@@ -307,8 +314,22 @@ class FusedOptimizer(torch.optim.Optimizer):
                 )
             self._check_hypers(new)
 
-    def _take(self, p: Tensor, entry: Mapping[str, Any], key: object) -> dict[str, Tensor]:
-        """A copy of one parameter's saved state on its device, checked for keys and shapes."""
+    def _take(
+        self, p: Tensor, entry: Mapping[str, Any], key: object, master: str | None
+    ) -> dict[str, Tensor]:
+        """A copy of one parameter's saved state on its device, checked for keys and shapes.
+
+        Without a master weight in ``entry`` a new one starts from the parameter.
+        """
+        kept = masters.layout(p, master)
+        if not kept and MASTER in entry:
+            raise ValueError(
+                f"state of parameter {key} has the master weight of a bf16 parameter, and this "
+                f"{p.dtype} parameter has none: construct {type(self).__name__} with "
+                "master='split', or export the fp32 weights first (master_weights)"
+            )
+        if kept and MASTER not in entry:
+            entry = {**entry, **{k: torch.zeros(s, dtype=d) for k, (s, d) in kept.items()}}
         wanted: dict[str, tuple[torch.Size, torch.dtype]] = {}
         for m in self.program.moments:
             fmt = m.format_for(has_blocks(p))
@@ -317,6 +338,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 wanted[f"{m.name}_scale"] = (torch.Size([p.numel() // BLOCK]), torch.uint8)
         for name, _ in self.program.memory:
             wanted[name] = (torch.Size([]), torch.float64)
+        wanted.update(kept)
         wanted["step"] = wanted["offset"] = (torch.Size([]), torch.int64)
         if set(entry) != set(wanted):
             raise ValueError(
@@ -338,6 +360,28 @@ class FusedOptimizer(torch.optim.Optimizer):
             device = torch.device("cpu") if name == "offset" else p.device
             made[name] = value.detach().to(device, copy=True)
         return made
+
+    def master_weights(self, model: torch.nn.Module) -> dict[str, Tensor]:
+        """A copy of the model's state dict with every floating parameter in fp32.
+
+        With ``master="split"`` bf16 parameters come out as their exact master weights, otherwise
+        as they are.  Save it as an fp32 checkpoint of the model.
+        """
+        return masters.export(model, self.state)
+
+    @torch.no_grad()
+    def load_master_weights(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Load a state dict of the model, master weights exactly as given (an fp32 checkpoint).
+
+        Raises RuntimeError like ``model.load_state_dict`` for missing, unknown or misshapen names.
+        """
+        model.load_state_dict(weights)
+        master = {p: g["master"] for g in self.param_groups for p in g["params"]}
+        for name, p in masters.parameters(model):
+            if p in master and name in weights and masters.layout(p, master[p]):
+                if p not in self.state:
+                    self._init_state(p, master[p])
+                masters.write(p, self.state[p], weights[name])
 
     def __getstate__(self) -> dict[str, Any]:
         private = {

@@ -134,7 +134,7 @@ def _param_kernel(in_ptr, half_ptr, out_ptr, n, ROWS: tl.constexpr, FULL: tl.con
     mask = offsets < n - start
     x = dev.load_float(in_ptr + start, offsets, mask, FULL)
     half = tl.load(half_ptr + start + offsets, mask=mask, other=0).to(tl.uint32)
-    dev.store_param(out_ptr + start, offsets, x, half, mask, FULL)
+    dev.store_float(out_ptr + start, offsets, x, half, mask, FULL)
 
 
 def elementwise(kernel, out: Tensor, *args: Tensor, fmt: str, rows: Rows, device: str) -> Tensor:
@@ -565,7 +565,7 @@ def test_kernel_reads_and_writes_parameters_alike(
     for source in {torch.float32, dtype}:
         given = x.to(source)
         expected = torch.empty(n, dtype=dtype)
-        ref.store_param(expected, ref.load_float(given), half)
+        ref.store_float(expected, ref.load_float(given), half)
         if source == dtype:
             assert different(expected, given) == 0
         rows = tile_rows(n)
