@@ -38,6 +38,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     program: ClassVar[OptimizerProgram]
     _step_supports_amp_scaling = True
+    released = False  # whether gradient_release steps the parameters
 
     def __init__(
         self,
@@ -171,6 +172,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _reset_engines(self) -> None:
         self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
+        self._single: dict[Tensor, GroupEngine] = {}
         self._skipped: dict[torch.device, Tensor] = {}
 
     @property
@@ -217,6 +219,28 @@ class FusedOptimizer(torch.optim.Optimizer):
         for device, parts in work.items():
             self._step_device(device, parts)
         return loss
+
+    @torch.no_grad()
+    def step_parameter(self, index: int, p: Tensor) -> None:
+        """Step one parameter of group ``index`` by itself (gradient release, inside backward)."""
+        g = p.grad
+        if g is None or p.numel() == 0:
+            return
+        self._check_grad(p, g)
+        group = self.param_groups[index]
+        if p not in self.state:
+            self._init_state(p, group["master"])
+        group = {**group, "params": [p]}
+        if self._backend_for(p.device) == "reference":
+            reference.step_group(self.program, group, [p], self.state)
+            return
+        if p not in self._single:
+            self._single[p] = GroupEngine(self.program, p.device)
+        engine = self._single[p]
+        engine.prepare(group, [p], self.state)
+        engine.launch(group, None, None)
+        # Autograd must notice a weight that another node still needs
+        torch.autograd.graph.increment_version(p)
 
     def _step_device(self, device: torch.device, parts: list[tuple[int, list[Tensor]]]) -> None:
         found_inf = getattr(self, "found_inf", None)

@@ -424,8 +424,9 @@ def load_param(param: Tensor, state: Mapping[str, Tensor]) -> Tensor:
     """A parameter as flat fp32, with a master weight that one.
 
     The master weight in ``state`` is the rests of the bits, two bytes each, beside checksums, or
-    whole fp32 weights without.  Where a bf16 weight is not the one that was stored, it was changed from
-    outside and counts as it is: each element for itself, or its row of 32 where there are checks.
+    whole fp32 weights without.  Where a bf16 weight is not the one that was stored, it was changed
+    from outside and counts as it is: each element for itself, or its row of 32 where there are
+    checks.
     """
     p = load_float(param)
     master, check = state.get(MASTER), state.get(CHECK)
