@@ -137,6 +137,7 @@ def _tile(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
     m_format: tl.constexpr,
     u_format: tl.constexpr,
     CODEC: tl.constexpr,
@@ -167,7 +168,9 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 7
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    p = dev.load_param(
+        p_ptr, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    )
     g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     m_prev = dev.load_moment(
         m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
@@ -195,7 +198,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
+    dev.store_param(
+        p_ptr,
+        entry + 10,
+        start,
+        offsets,
+        p,
+        dev.high_field(bits0),
+        mask,
+        row,
+        row_mask,
+        p_format,
+        FULL,
+        CODEC,
+    )
     dev.store_moment(
         m_ptr,
         m_scale_ptr,
@@ -234,6 +250,7 @@ def _step_kernel(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
     m_format: tl.constexpr,
     u_format: tl.constexpr,
     CODEC: tl.constexpr,
@@ -242,7 +259,7 @@ def _step_kernel(
 ):
     """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
-    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 10
+    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
     start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
     left = tl.load(entry + 3) - start
     aligned = tl.load(entry + 1) != 0
@@ -256,6 +273,7 @@ def _step_kernel(
                 key_table,
                 P_TYPE,
                 G_TYPE,
+                p_format,
                 m_format,
                 u_format,
                 CODEC,
@@ -271,6 +289,7 @@ def _step_kernel(
                     key_table,
                     P_TYPE,
                     G_TYPE,
+                    p_format,
                     m_format,
                     u_format,
                     CODEC,
@@ -315,7 +334,7 @@ def _reference(
 ) -> None:
     """Step one contiguous parameter in place, all tensors on one device."""
     # Load and decode
-    p = ref.load_float(param)
+    p = ref.load_param(param, state)
     g = ref.load_float(grad) * factor
     m_prev = ref.load_moment(state["m"], state.get("m_scale"), formats["m"])
     u_prev = ref.load_moment(state["u"], state.get("u_scale"), formats["u"])
@@ -331,7 +350,7 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_field(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]), state)
     ref.store_moment(
         state["m"],
         state.get("m_scale"),
@@ -362,6 +381,7 @@ class AdaMaxStoSign(FusedOptimizer):
         seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
+        master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
         skip_nonfinite: skip a step in which any gradient is Inf or NaN; ``skipped_steps`` counts.
 
     Raises TypeError or ValueError for an unknown argument or a value outside its range.
@@ -421,6 +441,7 @@ class AdaMaxStoSign(FusedOptimizer):
         seed: int = 0,
         backend: str = "auto",
         maximize: bool = False,
+        master: str | None = None,
         skip_nonfinite: bool = False,
         **unknown: object,
     ) -> None:
@@ -434,6 +455,7 @@ class AdaMaxStoSign(FusedOptimizer):
             seed=seed,
             backend=backend,
             maximize=maximize,
+            master=master,
             skip_nonfinite=skip_nonfinite,
             unknown=unknown,
         )

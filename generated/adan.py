@@ -183,6 +183,7 @@ def _tile(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
     g_prev_format: tl.constexpr,
     m_format: tl.constexpr,
     d_format: tl.constexpr,
@@ -223,7 +224,9 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 14
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    p = dev.load_param(
+        p_ptr, entry + 14, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    )
     g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     g_prev_prev = dev.load_moment(
         g_prev_ptr,
@@ -276,7 +279,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
+    dev.store_param(
+        p_ptr,
+        entry + 14,
+        start,
+        offsets,
+        p,
+        dev.high_field(bits0),
+        mask,
+        row,
+        row_mask,
+        p_format,
+        FULL,
+        CODEC,
+    )
     dev.store_moment(
         g_prev_ptr,
         g_prev_scale_ptr,
@@ -343,6 +359,7 @@ def _step_kernel(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
     g_prev_format: tl.constexpr,
     m_format: tl.constexpr,
     d_format: tl.constexpr,
@@ -353,7 +370,7 @@ def _step_kernel(
 ):
     """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
-    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 14
+    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 16
     start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
     left = tl.load(entry + 3) - start
     aligned = tl.load(entry + 1) != 0
@@ -367,6 +384,7 @@ def _step_kernel(
                 key_table,
                 P_TYPE,
                 G_TYPE,
+                p_format,
                 g_prev_format,
                 m_format,
                 d_format,
@@ -384,6 +402,7 @@ def _step_kernel(
                     key_table,
                     P_TYPE,
                     G_TYPE,
+                    p_format,
                     g_prev_format,
                     m_format,
                     d_format,
@@ -444,7 +463,7 @@ def _reference(
 ) -> None:
     """Step one contiguous parameter in place, all tensors on one device."""
     # Load and decode
-    p = ref.load_float(param)
+    p = ref.load_param(param, state)
     g = ref.load_float(grad) * factor
     g_prev_prev = ref.load_moment(state["g_prev"], state.get("g_prev_scale"), formats["g_prev"])
     m_prev = ref.load_moment(state["m"], state.get("m_scale"), formats["m"])
@@ -463,7 +482,7 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_field(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]), state)
     ref.store_moment(
         state["g_prev"],
         state.get("g_prev_scale"),
@@ -509,6 +528,7 @@ class Adan(FusedOptimizer):
         seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
+        master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
         skip_nonfinite: skip a step in which any gradient is Inf or NaN; ``skipped_steps`` counts.
 
     Raises TypeError or ValueError for an unknown argument or a value outside its range.
@@ -573,6 +593,7 @@ class Adan(FusedOptimizer):
         seed: int = 0,
         backend: str = "auto",
         maximize: bool = False,
+        master: str | None = None,
         skip_nonfinite: bool = False,
         **unknown: object,
     ) -> None:
@@ -587,6 +608,7 @@ class Adan(FusedOptimizer):
             seed=seed,
             backend=backend,
             maximize=maximize,
+            master=master,
             skip_nonfinite=skip_nonfinite,
             unknown=unknown,
         )

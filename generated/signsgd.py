@@ -97,6 +97,7 @@ def _tile(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
@@ -108,6 +109,7 @@ def _tile(
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
     mask = offsets < left
+    row_mask = row * 32 < left
     p_ptr = tl.load(entry + 4).to(tl.pointer_type(P_TYPE))
     g_ptr = tl.load(entry + 5).to(tl.pointer_type(G_TYPE))
     if FULL:
@@ -116,7 +118,7 @@ def _tile(
 
     # Load and decode
     scalars = scalar_table + clock_row * 3
-    p = dev.load_float(p_ptr + start, offsets, mask, FULL, CODEC)
+    p = dev.load_param(p_ptr, entry + 6, start, offsets, mask, row, row_mask, p_format, FULL, CODEC)
     g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
     index = tl.load(entry + 2) + start + row * 32
     keys = key_table + clock_row * 3 + 0
@@ -131,7 +133,20 @@ def _tile(
     )
 
     # Encode and store
-    dev.store_param(p_ptr + start, offsets, p, dev.high_field(bits0), mask, FULL, CODEC)
+    dev.store_param(
+        p_ptr,
+        entry + 6,
+        start,
+        offsets,
+        p,
+        dev.high_field(bits0),
+        mask,
+        row,
+        row_mask,
+        p_format,
+        FULL,
+        CODEC,
+    )
 
 
 @triton.jit
@@ -142,13 +157,14 @@ def _step_kernel(
     key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
 ):
     """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
-    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 6
+    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 8
     start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
     left = tl.load(entry + 3) - start
     aligned = tl.load(entry + 1) != 0
@@ -162,6 +178,7 @@ def _step_kernel(
                 key_table,
                 P_TYPE,
                 G_TYPE,
+                p_format,
                 CODEC,
                 ROWS,
                 True,
@@ -175,6 +192,7 @@ def _step_kernel(
                     key_table,
                     P_TYPE,
                     G_TYPE,
+                    p_format,
                     CODEC,
                     TAIL,
                     False,
@@ -208,7 +226,7 @@ def _reference(
 ) -> None:
     """Step one contiguous parameter in place, all tensors on one device."""
     # Load and decode
-    p = ref.load_float(param)
+    p = ref.load_param(param, state)
     g = ref.load_float(grad) * factor
 
     # The optimizer
@@ -219,7 +237,7 @@ def _reference(
     )
 
     # Encode and store
-    ref.store_param(param, p, ref.high_field(bits[0]))
+    ref.store_param(param, p, ref.high_field(bits[0]), state)
 
 
 # ---------------------------------------------------------------- the optimizer
@@ -235,6 +253,7 @@ class SignSGD(FusedOptimizer):
         seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
+        master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
         skip_nonfinite: skip a step in which any gradient is Inf or NaN; ``skipped_steps`` counts.
 
     Raises TypeError or ValueError for an unknown argument or a value outside its range.
@@ -277,6 +296,7 @@ class SignSGD(FusedOptimizer):
         seed: int = 0,
         backend: str = "auto",
         maximize: bool = False,
+        master: str | None = None,
         skip_nonfinite: bool = False,
         **unknown: object,
     ) -> None:
@@ -289,6 +309,7 @@ class SignSGD(FusedOptimizer):
             seed=seed,
             backend=backend,
             maximize=maximize,
+            master=master,
             skip_nonfinite=skip_nonfinite,
             unknown=unknown,
         )

@@ -6,15 +6,22 @@ torch, triton and ``signconv.runtime``.  ``signconv.compile`` pulls the compiler
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile"]
+__all__ = ["__version__", "cast", "compile", "gradient_release", "inspect"]
+
+#: Where each name comes from, loaded when it is first used.
+_HOME = {
+    "cast": "signconv.runtime.cast",
+    "compile": "signconv.pipeline",
+    "gradient_release": "signconv.runtime.release",
+    "inspect": "signconv.health",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "compile":
-        from signconv.pipeline import compile as compile_optimizer
-
-        return compile_optimizer
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'signconv' has no attribute {name!r}")

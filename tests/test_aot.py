@@ -182,3 +182,28 @@ def test_compiling_where_kernels_are_interpreted_is_refused() -> None:
 def test_unknown_target_gives_the_valid_ones() -> None:
     done = python("-c", probe("sm_9"))
     assert re.search(r"VerifyError: unknown target 'sm_9'; valid: .*sm_90", done.stderr)
+
+
+SPLIT_MASTERS = r"""
+import torch
+from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.runtime.formats import PLAIN, SPLIT, WHOLE
+from signconv.verify import aot
+
+for target in ("sm_90", "gfx942"):
+    plain, split = (
+        aot.compile_step(AdamWStoSign, target, torch.bfloat16, True, m) for m in (PLAIN, SPLIT)
+    )
+    whole = aot.compile_step(AdamWStoSign, target, torch.bfloat16, False, WHOLE)
+    assert plain.spills == split.spills == whole.spills == 0
+    if target == "sm_90":
+        assert split.wide_loads == plain.wide_loads + 1
+        assert split.wide_stores == plain.wide_stores + 1
+print("compiled")
+"""
+
+
+def test_kernels_with_master_weights_compile_without_spills() -> None:
+    """Rests of 16 bits are read and written as wide as the parameter itself."""
+    result = python("-c", SPLIT_MASTERS)
+    assert result.stdout == "compiled\n", result.stderr

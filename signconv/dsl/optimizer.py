@@ -29,7 +29,7 @@ RESERVED = frozenset({
     "initial_lr", "program", "table", "chunks", "entry", "start", "left", "first", "pid", "row",
     "lane", "offsets", "mask", "row_mask", "index", "keys", "bits", "bits0", "bits1", "bits2",
     "P_TYPE", "G_TYPE", "ROWS", "TAIL", "FULL", "LEVELS", "partials", "reduced",
-    "p_ptr", "g_ptr", "clock_row", "scalar_table",
+    "p_ptr", "g_ptr", "p_format", "master_check", "clock_row", "scalar_table",
     "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr", "hypers", "clock",
     "seed_ptr",
     "memory", "real_t",

@@ -31,6 +31,11 @@ ARITHMETIC = tl.constexpr(0)
 PTX = tl.constexpr(1)
 PTX_FP8 = tl.constexpr(2)
 
+# How a parameter is stored (formats.py).
+PLAIN = tl.constexpr(0)
+SPLIT = tl.constexpr(1)
+WHOLE = tl.constexpr(2)
+
 
 # ---------------------------------------------------------------- random numbers (design.md 5)
 
@@ -459,6 +464,46 @@ def _encode_root_blocks(v, field, N: tl.constexpr):
     return code, byte
 
 
+# ---------------------------------------------------------------- master weights
+
+
+@triton.jit
+def split_master(x):
+    """The nearest bf16 (as fp32), ties away from zero, and the signed 16-bit rest of the bits.
+
+    Ties to even would leave 65,537 fp32 numbers to every even bf16, one too many.  NaN becomes
+    the one NaN 0x7FC00000, whose rest is 0.
+    """
+    bits = tl.where(x == x, x.to(tl.uint32, bitcast=True), 0x7FC00000)
+    low = bits.to(tl.uint16).to(tl.int16, bitcast=True)
+    high = ((bits + 0x8000) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return high, low
+
+
+@triton.jit
+def join_master(high, low):
+    """The fp32 number split_master took apart; a pair it never makes that spells NaN is ``high``.
+
+    Such a pair is a weight set to 0 from outside beside a negative rest.
+    """
+    bits = high.to(tl.int32, bitcast=True) + low.to(tl.int32)
+    x = bits.to(tl.float32, bitcast=True)
+    return tl.where(x == x, x, high)
+
+
+@triton.jit
+def row_check(x, offsets):
+    """int32 [ROWS, 1]: a checksum of a row of 32 bf16 numbers (as fp32).
+
+    Any one changed element changes it for certain (every operation is a bijection of its bits).
+    """
+    lane = (offsets & 31).to(tl.uint32) << 16
+    mixed = ((x.to(tl.uint32, bitcast=True) >> 16) | lane) * 0x7FEB352D
+    mixed ^= mixed >> 15
+    # By way of int64, since the interpreter's sum is one
+    return tl.sum(mixed, axis=1, keep_dims=True).to(tl.int64).to(tl.int32)
+
+
 # ---------------------------------------------------------------- loads and stores
 
 
@@ -495,11 +540,81 @@ def load_float(ptr, offsets, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
 
 
 @triton.jit
-def store_param(ptr, offsets, x, field, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
-    """A parameter from fp32: as it is, or rounded stochastically to bf16."""
+def store_float(ptr, offsets, x, field, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
+    """From fp32: as it is, or rounded stochastically to bf16."""
     if ptr.dtype.element_ty == tl.bfloat16:
         x = encode_bf16(x, field, CODEC)
     _store(ptr, offsets, x, mask, FULL)
+
+
+@triton.jit
+def _master(masters, TYPE: tl.constexpr, FULL: tl.constexpr):
+    ptr = tl.load(masters).to(tl.pointer_type(TYPE))
+    if FULL:
+        ptr = tl.multiple_of(ptr, 16)
+    return ptr
+
+
+@triton.jit
+def load_param(
+    ptr,
+    masters,
+    start,
+    offsets,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+    CODEC: tl.constexpr,
+):
+    """A parameter as fp32 [ROWS, 32], with a master weight that one; ``start`` is the chunk's.
+
+    ``masters`` points at the table's pointers to remainders and checks (SPLIT) or to fp32 weights
+    (WHOLE).  Where a bf16 weight is not the one that was stored, it was changed from outside and
+    counts as it is: each element for itself (WHOLE), or its row of 32 (SPLIT).
+    """
+    p = load_float(ptr + start, offsets, mask, FULL, CODEC)
+    if FORMAT == SPLIT:
+        low = _load(_master(masters, tl.int16, FULL) + start, offsets, mask, FULL)
+        check = _load(_master(masters + 1, tl.int32, FULL) + start // 32, row, row_mask, FULL)
+        p = tl.where(row_check(p, offsets) == check, join_master(p, low), p)
+    elif FORMAT == WHOLE:
+        whole = _load(_master(masters, tl.float32, FULL) + start, offsets, mask, FULL)
+        high, low = split_master(whole)
+        same = high.to(tl.uint32, bitcast=True) == p.to(tl.uint32, bitcast=True)
+        p = tl.where(same, whole, p)
+    return p
+
+
+@triton.jit
+def store_param(
+    ptr,
+    masters,
+    start,
+    offsets,
+    x,
+    field,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+    CODEC: tl.constexpr,
+):
+    """A parameter from fp32 [ROWS, 32], with a master weight that one too."""
+    if FORMAT == PLAIN:
+        store_float(ptr + start, offsets, x, field, mask, FULL, CODEC)
+    else:
+        high, low = split_master(x)
+        code = (high.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        _store(ptr + start, offsets, code, mask, FULL)
+        if FORMAT == SPLIT:
+            _store(_master(masters, tl.int16, FULL) + start, offsets, low, mask, FULL)
+            check = row_check(high, offsets)
+            _store(_master(masters + 1, tl.int32, FULL) + start // 32, row, check, row_mask, FULL)
+        else:
+            _store(_master(masters, tl.float32, FULL) + start, offsets, x, mask, FULL)
 
 
 @triton.jit

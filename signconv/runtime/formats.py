@@ -51,3 +51,9 @@ FORMATS = {
         *(Format(f"e4m3-root{p}", ROOT + p, torch.uint8, True, p) for p in ROOT_ORDERS),
     )
 }
+
+#: How a parameter is stored, as kernels know it: fp32, or bf16 rounded stochastically; bf16 beside
+#: the other 16 bits of its fp32 master weight; bf16 beside the whole of it.
+PLAIN, SPLIT, WHOLE = range(3)
+#: Keys of ``state[p]``: rests of the bits or whole weights, and the checksums beside rests.
+MASTER, CHECK = "master", "master_check"

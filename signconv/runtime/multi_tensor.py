@@ -15,10 +15,11 @@ from torch import Tensor
 
 from signconv.runtime import device_ops
 from signconv.runtime.compat import HAS_TRITON, tl, triton
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.formats import BLOCK, CHECK, MASTER, PLAIN, SPLIT, WHOLE
+from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, has_blocks
 
-#: Columns of the pointer table before the moments' pointers.
+#: Columns of the pointer table before the moments' pointers; two for a master weight come last.
 CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
 #: 8 rows of 32 elements and one warp per program: the fastest of nine shapes tried on one H200
 #: (docs/performance.md): more rows take more registers, and fewer programs are then in flight.
@@ -112,7 +113,12 @@ class Bucket:
     """Tensors of one launch: one parameter dtype, gradient dtype and storage."""
 
     def __init__(
-        self, program: OptimizerProgram, device: torch.device, members: list[Tensor], rows: int
+        self,
+        program: OptimizerProgram,
+        device: torch.device,
+        members: list[Tensor],
+        rows: int,
+        state: Mapping[Tensor, dict[str, Tensor]],
     ) -> None:
         self.program, self.device, self.members, self.rows = program, device, members, rows
         blocks = has_blocks(members[0])
@@ -120,7 +126,10 @@ class Bucket:
         self.names: list[str] = []
         for m, fmt in zip(program.moments, self.formats, strict=True):
             self.names += [m.name, f"{m.name}_scale" if fmt.scaled else m.name]
-        self.columns = FIRST_MOMENT + len(self.names)
+        self.param_format = param_format(state[members[0]])
+        masters = {PLAIN: (), SPLIT: (MASTER, CHECK), WHOLE: (MASTER, MASTER)}
+        self.names += masters[self.param_format]
+        self.columns = FIRST_MOMENT + 2 * len(program.moments) + 2
         self.param_type = _pointer_type(members[0].dtype)
         assert members[0].grad is not None
         self.grad_type = _pointer_type(members[0].grad.dtype)
@@ -171,14 +180,15 @@ class Bucket:
         host[:, ALIGNED] = (values % 16 == 0).all(dim=1)
         host[:, OFFSET] = torch.stack([state[p]["offset"] for p in self.members])
         host[:, NUMEL] = torch.tensor([p.numel() for p in self.members])
-        host[:, PARAM:] = values
+        host[:, PARAM : PARAM + values.shape[1]] = values
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
 
     def launch(self, scalars: Tensor, keys: Tensor) -> None:
         """The one step launch of this bucket; reductions take two or more before it."""
-        types = (self.param_type, self.grad_type, *(f.code for f in self.formats))
+        codes = (f.code for f in self.formats)
+        types = (self.param_type, self.grad_type, self.param_format, *codes)
         tables = [self.table, self.chunks, scalars, keys]
         if self.reducer is not None:
             self.program.reduce_kernel[(self.programs,)](
@@ -297,12 +307,15 @@ class GroupEngine:
         self.keys = torch.empty(
             (self.active_rows, 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
         )
-        buckets: dict[tuple[torch.dtype, torch.dtype, bool], list[Tensor]] = {}
+        buckets: dict[tuple[torch.dtype, torch.dtype, bool, int], list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
             blocks = self.program.scaled and has_blocks(p)
-            buckets.setdefault((p.dtype, p.grad.dtype, blocks), []).append(p)
-        self.buckets = [Bucket(self.program, self.device, b, self.rows) for b in buckets.values()]
+            kind = (p.dtype, p.grad.dtype, blocks, param_format(state[p]))
+            buckets.setdefault(kind, []).append(p)
+        self.buckets = [
+            Bucket(self.program, self.device, b, self.rows, state) for b in buckets.values()
+        ]
 
     def _owns(self, step: Tensor) -> bool:
         first = self.clock.data_ptr()

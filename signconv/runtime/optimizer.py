@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from signconv.runtime import master as masters
 from signconv.runtime import reference
 from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON, warn_once
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.formats import BLOCK, MASTER
 from signconv.runtime.multi_tensor import GroupEngine, interpreted
 from signconv.runtime.program import OptimizerProgram, has_blocks
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "triton", "cpu", "reference")
 #: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
-META = ("program", "format", "seed", "maximize", "skip_nonfinite", "lr0")
+META = ("program", "format", "seed", "maximize", "skip_nonfinite", "master", "lr0")
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -40,6 +41,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     program: ClassVar[OptimizerProgram]
     _step_supports_amp_scaling = True
+    released = False  # whether gradient_release steps the parameters
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         backend: str,
         maximize: bool,
         skip_nonfinite: bool,
+        master: str | None,
         unknown: Mapping[str, object],
     ) -> None:
         self._refuse(unknown, hypers)
@@ -65,6 +68,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             **hypers,
             "maximize": bool(maximize),
             "skip_nonfinite": bool(skip_nonfinite),
+            "master": master,
             "seed": seed,
             "program": self.program.hash,
             "format": self.program.state,
@@ -78,7 +82,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             if name in self.program.removed:
                 why = self.program.removed[name]
                 raise TypeError(f"{type(self).__name__} has no {name!r}: {why}")
-            valid = [*hypers, "seed", "backend", "maximize", "skip_nonfinite"]
+            valid = [*hypers, "seed", "backend", "maximize", "skip_nonfinite", "master"]
             close = difflib.get_close_matches(name, valid, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {', '.join(valid)}."
             raise TypeError(f"{type(self).__name__} has no {name!r}.{hint}")
@@ -100,6 +104,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             known = {*self.defaults, *META, "params", "param_names", "initial_lr"}
             self._refuse({k: None for k in group if k not in known}, self.defaults)
             self._check_hypers(group)
+            masters.check(group["master"])
             for p in group["params"]:
                 self._check_param(p)
         except Exception:
@@ -142,7 +147,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- state
 
-    def _init_state(self, p: Tensor) -> None:
+    def _init_state(self, p: Tensor, master: str | None) -> None:
         """Allocate all state of one parameter, or none of it."""
         if p.is_meta:
             raise RuntimeError(
@@ -162,13 +167,16 @@ class FusedOptimizer(torch.optim.Optimizer):
                 reference.fill(made, m, fmt, p)
         for name, init in self.program.memory:
             made[name] = torch.full((), init, dtype=torch.float64, device=p.device)
+        for name, (shape, dtype) in masters.layout(p, master).items():
+            made[name] = torch.zeros(shape, dtype=dtype, device=p.device)
         made["step"] = torch.zeros((), dtype=torch.int64, device=p.device)
         made["offset"] = torch.tensor(self._offsets[p], dtype=torch.int64)
         self.state[p] = made
 
     def _reset_engines(self) -> None:
         self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
-        self._cpu_engines: dict[int, CpuEngine] = {}
+        self._cpu_engines: dict[int | Tensor, CpuEngine] = {}
+        self._single: dict[Tensor, GroupEngine] = {}
         self._skipped: dict[torch.device, Tensor] = {}
 
     @property
@@ -225,13 +233,35 @@ class FusedOptimizer(torch.optim.Optimizer):
                 if g.dtype is not p.dtype or g.layout is not torch.strided or g.device != p.device:
                     self._check_grad(p, g)
                 if p not in self.state:
-                    self._init_state(p)
+                    self._init_state(p, group["master"])
                 active.setdefault(p.device, []).append(p)
             for device, params in active.items():
                 work[device].append((i, params))
         for device, parts in work.items():
             self._step_device(device, parts)
         return loss
+
+    @torch.no_grad()
+    def step_parameter(self, index: int, p: Tensor) -> None:
+        """Step one parameter of group ``index`` by itself (gradient release, inside backward)."""
+        g = p.grad
+        if g is None or p.numel() == 0:
+            return
+        self._check_grad(p, g)
+        group = self.param_groups[index]
+        if p not in self.state:
+            self._init_state(p, group["master"])
+        group = {**group, "params": [p]}
+        if (backend := self._backend_for(p.device)) != "triton":
+            self._step_on_host(backend, p, group, [p], None)
+            return
+        if p not in self._single:
+            self._single[p] = GroupEngine(self.program, p.device)
+        engine = self._single[p]
+        engine.prepare(group, [p], self.state)
+        engine.launch(group, None, None)
+        # Autograd must notice a weight that another node still needs
+        torch.autograd.graph.increment_version(p)
 
     def _step_device(self, device: torch.device, parts: list[tuple[int, list[Tensor]]]) -> None:
         found_inf = getattr(self, "found_inf", None)
@@ -246,11 +276,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 self._count_skip(device, torch.ones((), device=device))
             if not skip:
                 for i, params in parts:
-                    group = self.param_groups[i]
-                    if backend == "cpu":
-                        self._cpu_engine(i).step(group, params, self.state, grad_scale)
-                    else:
-                        reference.step_group(self.program, group, params, self.state, grad_scale)
+                    self._step_on_host(backend, i, self.param_groups[i], params, grad_scale)
             return
         engines = [self._engine(i, device) for i, _ in parts]
         for engine, (i, params) in zip(engines, parts, strict=True):
@@ -265,6 +291,23 @@ class FusedOptimizer(torch.optim.Optimizer):
         for engine, (i, _) in zip(engines, parts, strict=True):
             engine.launch(self.param_groups[i], skip_flag, grad_scale)
 
+    def _step_on_host(
+        self,
+        backend: str,
+        key: int | Tensor,
+        group: Mapping[str, Any],
+        params: list[Tensor],
+        grad_scale: Tensor | None,
+    ) -> None:
+        """Step on the CPU backend (``key`` names its tables) or on the reference, which is also
+        what steps bf16 parameters with master weights: the CPU kernels do not know those."""
+        known = [p for p in params if MASTER not in self.state[p]] if backend == "cpu" else []
+        if known:
+            self._cpu_engine(key).step(group, known, self.state, grad_scale)
+        if len(known) < len(params):
+            others = [p for p in params if backend != "cpu" or MASTER in self.state[p]]
+            reference.step_group(self.program, group, others, self.state, grad_scale)
+
     def _count_skip(self, device: torch.device, flag: Tensor) -> None:
         if device not in self._skipped:
             self._skipped[device] = torch.zeros((), dtype=torch.int64, device=device)
@@ -276,12 +319,12 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._engines[key] = GroupEngine(self.program, device)
         return self._engines[key]
 
-    def _cpu_engine(self, index: int) -> CpuEngine:
-        if index not in self._cpu_engines:
+    def _cpu_engine(self, key: int | Tensor) -> CpuEngine:
+        if key not in self._cpu_engines:
             from signconv.runtime.cpu_engine import CpuEngine  # loads LLVM: not before a step
 
-            self._cpu_engines[index] = CpuEngine(self.program)
-        return self._cpu_engines[index]
+            self._cpu_engines[key] = CpuEngine(self.program)
+        return self._cpu_engines[key]
 
     # ---------------------------------------------------------------- checkpoints, copies
 
@@ -299,14 +342,15 @@ class FusedOptimizer(torch.optim.Optimizer):
         params = [p for g in self.param_groups for p in g["params"]]
         ids = [i for g in groups for i in g["params"]]
         by_id = dict(zip(ids, params, strict=True))
+        master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         loaded: dict[Any, Any] = {}
         for key, entry in state_dict["state"].items():
             if key not in by_id:
                 loaded[key] = copy.deepcopy(entry)
                 continue
-            loaded[by_id[key]] = self._take(by_id[key], entry, key)
+            loaded[by_id[key]] = self._take(by_id[key], entry, key, master[by_id[key]])
         for new, old in zip(groups, self.param_groups, strict=True):
-            new["params"] = old["params"]
+            new["params"], new["master"] = old["params"], old["master"]
         self.__setstate__({"state": loaded, "param_groups": groups})
         for p, entry in self.state.items():
             if isinstance(p, Tensor) and "offset" in entry:
@@ -339,8 +383,22 @@ class FusedOptimizer(torch.optim.Optimizer):
                 )
             self._check_hypers(new)
 
-    def _take(self, p: Tensor, entry: Mapping[str, Any], key: object) -> dict[str, Tensor]:
-        """A copy of one parameter's saved state on its device, checked for keys and shapes."""
+    def _take(
+        self, p: Tensor, entry: Mapping[str, Any], key: object, master: str | None
+    ) -> dict[str, Tensor]:
+        """A copy of one parameter's saved state on its device, checked for keys and shapes.
+
+        Without a master weight in ``entry`` a new one starts from the parameter.
+        """
+        kept = masters.layout(p, master)
+        if not kept and MASTER in entry:
+            raise ValueError(
+                f"state of parameter {key} has the master weight of a bf16 parameter, and this "
+                f"{p.dtype} parameter has none: construct {type(self).__name__} with "
+                "master='split', or export the fp32 weights first (master_weights)"
+            )
+        if kept and MASTER not in entry:
+            entry = {**entry, **{k: torch.zeros(s, dtype=d) for k, (s, d) in kept.items()}}
         wanted: dict[str, tuple[torch.Size, torch.dtype]] = {}
         for m in self.program.moments:
             fmt = m.format_for(has_blocks(p))
@@ -349,6 +407,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 wanted[f"{m.name}_scale"] = (torch.Size([p.numel() // BLOCK]), torch.uint8)
         for name, _ in self.program.memory:
             wanted[name] = (torch.Size([]), torch.float64)
+        wanted.update(kept)
         wanted["step"] = wanted["offset"] = (torch.Size([]), torch.int64)
         if set(entry) != set(wanted):
             raise ValueError(
@@ -370,6 +429,28 @@ class FusedOptimizer(torch.optim.Optimizer):
             device = torch.device("cpu") if name == "offset" else p.device
             made[name] = value.detach().to(device, copy=True)
         return made
+
+    def master_weights(self, model: torch.nn.Module) -> dict[str, Tensor]:
+        """A copy of the model's state dict with every floating parameter in fp32.
+
+        With ``master="split"`` bf16 parameters come out as their exact master weights, otherwise
+        as they are.  Save it as an fp32 checkpoint of the model.
+        """
+        return masters.export(model, self.state)
+
+    @torch.no_grad()
+    def load_master_weights(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Load a state dict of the model, master weights exactly as given (an fp32 checkpoint).
+
+        Raises RuntimeError like ``model.load_state_dict`` for missing, unknown or misshapen names.
+        """
+        model.load_state_dict(weights)
+        master = {p: g["master"] for g in self.param_groups for p in g["params"]}
+        for name, p in masters.parameters(model):
+            if p in master and name in weights and masters.layout(p, master[p]):
+                if p not in self.state:
+                    self._init_state(p, master[p])
+                masters.write(p, self.state[p], weights[name])
 
     def __getstate__(self) -> dict[str, Any]:
         private = {

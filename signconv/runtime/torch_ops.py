@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from signconv.runtime import torch_roots
-from signconv.runtime.formats import BLOCK, Format
+from signconv.runtime.formats import BLOCK, CHECK, MASTER, Format
 from signconv.runtime.torch_roots import power, real_power, root  # noqa: F401 - modules' ref.root
 
 _MASK = 0xFFFFFFFF
@@ -406,14 +407,79 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
 
 
+def split_master(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest bf16 (as fp32), ties away from zero, and the signed 16-bit rest of the bits.
+
+    Ties to even would leave 65,537 fp32 numbers to every even bf16, one too many.  NaN becomes
+    the one NaN 0x7FC00000, whose rest is 0.
+    """
+    bits = torch.where(x.isnan(), 0x7FC00000, x.view(torch.int32))
+    return ((bits + 0x8000) & -0x10000).view(torch.float32), bits.to(torch.int16)
+
+
+def join_master(high: Tensor, low: Tensor) -> Tensor:
+    """The fp32 number split_master took apart; a pair it never makes that spells NaN is ``high``.
+
+    Such a pair is a weight set to 0 from outside beside a negative rest.
+    """
+    x = (high.view(torch.int32) + low.to(torch.int32)).view(torch.float32)
+    return torch.where(x.isnan(), high, x)
+
+
+def row_check(x: Tensor) -> Tensor:
+    """int32 [numel/32]: a checksum of each row of 32 bf16 numbers (as fp32).
+
+    Any one changed element changes it for certain (every operation is a bijection of its bits).
+    """
+    lane = torch.arange(BLOCK, dtype=torch.int32, device=x.device) << 16
+    mixed = (_shift_right(x.view(torch.int32), 16).view(-1, BLOCK) | lane) * 0x7FEB352D
+    mixed = mixed ^ _shift_right(mixed, 15)
+    return mixed.sum(dim=1, dtype=torch.int64).to(torch.int32)
+
+
 def load_float(x: Tensor) -> Tensor:
     """A parameter or a gradient as flat fp32, never a view: the step writes in place."""
     return decode_bf16(x.view(-1)) if x.dtype == torch.bfloat16 else x.view(-1).clone()
 
 
-def store_param(target: Tensor, x: Tensor, field: Tensor) -> None:
-    """A parameter from fp32: as it is, or rounded stochastically to bf16."""
+def store_float(target: Tensor, x: Tensor, field: Tensor) -> None:
+    """From fp32: as it is, or rounded stochastically to bf16."""
     target.view(-1).copy_(encode_bf16(x, field) if target.dtype == torch.bfloat16 else x)
+
+
+def load_param(param: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """A parameter as flat fp32, with a master weight that one.
+
+    The master weight in ``state`` is the rests of the bits, two bytes each, beside checksums, or
+    whole fp32 weights without.  Where a bf16 weight is not the one that was stored, it was changed
+    from outside and counts as it is: each element for itself, or its row of 32 where there are
+    checks.
+    """
+    p = load_float(param)
+    master, check = state.get(MASTER), state.get(CHECK)
+    if master is None:
+        return p
+    if check is None:
+        whole = master.view(-1)
+        high, _ = split_master(whole)
+        return torch.where(high.view(torch.int32) == p.view(torch.int32), whole, p)
+    same = (row_check(p) == check.view(-1)).repeat_interleave(BLOCK)
+    return torch.where(same, join_master(p, master.view(torch.int16).view(-1)), p)
+
+
+def store_param(param: Tensor, x: Tensor, field: Tensor, state: Mapping[str, Tensor]) -> None:
+    """A parameter from flat fp32, with a master weight that one too."""
+    master, check = state.get(MASTER), state.get(CHECK)
+    if master is None:
+        store_float(param, x, field)
+        return
+    high, low = split_master(x)
+    param.view(-1).copy_((high.view(torch.int32) >> 16).to(torch.int16).view(torch.bfloat16))
+    if check is None:
+        master.view(-1).copy_(x)
+    else:
+        master.view(torch.int16).view(-1).copy_(low)
+        check.view(-1).copy_(row_check(high))
 
 
 def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:

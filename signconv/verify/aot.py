@@ -16,6 +16,7 @@ import torch
 
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.formats import PLAIN
 from signconv.runtime.multi_tensor import ROWS, TAIL_ROWS, WARPS, codec_for, interpreted
 from signconv.runtime.optimizer import FusedOptimizer
 
@@ -59,13 +60,16 @@ def compile_step(
     target: str,
     dtype: torch.dtype = torch.bfloat16,
     blocks: bool = True,
+    master: int = PLAIN,
 ) -> Compiled:
     """Compile the step kernel of a generated class as the runtime launches it.
 
-    ``blocks``: rows are multiples of 32.  Raises VerifyError where kernels are interpreted.
+    ``blocks``: rows are multiples of 32; ``master``: how parameters are stored (formats.py).
+    Raises VerifyError where kernels are interpreted.
     """
     signature, constants = _signature(optimizer, dtype, blocks)
     constants["CODEC"] = CODECS[target] if target in TARGETS else 0
+    constants["p_format"] = master
     return _compile(optimizer.program.step_kernel, signature, constants, target)
 
 

@@ -196,7 +196,7 @@ def test_an_operation_means_what_it_does_in_torch(operation: str) -> None:
 
     def reference(param: Tensor, grad: Tensor, *_: Any) -> None:
         x, y = torch_ops.load_float(param), torch_ops.load_float(grad)
-        torch_ops.store_param(param, OPERATIONS[operation](x, y), x)
+        torch_ops.store_float(param, OPERATIONS[operation](x, y), x)
 
     program = replace(AdamWStoSign.program, reference=reference)
     cls = type("Operation", (AdamWStoSign,), {"program": program})

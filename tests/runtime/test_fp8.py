@@ -151,7 +151,7 @@ def _param_kernel(in_ptr, field_ptr, out_ptr, n, ROWS: tl.constexpr, FULL: tl.co
     mask = offsets < n - start
     x = dev.load_float(in_ptr + start, offsets, mask, FULL, CODEC)
     field = tl.load(field_ptr + start + offsets, mask=mask, other=0).to(tl.uint32, bitcast=True)
-    dev.store_param(out_ptr + start, offsets, x, field, mask, FULL, CODEC)
+    dev.store_float(out_ptr + start, offsets, x, field, mask, FULL, CODEC)
 
 
 def elementwise(kernel, out: Tensor, *args: Tensor, fmt: str, rows: Rows, device: str) -> Tensor:
@@ -582,7 +582,7 @@ def test_kernel_reads_and_writes_parameters_alike(
     for source in {torch.float32, dtype}:
         given = x.to(source)
         expected = torch.empty(n, dtype=dtype)
-        ref.store_param(expected, ref.load_float(given), fields)
+        ref.store_float(expected, ref.load_float(given), fields)
         if source == dtype:
             assert different(expected, given) == 0
         rows = tile_rows(n)
