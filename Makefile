@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verify-all generated docs counts performance gpu clean distclean
+.PHONY: help setup demo test lint verify-all fuzz generated docs counts performance gpu clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,10 @@ lint: setup  ## ruff and mypy
 
 verify-all: setup  ## the full differential matrix at 50 steps (long)
 	$(BIN)/python tests/verify_all.py
+
+FUZZ ?= --minutes 60
+fuzz: setup  ## random programs against all witnesses, failures shrunk and kept (FUZZ="--minutes 60")
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 generated: setup  ## rebuild every file in generated/
 	$(BIN)/signconv build --all

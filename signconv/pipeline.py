@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib
 import importlib.util
@@ -255,41 +256,102 @@ def _command(
 def write(module: Module, folder: Path) -> tuple[Path, bool]:
     """Write a module atomically; returns its path and whether the bytes changed.
 
-    Raises BuildError where the folder cannot be written; then nothing is left behind.
+    Whenever this process is killed, the target is the old file or the new one; what it leaves
+    beside the target is swept by the next call.  Raises BuildError where the folder cannot be
+    written; then nothing is left behind.
     """
     path = folder / module.file_name
-    temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         if path.is_file() and path.read_bytes() == module.source.encode():
             return path, False
-        handle, temporary = tempfile.mkstemp(
-            dir=folder, prefix=f".{module.file_name}.", suffix=".tmp"
-        )
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(module.source)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        for attempts_left in (2, 1, 0):
+            try:
+                _replace(path, module.source)
+                break
+            except FileNotFoundError:  # swept by another process before it was locked
+                if not attempts_left:
+                    raise
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise BuildError(f"cannot write {path}: {error.strerror or error}") from error
     return path, True
 
 
+#: Ends the names of files that are being written.
+UNFINISHED = ".signconv-tmp"
+
+
+def _replace(path: Path, source: str) -> None:
+    """Write ``source`` beside ``path`` and move it over it."""
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED
+    )
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            _lock(file.fileno())
+            file.write(source)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _lock(handle: int) -> bool:
+    """Mark a file as being written until it is closed, be it by the death of the process."""
+    if sys.platform == "win32":
+        return False  # what killed builds leave stays there
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed builds left in ``folder``: unfinished files that nobody holds."""
+    for stray in folder.glob(f".*{UNFINISHED}"):
+        with contextlib.suppress(OSError):
+            handle = os.open(stray, os.O_RDWR)
+            try:
+                if _lock(handle):
+                    os.unlink(stray)
+            finally:
+                os.close(handle)
+
+
 def cache_folder() -> Path:
-    """The user's private folder for optimizers built at run time."""
+    """The user's private folder for optimizers built at run time: what lies there is executed.
+
+    Its mode is set to 0700 where it was wider.  Raises BuildError where it cannot be made, and
+    where it, or a link that leads to it, belongs to somebody else.
+    """
     base = os.environ.get("SIGNCONV_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "signconv"
     )
     folder = Path(base)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "geteuid"):
+            for info in (os.lstat(folder), os.stat(folder)):
+                if info.st_uid != os.geteuid():
+                    raise BuildError(
+                        f"the cache folder {folder} belongs to another user, who could put code "
+                        "there: set SIGNCONV_CACHE to a folder of your own"
+                    )
+            if os.stat(folder).st_mode & 0o077:
+                os.chmod(folder, 0o700)
     except OSError as error:
-        raise BuildError(f"cannot make the cache folder {folder}: {error.strerror}") from error
+        raise BuildError(
+            f"cannot make the cache folder {folder}: {error.strerror}; set SIGNCONV_CACHE to a "
+            "folder that can be written"
+        ) from error
     return folder
 
 
@@ -308,10 +370,15 @@ def compile(
     if full in sys.modules and not changed:
         return getattr(sys.modules[full], made.module.class_name)
     found = importlib.util.spec_from_file_location(full, path)
-    assert found is not None and found.loader is not None
+    assert found is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[full] = module
-    found.loader.exec_module(module)
+    # The text just built and not the file's bytecode, which nobody has compared with it
+    try:
+        exec(builtins.compile(made.module.source, str(path), "exec"), vars(module))
+    except BaseException:
+        del sys.modules[full]
+        raise
     cls: type = getattr(module, made.module.class_name)
     cls.__reduce_ex__ = _reduce  # type: ignore[assignment]
     cls._recipe = (spec, convert, state, math)  # type: ignore[attr-defined]

@@ -144,6 +144,8 @@ class Optimizer(metaclass=OptimizerMeta):
 
 def _program(name: str, body: _Body) -> Program:
     where = caller()
+    if not (name.isidentifier() and name.isascii()):
+        raise SpecError(f"the class name {name!r} is not an ASCII identifier", where)
     hypers, moments, temps = [], [], []
     for key, value in ((k, v) for k, v in body.items() if k not in ROLES):
         if isinstance(value, HyperTerm):

@@ -28,7 +28,7 @@ class Evaluator:
 
     def __init__(self, program: Program, **hypers: float) -> None:
         self.program = program
-        self.hypers = {h.name: hypers.pop(h.name, h.default) for h in program.hypers}
+        self.hypers = {h.name: np.float64(hypers.pop(h.name, h.default)) for h in program.hypers}
         if hypers:
             raise LoweringError(f"{program.name} has no hyperparameter {sorted(hypers)[0]!r}")
         self.initial_lr = self.hypers["lr"]
@@ -136,7 +136,7 @@ class _Scope:
         if e.kind in tables:
             return tables[e.kind][e.name]
         if e.kind == "hyper":
-            return np.float64(self.ev.hypers[e.name])  # type: ignore[return-value]
+            return self.ev.hypers[e.name]  # type: ignore[return-value]
         fixed = {"grad": self.grad, "param": self.param, "t": np.float64(self.t)}
         return fixed[e.kind]  # type: ignore[return-value]
 

@@ -143,7 +143,7 @@ class Lowerer:
         assert expr is not None
         for inner in sorted(references(expr, "temp"), key=lambda n: _index(self.p, n)):
             self._scalar_temp(inner)
-        self.scalars.append(Statement(name, expr, text(expr)))
+        self.scalars.append(Statement(name, rewrite(expr, scalar_form), text(expr)))
 
     def _scalar_temp(self, name: str) -> None:
         if any(s.target == name for s in self.scalars):
@@ -151,7 +151,7 @@ class Lowerer:
         expr = self.p.temp(name).expr
         for inner in sorted(references(expr, "temp")):
             self._scalar_temp(inner)
-        self.scalars.append(Statement(name, expr, text(expr)))
+        self.scalars.append(Statement(name, rewrite(expr, scalar_form), text(expr)))
 
     def _define(self, name: str, e: Expr) -> str:
         self._known[e] = name

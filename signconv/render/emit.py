@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import textwrap
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "doc": _wrap(p.doc),
         "box": _box(p),
         "notes": _notes(k),
-        "command": command,
+        "command": _escaped(command),
         "passes": ", ".join(p.history) or "none",
         "hash": digest,
         "hypers": p.hypers,
@@ -124,17 +125,18 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "moments": k.moments,
         "noise": k.noise,
         "class_name": class_name,
-        "spec": spec,
+        "spec_literal": json.dumps(spec, ensure_ascii=False),
         "passes_tuple": _tuple_literal(p.history),
         "state": k.state,
         "precision": k.precision,
-        "hyper_slots": [_hyper_slot(h, constructor) for h in p.hypers],
+        "hyper_slots": [_hyper_slot(h, _betas(p)) for h in p.hypers],
         "moment_slots": [_moment_slot(m) for m in k.moments],
         "constructor": [a for a in constructor if a["name"] != "lr"],
         "lr_doc": f"learning rate, {_lr(p).legal}; a float or a one-element tensor.",
         "lr_default": repr(_lr(p).default),
         "removed": [(n, _string_lines(r)) for n, r in p.removed],
-        "needs_initial_lr": any("initial_lr" in references(s.expr, "hyper") for s in k.scalars),
+        "needs_initial_lr": "initial_lr" in k.outputs
+        or any("initial_lr" in references(s.expr, "hyper") for s in k.scalars),
         "uses_torch": any("torch." in TorchPrinter()(s.expr) for s in k.math),
         "uses_real_t": any("real_t" in PythonScalarPrinter()(s.expr) for s in k.scalars),
         "python_math": any("math." in PythonScalarPrinter()(s.expr) for s in k.scalars),
@@ -182,7 +184,8 @@ def _broken(code: str, indent: int) -> str:
         return f"{code[:opening]}(\n{lines}{pad})"
     if len(deeper + code) <= WIDTH:
         return f"(\n{deeper}{code}\n{pad})"
-    for signs in ((" if ", " else "), (" + ", " - "), (" * ", " / ")):
+    relations = (" < ", " <= ", " > ", " >= ", " == ", " != ")
+    for signs in ((" if ", " else "), relations, (" + ", " - "), (" * ", " / ")):
         parts = _split(code, signs, keep=True)
         if len(parts) > 1:
             return "(\n" + "".join(f"{deeper}{_fit(x, indent + 4)}\n" for x in parts) + f"{pad})"
@@ -190,7 +193,13 @@ def _broken(code: str, indent: int) -> str:
 
 
 def _fit(code: str, indent: int) -> str:
-    return code if indent + len(code) < WIDTH else _broken(code, indent)
+    """A part that may start with the operator it was split at: only its operand is broken."""
+    if indent + len(code) < WIDTH:
+        return code
+    sign = re.match(r"(if|else|[-+*/<>]|[<>=!]=) ", code)
+    if sign is None:
+        return _broken(code, indent)
+    return sign[0] + _broken(code[sign.end() :], indent)
 
 
 def _closes_at_end(code: str) -> bool:
@@ -253,7 +262,14 @@ def _wrap(doc: str) -> list[str]:
         doc.split("\n", 1)[1] if "\n" in doc else ""
     )).strip().split("\n\n"):  # fmt: skip
         lines += [*textwrap.wrap(" ".join(paragraph.split()), WIDTH - 4), ""]
-    return [x.replace("\\", "\\\\").replace('"""', "'''") for x in lines[:-1]]
+    return [_escaped(x) for x in lines[:-1]]
+
+
+def _escaped(line: str) -> str:
+    """A line of the user's words as it may stand in a docstring: what is no printable character,
+    a change of writing direction say, is spelled out."""
+    line = line.replace("\\", "\\\\").replace('"""', "'''")
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in line)
 
 
 def _box(p: Program) -> list[str]:
@@ -290,13 +306,17 @@ def _lr(p: Program) -> Hyper:
     return lr
 
 
-def _constructor(p: Program) -> list[dict[str, str]]:
-    """Arguments in torch.optim's names and shapes: beta1, beta2, … become betas."""
+def _betas(p: Program) -> list[str]:
+    """The hyperparameters that the constructor takes as one tuple: beta1, beta2, … without gaps."""
     betas: list[str] = []
     while p.hyper(f"beta{len(betas) + 1}") is not None:
         betas.append(f"beta{len(betas) + 1}")
-    if len(betas) < 2:
-        betas = []
+    return betas if len(betas) > 1 else []
+
+
+def _constructor(p: Program) -> list[dict[str, str]]:
+    """Arguments in torch.optim's names and shapes: beta1, beta2, … become betas."""
+    betas = _betas(p)
     arguments: list[dict[str, str]] = []
     for h in p.hypers:
         if h.name in betas:
@@ -321,9 +341,8 @@ def _constructor(p: Program) -> list[dict[str, str]]:
     return arguments
 
 
-def _hyper_slot(h: Hyper, constructor: list[dict[str, str]]) -> str:
-    grouped = any(a["name"] == "betas" for a in constructor) and h.name.startswith("beta")
-    key, index = ("betas", int(h.name[4:]) - 1) if grouped else (h.name, None)
+def _hyper_slot(h: Hyper, betas: list[str]) -> str:
+    key, index = ("betas", betas.index(h.name)) if h.name in betas else (h.name, None)
     parts = [f'"{h.name}"', repr(h.default), f'"{key}"']
     parts += [] if index is None else [f"index={index}"]
     for bound in ("ge", "gt", "le", "lt"):

@@ -18,7 +18,7 @@ from signconv.runtime import torch_ops as ref
 from signconv.runtime.cpu_compile import CHUNK_ROWS, Variant, columns, kernels
 from signconv.runtime.cpu_threads import in_parallel
 from signconv.runtime.formats import BLOCK
-from signconv.runtime.program import OptimizerProgram, has_blocks
+from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
 
 
 class Bucket:
@@ -89,7 +89,7 @@ class CpuEngine:
 
     def __init__(self, program: OptimizerProgram) -> None:
         self.program = program
-        self.active: list[tuple[int, torch.dtype]] = []
+        self.active: list[tuple[Any, ...]] = []
         self.buckets: list[Bucket] = []
         self.offsets: dict[Tensor, int] = {}
 
@@ -123,9 +123,12 @@ class CpuEngine:
                 entry[name].fill_(memory[of_clock[clock]][i])
 
     def _prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
-        active = [(id(p), p.grad.dtype) for p in params if p.grad is not None]
+        active = [(id(p), p.dtype, p.shape, p.grad.dtype) for p in params if p.grad is not None]
         if active == self.active:
             return
+        self.active = []  # should anything below fail, the next step starts over
+        for p in params:
+            check_shape(p, state[p], self.program)
         self.offsets = {p: int(state[p]["offset"]) for p in params}
         found: dict[Variant, list[Tensor]] = {}
         for p in params:

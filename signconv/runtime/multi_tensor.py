@@ -17,7 +17,7 @@ from signconv.runtime import device_ops
 from signconv.runtime.compat import HAS_TRITON, tl, triton
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, PLAIN, SPLIT, WHOLE
 from signconv.runtime.master import param_format
-from signconv.runtime.program import OptimizerProgram, has_blocks
+from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
 
 #: Columns of the pointer table before the moments' pointers; two for a master weight come last.
 CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
@@ -133,6 +133,7 @@ class Bucket:
         self.param_type = _pointer_type(members[0].dtype)
         assert members[0].grad is not None
         self.grad_type = _pointer_type(members[0].grad.dtype)
+        self.kinds = [_kind(p) for p in members]
         per_chunk = rows * BLOCK
         counts = torch.tensor([-(-p.numel() // per_chunk) for p in members])
         tensor_of = torch.repeat_interleave(torch.arange(len(members)), counts)
@@ -151,8 +152,11 @@ class Bucket:
 
     def refresh(
         self, state: Mapping[Tensor, dict[str, Tensor]], clock_rows: Mapping[Tensor, int]
-    ) -> None:
-        """Compare every pointer with the table's; upload the table if one changed."""
+    ) -> bool:
+        """Compare every pointer with the table's; upload the table if one changed.
+
+        False where a tensor was replaced by one that this bucket was not made for.
+        """
         self.copies, self.keep = [], []
         pointers: list[int] = []
         for p in self.members:
@@ -172,7 +176,9 @@ class Bucket:
             for name in self.names:
                 pointers.append(entry[name].data_ptr())
         if pointers == self.pointers:
-            return
+            return True
+        if self.kinds != [_kind(p) for p in self.members]:
+            return False
         self.pointers = pointers
         values = torch.tensor(pointers, dtype=torch.int64).view(len(self.members), -1)
         host = torch.empty((len(self.members), self.columns), dtype=torch.int64)
@@ -184,6 +190,7 @@ class Bucket:
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
+        return True
 
     def launch(self, scalars: Tensor, keys: Tensor) -> None:
         """The one step launch of this bucket; reductions take two or more before it."""
@@ -252,9 +259,11 @@ class GroupEngine:
             state[p]["step"].data_ptr() != self._step_pointer(p) for p in params
         ):
             self._rebuild(group, params, state)
-            self.active = active
-        for b in self.buckets:
-            b.refresh(state, self.clock_rows)
+        if not all(b.refresh(state, self.clock_rows) for b in self.buckets):
+            self._rebuild(group, params, state)
+            for b in self.buckets:
+                b.refresh(state, self.clock_rows)
+        self.active = active
 
     def _step_pointer(self, p: Tensor) -> int:
         row = self.clock_rows.get(p)
@@ -266,6 +275,9 @@ class GroupEngine:
         params: list[Tensor],
         state: Mapping[Tensor, dict[str, Tensor]],
     ) -> None:
+        self.active = []  # should anything below fail, the next step starts over
+        for p in params:
+            check_shape(p, state[p], self.program)
         wanted = set(params)
         names = [name for name, _ in self.program.memory]
         found: dict[tuple[bool, int], Mapping[str, Tensor]] = {}
@@ -364,6 +376,12 @@ class GroupEngine:
         )
         for b in self.buckets:
             b.launch(self.scalars, self.keys)
+
+
+def _kind(p: Tensor) -> tuple[torch.dtype, torch.dtype, torch.Size]:
+    """What a bucket was made for: a parameter's data can be replaced between steps."""
+    assert p.grad is not None
+    return p.dtype, p.grad.dtype, p.shape
 
 
 def _pointer_type(dtype: torch.dtype) -> Any:

@@ -147,8 +147,8 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- state
 
-    def _init_state(self, p: Tensor, master: str | None) -> None:
-        """Allocate all state of one parameter, or none of it."""
+    def _new_state(self, p: Tensor, master: str | None) -> dict[str, Tensor]:
+        """All state of one parameter before its first step."""
         if p.is_meta:
             raise RuntimeError(
                 f"{type(self).__name__}: a parameter is on the meta device and has no data: move "
@@ -171,7 +171,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             made[name] = torch.zeros(shape, dtype=dtype, device=p.device)
         made["step"] = torch.zeros((), dtype=torch.int64, device=p.device)
         made["offset"] = torch.tensor(self._offsets[p], dtype=torch.int64)
-        self.state[p] = made
+        return made
 
     def _reset_engines(self) -> None:
         self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
@@ -224,6 +224,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
+        fresh: dict[Tensor, dict[str, Tensor]] = {}
         for i, group in enumerate(self.param_groups):
             active: dict[torch.device, list[Tensor]] = {}
             for p in group["params"]:
@@ -233,10 +234,11 @@ class FusedOptimizer(torch.optim.Optimizer):
                 if g.dtype is not p.dtype or g.layout is not torch.strided or g.device != p.device:
                     self._check_grad(p, g)
                 if p not in self.state:
-                    self._init_state(p, group["master"])
+                    fresh[p] = self._new_state(p, group["master"])
                 active.setdefault(p.device, []).append(p)
             for device, params in active.items():
                 work[device].append((i, params))
+        self.state.update(fresh)  # all of it or, out of memory, nothing: the step can be retried
         for device, parts in work.items():
             self._step_device(device, parts)
         return loss
@@ -250,7 +252,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._check_grad(p, g)
         group = self.param_groups[index]
         if p not in self.state:
-            self._init_state(p, group["master"])
+            self.state[p] = self._new_state(p, group["master"])
         group = {**group, "params": [p]}
         if (backend := self._backend_for(p.device)) != "triton":
             self._step_on_host(backend, p, group, [p], None)
@@ -337,6 +339,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
+        for name in ("state", "param_groups"):
+            if name not in state_dict:
+                raise ValueError(
+                    f"this is no optimizer's state_dict: it has no {name!r}, only "
+                    f"{', '.join(map(repr, state_dict)) or 'nothing'}"
+                )
         groups = copy.deepcopy(state_dict["param_groups"])
         self._check_groups(groups)
         params = [p for g in self.param_groups for p in g["params"]]
@@ -381,6 +389,9 @@ class FusedOptimizer(torch.optim.Optimizer):
                     f"{self.program.hash} with {self.program.state} state: their moments mean "
                     "different things, so load it with the optimizer that wrote it"
                 )
+            missing = {*self.defaults, "lr0"} - set(new)
+            if missing:
+                raise ValueError(f"param group {i} of the state_dict lacks {sorted(missing)}")
             self._check_hypers(new)
 
     def _take(
@@ -449,7 +460,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         for name, p in masters.parameters(model):
             if p in master and name in weights and masters.layout(p, master[p]):
                 if p not in self.state:
-                    self._init_state(p, master[p])
+                    self.state[p] = self._new_state(p, master[p])
                 masters.write(p, self.state[p], weights[name])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -126,3 +126,13 @@ def row_length(param: Tensor) -> int:
 def has_blocks(param: Tensor) -> bool:
     """Whether blocks of 32 never straddle a row, so that block scales are possible."""
     return param.numel() > 0 and row_length(param) % BLOCK == 0
+
+
+def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerProgram) -> None:
+    """Raise RuntimeError where a parameter no longer has the shape of its state."""
+    for m in program.moments:
+        if entry[m.name].shape != param.shape:
+            raise RuntimeError(
+                f"a parameter has shape {list(param.shape)} and its optimizer state "
+                f"{list(entry[m.name].shape)}: its data was replaced; make the optimizer anew"
+            )

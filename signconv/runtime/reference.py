@@ -10,7 +10,7 @@ from torch import Tensor
 
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.formats import Format
-from signconv.runtime.program import MomentSlot, OptimizerProgram, has_blocks
+from signconv.runtime.program import MomentSlot, OptimizerProgram, check_shape, has_blocks
 
 
 def step_group(
@@ -27,6 +27,7 @@ def step_group(
         factor = ref.divide64(factor, float(grad_scale))
     for p in params:
         entry = state[p]
+        check_shape(p, entry, program)
         t = int(entry["step"]) + 1
         memory = [float(entry[name]) for name, _ in program.memory]
         values = program.scalars(t, float(group["lr0"]), *memory, *hypers)

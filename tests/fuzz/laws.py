@@ -1,0 +1,224 @@
+"""What each pass promises, checked on the float64 evaluator before against after.
+
+Written from algorithms.md B and the passes' papers, not from the passes' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from signconv.ir.analysis import is_scalar, unread
+from signconv.ir.evaluate import Evaluator
+from signconv.ir.nodes import Op, Program, Ref, all_expressions, walk
+from signconv.passes.base import canonical, parse, transform
+
+Array = npt.NDArray[np.float64]
+SIZE, STEPS = 24, 4
+
+
+def broken_laws(before: Program, history: tuple[str, ...]) -> list[str]:
+    """One line for every pass of ``history`` whose law does not hold."""
+    problems = []
+    for request in canonical([parse(text) for text in history]):
+        after = transform(before, request)
+        with np.errstate(all="ignore"):
+            words = LAWS[request.name](_bare(before), _bare(after), dict(request.options))
+        if words:
+            problems.append(f"law of {request.text}: {words}")
+        before = after
+    return problems
+
+
+def _bare(p: Program) -> Program:
+    """Without weight decay, which no pass touches, and what only it reads."""
+    p = replace(p, decay=None)
+    gone = set(unread(p, [h.name for h in p.hypers if h.name != "lr"]))
+    return replace(p, hypers=tuple(h for h in p.hypers if h.name not in gone))
+
+
+class _Probe(Evaluator):
+    """Keeps the update, which the parameter's rounding would swallow where it is small."""
+
+    update: Array
+
+    def _link(self, scope: Any, noise: Any) -> Array:
+        self.update = np.broadcast_to(super()._link(scope, noise), (SIZE,))
+        return self.update
+
+
+def _run(
+    p: Program, grads: list[Array], noise: float | None = None, first_t: int = 1
+) -> list[tuple[Array, dict[str, Array]]]:
+    """Updates (the parameter held) and states of every step."""
+    ev = _Probe(p, lr=1.0)
+    param = np.linspace(-1.0, 1.0, SIZE)
+    state = ev.initial_state(param)
+    made = []
+    for t, g in enumerate(grads, first_t):
+        draw = None if noise is None else np.full(SIZE, noise)
+        _, state = ev.step(param, g, state, t, draw)
+        made.append((ev.update, state))
+    return made
+
+
+def _gradients() -> list[Array]:
+    rng = np.random.default_rng(4)
+    return [rng.standard_normal(SIZE) * 10.0 ** rng.uniform(-2, 1, SIZE) for _ in range(STEPS)]
+
+
+def _differ(a: Array, b: Array, tolerance: float = 1e-9) -> bool:
+    """Whether two runs differ where both are numbers."""
+    known = np.isfinite(a) & np.isfinite(b)
+    size = np.maximum(np.abs(a), np.abs(b))
+    return bool((np.abs(a - b) > tolerance * size)[known].any())
+
+
+def _presign(before: Program, after: Program, options: dict[str, str]) -> str:
+    """The program before, from zero, fed with the signs of the gradients."""
+    grads = _gradients()
+    zero = tuple(replace(m, init="zero") if m.init == "first" else m for m in before.moments)
+    noise = 0.25 if before.link == "stosign" else None
+    old = _run(replace(before, moments=zero), [np.sign(g) for g in grads], noise)
+    new = _run(after, grads, noise)
+    for (a, s), (b, r) in zip(old, new, strict=True):
+        if _differ(a, b) or any(_differ(s[n], r[n]) for n in s):
+            return "not the program before on sign(g)"
+    return ""
+
+
+def _nesterov(before: Program, after: Program, options: dict[str, str]) -> str:
+    """The state is the same; the update is that of seeing the same gradient once more.
+
+    An EMA that sees u again is beta*m + (1 - beta)*u, corrected by 1 - beta**(t+1).  Where other
+    things in the update change with the second look there is no such law.
+    """
+    grads = _gradients()
+    noise = 0.25 if before.link == "stosign" else None
+    new = _run(after, grads, noise)
+    old = _run(before, grads, noise)
+    for (_, s), (_, r) in zip(old, new, strict=True):
+        if any(_differ(s[n], r[n]) for n in r):
+            return "the state changed"
+    if not _only_emas_of_the_gradient(before):
+        return ""
+    ev, param = _Probe(before, lr=1.0), np.linspace(-1.0, 1.0, SIZE)
+    for t, (g, (_, s), (update, _)) in enumerate(zip(grads, old, new, strict=True), 1):
+        draw = None if noise is None else np.full(SIZE, noise)
+        ev.step(param, g, s, t + 1, draw)
+        if _differ(ev.update, update):
+            return f"step {t} is not the look ahead"
+    return ""
+
+
+def _only_emas_of_the_gradient(p: Program) -> bool:
+    ok = all(m.kind == "ema" and m.init == "zero" for m in p.moments)
+    for m in p.moments:
+        for e in m.reads:
+            kinds = {n.kind for n in walk(e) if isinstance(n, Ref)}
+            ok = ok and kinds <= {"grad", "hyper"}
+    for e in (*p.roots, *(x.expr for x in p.temps)):
+        kinds = {n.kind for n in walk(e) if isinstance(n, Ref)}
+        ok = ok and kinds <= {"grad", "hyper", "value", "temp", "param"}
+    return ok
+
+
+def _soft(before: Program, after: Program, options: dict[str, str]) -> str:
+    """A new moment s = EMA of abs(u)**p beside the EMA m of u, one beta; sigma = s**(1/p)."""
+    p = float(options["p"])
+    (s,) = {m.name for m in after.moments} - {m.name for m in before.moments}
+    beta_name = after.moment(s).beta
+    assert isinstance(beta_name, Ref)
+    beta = after.hyper(beta_name.name).default  # type: ignore[union-attr]
+    tied = [m.name for m in after.moments if m.kind == "ema" and m.beta == beta_name]
+    (m,) = set(tied) - {s}
+    runs = _run(after, _gradients())
+    last_m, last_s = np.zeros(SIZE), np.zeros(SIZE)
+    for update, state in runs:
+        u = (state[m] - beta * last_m) / (1 - beta)
+        wanted = beta * last_s + (1 - beta) * np.abs(u) ** p
+        if _differ(state[s], wanted, 1e-6):
+            return f"{s} is not the EMA of abs(u)**{p:g}"
+        if (np.abs(state[m]) > state[s] ** (1 / p) * (1 + 1e-9)).any():
+            return f"abs({m}) > {s}**(1/{p:g})"
+        if after.numerator == Ref("value", m):
+            if _differ(update, state[m] / state[s] ** (1 / p)):
+                return "the update is not m / s**(1/p)"
+        last_m, last_s = state[m], state[s]
+    return ""
+
+
+def _ratio(p: Program, like: Program) -> Program:
+    """``p`` as a plain ratio, with the hyperparameters that the link took away set to zero."""
+    gone = {h.name for h in p.hypers} - {h.name for h in like.hypers}
+    hypers = tuple(replace(h, default=0.0, gt=None) if h.name in gone else h for h in p.hypers)
+    return replace(p, link="ratio", hypers=hypers)
+
+
+def _link(before: Program, after: Program, options: dict[str, str]) -> str:
+    """clip(ratio) of the program before: as it is, or as the mean of a sign over its draws."""
+    if before.denominator is not None and options.get("eps") != "keep":
+        if _has_literal_offset(before):
+            return ""  # a number added to the denominator goes as eps does: another program
+    grads = _gradients()
+    ratios = [u for u, _ in _run(_ratio(before, after), grads)]
+    states = [s for _, s in _run(replace(after, link="ratio"), grads)]
+    if before.denominator is None:
+        (g,) = {m.name for m in after.moments} - {m.name for m in before.moments}
+        largest = np.zeros(SIZE)
+        for i, (r, s) in enumerate(zip(ratios, states, strict=True)):
+            largest = np.maximum(largest, np.abs(r))
+            if _differ(s[g], largest):
+                return f"{g} is not the running maximum of the numerator"
+            ratios[i] = np.where(largest == 0, 0.0, r / np.where(largest == 0, 1.0, largest))
+    wanted = [np.clip(r, -1, 1) for r in ratios]
+    if after.link == "expected":
+        found = [u for u, _ in _run(after, grads)]
+        return "not the clipped ratio" if any(map(_differ, found, wanted)) else ""
+    draws = [(2 * u + 1 - 32) / 32 for u in range(32)]
+    signs = np.mean([[u for u, _ in _run(after, grads, n)] for n in draws], axis=0)
+    # A negative sigma mirrors the draws: the mean is that of abs(sigma)
+    gap = np.minimum(np.abs(signs - wanted), np.abs(np.abs(signs) - np.abs(wanted)))
+    return "mean of the sign is not clip(ratio)" if (gap > 1 / 32 + 1e-9).any() else ""
+
+
+def _has_literal_offset(p: Program) -> bool:
+    """Whether a scalar that is no hyperparameter alone is added to, or compared with, sigma."""
+    pending = [p.denominator]
+    while pending:
+        for n in walk(pending.pop()):  # type: ignore[arg-type]
+            if isinstance(n, Ref) and n.kind == "temp":
+                pending.append(p.temp(n.name).expr)
+            if isinstance(n, Op) and n.fn in ("add", "max", "sub"):
+                scalars = [a for a in n.args if is_scalar(a, p)]
+                if any(not (isinstance(a, Ref) and a.name.startswith("eps")) for a in scalars):
+                    return True
+                if scalars and any(
+                    isinstance(e, Ref) and e in scalars
+                    for other in all_expressions(p)
+                    if other is not p.denominator
+                    for e in walk(other)
+                ):
+                    return True
+    return False
+
+
+def _sign(before: Program, after: Program, options: dict[str, str]) -> str:
+    grads = _gradients()
+    wanted = [np.sign(u) for u, _ in _run(replace(before, denominator=None), grads)]
+    found = [u for u, _ in _run(after, grads)]
+    return "not sign(numerator)" if any(map(_differ, found, wanted)) else ""
+
+
+LAWS: dict[str, Callable[[Program, Program, dict[str, str]], str]] = {
+    "presign": _presign,
+    "soft": _soft,
+    "nesterov": _nesterov,
+    "stosign": _link,
+    "expected": _link,
+    "sign": _sign,
+}

@@ -1,0 +1,52 @@
+"""Random programs against all witnesses; `make fuzz` runs the same for as long as it is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz.check import Tally, check
+from tests.fuzz.programs import Case, cases, read_case
+
+REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.py"))
+#: NumPy's, from the interpreter and the float64 evaluator on extreme gradients.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.mark.parametrize("path", REGRESSIONS, ids=lambda p: p.stem)
+def test_programs_that_once_failed(path: Path, device: str) -> None:
+    source = path.read_text()
+    case = read_case(source)
+    assert case.source == source
+    result = check(case, device)
+    assert not result.refused
+    assert not result.problems, "\n".join(result.problems)
+
+
+BATCHES, PROGRAMS = 12, 25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(BATCHES))
+def test_random_programs(number: int, device: str) -> None:
+    """The same programs in every run: the seed is fixed and no database is read."""
+    tally = Tally()
+
+    def one(case: Case) -> None:
+        result = check(case, device)
+        tally.add(result.tally)
+        assert not result.problems, "\n".join([*result.problems, case.source])
+
+    fixed = settings(
+        max_examples=PROGRAMS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],  # `make fuzz` shrinks
+        suppress_health_check=list(HealthCheck),
+    )
+    seed(number)(fixed(given(cases())(one)))()
+    refused = sum(tally.refused.values())
+    assert refused <= 0.2 * tally.programs, tally
+    assert tally.decided > 0.6 * tally.values > 1000, tally
