@@ -175,6 +175,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _reset_engines(self) -> None:
         self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
+        self._entries: list[int] = []
         self._cpu_engines: dict[int | Tensor, CpuEngine] = {}
         self._single: dict[Tensor, GroupEngine] = {}
         self._skipped: dict[torch.device, Tensor] = {}
@@ -225,7 +226,11 @@ class FusedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
         fresh: dict[Tensor, dict[str, Tensor]] = {}
+        ready = self._followed()
         for i, group in enumerate(self.param_groups):
+            if i in ready:
+                work[ready[i]].append((i, group["params"]))
+                continue
             active: dict[torch.device, list[Tensor]] = {}
             for p in group["params"]:
                 g = p.grad
@@ -233,15 +238,26 @@ class FusedOptimizer(torch.optim.Optimizer):
                     continue
                 if g.dtype is not p.dtype or g.layout is not torch.strided or g.device != p.device:
                     self._check_grad(p, g)
-                if p not in self.state:
+                if not self.state.get(p):
                     fresh[p] = self._new_state(p, group["master"])
                 active.setdefault(p.device, []).append(p)
             for device, params in active.items():
                 work[device].append((i, params))
         self.state.update(fresh)  # all of it or, out of memory, nothing: the step can be retried
         for device, parts in work.items():
-            self._step_device(device, parts)
+            self._step_device(device, parts, ready)
+        self._entries = [*map(id, self.state.values())]
         return loss
+
+    def _followed(self) -> dict[int, torch.device]:
+        """Groups that one engine steps as a whole and can step again as it stands."""
+        if self._entries != [*map(id, self.state.values())]:
+            return {}
+        return {
+            i: device
+            for (i, device), engine in self._engines.items()
+            if engine.follow(self.param_groups[i]["params"])
+        }
 
     @torch.no_grad()
     def step_parameter(self, index: int, p: Tensor) -> None:
@@ -251,7 +267,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             return
         self._check_grad(p, g)
         group = self.param_groups[index]
-        if p not in self.state:
+        if not self.state.get(p):
             self.state[p] = self._new_state(p, group["master"])
         group = {**group, "params": [p]}
         if (backend := self._backend_for(p.device)) != "triton":
@@ -265,7 +281,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         # Autograd must notice a weight that another node still needs
         torch.autograd.graph.increment_version(p)
 
-    def _step_device(self, device: torch.device, parts: list[tuple[int, list[Tensor]]]) -> None:
+    def _step_device(
+        self,
+        device: torch.device,
+        parts: list[tuple[int, list[Tensor]]],
+        ready: Mapping[int, torch.device],
+    ) -> None:
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)
         guarded = any(self.param_groups[i]["skip_nonfinite"] for i, _ in parts)
@@ -282,7 +303,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             return
         engines = [self._engine(i, device) for i, _ in parts]
         for engine, (i, params) in zip(engines, parts, strict=True):
-            engine.prepare(self.param_groups[i], params, self.state)
+            if i not in ready:
+                engine.prepare(self.param_groups[i], params, self.state)
         skip_flag = None if found_inf is None else found_inf.to(device)
         if guarded:
             flag = torch.zeros((), dtype=torch.float32, device=device)
@@ -459,7 +481,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         for name, p in masters.parameters(model):
             if p in master and name in weights and masters.layout(p, master[p]):
-                if p not in self.state:
+                if not self.state.get(p):
                     self.state[p] = self._new_state(p, master[p])
                 masters.write(p, self.state[p], weights[name])
 
