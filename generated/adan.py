@@ -212,6 +212,16 @@ def _tile(
     offsets = row * 32 + lane
     mask = offsets < left
     row_mask = row * 32 < left
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    g_prev_ptr = g_prev_ptr.to(tl.pointer_type(tl.uint8))
+    g_prev_scale_ptr = g_prev_scale_ptr.to(tl.pointer_type(tl.uint8))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    d_ptr = d_ptr.to(tl.pointer_type(tl.uint8))
+    d_scale_ptr = d_scale_ptr.to(tl.pointer_type(tl.uint8))
+    n_ptr = n_ptr.to(tl.pointer_type(tl.uint8))
+    n_scale_ptr = n_scale_ptr.to(tl.pointer_type(tl.uint8))
     if FULL:
         p_ptr = tl.multiple_of(p_ptr, 16)
         g_ptr = tl.multiple_of(g_ptr, 16)
@@ -380,16 +390,16 @@ def _step_kernel(
     clock_row = tl.load(entry)
     index0 = tl.load(entry + 2)
     numel = tl.load(entry + 3)
-    p_ptr = tl.load(entry + 4).to(tl.pointer_type(P_TYPE))
-    g_ptr = tl.load(entry + 5).to(tl.pointer_type(G_TYPE))
-    g_prev_ptr = tl.load(entry + 6).to(tl.pointer_type(tl.uint8))
-    g_prev_scale_ptr = tl.load(entry + 7).to(tl.pointer_type(tl.uint8))
-    m_ptr = tl.load(entry + 8).to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = tl.load(entry + 9).to(tl.pointer_type(tl.uint8))
-    d_ptr = tl.load(entry + 10).to(tl.pointer_type(tl.uint8))
-    d_scale_ptr = tl.load(entry + 11).to(tl.pointer_type(tl.uint8))
-    n_ptr = tl.load(entry + 12).to(tl.pointer_type(tl.uint8))
-    n_scale_ptr = tl.load(entry + 13).to(tl.pointer_type(tl.uint8))
+    p_ptr = tl.load(entry + 4)
+    g_ptr = tl.load(entry + 5)
+    g_prev_ptr = tl.load(entry + 6)
+    g_prev_scale_ptr = tl.load(entry + 7)
+    m_ptr = tl.load(entry + 8)
+    m_scale_ptr = tl.load(entry + 9)
+    d_ptr = tl.load(entry + 10)
+    d_scale_ptr = tl.load(entry + 11)
+    n_ptr = tl.load(entry + 12)
+    n_scale_ptr = tl.load(entry + 13)
 
     left = numel - start
     if active:

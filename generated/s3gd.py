@@ -135,6 +135,10 @@ def _tile(
     offsets = row * 32 + lane
     mask = offsets < left
     row_mask = row * 32 < left
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
     if FULL:
         p_ptr = tl.multiple_of(p_ptr, 16)
         g_ptr = tl.multiple_of(g_ptr, 16)
@@ -218,10 +222,10 @@ def _step_kernel(
     clock_row = tl.load(entry)
     index0 = tl.load(entry + 2)
     numel = tl.load(entry + 3)
-    p_ptr = tl.load(entry + 4).to(tl.pointer_type(P_TYPE))
-    g_ptr = tl.load(entry + 5).to(tl.pointer_type(G_TYPE))
-    m_ptr = tl.load(entry + 6).to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = tl.load(entry + 7).to(tl.pointer_type(tl.uint8))
+    p_ptr = tl.load(entry + 4)
+    g_ptr = tl.load(entry + 5)
+    m_ptr = tl.load(entry + 6)
+    m_scale_ptr = tl.load(entry + 7)
 
     left = numel - start
     if active:

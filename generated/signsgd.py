@@ -114,6 +114,8 @@ def _tile(
     offsets = row * 32 + lane
     mask = offsets < left
     row_mask = row * 32 < left
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     if FULL:
         p_ptr = tl.multiple_of(p_ptr, 16)
         g_ptr = tl.multiple_of(g_ptr, 16)
@@ -174,8 +176,8 @@ def _step_kernel(
     clock_row = tl.load(entry)
     index0 = tl.load(entry + 2)
     numel = tl.load(entry + 3)
-    p_ptr = tl.load(entry + 4).to(tl.pointer_type(P_TYPE))
-    g_ptr = tl.load(entry + 5).to(tl.pointer_type(G_TYPE))
+    p_ptr = tl.load(entry + 4)
+    g_ptr = tl.load(entry + 5)
 
     left = numel - start
     if active:
