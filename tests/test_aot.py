@@ -157,10 +157,8 @@ def test_ptx_has_no_contraction_and_no_approximation(name: str, key: str, compil
         ("mov.b16 %rs1, 0x3F80; \n\tfma.rn.bf16 \t%rs4, %rs2, %rs1, %rs3;", False),
         ("mov.b16 %rs1, 0x8000;\n\tfma.rn.bf16 %rs4, %rs2, %rs3, %rs1;", False),
         ("mov.b16 %rs1, 0x0000;\n\tfma.rn.bf16 %rs4, %rs2, %rs3, %rs1;", True),  # -0 + 0 is 0
-        (
-            "mov.b16 %rs1, 0x0;\n\t@%p ld.global.b16 { %rs1 }, [ %rd1 + 0 ];\n\tfma.rn.bf16 %rs4, %rs1, %rs2, %rs3;",
-            True,
-        ),
+        # a masked load writes 0 first
+        ("mov.b32 %r1, 0x0;\n@%p ld.b32 { %r1 }, [%rd1];\nfma.rn.f32 %r4, %r1, %r2, %r3;", True),
         ("fma.rn.f64 %fd4, %fd1, %fd2, %fd3;", True),
         ("mov.b32 %r1, 0x3F803F80;\n\tfma.rn.bf16x2 %r4, %r2, %r1, %r3;", True),  # not known
         ("mul.rn.f32 %f4, %f1, %f2;\n\tadd.rn.f32 %f5, %f4, %f3;", False),
