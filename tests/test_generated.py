@@ -23,7 +23,7 @@ ISSUE = ("adamw.py", "adamw_stosign.py", "sgd_stosign.py")
 
 
 def label(entry: Entry) -> str:
-    return "-".join(filter(None, vars(entry).values()))
+    return entry.label
 
 
 every = pytest.mark.parametrize("entry", GENERATED, ids=label)
