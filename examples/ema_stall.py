@@ -71,8 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     steps = 40 if arguments.quick else arguments.steps
     paths = {
-        beta: {name: momentum(cls, beta, steps) for name, cls in BUILDS.items()}
-        for beta in BETAS
+        beta: {name: momentum(cls, beta, steps) for name, cls in BUILDS.items()} for beta in BETAS
     }
     for beta, builds in paths.items():
         print(f"b = {beta:g}, step {steps}: exact {1 - beta**steps:.4f}")
