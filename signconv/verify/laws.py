@@ -188,31 +188,34 @@ def _link(before: Program, after: Program, options: Mapping[str, str], levels: i
 
     There a negative sigma mirrors the draws, so that the mean is clip(m/abs(sigma)).
     """
-    if before.denominator is not None and options.get("eps") != "keep":
-        if _other_offset(before, after):
-            return None  # a number added to the denominator goes as eps does: another program
+    plain = _ratio(before, after)
     grads = _gradients()
-    ratios = [u for u, _ in _run(_ratio(before, after), grads)]
-    states = [s for _, s in _run(replace(after, link="ratio"), grads)]
+    tops = [u for u, _ in _run(replace(plain, denominator=None), grads)]
     if before.denominator is None:
         (g,) = {m.name for m in after.moments} - {m.name for m in before.moments}
-        largest = np.zeros(SIZE)
-        for i, (r, s) in enumerate(zip(ratios, states, strict=True)):
-            largest = np.maximum(largest, np.abs(r))
-            if _differ(s[g], largest):
-                return f"{g} is not the running maximum of the numerator"
-            ratios[i] = np.where(largest == 0, 0.0, r / np.where(largest == 0, 1.0, largest))
-    wanted = [np.clip(r, -1, 1) for r in ratios]
+        sigmas = list(np.maximum.accumulate(np.abs(tops)))
+        states = [s for _, s in _run(replace(after, link="ratio"), grads)]
+        if any(_differ(s[g], largest) for s, largest in zip(states, sigmas, strict=True)):
+            return f"{g} is not the running maximum of the numerator"
+    else:
+        if options.get("eps") != "keep" and _other_offset(before, after):
+            return None  # what is added to the denominator goes: another program
+        sigma = replace(plain, numerator=before.denominator, denominator=None)
+        sigmas = [u for u, _ in _run(sigma, grads)]
     if after.link == "expected":
         found = [u for u, _ in _run(after, grads)]
+        wanted = [_clipped(m, s) for m, s in zip(tops, sigmas, strict=True)]
         return "not the clipped ratio" if any(map(_differ, found, wanted)) else ""
-    if after.denominator is not None:
-        sigma = replace(after, link="ratio", numerator=after.denominator, denominator=None)
-        wanted = [w * np.where(d < 0, -1, 1) for w, (d, _) in zip(wanted, _run(sigma, grads))]
+    wanted = [_clipped(m, np.abs(s)) for m, s in zip(tops, sigmas, strict=True)]
     draws = [(2 * u + 1 - levels) / levels for u in range(levels)]
     signs = np.mean([[u for u, _ in _run(after, grads, n)] for n in draws], axis=0)
     gap = np.abs(signs - wanted)
     return "mean of the sign is not clip(ratio)" if (gap > 1 / levels + 1e-9).any() else ""
+
+
+def _clipped(m: Array, sigma: Array) -> Array:
+    """clip(m/sigma, -1, 1) with 0/0 = 0."""
+    return np.clip(np.where((m == 0) & (sigma == 0), 0.0, m / sigma), -1.0, 1.0)
 
 
 def _other_offset(before: Program, after: Program) -> bool:
