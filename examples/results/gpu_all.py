@@ -306,6 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         os.environ.setdefault("SIGNCONV_CACHE", str(scratch / "signconv"))
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "12")
         paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
         scheduler = Scheduler(

@@ -38,6 +38,7 @@ class Choice:
     middle: int = -6
     raw: bool = False  # round the moments to E4M3, nearest, without scales, after every step
     clip: float | None = None  # norm of the whole gradient
+    scale: float = 1.0  # of the gradient, a power of two, for what is invariant under it
 
 
 ADAM = {"betas": (0.9, 0.95)}
@@ -97,7 +98,8 @@ def _forms() -> dict[str, Choice]:
             for nesterov in ("Nesterov", ""):
                 name = f"s3-p{p}-{betas.lower()}" + ("-nesterov" if nesterov else "")
                 spec = f"{FORMS}:S3P{p}{betas}{nesterov}"
-                made[name] = Choice(spec, state="fp32", hypers=hypers)
+                # abs(g)^5 of g = 1e-9 is below fp32's range: S3 has no eps, so any scale will do
+                made[name] = Choice(spec, state="fp32", hypers=hypers, scale=2.0**16)
     return made
 
 

@@ -173,6 +173,10 @@ class Trainer:
         masters = [w.to(self.device).requires_grad_() for w in fresh]
         optimizer = make(run.optimizer, masters, run.lr, run.seed)
         gradients = [torch.empty_like(w) for w in masters]
+        rates = torch.tensor([run.lr * schedule(i, steps) for i in range(steps)]).to(self.device)
+        lr = rates[0].clone()  # changed in place on the device: no step waits for a copy
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         with torch.no_grad():
             torch._foreach_copy_(params, masters)
 
@@ -189,13 +193,14 @@ class Trainer:
         every = max(1, steps // run.evaluations)
         status, done = "ok", 0
         for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = run.lr * schedule(step, steps)
+            lr.copy_(rates[step])
             loss = self.loss(windows(train, order[step], context))
             loss.backward()
             losses[step] = loss.detach()
             with torch.no_grad():
                 torch._foreach_copy_(gradients, [p.grad for p in params])
+                if choice.scale != 1.0:
+                    torch._foreach_mul_(gradients, choice.scale)
             for p in params:
                 p.grad = None
             for w, g in zip(masters, gradients):
@@ -289,7 +294,7 @@ def update_rms(
     decay = {p: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     total, count = 0.0, 0
     for w, old in zip(weights, before):
-        lr, wd = decay[w]
+        lr, wd = float(decay[w][0]), decay[w][1]
         total += float((((1 - lr * wd) * old - w.detach()) / lr).double().square().sum())
         count += w.numel()
     return float(f"{math.sqrt(total / count):.5g}") if math.isfinite(total) else None

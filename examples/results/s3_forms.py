@@ -6,7 +6,7 @@ corrected as Adam's are, since the uncorrected ratio starts at (1 - beta1)/(1 - 
 
 from __future__ import annotations
 
-from signconv.dsl import Optimizer, abs, decoupled, ema, grad, hyper, moment, root, sqrt, t
+from signconv.dsl import Optimizer, abs, decoupled, ema, grad, hyper, root, sqrt, t
 
 ORDERS = (1, 2, 3, 5)
 
@@ -14,6 +14,11 @@ ORDERS = (1, 2, 3, 5)
 def _root(x, p: int):  # type: ignore[no-untyped-def]
     """x^(1/p), by the exact square root where there is one."""
     return x if p == 1 else sqrt(x) if p == 2 else root(x, p)
+
+
+def _size(g, p: int):  # type: ignore[no-untyped-def]
+    """abs(g)^p; not dsl.moment, whose order 1 is the signed EMA."""
+    return abs(g) if p == 1 else g**2 if p == 2 else abs(g) ** p
 
 
 def same(p: int, nesterov: bool) -> type[Optimizer]:
@@ -27,9 +32,9 @@ def same(p: int, nesterov: bool) -> type[Optimizer]:
         weight_decay = hyper(0.0, ge=0)
 
         m = ema(grad, beta)
-        s = moment(grad, order=p, beta=beta)
+        s = ema(_size(grad, p), beta)
         numerator = beta * m + (1 - beta) * grad if nesterov else m
-        denominator = _root(beta * s + (1 - beta) * abs(grad) ** p if nesterov else s, p)
+        denominator = _root(beta * s + (1 - beta) * _size(grad, p) if nesterov else s, p)
         decay = decoupled(weight_decay)
 
     return S3Same
@@ -46,12 +51,12 @@ def different(p: int, nesterov: bool) -> type[Optimizer]:
         weight_decay = hyper(0.0, ge=0)
 
         m = ema(grad, beta1)
-        s = moment(grad, order=p, beta=beta2)
+        s = ema(_size(grad, p), beta2)
         numerator = (
             (beta1 * m + (1 - beta1) * grad) / (1 - beta1 ** (t + 1)) if nesterov else m.corrected
         )
         denominator = _root(
-            (beta2 * s + (1 - beta2) * abs(grad) ** p) / (1 - beta2 ** (t + 1))
+            (beta2 * s + (1 - beta2) * _size(grad, p)) / (1 - beta2 ** (t + 1))
             if nesterov
             else s.corrected,
             p,
