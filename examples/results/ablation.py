@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from claims import Record, Summary, final_loss, main, of_kind, spread, sweep_table
+from claims import Record, Summary, main, of_kind, spread, sweep_table
 from plan import Scale
+from runs import final_loss
 
 FORMS = {  # (base, form) of each name
     "sgd": ("sgd", "plain"),

@@ -1,7 +1,7 @@
 """What the scripts of the claims share: their command line, where records come from, what is kept.
 
-    python examples/results/fp8_state.py                 # draws from docs/results/runs.jsonl
-    python examples/results/fp8_state.py --quick         # trains a tiny model on the CPU, then draws
+    python examples/results/fp8_state.py           # draws from docs/results/runs.jsonl
+    python examples/results/fp8_state.py --quick   # trains a tiny model on the CPU, then draws
 
 A script writes OUT/<claim>.json, its raw records included, and OUT/<claim>.png.
 """
@@ -12,14 +12,10 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [p for p in (str(HERE), str(HERE.parents[1])) if p not in sys.path]
 
 import plan
 import torch
@@ -28,15 +24,15 @@ from gpt import TINY
 from gpu_all import environment, read_records
 from runs import Run, Trainer, final_loss
 
-RESULTS = HERE.parents[1] / "docs" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 Record = Mapping[str, Any]
 Summary = dict[str, Any]
 
 #: Runs of --quick: too short to say anything, long enough to run every line.
 QUICK = plan.Scale(
-    full=60 * TINY.tokens,
-    short=40 * TINY.tokens,
-    finetune=20 * TINY.tokens,
+    full=40 * TINY.tokens,
+    short=30 * TINY.tokens,
+    finetune=10 * TINY.tokens,
     first_lrs=1,
     table=("adamw-fp32", "adamw-raw", "stosignsgd", "s3gd-raw"),
     spikes=("adamw-fp32", "s3-p3-same-nesterov"),
@@ -73,19 +69,17 @@ def train_quick(claim: str, scale: plan.Scale) -> tuple[dict[str, Any], dict[str
     return done, facts
 
 
-def kept(
-    records: Mapping[str, Record], claim: str, scale: plan.Scale
-) -> dict[str, Record]:
+def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[str, Record]:
     """The records that a claim rests on, sweeps included, by id."""
     table, stall = {*scale.table, *scale.extras}, set(scale.stall)
-    wanted = {
+    rests: dict[str, dict[tuple[str, ...], set[str]]] = {
         "fp8_state": {("sweep", "full", "short"): table},
         "spikes": {("spikes",): set(scale.spikes), ("sweep",): {plan.REFERENCE}},
         "finetune": {("finetune", "finetune-sweep"): set(scale.finetuned)},
         "ablation": {("sweep", "short"): set(scale.ablation)},
         "ema_stall": {("sweep", "short"): stall, ("full",): {"s3gd-raw", "s3gd"}},
-    }[claim]
-    made = {}
+    }
+    wanted, made = rests[claim], {}
     for key in sorted(records):
         kind, name, *_ = key.split("/")
         if any(kind in kinds and name in names for kinds, names in wanted.items()):
@@ -135,7 +129,12 @@ def main(
 def write(claim: str, out: Path, facts: Any, summary: Summary, records: Any = None) -> None:
     """OUT/<claim>.json."""
     out.mkdir(parents=True, exist_ok=True)
-    made = {"claim": claim, "facts": facts, "summary": summary, "runs": list((records or {}).values())}
+    made = {
+        "claim": claim,
+        "facts": facts,
+        "summary": summary,
+        "runs": list((records or {}).values()),
+    }
     text = json.dumps(made, allow_nan=False, default=list)
     # One run a line: a diff of two such files can be read
     text = text.replace('{"id": ', '\n{"id": ')
@@ -182,6 +181,4 @@ def sweep_table(records: Mapping[str, Record], kind: str, name: str) -> list[lis
 def smooth(losses: Sequence[float | None], window: int) -> list[float]:
     """Moving average of the training loss; a missing value is a gap."""
     values = [math.nan if x is None else x for x in losses]
-    return [
-        statistics.fmean(values[max(0, i - window) : i]) for i in range(1, len(values) + 1)
-    ]
+    return [statistics.fmean(values[max(0, i - window) : i]) for i in range(1, len(values) + 1)]

@@ -12,8 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from claims import Record, Summary, final_loss, main, of_kind, spread, sweep_table
+from claims import Record, Summary, main, of_kind, spread, sweep_table
 from plan import Scale
+from runs import final_loss
 
 
 def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:

@@ -12,8 +12,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from claims import Record, Summary, final_loss, main, of_kind, spread, sweep_table
+from claims import Record, Summary, main, of_kind, spread, sweep_table
 from plan import REFERENCE, Scale
+from runs import final_loss
 
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:pink")
 COLLAPSE_STEP = 103  # of their Table 12
@@ -87,7 +88,7 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
         for j, record in enumerate(of_kind(records, "full", row_["optimizer"])):
             steps, losses = zip(*record["held_out"][1:])
             curve = [math.nan if x is None else x for x in losses]
-            ends += [x for x in curve[-1:] if math.isfinite(x) and x < 3]
+            ends += [x for x in curve[-1:] if math.isfinite(x) and x < 6]
             label = f"{row_['optimizer']} (lr {row_['lr']:g})" if j == 0 else None
             style = "-" if i < len(COLOURS) else "--"
             left.plot(steps, curve, style, color=COLOURS[i % len(COLOURS)], lw=1.2, label=label)
@@ -95,7 +96,9 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
         left.axhline(summary["target"], color="black", lw=0.8, ls=":")
     if ends:
         left.set_ylim(min(ends) - 0.05, max(ends) + 0.8)
-    left.set(xlabel="step", ylabel="held-out loss (nats per byte)", title="held-out loss, all seeds")
+    left.set(
+        xlabel="step", ylabel="held-out loss (nats per byte)", title="held-out loss, all seeds"
+    )
     left.legend(fontsize=7)
     left.grid(alpha=0.25)
     for i, row_ in enumerate(r for r in summary["rows"] if r["optimizer"] != REFERENCE):
@@ -115,4 +118,3 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
 
 if __name__ == "__main__":
     main("fp8_state", __doc__, summarize, draw, (12, 5))
-

@@ -33,7 +33,7 @@ class Size:
 
 
 FULL = Size(width=512, layers=8, heads=8, context=512, batch=64, held_out_windows=512)
-TINY = Size(width=64, layers=2, heads=2, context=64, batch=16, held_out_windows=64)
+TINY = Size(width=64, layers=2, heads=2, context=64, batch=16, held_out_windows=32)
 
 
 class Block(nn.Module):

@@ -25,9 +25,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]  # a checkout needs no installation
-
 import plan
 import torch
 from data import KINDS, Text, load_text
@@ -152,6 +149,7 @@ class Scheduler:
         self.busy: dict[int, Run] = {}
         self.idle: set[int] = set()
         self.restarts = RESTARTS
+        self.lost_once: set[str] = set()
         self.rate = 0.0  # tokens a second of one worker
         self.worker_facts: dict[int, dict[str, Any]] = {}
         self.began = time.time()
@@ -216,11 +214,13 @@ class Scheduler:
             self.lost(index, payload.get("problem", "the device broke"))
 
     def lost(self, index: int, why: str) -> None:
-        """A worker ended: what it trained failed; start another."""
+        """A worker ended: what it trained is tried once more; start another."""
         self.say(f"worker {index} ended: {why}")
         self.idle.discard(index)
         if run := self.busy.pop(index, None):
-            self.record({**vars(run), "status": "error", "error": why})
+            if run.id in self.lost_once:
+                self.record({**vars(run), "status": "error", "error": why})
+            self.lost_once.add(run.id)
         self.workers.pop(index).join(1)
         if self.restarts > 0:
             self.restarts -= 1
@@ -307,14 +307,14 @@ def main(arguments: list[str] | None = None) -> None:
         scratch = Path(folder)
         os.environ.setdefault("SIGNCONV_CACHE", str(scratch / "signconv"))
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "12")
-        paths = [str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-        os.environ["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
         scheduler = Scheduler(
             devices_of(given.device), size, scale, given.claims, done, given.out, scratch,
             began + given.seconds,
         )  # fmt: skip
         try:
-            texts = save_texts(given.max_bytes or (3_000_000 if given.tiny else 400_000_000), scratch)
+            texts = save_texts(
+                given.max_bytes or (3_000_000 if given.tiny else 400_000_000), scratch
+            )
             for text in texts:
                 scheduler.say(f"{text.kind}: {len(text.train):,} + {len(text.held_out):,} bytes")
             facts = {

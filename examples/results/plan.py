@@ -141,16 +141,13 @@ def finetuning(done: Records, scale: Scale, have: Collection[str]) -> Iterator[R
             yield Run(**{**vars(run), "id": f"base/{again}", "claim": "finetune"})
 
 
-def spiking(done: Records, seed: int, scale: Scale) -> Iterator[Run]:
-    """Every form at multiples of AdamW's chosen lr."""
+def spiking(done: Records, factor: int, seed: int, scale: Scale) -> Iterator[Run]:
+    """Every form at one multiple of AdamW's chosen lr."""
     _, lr = sweep(done, REFERENCE, scale)
     if lr is not None:
-        for factor in reversed(scale.factors):
-            for name in scale.spikes:
-                yield Run(
-                    f"spikes/{name}/x{factor}/{seed}", "spikes", name, lr * factor,
-                    scale.short, seed,
-                )  # fmt: skip
+        for name in scale.spikes:
+            id_ = f"spikes/{name}/x{factor}/{seed}"
+            yield Run(id_, "spikes", name, lr * factor, scale.short, seed)
 
 
 def pending(
@@ -181,30 +178,26 @@ def _stages(
             yield from full(done, name, first, scale)
     if "finetune" in claims:
         yield from finetuning(done, scale, have)
-    if "spikes" in claims:
-        yield from spiking(done, first, scale)
-    if "ablation" in claims:
-        for name in scale.ablation:
-            yield from sweep(done, name, scale)[0]
     if "fp8_state" in claims:
         for seed in later:
             for name in scale.table:
                 yield from full(done, name, seed, scale)
-    for seed in scale.seeds:
-        if "ablation" in claims:
-            for name in scale.ablation:
-                yield from short(done, "ablation", name, seed, scale)
+    for factor in sorted(scale.factors, reverse=True):
         if "spikes" in claims:
-            yield from spiking(done, seed, scale)
+            for seed in scale.seeds:
+                yield from spiking(done, factor, seed, scale)
+        if "ablation" in claims:  # between the spikes at the largest lr and the others
+            yield from at_chosen_lr(done, "ablation", scale.ablation, scale)
     if "ema_stall" in claims:
-        for name in scale.stall:
-            yield from sweep(done, name, scale)[0]
-        for seed in scale.seeds:
-            for name in scale.stall:
-                yield from short(done, "ema_stall", name, seed, scale)
+        yield from at_chosen_lr(done, "ema_stall", scale.stall, scale)
     if "fp8_state" in claims:
-        for name in scale.extras:
-            yield from sweep(done, name, scale)[0]
-        for seed in scale.seeds:
-            for name in scale.extras:
-                yield from short(done, "fp8_state", name, seed, scale)
+        yield from at_chosen_lr(done, "fp8_state", scale.extras, scale)
+
+
+def at_chosen_lr(done: Records, claim: str, names: Collection[str], scale: Scale) -> Iterator[Run]:
+    """Sweeps of several optimizers, then their short runs."""
+    for name in names:
+        yield from sweep(done, name, scale)[0]
+    for seed in scale.seeds:
+        for name in names:
+            yield from short(done, claim, name, seed, scale)

