@@ -112,6 +112,15 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             for s in k.math
         ],
         "arguments": arguments,
+        "once": [
+            *("factor", *k.outputs),
+            *(f"{key}{w}" for w in range(k.words) for key in ("key", "other_key")),
+        ],
+        "formats": [f"{m.name}_format" for m in k.moments],
+        "stored": [
+            *("p_stored", "g_stored"),
+            *(f"{m.name}_{end}" for m in k.moments for end in ("stored", "byte")),
+        ],
         "columns": [
             *("clock_row", "index0", "numel", "p_ptr", "g_ptr"),
             *(f"{m.name}_{end}" for m in k.moments for end in ("ptr", "scale_ptr")),

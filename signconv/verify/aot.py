@@ -17,7 +17,7 @@ import torch
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.formats import PLAIN
-from signconv.runtime.multi_tensor import TAIL_ROWS, WARPS, codec_for, interpreted, launch_rows
+from signconv.runtime.multi_tensor import TAIL_ROWS, WARPS, codec_for, interpreted, launch_shape
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.
@@ -115,9 +115,10 @@ def compile_step(
     Raises VerifyError where kernels are interpreted.
     """
     signature, constants = _signature(optimizer, dtype, blocks)
-    constants["CODEC"] = CODECS[target] if target in TARGETS else 0
-    constants["p_format"] = master
-    return _compile(optimizer.program.step_kernel, signature, constants, target)
+    codec = CODECS[target] if target in TARGETS else 0
+    constants |= {"CODEC": codec, "p_format": master}
+    limits = launch_shape(optimizer.program).limits(codec)
+    return _compile(optimizer.program.step_kernel, signature, constants, target, limits)
 
 
 def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
@@ -137,15 +138,20 @@ def _signature(
     kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
-    rows = launch_rows(optimizer.program)
-    constants = {"P_TYPE": kind, "G_TYPE": kind, "ROWS": rows, "TAIL": TAIL_ROWS, **formats}
+    shape = launch_shape(optimizer.program)
+    constants = {"P_TYPE": kind, "G_TYPE": kind, "TAIL": TAIL_ROWS, **formats}
+    constants |= {"ROWS": shape.rows, "TILES": shape.tiles}
     pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
     pointers["reduced"] = "*fp32"
     return {n: pointers.get(n, "constexpr") for n in names}, constants
 
 
 def _compile(
-    kernel: Any, signature: dict[str, str], constants: dict[str, Any], target: str
+    kernel: Any,
+    signature: dict[str, str],
+    constants: dict[str, Any],
+    target: str,
+    limits: dict[str, int] | None = None,
 ) -> Compiled:
     if not HAS_TRITON or interpreted():
         raise VerifyError(
@@ -163,7 +169,7 @@ def _compile(
     made = triton.compile(
         source,
         target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": WARPS, "enable_fp_fusion": False},
+        options={"num_warps": WARPS, "enable_fp_fusion": False, **(limits or {})},
     )
     return Compiled(target, made.asm, _spills(made))
 
