@@ -127,13 +127,14 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v_input_base = g - m
     v = beta2 * v_prev + one_minus_beta2 * (v_input_base * v_input_base)  # moment of (g - m)**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    update = dev.ratio(m * m_correction, tl.sqrt_rn(v * v_correction) + eps)
+    update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, v
 
@@ -279,6 +280,7 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

@@ -143,6 +143,7 @@ def _math(
     v_correction,
     eps,
     lr,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     g = g + weight_decay * p  # l2 weight decay
@@ -151,7 +152,7 @@ def _math(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    update = dev.ratio(m * m_correction, tl.sqrt_rn(v * v_correction) + eps)
+    update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     p = p - lr * update
     return p, m, v
 
@@ -299,6 +300,7 @@ def _tile(
         v_correction,
         eps,
         lr,
+        CODEC,
     )
 
     # Encode and store

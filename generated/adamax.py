@@ -125,6 +125,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_size = tl.abs(m_prev)  # abs(m.prev)
@@ -132,7 +133,7 @@ def _math(
     u_prev = dev.nonneg_maximum(u_prev, m_size * u_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
-    update = dev.ratio(m * m_correction, u + eps)  # m.corrected / (u + eps)
+    update = dev.ratio(m * m_correction, u + eps, CODEC)  # m.corrected / (u + eps)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, u
 
@@ -276,6 +277,7 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

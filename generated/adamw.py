@@ -144,6 +144,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -151,7 +152,7 @@ def _math(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    update = dev.ratio(m * m_correction, tl.sqrt_rn(v * v_correction) + eps)
+    update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, v
 
@@ -299,6 +300,7 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

@@ -101,13 +101,14 @@ def _math(
     one_minus_beta,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
     s_prev = dev.nonneg_maximum(s_prev, m_prev * m_prev)
     m = beta * m_prev + one_minus_beta * g  # moment of g
     s = beta * s_prev + one_minus_beta * (g * g)  # moment of g**2
-    update = dev.ratio(m, tl.sqrt_rn(s))  # m / sqrt(s)
+    update = dev.ratio(m, dev.sqrt(s, CODEC), CODEC)  # m / sqrt(s)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, s
 
@@ -243,6 +244,7 @@ def _tile(
         one_minus_beta,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

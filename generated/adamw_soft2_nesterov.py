@@ -101,6 +101,7 @@ def _math(
     one_minus_beta,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -109,9 +110,9 @@ def _math(
     s = beta * s_prev + one_minus_beta * (g * g)  # moment of g**2
     numerator = beta * m + one_minus_beta * g  # beta * m + (1 - beta) * g
     # sqrt(beta * s + (1 - beta) * g**2)
-    denominator = tl.sqrt_rn(beta * s + one_minus_beta * (g * g))
+    denominator = dev.sqrt(beta * s + one_minus_beta * (g * g), CODEC)
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
-    update = dev.ratio(numerator, denominator)
+    update = dev.ratio(numerator, denominator, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, s
 
@@ -247,6 +248,7 @@ def _tile(
         one_minus_beta,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

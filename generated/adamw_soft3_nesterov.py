@@ -102,6 +102,7 @@ def _math(
     one_minus_beta,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_size = tl.abs(m_prev)  # abs(m.prev)
@@ -114,7 +115,7 @@ def _math(
     # root(beta * s + (1 - beta) * abs(g)**3, 3)
     denominator = dev.cbrt(beta * s + one_minus_beta * (abs_g * abs_g * abs_g))
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
-    update = dev.ratio(numerator, denominator)
+    update = dev.ratio(numerator, denominator, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, s
 
@@ -250,6 +251,7 @@ def _tile(
         one_minus_beta,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

@@ -159,6 +159,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     g_prev = g
@@ -170,7 +171,7 @@ def _math(
     n = beta3 * n_prev + one_minus_beta3 * n_input  # moment of (g + beta2 * change)**2
     numerator = m * m_correction + beta2 * (d * d_correction)  # m.corrected + beta2 * d.corrected
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
-    update = dev.ratio(numerator, tl.sqrt_rn(n * n_correction) + eps)
+    update = dev.ratio(numerator, dev.sqrt(n * n_correction, CODEC) + eps, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, g_prev, m, d, n
 
@@ -373,6 +374,7 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

@@ -150,6 +150,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -157,9 +158,10 @@ def _math(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     v_max = dev.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
-    denominator = tl.sqrt_rn(v_max * denominator_scale) + eps  # sqrt(v_max / (1 - beta2**t)) + eps
+    # sqrt(v_max / (1 - beta2**t)) + eps
+    denominator = dev.sqrt(v_max * denominator_scale, CODEC) + eps
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
-    update = dev.ratio(m * m_correction, denominator)
+    update = dev.ratio(m * m_correction, denominator, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, v, v_max
 
@@ -333,6 +335,7 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

@@ -155,6 +155,7 @@ def _math(
     numerator_scalar,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -162,10 +163,10 @@ def _math(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = tl.div_rn(m * m_correction, tl.sqrt_rn(v * v_correction) + eps)
+    u = dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
-    numerator = tl.div_rn(u * agrees, dev.nonneg_maximum(mean_agrees, numerator_scalar))
+    numerator = dev.divide(u * agrees, dev.nonneg_maximum(mean_agrees, numerator_scalar), CODEC)
     update = numerator  # u * agrees / max(mean(agrees), 0.001)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, v
@@ -245,6 +246,7 @@ def _summands(
     numerator_scalar,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """What the reductions sum over the tensor."""
     # what rounding took from it, the bound gives back
@@ -252,7 +254,7 @@ def _summands(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = tl.div_rn(m * m_correction, tl.sqrt_rn(v * v_correction) + eps)
+    u = dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     return agrees
 
@@ -368,6 +370,7 @@ def _reduce_kernel(
         numerator_scalar,
         lr,
         lr_weight_decay,
+        CODEC,
     )
     dev.store_partial(partials + pid * 1 + 0, sum0, mask, ROWS, LEVELS)
 
@@ -466,6 +469,7 @@ def _tile(
         numerator_scalar,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

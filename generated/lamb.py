@@ -150,6 +150,7 @@ def _math(
     eps,
     weight_decay,
     lr,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -157,9 +158,12 @@ def _math(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = tl.div_rn(m * m_correction, tl.sqrt_rn(v * v_correction) + eps) + weight_decay * p
+    u = (
+        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+        + weight_decay * p
+    )
     # where(norm(u) > 0, norm(p) / norm(u), 1)
-    ratio = tl.where(norm_u > 0.0, tl.div_rn(norm_p, norm_u), 1.0)
+    ratio = tl.where(norm_u > 0.0, dev.divide(norm_p, norm_u, CODEC), 1.0)
     trust = tl.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
     update = trust * u
     p = p - lr * update
@@ -239,6 +243,7 @@ def _summands(
     eps,
     weight_decay,
     lr,
+    CODEC: tl.constexpr,
 ):
     """What the reductions sum over the tensor."""
     # what rounding took from it, the bound gives back
@@ -246,7 +251,10 @@ def _summands(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = tl.div_rn(m * m_correction, tl.sqrt_rn(v * v_correction) + eps) + weight_decay * p
+    u = (
+        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+        + weight_decay * p
+    )
     return u * u, p * p
 
 
@@ -359,6 +367,7 @@ def _reduce_kernel(
         eps,
         weight_decay,
         lr,
+        CODEC,
     )
     dev.store_partial(partials + pid * 2 + 0, sum0, mask, ROWS, LEVELS)
     dev.store_partial(partials + pid * 2 + 1, sum1, mask, ROWS, LEVELS)
@@ -458,6 +467,7 @@ def _tile(
         eps,
         weight_decay,
         lr,
+        CODEC,
     )
 
     # Encode and store

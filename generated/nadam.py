@@ -182,6 +182,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -192,7 +193,7 @@ def _math(
     numerator = mu_next * m * numerator_scale + one_minus_mu * g * numerator_scale2
     # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
     # (sqrt(v.corrected) + eps)
-    update = dev.ratio(numerator, tl.sqrt_rn(v * v_correction) + eps)
+    update = dev.ratio(numerator, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, v
 
@@ -346,6 +347,7 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

@@ -100,10 +100,11 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     v = alpha * v_prev + one_minus_alpha * (g * g)  # moment of g**2
-    update = dev.ratio(g, tl.sqrt_rn(v) + eps)  # g / (sqrt(v) + eps)
+    update = dev.ratio(g, dev.sqrt(v, CODEC) + eps, CODEC)  # g / (sqrt(v) + eps)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, v
 
@@ -218,6 +219,7 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store

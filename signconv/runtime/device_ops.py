@@ -163,15 +163,72 @@ def cbrt(x):
 
 
 @triton.jit
-def mean_ratio(a, b):
-    """a / b, correctly rounded, with 0/0 = 0: clipped afterwards, so it may be infinite."""
-    return tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+def _largest(bits, LOW: tl.constexpr):
+    """How far above LOW (bits below it wrap around) the numbers of a tile reach, as uint32."""
+    return tl.max(tl.max(bits - LOW, axis=1), axis=0)
 
 
 @triton.jit
-def ratio(a, b):
+def sqrt(x, CODEC: tl.constexpr):
+    """The correctly rounded square root.
+
+    The compiler's own branches at every element for what is rare; here one branch is taken for a
+    whole tile between 2^-100 and 2^100, where a few instructions are always right.
+    """
+    if CODEC == ARITHMETIC or len(x.shape) < 2:
+        y = tl.sqrt_rn(x)
+    elif _largest(x.to(tl.uint32, bitcast=True), 0x0D800000) <= 0x64000000:
+        y = ptx.sqrt(x)
+    else:
+        y = tl.sqrt_rn(x)
+    return y
+
+
+@triton.jit
+def _plain_quotients(a, b):
+    """Whether all of a tile's |a| and |b| lie between 2^-60 and 2^60, by bits without the sign."""
+    far_a = _largest(a.to(tl.uint32, bitcast=True) * 2, 0x43000000)
+    far_b = _largest(b.to(tl.uint32, bitcast=True) * 2, 0x43000000)
+    return tl.maximum(far_a, far_b) <= 0x78000000
+
+
+@triton.jit
+def divide(a, b, CODEC: tl.constexpr):
+    """a / b, correctly rounded."""
+    a, b = tl.broadcast(a, b)
+    if CODEC == ARITHMETIC or len(a.shape) < 2:
+        y = tl.div_rn(a, b)
+    elif _plain_quotients(a, b):
+        y = ptx.divide(a, b)
+    else:
+        y = tl.div_rn(a, b)
+    return y
+
+
+@triton.jit
+def mean_ratio(a, b, CODEC: tl.constexpr):
+    """a / b, correctly rounded, with 0/0 = 0: clipped afterwards, so it may be infinite."""
+    a, b = tl.broadcast(a, b)
+    if CODEC == ARITHMETIC or len(a.shape) < 2:
+        y = tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+    elif _plain_quotients(a, b):
+        y = ptx.divide(a, b)
+    else:
+        y = tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+    return y
+
+
+@triton.jit
+def ratio(a, b, CODEC: tl.constexpr):
     """a / b, correctly rounded, with a/0 = 0 for finite a: what underflowed moves nothing."""
-    return tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
+    a, b = tl.broadcast(a, b)
+    if CODEC == ARITHMETIC or len(a.shape) < 2:
+        y = tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
+    elif _plain_quotients(a, b):
+        y = ptx.divide(a, b)
+    else:
+        y = tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
+    return y
 
 
 @triton.jit

@@ -70,8 +70,9 @@ def launch_shape(program: OptimizerProgram) -> LaunchShape:
     if interpreted():
         return LaunchShape(INTERPRETER_ROWS, 2, None)
     formats = [m.format_for(True) for m in program.moments]
-    if any(f.dtype.itemsize > 1 or f.order > 1 for f in formats):
-        return LaunchShape(ROWS, 1, None)  # waits for bytes, or for instructions anyway
+    wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
+    if wide or program.reductions or any(f.order > 1 for f in formats):
+        return LaunchShape(ROWS, 1, None)
     if len(formats) < 2:
         return LaunchShape(ROWS, 4, None)
     return LaunchShape(ROWS, 2, 64 if len(formats) == 2 else 80)

@@ -72,9 +72,11 @@ def contractions(ptx: str) -> list[str]:
     """The fused multiply-adds of ``ptx`` that are not one operation written as two.
 
     ``x*1 + y``, ``x*0 + y`` and ``x*y + (-0)`` round once, as the sum or the product alone does:
-    sm_80 has no other bf16 arithmetic, and ``runtime/ptx.py`` makes NaN of Inf with ``x + x*0``.
-    A register counts as a constant where one ``mov`` and nothing else writes it.
+    sm_80 has no other bf16 arithmetic.  A register counts as a constant where one ``mov`` and
+    nothing else writes it.  Inline assembly (``runtime/ptx.py``) is nobody's contraction: what it
+    fuses was written so, and is tested against what it must equal.
     """
+    ptx = without_assembly(ptx)
     constants: dict[str, set[int | None]] = {}
     for line in ptx.split(";"):
         words = re.fullmatch(r"(?s).*?([a-z][\w.:]*)\s+(\{[^}]*\}|%\w+),(.*)", line)
@@ -95,6 +97,11 @@ def contractions(ptx: str) -> list[str]:
         if not exact and bits(addend) != _NEUTRAL_ADDENDS.get(name.rpartition(".")[2], -1):
             found.append(" ".join(line.split()))
     return found
+
+
+def without_assembly(ptx: str) -> str:
+    """PTX as it was compiled, without what inline assembly put there."""
+    return re.sub(r"(?s)// begin inline asm.*?// end inline asm", "", ptx)
 
 
 def _literal(operand: str) -> int | None:
