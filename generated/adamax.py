@@ -125,6 +125,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_size = tl.abs(m_prev)  # abs(m.prev)
@@ -132,9 +133,66 @@ def _math(
     u_prev = dev.nonneg_maximum(u_prev, m_size * u_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
-    update = dev.ratio(m * m_correction, u + eps)  # m.corrected / (u + eps)
+    update = dev.ratio(m * m_correction, u + eps, CODEC)  # m.corrected / (u + eps)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, u
+
+
+@triton.jit
+def _fetch(
+    start,
+    numel,
+    p_ptr,
+    g_ptr,
+    m_ptr,
+    m_scale_ptr,
+    u_ptr,
+    u_scale_ptr,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    m_format: tl.constexpr,
+    u_format: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """A tile as it is stored."""
+    # ROWS rows of 32 elements, a row is one scale block
+    left = numel - start
+    row = tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, 32)[None, :]
+    offsets = row * 32 + lane
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    u_ptr = u_ptr.to(tl.pointer_type(tl.uint8))
+    u_scale_ptr = u_scale_ptr.to(tl.pointer_type(tl.uint8))
+    if FULL:
+        p_ptr = tl.multiple_of(p_ptr, 16)
+        g_ptr = tl.multiple_of(g_ptr, 16)
+        m_ptr = tl.multiple_of(m_ptr, 16)
+        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
+        u_ptr = tl.multiple_of(u_ptr, 16)
+        u_scale_ptr = tl.multiple_of(u_scale_ptr, 16)
+
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
+    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
+    m_stored, m_byte = dev.fetch_moment(
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+    )
+    u_stored, u_byte = dev.fetch_moment(
+        u_ptr, u_scale_ptr, start, offsets, mask, row, row_mask, u_format, FULL
+    )
+    return (
+        p_stored,
+        g_stored,
+        m_stored,
+        m_byte,
+        u_stored,
+        u_byte,
+    )
 
 
 @triton.jit
@@ -150,8 +208,23 @@ def _tile(
     m_scale_ptr,
     u_ptr,
     u_scale_ptr,
-    scalar_table,
-    key_table,
+    p_stored,
+    g_stored,
+    m_stored,
+    m_byte,
+    u_stored,
+    u_byte,
+    factor,
+    u_floor,
+    beta1,
+    one_minus_beta1,
+    beta2,
+    m_correction,
+    eps,
+    lr,
+    lr_weight_decay,
+    key0,
+    other_key0,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
     p_format: tl.constexpr,
@@ -161,13 +234,11 @@ def _tile(
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    # Locate the tile: ROWS rows of 32 elements, a row is one scale block
+    # ROWS rows of 32 elements, a row is one scale block
     left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
-    mask = offsets < left
-    row_mask = row * 32 < left
     p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
     g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
@@ -181,22 +252,16 @@ def _tile(
         m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
         u_ptr = tl.multiple_of(u_ptr, 16)
         u_scale_ptr = tl.multiple_of(u_scale_ptr, 16)
-
-    # Load and decode
-    scalars = scalar_table + clock_row * 9
-    p = dev.load_param(
-        p_ptr, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p = dev.decode_param(
+        p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
-    m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
-    )
-    u_prev = dev.load_moment(
-        u_ptr, u_scale_ptr, start, offsets, mask, row, row_mask, u_format, FULL, CODEC
-    )
+    g = dev.widen(g_stored, CODEC) * factor
+    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
+    u_prev = dev.decode_moment(u_stored, u_byte, u_format, CODEC)
     index = index0 + start + row * 32
-    keys = key_table + clock_row * 3 + 0
-    bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
+    bits0 = dev.random_bits(index, lane, key0, other_key0)
 
     # The optimizer
     p, m, u = _math(
@@ -204,14 +269,15 @@ def _tile(
         g,
         m_prev,
         u_prev,
-        tl.load(scalars + 1),
-        tl.load(scalars + 2),
-        tl.load(scalars + 3),
-        tl.load(scalars + 4),
-        tl.load(scalars + 5),
-        tl.load(scalars + 6),
-        tl.load(scalars + 7),
-        tl.load(scalars + 8),
+        u_floor,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        m_correction,
+        eps,
+        lr,
+        lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store
@@ -273,11 +339,13 @@ def _step_kernel(
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
+    """One program per chunk of TILES tiles: full and aligned ones, each fetched while the one
+    before is stepped, then what is left, TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
     active = tl.load(key_table) != 0  # one answer for the whole launch
     aligned = tl.load(entry + 1) != 0
     # What the table says about the tensor: all of it at once, before anything depends on it
@@ -290,13 +358,75 @@ def _step_kernel(
     m_scale_ptr = tl.load(entry + 7)
     u_ptr = tl.load(entry + 8)
     u_scale_ptr = tl.load(entry + 9)
-
+    scalars = scalar_table + clock_row * 9
+    factor = tl.load(scalars)
+    u_floor = tl.load(scalars + 1)
+    beta1 = tl.load(scalars + 2)
+    one_minus_beta1 = tl.load(scalars + 3)
+    beta2 = tl.load(scalars + 4)
+    m_correction = tl.load(scalars + 5)
+    eps = tl.load(scalars + 6)
+    lr = tl.load(scalars + 7)
+    lr_weight_decay = tl.load(scalars + 8)
+    keys = key_table + clock_row * 3 + 1
+    key0 = tl.load(keys + 0)
+    other_key0 = tl.load(keys + 1)
     left = numel - start
-    if active:
-        if aligned & (left >= ROWS * 32):
+    if not active:
+        return
+    if aligned & (left >= TILES * ROWS * 32):
+        (
+            p_stored,
+            g_stored,
+            m_stored,
+            m_byte,
+            u_stored,
+            u_byte,
+        ) = _fetch(
+            start,
+            numel,
+            p_ptr,
+            g_ptr,
+            m_ptr,
+            m_scale_ptr,
+            u_ptr,
+            u_scale_ptr,
+            P_TYPE,
+            G_TYPE,
+            m_format,
+            u_format,
+            ROWS,
+            True,
+        )
+        for tile in tl.static_range(TILES):
+            place = start + tile * (ROWS * 32)
+            if tile + 1 < TILES:
+                (
+                    p_stored_next,
+                    g_stored_next,
+                    m_stored_next,
+                    m_byte_next,
+                    u_stored_next,
+                    u_byte_next,
+                ) = _fetch(
+                    place + ROWS * 32,
+                    numel,
+                    p_ptr,
+                    g_ptr,
+                    m_ptr,
+                    m_scale_ptr,
+                    u_ptr,
+                    u_scale_ptr,
+                    P_TYPE,
+                    G_TYPE,
+                    m_format,
+                    u_format,
+                    ROWS,
+                    True,
+                )
             _tile(
                 entry,
-                start,
+                place,
                 clock_row,
                 index0,
                 numel,
@@ -306,8 +436,23 @@ def _step_kernel(
                 m_scale_ptr,
                 u_ptr,
                 u_scale_ptr,
-                scalar_table,
-                key_table,
+                p_stored,
+                g_stored,
+                m_stored,
+                m_byte,
+                u_stored,
+                u_byte,
+                factor,
+                u_floor,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                m_correction,
+                eps,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
                 P_TYPE,
                 G_TYPE,
                 p_format,
@@ -317,31 +462,77 @@ def _step_kernel(
                 ROWS,
                 True,
             )
-        else:
-            for first in range(0, tl.minimum(left, ROWS * 32).to(tl.int32), TAIL * 32):
-                _tile(
-                    entry,
-                    start + first,
-                    clock_row,
-                    index0,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    u_ptr,
-                    u_scale_ptr,
-                    scalar_table,
-                    key_table,
-                    P_TYPE,
-                    G_TYPE,
-                    p_format,
-                    m_format,
-                    u_format,
-                    CODEC,
-                    TAIL,
-                    False,
-                )
+            if tile + 1 < TILES:
+                p_stored = p_stored_next
+                g_stored = g_stored_next
+                m_stored = m_stored_next
+                m_byte = m_byte_next
+                u_stored = u_stored_next
+                u_byte = u_byte_next
+    else:
+        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+            place = start + first
+            (
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                u_stored_tail,
+                u_byte_tail,
+            ) = _fetch(
+                place,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                u_ptr,
+                u_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                m_format,
+                u_format,
+                TAIL,
+                False,
+            )
+            _tile(
+                entry,
+                place,
+                clock_row,
+                index0,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                u_ptr,
+                u_scale_ptr,
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                u_stored_tail,
+                u_byte_tail,
+                factor,
+                u_floor,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                m_correction,
+                eps,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
+                P_TYPE,
+                G_TYPE,
+                p_format,
+                m_format,
+                u_format,
+                CODEC,
+                TAIL,
+                False,
+            )
 
 
 # ---------------------------------------------------------------- the reference

@@ -159,6 +159,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     g_prev = g
@@ -170,17 +171,14 @@ def _math(
     n = beta3 * n_prev + one_minus_beta3 * n_input  # moment of (g + beta2 * change)**2
     numerator = m * m_correction + beta2 * (d * d_correction)  # m.corrected + beta2 * d.corrected
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
-    update = dev.ratio(numerator, tl.sqrt_rn(n * n_correction) + eps)
+    update = dev.ratio(numerator, dev.sqrt(n * n_correction, CODEC) + eps, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, g_prev, m, d, n
 
 
 @triton.jit
-def _tile(
-    entry,
+def _fetch(
     start,
-    clock_row,
-    index0,
     numel,
     p_ptr,
     g_ptr,
@@ -192,26 +190,21 @@ def _tile(
     d_scale_ptr,
     n_ptr,
     n_scale_ptr,
-    scalar_table,
-    key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
     g_prev_format: tl.constexpr,
     m_format: tl.constexpr,
     d_format: tl.constexpr,
     n_format: tl.constexpr,
-    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    # Locate the tile: ROWS rows of 32 elements, a row is one scale block
+    """A tile as it is stored."""
+    # ROWS rows of 32 elements, a row is one scale block
     left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
-    mask = offsets < left
-    row_mask = row * 32 < left
     p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
     g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     g_prev_ptr = g_prev_ptr.to(tl.pointer_type(tl.uint8))
@@ -234,38 +227,131 @@ def _tile(
         n_ptr = tl.multiple_of(n_ptr, 16)
         n_scale_ptr = tl.multiple_of(n_scale_ptr, 16)
 
-    # Load and decode
-    scalars = scalar_table + clock_row * 14
-    p = dev.load_param(
-        p_ptr, entry + 14, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
+    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
+    g_prev_stored, g_prev_byte = dev.fetch_moment(
+        g_prev_ptr, g_prev_scale_ptr, start, offsets, mask, row, row_mask, g_prev_format, FULL
     )
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
-    g_prev_prev = dev.load_moment(
-        g_prev_ptr,
-        g_prev_scale_ptr,
-        start,
-        offsets,
-        mask,
-        row,
-        row_mask,
-        g_prev_format,
-        FULL,
-        CODEC,
+    m_stored, m_byte = dev.fetch_moment(
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
     )
-    m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
+    d_stored, d_byte = dev.fetch_moment(
+        d_ptr, d_scale_ptr, start, offsets, mask, row, row_mask, d_format, FULL
     )
-    d_prev = dev.load_moment(
-        d_ptr, d_scale_ptr, start, offsets, mask, row, row_mask, d_format, FULL, CODEC
+    n_stored, n_byte = dev.fetch_moment(
+        n_ptr, n_scale_ptr, start, offsets, mask, row, row_mask, n_format, FULL
     )
-    n_prev = dev.load_moment(
-        n_ptr, n_scale_ptr, start, offsets, mask, row, row_mask, n_format, FULL, CODEC
+    return (
+        p_stored,
+        g_stored,
+        g_prev_stored,
+        g_prev_byte,
+        m_stored,
+        m_byte,
+        d_stored,
+        d_byte,
+        n_stored,
+        n_byte,
     )
+
+
+@triton.jit
+def _tile(
+    entry,
+    start,
+    clock_row,
+    index0,
+    numel,
+    p_ptr,
+    g_ptr,
+    g_prev_ptr,
+    g_prev_scale_ptr,
+    m_ptr,
+    m_scale_ptr,
+    d_ptr,
+    d_scale_ptr,
+    n_ptr,
+    n_scale_ptr,
+    p_stored,
+    g_stored,
+    g_prev_stored,
+    g_prev_byte,
+    m_stored,
+    m_byte,
+    d_stored,
+    d_byte,
+    n_stored,
+    n_byte,
+    factor,
+    later,
+    beta1,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    beta3,
+    one_minus_beta3,
+    m_correction,
+    d_correction,
+    n_correction,
+    eps,
+    lr,
+    lr_weight_decay,
+    key0,
+    other_key0,
+    key1,
+    other_key1,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
+    g_prev_format: tl.constexpr,
+    m_format: tl.constexpr,
+    d_format: tl.constexpr,
+    n_format: tl.constexpr,
+    CODEC: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    # ROWS rows of 32 elements, a row is one scale block
+    left = numel - start
+    row = tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, 32)[None, :]
+    offsets = row * 32 + lane
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    g_prev_ptr = g_prev_ptr.to(tl.pointer_type(tl.uint8))
+    g_prev_scale_ptr = g_prev_scale_ptr.to(tl.pointer_type(tl.uint8))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    d_ptr = d_ptr.to(tl.pointer_type(tl.uint8))
+    d_scale_ptr = d_scale_ptr.to(tl.pointer_type(tl.uint8))
+    n_ptr = n_ptr.to(tl.pointer_type(tl.uint8))
+    n_scale_ptr = n_scale_ptr.to(tl.pointer_type(tl.uint8))
+    if FULL:
+        p_ptr = tl.multiple_of(p_ptr, 16)
+        g_ptr = tl.multiple_of(g_ptr, 16)
+        g_prev_ptr = tl.multiple_of(g_prev_ptr, 16)
+        g_prev_scale_ptr = tl.multiple_of(g_prev_scale_ptr, 16)
+        m_ptr = tl.multiple_of(m_ptr, 16)
+        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
+        d_ptr = tl.multiple_of(d_ptr, 16)
+        d_scale_ptr = tl.multiple_of(d_scale_ptr, 16)
+        n_ptr = tl.multiple_of(n_ptr, 16)
+        n_scale_ptr = tl.multiple_of(n_scale_ptr, 16)
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p = dev.decode_param(
+        p_stored, entry + 14, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    )
+    g = dev.widen(g_stored, CODEC) * factor
+    g_prev_prev = dev.decode_moment(g_prev_stored, g_prev_byte, g_prev_format, CODEC)
+    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
+    d_prev = dev.decode_moment(d_stored, d_byte, d_format, CODEC)
+    n_prev = dev.decode_moment(n_stored, n_byte, n_format, CODEC)
     index = index0 + start + row * 32
-    keys = key_table + clock_row * 5 + 0
-    bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
-    keys = key_table + clock_row * 5 + 2
-    bits1 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
+    bits0 = dev.random_bits(index, lane, key0, other_key0)
+    bits1 = dev.random_bits(index, lane, key1, other_key1)
 
     # The optimizer
     p, g_prev, m, d, n = _math(
@@ -275,19 +361,20 @@ def _tile(
         m_prev,
         d_prev,
         n_prev,
-        tl.load(scalars + 1),
-        tl.load(scalars + 2),
-        tl.load(scalars + 3),
-        tl.load(scalars + 4),
-        tl.load(scalars + 5),
-        tl.load(scalars + 6),
-        tl.load(scalars + 7),
-        tl.load(scalars + 8),
-        tl.load(scalars + 9),
-        tl.load(scalars + 10),
-        tl.load(scalars + 11),
-        tl.load(scalars + 12),
-        tl.load(scalars + 13),
+        later,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        beta3,
+        one_minus_beta3,
+        m_correction,
+        d_correction,
+        n_correction,
+        eps,
+        lr,
+        lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store
@@ -379,11 +466,13 @@ def _step_kernel(
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
+    """One program per chunk of TILES tiles: full and aligned ones, each fetched while the one
+    before is stepped, then what is left, TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 16
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
     active = tl.load(key_table) != 0  # one answer for the whole launch
     aligned = tl.load(entry + 1) != 0
     # What the table says about the tensor: all of it at once, before anything depends on it
@@ -400,13 +489,102 @@ def _step_kernel(
     d_scale_ptr = tl.load(entry + 11)
     n_ptr = tl.load(entry + 12)
     n_scale_ptr = tl.load(entry + 13)
-
+    scalars = scalar_table + clock_row * 14
+    factor = tl.load(scalars)
+    later = tl.load(scalars + 1)
+    beta1 = tl.load(scalars + 2)
+    one_minus_beta1 = tl.load(scalars + 3)
+    beta2 = tl.load(scalars + 4)
+    one_minus_beta2 = tl.load(scalars + 5)
+    beta3 = tl.load(scalars + 6)
+    one_minus_beta3 = tl.load(scalars + 7)
+    m_correction = tl.load(scalars + 8)
+    d_correction = tl.load(scalars + 9)
+    n_correction = tl.load(scalars + 10)
+    eps = tl.load(scalars + 11)
+    lr = tl.load(scalars + 12)
+    lr_weight_decay = tl.load(scalars + 13)
+    keys = key_table + clock_row * 5 + 1
+    key0 = tl.load(keys + 0)
+    other_key0 = tl.load(keys + 1)
+    key1 = tl.load(keys + 2)
+    other_key1 = tl.load(keys + 3)
     left = numel - start
-    if active:
-        if aligned & (left >= ROWS * 32):
+    if not active:
+        return
+    if aligned & (left >= TILES * ROWS * 32):
+        (
+            p_stored,
+            g_stored,
+            g_prev_stored,
+            g_prev_byte,
+            m_stored,
+            m_byte,
+            d_stored,
+            d_byte,
+            n_stored,
+            n_byte,
+        ) = _fetch(
+            start,
+            numel,
+            p_ptr,
+            g_ptr,
+            g_prev_ptr,
+            g_prev_scale_ptr,
+            m_ptr,
+            m_scale_ptr,
+            d_ptr,
+            d_scale_ptr,
+            n_ptr,
+            n_scale_ptr,
+            P_TYPE,
+            G_TYPE,
+            g_prev_format,
+            m_format,
+            d_format,
+            n_format,
+            ROWS,
+            True,
+        )
+        for tile in tl.static_range(TILES):
+            place = start + tile * (ROWS * 32)
+            if tile + 1 < TILES:
+                (
+                    p_stored_next,
+                    g_stored_next,
+                    g_prev_stored_next,
+                    g_prev_byte_next,
+                    m_stored_next,
+                    m_byte_next,
+                    d_stored_next,
+                    d_byte_next,
+                    n_stored_next,
+                    n_byte_next,
+                ) = _fetch(
+                    place + ROWS * 32,
+                    numel,
+                    p_ptr,
+                    g_ptr,
+                    g_prev_ptr,
+                    g_prev_scale_ptr,
+                    m_ptr,
+                    m_scale_ptr,
+                    d_ptr,
+                    d_scale_ptr,
+                    n_ptr,
+                    n_scale_ptr,
+                    P_TYPE,
+                    G_TYPE,
+                    g_prev_format,
+                    m_format,
+                    d_format,
+                    n_format,
+                    ROWS,
+                    True,
+                )
             _tile(
                 entry,
-                start,
+                place,
                 clock_row,
                 index0,
                 numel,
@@ -420,8 +598,34 @@ def _step_kernel(
                 d_scale_ptr,
                 n_ptr,
                 n_scale_ptr,
-                scalar_table,
-                key_table,
+                p_stored,
+                g_stored,
+                g_prev_stored,
+                g_prev_byte,
+                m_stored,
+                m_byte,
+                d_stored,
+                d_byte,
+                n_stored,
+                n_byte,
+                factor,
+                later,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                beta3,
+                one_minus_beta3,
+                m_correction,
+                d_correction,
+                n_correction,
+                eps,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
+                key1,
+                other_key1,
                 P_TYPE,
                 G_TYPE,
                 p_format,
@@ -433,37 +637,108 @@ def _step_kernel(
                 ROWS,
                 True,
             )
-        else:
-            for first in range(0, tl.minimum(left, ROWS * 32).to(tl.int32), TAIL * 32):
-                _tile(
-                    entry,
-                    start + first,
-                    clock_row,
-                    index0,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    g_prev_ptr,
-                    g_prev_scale_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    d_ptr,
-                    d_scale_ptr,
-                    n_ptr,
-                    n_scale_ptr,
-                    scalar_table,
-                    key_table,
-                    P_TYPE,
-                    G_TYPE,
-                    p_format,
-                    g_prev_format,
-                    m_format,
-                    d_format,
-                    n_format,
-                    CODEC,
-                    TAIL,
-                    False,
-                )
+            if tile + 1 < TILES:
+                p_stored = p_stored_next
+                g_stored = g_stored_next
+                g_prev_stored = g_prev_stored_next
+                g_prev_byte = g_prev_byte_next
+                m_stored = m_stored_next
+                m_byte = m_byte_next
+                d_stored = d_stored_next
+                d_byte = d_byte_next
+                n_stored = n_stored_next
+                n_byte = n_byte_next
+    else:
+        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+            place = start + first
+            (
+                p_stored_tail,
+                g_stored_tail,
+                g_prev_stored_tail,
+                g_prev_byte_tail,
+                m_stored_tail,
+                m_byte_tail,
+                d_stored_tail,
+                d_byte_tail,
+                n_stored_tail,
+                n_byte_tail,
+            ) = _fetch(
+                place,
+                numel,
+                p_ptr,
+                g_ptr,
+                g_prev_ptr,
+                g_prev_scale_ptr,
+                m_ptr,
+                m_scale_ptr,
+                d_ptr,
+                d_scale_ptr,
+                n_ptr,
+                n_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                g_prev_format,
+                m_format,
+                d_format,
+                n_format,
+                TAIL,
+                False,
+            )
+            _tile(
+                entry,
+                place,
+                clock_row,
+                index0,
+                numel,
+                p_ptr,
+                g_ptr,
+                g_prev_ptr,
+                g_prev_scale_ptr,
+                m_ptr,
+                m_scale_ptr,
+                d_ptr,
+                d_scale_ptr,
+                n_ptr,
+                n_scale_ptr,
+                p_stored_tail,
+                g_stored_tail,
+                g_prev_stored_tail,
+                g_prev_byte_tail,
+                m_stored_tail,
+                m_byte_tail,
+                d_stored_tail,
+                d_byte_tail,
+                n_stored_tail,
+                n_byte_tail,
+                factor,
+                later,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                beta3,
+                one_minus_beta3,
+                m_correction,
+                d_correction,
+                n_correction,
+                eps,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
+                key1,
+                other_key1,
+                P_TYPE,
+                G_TYPE,
+                p_format,
+                g_prev_format,
+                m_format,
+                d_format,
+                n_format,
+                CODEC,
+                TAIL,
+                False,
+            )
 
 
 # ---------------------------------------------------------------- the reference

@@ -150,6 +150,7 @@ def _math(
     eps,
     lr,
     lr_weight_decay,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -157,19 +158,17 @@ def _math(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     v_max = dev.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
-    denominator = tl.sqrt_rn(v_max * denominator_scale) + eps  # sqrt(v_max / (1 - beta2**t)) + eps
+    # sqrt(v_max / (1 - beta2**t)) + eps
+    denominator = dev.sqrt(v_max * denominator_scale, CODEC) + eps
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
-    update = dev.ratio(m * m_correction, denominator)
+    update = dev.ratio(m * m_correction, denominator, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, m, v, v_max
 
 
 @triton.jit
-def _tile(
-    entry,
+def _fetch(
     start,
-    clock_row,
-    index0,
     numel,
     p_ptr,
     g_ptr,
@@ -179,25 +178,20 @@ def _tile(
     v_scale_ptr,
     v_max_ptr,
     v_max_scale_ptr,
-    scalar_table,
-    key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
     m_format: tl.constexpr,
     v_format: tl.constexpr,
     v_max_format: tl.constexpr,
-    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    # Locate the tile: ROWS rows of 32 elements, a row is one scale block
+    """A tile as it is stored."""
+    # ROWS rows of 32 elements, a row is one scale block
     left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
-    mask = offsets < left
-    row_mask = row * 32 < left
     p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
     g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
@@ -216,26 +210,113 @@ def _tile(
         v_max_ptr = tl.multiple_of(v_max_ptr, 16)
         v_max_scale_ptr = tl.multiple_of(v_max_scale_ptr, 16)
 
-    # Load and decode
-    scalars = scalar_table + clock_row * 11
-    p = dev.load_param(
-        p_ptr, entry + 12, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
+    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
+    m_stored, m_byte = dev.fetch_moment(
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
     )
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
-    m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
+    v_stored, v_byte = dev.fetch_moment(
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
     )
-    v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
+    v_max_stored, v_max_byte = dev.fetch_moment(
+        v_max_ptr, v_max_scale_ptr, start, offsets, mask, row, row_mask, v_max_format, FULL
     )
-    v_max_prev = dev.load_moment(
-        v_max_ptr, v_max_scale_ptr, start, offsets, mask, row, row_mask, v_max_format, FULL, CODEC
+    return (
+        p_stored,
+        g_stored,
+        m_stored,
+        m_byte,
+        v_stored,
+        v_byte,
+        v_max_stored,
+        v_max_byte,
     )
+
+
+@triton.jit
+def _tile(
+    entry,
+    start,
+    clock_row,
+    index0,
+    numel,
+    p_ptr,
+    g_ptr,
+    m_ptr,
+    m_scale_ptr,
+    v_ptr,
+    v_scale_ptr,
+    v_max_ptr,
+    v_max_scale_ptr,
+    p_stored,
+    g_stored,
+    m_stored,
+    m_byte,
+    v_stored,
+    v_byte,
+    v_max_stored,
+    v_max_byte,
+    factor,
+    v_floor,
+    beta1,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    m_correction,
+    denominator_scale,
+    eps,
+    lr,
+    lr_weight_decay,
+    key0,
+    other_key0,
+    key1,
+    other_key1,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
+    m_format: tl.constexpr,
+    v_format: tl.constexpr,
+    v_max_format: tl.constexpr,
+    CODEC: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    # ROWS rows of 32 elements, a row is one scale block
+    left = numel - start
+    row = tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, 32)[None, :]
+    offsets = row * 32 + lane
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
+    v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
+    v_max_ptr = v_max_ptr.to(tl.pointer_type(tl.uint8))
+    v_max_scale_ptr = v_max_scale_ptr.to(tl.pointer_type(tl.uint8))
+    if FULL:
+        p_ptr = tl.multiple_of(p_ptr, 16)
+        g_ptr = tl.multiple_of(g_ptr, 16)
+        m_ptr = tl.multiple_of(m_ptr, 16)
+        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
+        v_ptr = tl.multiple_of(v_ptr, 16)
+        v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
+        v_max_ptr = tl.multiple_of(v_max_ptr, 16)
+        v_max_scale_ptr = tl.multiple_of(v_max_scale_ptr, 16)
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p = dev.decode_param(
+        p_stored, entry + 12, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    )
+    g = dev.widen(g_stored, CODEC) * factor
+    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
+    v_prev = dev.decode_moment(v_stored, v_byte, v_format, CODEC)
+    v_max_prev = dev.decode_moment(v_max_stored, v_max_byte, v_max_format, CODEC)
     index = index0 + start + row * 32
-    keys = key_table + clock_row * 5 + 0
-    bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
-    keys = key_table + clock_row * 5 + 2
-    bits1 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
+    bits0 = dev.random_bits(index, lane, key0, other_key0)
+    bits1 = dev.random_bits(index, lane, key1, other_key1)
 
     # The optimizer
     p, m, v, v_max = _math(
@@ -244,16 +325,17 @@ def _tile(
         m_prev,
         v_prev,
         v_max_prev,
-        tl.load(scalars + 1),
-        tl.load(scalars + 2),
-        tl.load(scalars + 3),
-        tl.load(scalars + 4),
-        tl.load(scalars + 5),
-        tl.load(scalars + 6),
-        tl.load(scalars + 7),
-        tl.load(scalars + 8),
-        tl.load(scalars + 9),
-        tl.load(scalars + 10),
+        v_floor,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        m_correction,
+        denominator_scale,
+        eps,
+        lr,
+        lr_weight_decay,
+        CODEC,
     )
 
     # Encode and store
@@ -330,11 +412,13 @@ def _step_kernel(
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
+    """One program per chunk of TILES tiles: full and aligned ones, each fetched while the one
+    before is stepped, then what is left, TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 14
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
     active = tl.load(key_table) != 0  # one answer for the whole launch
     aligned = tl.load(entry + 1) != 0
     # What the table says about the tensor: all of it at once, before anything depends on it
@@ -349,13 +433,89 @@ def _step_kernel(
     v_scale_ptr = tl.load(entry + 9)
     v_max_ptr = tl.load(entry + 10)
     v_max_scale_ptr = tl.load(entry + 11)
-
+    scalars = scalar_table + clock_row * 11
+    factor = tl.load(scalars)
+    v_floor = tl.load(scalars + 1)
+    beta1 = tl.load(scalars + 2)
+    one_minus_beta1 = tl.load(scalars + 3)
+    beta2 = tl.load(scalars + 4)
+    one_minus_beta2 = tl.load(scalars + 5)
+    m_correction = tl.load(scalars + 6)
+    denominator_scale = tl.load(scalars + 7)
+    eps = tl.load(scalars + 8)
+    lr = tl.load(scalars + 9)
+    lr_weight_decay = tl.load(scalars + 10)
+    keys = key_table + clock_row * 5 + 1
+    key0 = tl.load(keys + 0)
+    other_key0 = tl.load(keys + 1)
+    key1 = tl.load(keys + 2)
+    other_key1 = tl.load(keys + 3)
     left = numel - start
-    if active:
-        if aligned & (left >= ROWS * 32):
+    if not active:
+        return
+    if aligned & (left >= TILES * ROWS * 32):
+        (
+            p_stored,
+            g_stored,
+            m_stored,
+            m_byte,
+            v_stored,
+            v_byte,
+            v_max_stored,
+            v_max_byte,
+        ) = _fetch(
+            start,
+            numel,
+            p_ptr,
+            g_ptr,
+            m_ptr,
+            m_scale_ptr,
+            v_ptr,
+            v_scale_ptr,
+            v_max_ptr,
+            v_max_scale_ptr,
+            P_TYPE,
+            G_TYPE,
+            m_format,
+            v_format,
+            v_max_format,
+            ROWS,
+            True,
+        )
+        for tile in tl.static_range(TILES):
+            place = start + tile * (ROWS * 32)
+            if tile + 1 < TILES:
+                (
+                    p_stored_next,
+                    g_stored_next,
+                    m_stored_next,
+                    m_byte_next,
+                    v_stored_next,
+                    v_byte_next,
+                    v_max_stored_next,
+                    v_max_byte_next,
+                ) = _fetch(
+                    place + ROWS * 32,
+                    numel,
+                    p_ptr,
+                    g_ptr,
+                    m_ptr,
+                    m_scale_ptr,
+                    v_ptr,
+                    v_scale_ptr,
+                    v_max_ptr,
+                    v_max_scale_ptr,
+                    P_TYPE,
+                    G_TYPE,
+                    m_format,
+                    v_format,
+                    v_max_format,
+                    ROWS,
+                    True,
+                )
             _tile(
                 entry,
-                start,
+                place,
                 clock_row,
                 index0,
                 numel,
@@ -367,8 +527,29 @@ def _step_kernel(
                 v_scale_ptr,
                 v_max_ptr,
                 v_max_scale_ptr,
-                scalar_table,
-                key_table,
+                p_stored,
+                g_stored,
+                m_stored,
+                m_byte,
+                v_stored,
+                v_byte,
+                v_max_stored,
+                v_max_byte,
+                factor,
+                v_floor,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                m_correction,
+                denominator_scale,
+                eps,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
+                key1,
+                other_key1,
                 P_TYPE,
                 G_TYPE,
                 p_format,
@@ -379,34 +560,93 @@ def _step_kernel(
                 ROWS,
                 True,
             )
-        else:
-            for first in range(0, tl.minimum(left, ROWS * 32).to(tl.int32), TAIL * 32):
-                _tile(
-                    entry,
-                    start + first,
-                    clock_row,
-                    index0,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    v_ptr,
-                    v_scale_ptr,
-                    v_max_ptr,
-                    v_max_scale_ptr,
-                    scalar_table,
-                    key_table,
-                    P_TYPE,
-                    G_TYPE,
-                    p_format,
-                    m_format,
-                    v_format,
-                    v_max_format,
-                    CODEC,
-                    TAIL,
-                    False,
-                )
+            if tile + 1 < TILES:
+                p_stored = p_stored_next
+                g_stored = g_stored_next
+                m_stored = m_stored_next
+                m_byte = m_byte_next
+                v_stored = v_stored_next
+                v_byte = v_byte_next
+                v_max_stored = v_max_stored_next
+                v_max_byte = v_max_byte_next
+    else:
+        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+            place = start + first
+            (
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                v_stored_tail,
+                v_byte_tail,
+                v_max_stored_tail,
+                v_max_byte_tail,
+            ) = _fetch(
+                place,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                v_ptr,
+                v_scale_ptr,
+                v_max_ptr,
+                v_max_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                m_format,
+                v_format,
+                v_max_format,
+                TAIL,
+                False,
+            )
+            _tile(
+                entry,
+                place,
+                clock_row,
+                index0,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                v_ptr,
+                v_scale_ptr,
+                v_max_ptr,
+                v_max_scale_ptr,
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                v_stored_tail,
+                v_byte_tail,
+                v_max_stored_tail,
+                v_max_byte_tail,
+                factor,
+                v_floor,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                m_correction,
+                denominator_scale,
+                eps,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
+                key1,
+                other_key1,
+                P_TYPE,
+                G_TYPE,
+                p_format,
+                m_format,
+                v_format,
+                v_max_format,
+                CODEC,
+                TAIL,
+                False,
+            )
 
 
 # ---------------------------------------------------------------- the reference

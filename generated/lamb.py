@@ -150,6 +150,7 @@ def _math(
     eps,
     weight_decay,
     lr,
+    CODEC: tl.constexpr,
 ):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     # what rounding took from it, the bound gives back
@@ -157,13 +158,73 @@ def _math(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = tl.div_rn(m * m_correction, tl.sqrt_rn(v * v_correction) + eps) + weight_decay * p
+    u = (
+        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+        + weight_decay * p
+    )
     # where(norm(u) > 0, norm(p) / norm(u), 1)
-    ratio = tl.where(norm_u > 0.0, tl.div_rn(norm_p, norm_u), 1.0)
+    ratio = tl.where(norm_u > 0.0, dev.divide(norm_p, norm_u, CODEC), 1.0)
     trust = tl.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
     update = trust * u
     p = p - lr * update
     return p, m, v
+
+
+@triton.jit
+def _fetch(
+    start,
+    numel,
+    p_ptr,
+    g_ptr,
+    m_ptr,
+    m_scale_ptr,
+    v_ptr,
+    v_scale_ptr,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    m_format: tl.constexpr,
+    v_format: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """A tile as it is stored."""
+    # ROWS rows of 32 elements, a row is one scale block
+    left = numel - start
+    row = tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, 32)[None, :]
+    offsets = row * 32 + lane
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
+    v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
+    if FULL:
+        p_ptr = tl.multiple_of(p_ptr, 16)
+        g_ptr = tl.multiple_of(g_ptr, 16)
+        m_ptr = tl.multiple_of(m_ptr, 16)
+        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
+        v_ptr = tl.multiple_of(v_ptr, 16)
+        v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
+
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
+    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
+    m_stored, m_byte = dev.fetch_moment(
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
+    )
+    v_stored, v_byte = dev.fetch_moment(
+        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
+    )
+    return (
+        p_stored,
+        g_stored,
+        m_stored,
+        m_byte,
+        v_stored,
+        v_byte,
+    )
 
 
 @triton.jit
@@ -182,6 +243,7 @@ def _summands(
     eps,
     weight_decay,
     lr,
+    CODEC: tl.constexpr,
 ):
     """What the reductions sum over the tensor."""
     # what rounding took from it, the bound gives back
@@ -189,7 +251,10 @@ def _summands(
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = tl.div_rn(m * m_correction, tl.sqrt_rn(v * v_correction) + eps) + weight_decay * p
+    u = (
+        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+        + weight_decay * p
+    )
     return u * u, p * p
 
 
@@ -224,48 +289,85 @@ def _reduce_kernel(
     v_ptr = tl.load(entry + 8)
     v_scale_ptr = tl.load(entry + 9)
 
-    # Locate the tile: ROWS rows of 32 elements, a row is one scale block
+    # ROWS rows of 32 elements, a row is one scale block
     left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
-    mask = offsets < left
-    row_mask = row * 32 < left
     p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
     g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
     m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
     v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
     v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
+    if FULL:
+        p_ptr = tl.multiple_of(p_ptr, 16)
+        g_ptr = tl.multiple_of(g_ptr, 16)
+        m_ptr = tl.multiple_of(m_ptr, 16)
+        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
+        v_ptr = tl.multiple_of(v_ptr, 16)
+        v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
 
-    # Load and decode
+    (
+        p_stored,
+        g_stored,
+        m_stored,
+        m_byte,
+        v_stored,
+        v_byte,
+    ) = _fetch(
+        start,
+        numel,
+        p_ptr,
+        g_ptr,
+        m_ptr,
+        m_scale_ptr,
+        v_ptr,
+        v_scale_ptr,
+        P_TYPE,
+        G_TYPE,
+        m_format,
+        v_format,
+        ROWS,
+        FULL,
+    )
     scalars = scalar_table + clock_row * 11
-    p = dev.load_param(
-        p_ptr, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    factor = tl.load(scalars)
+    v_floor = tl.load(scalars + 1)
+    beta1 = tl.load(scalars + 2)
+    one_minus_beta1 = tl.load(scalars + 3)
+    beta2 = tl.load(scalars + 4)
+    one_minus_beta2 = tl.load(scalars + 5)
+    m_correction = tl.load(scalars + 6)
+    v_correction = tl.load(scalars + 7)
+    eps = tl.load(scalars + 8)
+    weight_decay = tl.load(scalars + 9)
+    lr = tl.load(scalars + 10)
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p = dev.decode_param(
+        p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
-    m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
-    )
-    v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
-    )
+    g = dev.widen(g_stored, CODEC) * factor
+    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
+    v_prev = dev.decode_moment(v_stored, v_byte, v_format, CODEC)
 
     sum0, sum1 = _summands(
         p,
         g,
         m_prev,
         v_prev,
-        tl.load(scalars + 1),
-        tl.load(scalars + 2),
-        tl.load(scalars + 3),
-        tl.load(scalars + 4),
-        tl.load(scalars + 5),
-        tl.load(scalars + 6),
-        tl.load(scalars + 7),
-        tl.load(scalars + 8),
-        tl.load(scalars + 9),
-        tl.load(scalars + 10),
+        v_floor,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        m_correction,
+        v_correction,
+        eps,
+        weight_decay,
+        lr,
+        CODEC,
     )
     dev.store_partial(partials + pid * 2 + 0, sum0, mask, ROWS, LEVELS)
     dev.store_partial(partials + pid * 2 + 1, sum1, mask, ROWS, LEVELS)
@@ -284,8 +386,27 @@ def _tile(
     m_scale_ptr,
     v_ptr,
     v_scale_ptr,
-    scalar_table,
-    key_table,
+    p_stored,
+    g_stored,
+    m_stored,
+    m_byte,
+    v_stored,
+    v_byte,
+    factor,
+    v_floor,
+    beta1,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    m_correction,
+    v_correction,
+    eps,
+    weight_decay,
+    lr,
+    key0,
+    other_key0,
+    key1,
+    other_key1,
     reduced,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
@@ -296,13 +417,11 @@ def _tile(
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    # Locate the tile: ROWS rows of 32 elements, a row is one scale block
+    # ROWS rows of 32 elements, a row is one scale block
     left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
-    mask = offsets < left
-    row_mask = row * 32 < left
     p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
     g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
@@ -316,24 +435,17 @@ def _tile(
         m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
         v_ptr = tl.multiple_of(v_ptr, 16)
         v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
-
-    # Load and decode
-    scalars = scalar_table + clock_row * 11
-    p = dev.load_param(
-        p_ptr, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p = dev.decode_param(
+        p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
-    m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
-    )
-    v_prev = dev.load_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
-    )
+    g = dev.widen(g_stored, CODEC) * factor
+    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
+    v_prev = dev.decode_moment(v_stored, v_byte, v_format, CODEC)
     index = index0 + start + row * 32
-    keys = key_table + clock_row * 5 + 0
-    bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
-    keys = key_table + clock_row * 5 + 2
-    bits1 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
+    bits0 = dev.random_bits(index, lane, key0, other_key0)
+    bits1 = dev.random_bits(index, lane, key1, other_key1)
 
     norm_u = dev.norm_of_sum(tl.load(reduced + 0), numel)
     norm_p = dev.norm_of_sum(tl.load(reduced + 1), numel)
@@ -345,16 +457,17 @@ def _tile(
         v_prev,
         norm_u,
         norm_p,
-        tl.load(scalars + 1),
-        tl.load(scalars + 2),
-        tl.load(scalars + 3),
-        tl.load(scalars + 4),
-        tl.load(scalars + 5),
-        tl.load(scalars + 6),
-        tl.load(scalars + 7),
-        tl.load(scalars + 8),
-        tl.load(scalars + 9),
-        tl.load(scalars + 10),
+        v_floor,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        m_correction,
+        v_correction,
+        eps,
+        weight_decay,
+        lr,
+        CODEC,
     )
 
     # Encode and store
@@ -417,11 +530,13 @@ def _step_kernel(
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
+    """One program per chunk of TILES tiles: full and aligned ones, each fetched while the one
+    before is stepped, then what is left, TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
     reduced += tl.load(chunks + 2 * pid) * 2
     active = tl.load(key_table) != 0  # one answer for the whole launch
     aligned = tl.load(entry + 1) != 0
@@ -435,13 +550,79 @@ def _step_kernel(
     m_scale_ptr = tl.load(entry + 7)
     v_ptr = tl.load(entry + 8)
     v_scale_ptr = tl.load(entry + 9)
-
+    scalars = scalar_table + clock_row * 11
+    factor = tl.load(scalars)
+    v_floor = tl.load(scalars + 1)
+    beta1 = tl.load(scalars + 2)
+    one_minus_beta1 = tl.load(scalars + 3)
+    beta2 = tl.load(scalars + 4)
+    one_minus_beta2 = tl.load(scalars + 5)
+    m_correction = tl.load(scalars + 6)
+    v_correction = tl.load(scalars + 7)
+    eps = tl.load(scalars + 8)
+    weight_decay = tl.load(scalars + 9)
+    lr = tl.load(scalars + 10)
+    keys = key_table + clock_row * 5 + 1
+    key0 = tl.load(keys + 0)
+    other_key0 = tl.load(keys + 1)
+    key1 = tl.load(keys + 2)
+    other_key1 = tl.load(keys + 3)
     left = numel - start
-    if active:
-        if aligned & (left >= ROWS * 32):
+    if not active:
+        return
+    if aligned & (left >= TILES * ROWS * 32):
+        (
+            p_stored,
+            g_stored,
+            m_stored,
+            m_byte,
+            v_stored,
+            v_byte,
+        ) = _fetch(
+            start,
+            numel,
+            p_ptr,
+            g_ptr,
+            m_ptr,
+            m_scale_ptr,
+            v_ptr,
+            v_scale_ptr,
+            P_TYPE,
+            G_TYPE,
+            m_format,
+            v_format,
+            ROWS,
+            True,
+        )
+        for tile in tl.static_range(TILES):
+            place = start + tile * (ROWS * 32)
+            if tile + 1 < TILES:
+                (
+                    p_stored_next,
+                    g_stored_next,
+                    m_stored_next,
+                    m_byte_next,
+                    v_stored_next,
+                    v_byte_next,
+                ) = _fetch(
+                    place + ROWS * 32,
+                    numel,
+                    p_ptr,
+                    g_ptr,
+                    m_ptr,
+                    m_scale_ptr,
+                    v_ptr,
+                    v_scale_ptr,
+                    P_TYPE,
+                    G_TYPE,
+                    m_format,
+                    v_format,
+                    ROWS,
+                    True,
+                )
             _tile(
                 entry,
-                start,
+                place,
                 clock_row,
                 index0,
                 numel,
@@ -451,8 +632,27 @@ def _step_kernel(
                 m_scale_ptr,
                 v_ptr,
                 v_scale_ptr,
-                scalar_table,
-                key_table,
+                p_stored,
+                g_stored,
+                m_stored,
+                m_byte,
+                v_stored,
+                v_byte,
+                factor,
+                v_floor,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                m_correction,
+                v_correction,
+                eps,
+                weight_decay,
+                lr,
+                key0,
+                other_key0,
+                key1,
+                other_key1,
                 reduced,
                 P_TYPE,
                 G_TYPE,
@@ -463,32 +663,82 @@ def _step_kernel(
                 ROWS,
                 True,
             )
-        else:
-            for first in range(0, tl.minimum(left, ROWS * 32).to(tl.int32), TAIL * 32):
-                _tile(
-                    entry,
-                    start + first,
-                    clock_row,
-                    index0,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    v_ptr,
-                    v_scale_ptr,
-                    scalar_table,
-                    key_table,
-                    reduced,
-                    P_TYPE,
-                    G_TYPE,
-                    p_format,
-                    m_format,
-                    v_format,
-                    CODEC,
-                    TAIL,
-                    False,
-                )
+            if tile + 1 < TILES:
+                p_stored = p_stored_next
+                g_stored = g_stored_next
+                m_stored = m_stored_next
+                m_byte = m_byte_next
+                v_stored = v_stored_next
+                v_byte = v_byte_next
+    else:
+        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+            place = start + first
+            (
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                v_stored_tail,
+                v_byte_tail,
+            ) = _fetch(
+                place,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                v_ptr,
+                v_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                m_format,
+                v_format,
+                TAIL,
+                False,
+            )
+            _tile(
+                entry,
+                place,
+                clock_row,
+                index0,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                v_ptr,
+                v_scale_ptr,
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                v_stored_tail,
+                v_byte_tail,
+                factor,
+                v_floor,
+                beta1,
+                one_minus_beta1,
+                beta2,
+                one_minus_beta2,
+                m_correction,
+                v_correction,
+                eps,
+                weight_decay,
+                lr,
+                key0,
+                other_key0,
+                key1,
+                other_key1,
+                reduced,
+                P_TYPE,
+                G_TYPE,
+                p_format,
+                m_format,
+                v_format,
+                CODEC,
+                TAIL,
+                False,
+            )
 
 
 # ---------------------------------------------------------------- the reference

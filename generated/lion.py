@@ -117,33 +117,25 @@ def _math(
 
 
 @triton.jit
-def _tile(
-    entry,
+def _fetch(
     start,
-    clock_row,
-    index0,
     numel,
     p_ptr,
     g_ptr,
     m_ptr,
     m_scale_ptr,
-    scalar_table,
-    key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
     m_format: tl.constexpr,
-    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    # Locate the tile: ROWS rows of 32 elements, a row is one scale block
+    """A tile as it is stored."""
+    # ROWS rows of 32 elements, a row is one scale block
     left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
-    mask = offsets < left
-    row_mask = row * 32 < left
     p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
     g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
@@ -154,28 +146,88 @@ def _tile(
         m_ptr = tl.multiple_of(m_ptr, 16)
         m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
 
-    # Load and decode
-    scalars = scalar_table + clock_row * 7
-    p = dev.load_param(p_ptr, entry + 8, start, offsets, mask, row, row_mask, p_format, FULL, CODEC)
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
-    m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
+    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
+    m_stored, m_byte = dev.fetch_moment(
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
     )
+    return (
+        p_stored,
+        g_stored,
+        m_stored,
+        m_byte,
+    )
+
+
+@triton.jit
+def _tile(
+    entry,
+    start,
+    clock_row,
+    index0,
+    numel,
+    p_ptr,
+    g_ptr,
+    m_ptr,
+    m_scale_ptr,
+    p_stored,
+    g_stored,
+    m_stored,
+    m_byte,
+    factor,
+    beta2,
+    one_minus_beta2,
+    beta1,
+    one_minus_beta1,
+    lr,
+    lr_weight_decay,
+    key0,
+    other_key0,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
+    m_format: tl.constexpr,
+    CODEC: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    # ROWS rows of 32 elements, a row is one scale block
+    left = numel - start
+    row = tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, 32)[None, :]
+    offsets = row * 32 + lane
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    if FULL:
+        p_ptr = tl.multiple_of(p_ptr, 16)
+        g_ptr = tl.multiple_of(g_ptr, 16)
+        m_ptr = tl.multiple_of(m_ptr, 16)
+        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p = dev.decode_param(
+        p_stored, entry + 8, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    )
+    g = dev.widen(g_stored, CODEC) * factor
+    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
     index = index0 + start + row * 32
-    keys = key_table + clock_row * 3 + 0
-    bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
+    bits0 = dev.random_bits(index, lane, key0, other_key0)
 
     # The optimizer
     p, m = _math(
         p,
         g,
         m_prev,
-        tl.load(scalars + 1),
-        tl.load(scalars + 2),
-        tl.load(scalars + 3),
-        tl.load(scalars + 4),
-        tl.load(scalars + 5),
-        tl.load(scalars + 6),
+        beta2,
+        one_minus_beta2,
+        beta1,
+        one_minus_beta1,
+        lr,
+        lr_weight_decay,
     )
 
     # Encode and store
@@ -222,11 +274,13 @@ def _step_kernel(
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
+    """One program per chunk of TILES tiles: full and aligned ones, each fetched while the one
+    before is stepped, then what is left, TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 10
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
     active = tl.load(key_table) != 0  # one answer for the whole launch
     aligned = tl.load(entry + 1) != 0
     # What the table says about the tensor: all of it at once, before anything depends on it
@@ -237,13 +291,63 @@ def _step_kernel(
     g_ptr = tl.load(entry + 5)
     m_ptr = tl.load(entry + 6)
     m_scale_ptr = tl.load(entry + 7)
-
+    scalars = scalar_table + clock_row * 7
+    factor = tl.load(scalars)
+    beta2 = tl.load(scalars + 1)
+    one_minus_beta2 = tl.load(scalars + 2)
+    beta1 = tl.load(scalars + 3)
+    one_minus_beta1 = tl.load(scalars + 4)
+    lr = tl.load(scalars + 5)
+    lr_weight_decay = tl.load(scalars + 6)
+    keys = key_table + clock_row * 3 + 1
+    key0 = tl.load(keys + 0)
+    other_key0 = tl.load(keys + 1)
     left = numel - start
-    if active:
-        if aligned & (left >= ROWS * 32):
+    if not active:
+        return
+    if aligned & (left >= TILES * ROWS * 32):
+        (
+            p_stored,
+            g_stored,
+            m_stored,
+            m_byte,
+        ) = _fetch(
+            start,
+            numel,
+            p_ptr,
+            g_ptr,
+            m_ptr,
+            m_scale_ptr,
+            P_TYPE,
+            G_TYPE,
+            m_format,
+            ROWS,
+            True,
+        )
+        for tile in tl.static_range(TILES):
+            place = start + tile * (ROWS * 32)
+            if tile + 1 < TILES:
+                (
+                    p_stored_next,
+                    g_stored_next,
+                    m_stored_next,
+                    m_byte_next,
+                ) = _fetch(
+                    place + ROWS * 32,
+                    numel,
+                    p_ptr,
+                    g_ptr,
+                    m_ptr,
+                    m_scale_ptr,
+                    P_TYPE,
+                    G_TYPE,
+                    m_format,
+                    ROWS,
+                    True,
+                )
             _tile(
                 entry,
-                start,
+                place,
                 clock_row,
                 index0,
                 numel,
@@ -251,8 +355,19 @@ def _step_kernel(
                 g_ptr,
                 m_ptr,
                 m_scale_ptr,
-                scalar_table,
-                key_table,
+                p_stored,
+                g_stored,
+                m_stored,
+                m_byte,
+                factor,
+                beta2,
+                one_minus_beta2,
+                beta1,
+                one_minus_beta1,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
                 P_TYPE,
                 G_TYPE,
                 p_format,
@@ -261,28 +376,63 @@ def _step_kernel(
                 ROWS,
                 True,
             )
-        else:
-            for first in range(0, tl.minimum(left, ROWS * 32).to(tl.int32), TAIL * 32):
-                _tile(
-                    entry,
-                    start + first,
-                    clock_row,
-                    index0,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    scalar_table,
-                    key_table,
-                    P_TYPE,
-                    G_TYPE,
-                    p_format,
-                    m_format,
-                    CODEC,
-                    TAIL,
-                    False,
-                )
+            if tile + 1 < TILES:
+                p_stored = p_stored_next
+                g_stored = g_stored_next
+                m_stored = m_stored_next
+                m_byte = m_byte_next
+    else:
+        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+            place = start + first
+            (
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+            ) = _fetch(
+                place,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                m_format,
+                TAIL,
+                False,
+            )
+            _tile(
+                entry,
+                place,
+                clock_row,
+                index0,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                factor,
+                beta2,
+                one_minus_beta2,
+                beta1,
+                one_minus_beta1,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
+                P_TYPE,
+                G_TYPE,
+                p_format,
+                m_format,
+                CODEC,
+                TAIL,
+                False,
+            )
 
 
 # ---------------------------------------------------------------- the reference

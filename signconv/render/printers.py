@@ -32,9 +32,11 @@ class TritonPrinter(_Code):
     """Elementwise fp32 in a kernel: roots and quotients are the correctly rounded ones."""
 
     infix = frozenset({"add", "sub", "mul"})
+    #: These choose their instructions by the kernel's CODEC.
+    by_codec = frozenset({"div", "sqrt", "ratio", "mean_ratio"})
     calls = {
-        "div": "tl.div_rn",
-        "sqrt": "tl.sqrt_rn",
+        "div": "dev.divide",
+        "sqrt": "dev.sqrt",
         "abs": "tl.abs",
         "where": "tl.where",
         "sign": "dev.sign",
@@ -52,6 +54,12 @@ class TritonPrinter(_Code):
         "min": "dev.minimum",
         "nonneg_max": "dev.nonneg_maximum",
     }
+
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn in self.by_codec:
+            operands = ", ".join(self(x) for x in e.args)
+            return f"{self.calls[e.fn]}({operands}, CODEC)", 9
+        return super().special(e)
 
 
 class TorchPrinter(_Code):

@@ -163,15 +163,72 @@ def cbrt(x):
 
 
 @triton.jit
-def mean_ratio(a, b):
-    """a / b, correctly rounded, with 0/0 = 0: clipped afterwards, so it may be infinite."""
-    return tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+def _largest(bits, LOW: tl.constexpr):
+    """How far above LOW (bits below it wrap around) the numbers of a tile reach, as uint32."""
+    return tl.max(tl.max(bits - LOW, axis=1), axis=0)
 
 
 @triton.jit
-def ratio(a, b):
+def sqrt(x, CODEC: tl.constexpr):
+    """The correctly rounded square root.
+
+    The compiler's own branches at every element for what is rare; here one branch is taken for a
+    whole tile between 2^-100 and 2^100, where a few instructions are always right.
+    """
+    if CODEC == ARITHMETIC or len(x.shape) < 2:
+        y = tl.sqrt_rn(x)
+    elif _largest(x.to(tl.uint32, bitcast=True), 0x0D800000) <= 0x64000000:
+        y = ptx.sqrt(x)
+    else:
+        y = tl.sqrt_rn(x)
+    return y
+
+
+@triton.jit
+def _plain_quotients(a, b):
+    """Whether all of a tile's |a| and |b| lie between 2^-60 and 2^60, by bits without the sign."""
+    far_a = _largest(a.to(tl.uint32, bitcast=True) * 2, 0x43000000)
+    far_b = _largest(b.to(tl.uint32, bitcast=True) * 2, 0x43000000)
+    return tl.maximum(far_a, far_b) <= 0x78000000
+
+
+@triton.jit
+def divide(a, b, CODEC: tl.constexpr):
+    """a / b, correctly rounded."""
+    a, b = tl.broadcast(a, b)
+    if CODEC == ARITHMETIC or len(a.shape) < 2:
+        y = tl.div_rn(a, b)
+    elif _plain_quotients(a, b):
+        y = ptx.divide(a, b)
+    else:
+        y = tl.div_rn(a, b)
+    return y
+
+
+@triton.jit
+def mean_ratio(a, b, CODEC: tl.constexpr):
+    """a / b, correctly rounded, with 0/0 = 0: clipped afterwards, so it may be infinite."""
+    a, b = tl.broadcast(a, b)
+    if CODEC == ARITHMETIC or len(a.shape) < 2:
+        y = tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+    elif _plain_quotients(a, b):
+        y = ptx.divide(a, b)
+    else:
+        y = tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
+    return y
+
+
+@triton.jit
+def ratio(a, b, CODEC: tl.constexpr):
     """a / b, correctly rounded, with a/0 = 0 for finite a: what underflowed moves nothing."""
-    return tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
+    a, b = tl.broadcast(a, b)
+    if CODEC == ARITHMETIC or len(a.shape) < 2:
+        y = tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
+    elif _plain_quotients(a, b):
+        y = ptx.divide(a, b)
+    else:
+        y = tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
+    return y
 
 
 @triton.jit
@@ -510,7 +567,7 @@ def row_check(x, offsets):
 
 
 @triton.jit
-def _load(ptr, offsets, mask, FULL: tl.constexpr):
+def load(ptr, offsets, mask, FULL: tl.constexpr):
     if FULL:
         return tl.load(ptr + offsets)
     return tl.load(ptr + offsets, mask=mask, other=0)
@@ -525,20 +582,14 @@ def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
 
 
 @triton.jit
-def _widen(x, CODEC: tl.constexpr):
-    """bf16 or fp32 as fp32, exactly."""
+def widen(x, CODEC: tl.constexpr):
+    """A stored parameter or gradient, bf16 or fp32, as fp32, exactly."""
     if x.dtype == tl.bfloat16:
         if CODEC != ARITHMETIC:
             return ptx.decode_bf16(x)
         if INTERPRETED:
             return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     return x.to(tl.float32)
-
-
-@triton.jit
-def load_float(ptr, offsets, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
-    """A parameter or a gradient as fp32."""
-    return _widen(_load(ptr, offsets, mask, FULL), CODEC)
 
 
 @triton.jit
@@ -558,8 +609,8 @@ def _master(masters, TYPE: tl.constexpr, FULL: tl.constexpr):
 
 
 @triton.jit
-def load_param(
-    ptr,
+def decode_param(
+    p,
     masters,
     start,
     offsets,
@@ -570,19 +621,19 @@ def load_param(
     FULL: tl.constexpr,
     CODEC: tl.constexpr,
 ):
-    """A parameter as fp32 [ROWS, 32], with a master weight that one; ``start`` is the chunk's.
+    """A stored parameter as fp32 [ROWS, 32], with a master weight that; ``start`` is the tile's.
 
     ``masters`` points at the table's pointers to remainders and checks (SPLIT) or to fp32 weights
     (WHOLE).  Where a bf16 weight is not the one that was stored, it was changed from outside and
     counts as it is: each element for itself (WHOLE), or its row of 32 (SPLIT).
     """
-    p = load_float(ptr + start, offsets, mask, FULL, CODEC)
+    p = widen(p, CODEC)
     if FORMAT == SPLIT:
-        low = _load(_master(masters, tl.int16, FULL) + start, offsets, mask, FULL)
-        check = _load(_master(masters + 1, tl.int32, FULL) + start // 32, row, row_mask, FULL)
+        low = load(_master(masters, tl.int16, FULL) + start, offsets, mask, FULL)
+        check = load(_master(masters + 1, tl.int32, FULL) + start // 32, row, row_mask, FULL)
         p = tl.where(row_check(p, offsets) == check, join_master(p, low), p)
     elif FORMAT == WHOLE:
-        whole = _load(_master(masters, tl.float32, FULL) + start, offsets, mask, FULL)
+        whole = load(_master(masters, tl.float32, FULL) + start, offsets, mask, FULL)
         high, low = split_master(whole)
         same = high.to(tl.uint32, bitcast=True) == p.to(tl.uint32, bitcast=True)
         p = tl.where(same, whole, p)
@@ -620,7 +671,7 @@ def store_param(
 
 
 @triton.jit
-def load_moment(
+def fetch_moment(
     ptr,
     scale_ptr,
     start,
@@ -630,23 +681,34 @@ def load_moment(
     row_mask,
     FORMAT: tl.constexpr,
     FULL: tl.constexpr,
-    CODEC: tl.constexpr,
 ):
-    """A stored moment as fp32 [ROWS, 32]; ``start`` is the chunk's first element.
+    """A moment as it is stored: codes [ROWS, 32] and, of the scaled formats, bytes [ROWS, 1].
 
-    ``ptr`` is untyped (uint8) and typed here; ``scale_ptr`` is read only by the scaled formats.
+    ``ptr`` is untyped (uint8) and typed here; ``start`` is the tile's first element.
     """
+    byte = tl.full((), 0, tl.uint8)
     if FORMAT == FP32:
-        x = _load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
+        code = load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
     elif FORMAT == BF16:
-        x = _load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL)
-        x = _widen(x, CODEC)
-    elif FORMAT == E4M3_RAW:
-        x = decode_fp8(_load(ptr + start, offsets, mask, FULL), 1.0, FORMAT, CODEC)
+        code = load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL)
     else:
-        byte = _load(scale_ptr + start // 32, row, row_mask, FULL).to(tl.uint32)
-        scale = (byte << 23).to(tl.float32, bitcast=True)
-        code = _load(ptr + start, offsets, mask, FULL)
+        code = load(ptr + start, offsets, mask, FULL)
+        if FORMAT != E4M3_RAW:
+            byte = load(scale_ptr + start // 32, row, row_mask, FULL)
+    return code, byte
+
+
+@triton.jit
+def decode_moment(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """What ``fetch_moment`` found as fp32 [ROWS, 32]."""
+    if FORMAT == FP32:
+        x = code
+    elif FORMAT == BF16:
+        x = widen(code, CODEC)
+    elif FORMAT == E4M3_RAW:
+        x = decode_fp8(code, 1.0, FORMAT, CODEC)
+    else:
+        scale = (byte.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
         x = decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
         if FORMAT > ROOT:
             x = power(x, FORMAT - ROOT)

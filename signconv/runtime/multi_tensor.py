@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -23,17 +24,40 @@ from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
 
 #: Columns of the pointer table before the moments' pointers; two for a master weight come last.
 CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
-#: 8 rows of 32 elements and one warp per program, with one moment twice the rows: the fastest of
-#: nine shapes tried (docs/performance.md): more rows take more registers, and fewer programs are
-#: then in flight.
+#: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
+#: (docs/performance.md).
 ROWS, WARPS = 8, 1
 #: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
 TAIL_ROWS = 4
 #: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
 _POINTER, _CONTIGUOUS = Tensor.data_ptr, Tensor.is_contiguous
 _DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
-#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones.
-INTERPRETER_ROWS = 64
+#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones; two per program,
+#: so that fetching ahead is tested, and tails in one.
+INTERPRETER_ROWS = 32
+
+
+@dataclass(frozen=True)
+class LaunchShape:
+    """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
+
+    Of several tiles each is fetched while the one before is stepped.  Fewer registers are more
+    programs in flight, until spilled ones cost more than that brings.
+    """
+
+    rows: int
+    tiles: int
+    registers: int | None
+
+    @property
+    def chunk(self) -> int:
+        """Rows that one program steps."""
+        return self.rows * self.tiles
+
+    def limits(self, codec: int) -> dict[str, int]:
+        """Launch options of the step kernel."""
+        nvidia = codec != device_ops.ARITHMETIC.value
+        return {"maxnreg": self.registers} if nvidia and self.registers else {}
 
 
 def interpreted() -> bool:
@@ -41,11 +65,17 @@ def interpreted() -> bool:
     return HAS_TRITON and type(_find_nonfinite).__name__ == "InterpretedFunction"
 
 
-def launch_rows(program: OptimizerProgram) -> int:
-    """Rows of 32 elements that one program of a kernel steps."""
+def launch_shape(program: OptimizerProgram) -> LaunchShape:
+    """The fastest of those tried on an H200 for this storage and number of moments."""
     if interpreted():
-        return INTERPRETER_ROWS
-    return ROWS if len(program.moments) > 1 else 2 * ROWS
+        return LaunchShape(INTERPRETER_ROWS, 2, None)
+    formats = [m.format_for(True) for m in program.moments]
+    wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
+    if wide or program.reductions or any(f.order > 1 for f in formats):
+        return LaunchShape(ROWS, 1, None)
+    if len(formats) < 2:
+        return LaunchShape(ROWS, 4, None)
+    return LaunchShape(ROWS, 2, 64 if len(formats) == 2 else 80)
 
 
 def codec_for(capability: tuple[int, int] | None) -> int:
@@ -130,10 +160,10 @@ class Bucket:
         program: OptimizerProgram,
         device: torch.device,
         members: list[Tensor],
-        rows: int,
         state: Mapping[Tensor, dict[str, Tensor]],
     ) -> None:
-        self.program, self.device, self.members, self.rows = program, device, members, rows
+        self.program, self.device, self.members = program, device, members
+        self.shape = launch_shape(program)
         blocks = has_blocks(members[0])
         self.formats = [m.format_for(blocks) for m in program.moments]
         self.names: list[str] = []
@@ -149,7 +179,7 @@ class Bucket:
         self.grad_dtype = members[0].grad.dtype
         self.grad_type = _pointer_type(self.grad_dtype)
         self.kinds = [_kind(p) for p in members]
-        per_chunk = rows * BLOCK
+        per_chunk = self.shape.chunk * BLOCK
         counts = torch.tensor([-(-p.numel() // per_chunk) for p in members])
         tensor_of = torch.repeat_interleave(torch.arange(len(members)), counts)
         starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
@@ -259,8 +289,8 @@ class Bucket:
                 self.reducer.partials,
                 *types,
                 CODEC=self.codec,
-                ROWS=self.rows,
-                LEVELS=(self.rows * BLOCK).bit_length() - 1,
+                ROWS=self.shape.chunk,
+                LEVELS=(self.shape.chunk * BLOCK).bit_length() - 1,
                 num_warps=WARPS,
                 enable_fp_fusion=False,
             )
@@ -269,9 +299,11 @@ class Bucket:
             *tables,
             *types,
             CODEC=self.codec,
-            ROWS=self.rows,
-            TAIL=self.rows if interpreted() else TAIL_ROWS,
+            ROWS=self.shape.rows,
+            TAIL=self.shape.chunk if interpreted() else TAIL_ROWS,
+            TILES=self.shape.tiles,
             num_warps=WARPS,
+            **self.shape.limits(self.codec),
             enable_fp_fusion=False,
         )
         for p, flat in self.copies:
@@ -286,7 +318,6 @@ class GroupEngine:
 
     def __init__(self, program: OptimizerProgram, device: torch.device) -> None:
         self.program, self.device = program, device
-        self.rows = launch_rows(program)
         self.active: list[int] = []
         self.buckets: list[Bucket] = []
         self.clock = torch.zeros(0, dtype=torch.int64, device=device)
@@ -386,9 +417,7 @@ class GroupEngine:
             blocks = self.program.scaled and has_blocks(p)
             kind = (p.dtype, p.grad.dtype, blocks, param_format(state[p]))
             buckets.setdefault(kind, []).append(p)
-        self.buckets = [
-            Bucket(self.program, self.device, b, self.rows, state) for b in buckets.values()
-        ]
+        self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]
 
     def _owns(self, step: Tensor) -> bool:
         first = self.clock.data_ptr()
@@ -398,7 +427,7 @@ class GroupEngine:
         """Raise ``flag`` on the device if any gradient is Inf or NaN."""
         for b in self.buckets:
             _find_nonfinite[(b.programs,)](
-                b.table, b.chunks, flag, b.columns, b.grad_type, ROWS=b.rows, num_warps=WARPS
+                b.table, b.chunks, flag, b.columns, b.grad_type, ROWS=b.shape.chunk, num_warps=WARPS
             )
 
     def launch(

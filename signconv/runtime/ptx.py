@@ -1,4 +1,4 @@
-"""Codecs for NVIDIA GPUs, in PTX: the arithmetic of ``device_ops`` in fewer instructions.
+"""Codecs, roots and quotients for NVIDIA GPUs, in PTX: ``device_ops`` in fewer instructions.
 
 A step's speed is decided by its integer instructions, and Triton handles the bytes of a packed
 register one at a time.  Here two or four elements share the packing.  Every function returns the
@@ -10,6 +10,56 @@ Fields are 32 random bits, of which an encoder takes the upper ones.
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
+
+
+@triton.jit
+def sqrt(x):
+    """The correctly rounded square root of 2^-100 <= x <= 2^100 (Markstein's correction of an
+    approximation with a fused multiply-add, as in the compiler's own fast path)."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 y, s, h, r;
+        rsqrt.approx.ftz.f32 y, $1;
+        mul.rn.f32 s, $1, y;
+        mul.rn.f32 h, y, 0f3F000000;
+        neg.f32 r, s;
+        fma.rn.f32 r, r, s, $1;
+        fma.rn.f32 $0, r, h, s;
+        }
+        """,
+        "=f,f",
+        args=[x],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def divide(a, b):
+    """a / b, correctly rounded, for 2^-60 <= |a|, |b| <= 2^60, by Markstein's corrections."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 r, n, e, q;
+        rcp.approx.ftz.f32 r, $2;
+        neg.f32 n, $2;
+        fma.rn.f32 e, n, r, 0f3F800000;
+        fma.rn.f32 r, r, e, r;
+        mul.rn.f32 q, $1, r;
+        fma.rn.f32 e, n, q, $1;
+        fma.rn.f32 q, e, r, q;
+        fma.rn.f32 e, n, q, $1;
+        fma.rn.f32 $0, e, r, q;
+        }
+        """,
+        "=f,f,f",
+        args=[a, b],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
 
 
 @triton.jit

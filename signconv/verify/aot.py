@@ -17,7 +17,7 @@ import torch
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.formats import PLAIN
-from signconv.runtime.multi_tensor import TAIL_ROWS, WARPS, codec_for, interpreted, launch_rows
+from signconv.runtime.multi_tensor import TAIL_ROWS, WARPS, codec_for, interpreted, launch_shape
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.
@@ -72,9 +72,11 @@ def contractions(ptx: str) -> list[str]:
     """The fused multiply-adds of ``ptx`` that are not one operation written as two.
 
     ``x*1 + y``, ``x*0 + y`` and ``x*y + (-0)`` round once, as the sum or the product alone does:
-    sm_80 has no other bf16 arithmetic, and ``runtime/ptx.py`` makes NaN of Inf with ``x + x*0``.
-    A register counts as a constant where one ``mov`` and nothing else writes it.
+    sm_80 has no other bf16 arithmetic.  A register counts as a constant where one ``mov`` and
+    nothing else writes it.  Inline assembly (``runtime/ptx.py``) is nobody's contraction: what it
+    fuses was written so, and is tested against what it must equal.
     """
+    ptx = without_assembly(ptx)
     constants: dict[str, set[int | None]] = {}
     for line in ptx.split(";"):
         words = re.fullmatch(r"(?s).*?([a-z][\w.:]*)\s+(\{[^}]*\}|%\w+),(.*)", line)
@@ -97,6 +99,11 @@ def contractions(ptx: str) -> list[str]:
     return found
 
 
+def without_assembly(ptx: str) -> str:
+    """PTX as it was compiled, without what inline assembly put there."""
+    return re.sub(r"(?s)// begin inline asm.*?// end inline asm", "", ptx)
+
+
 def _literal(operand: str) -> int | None:
     match = re.fullmatch(r"0[fFxX]([0-9a-fA-F]+)", operand.strip())
     return int(match[1], 16) if match else None
@@ -115,9 +122,10 @@ def compile_step(
     Raises VerifyError where kernels are interpreted.
     """
     signature, constants = _signature(optimizer, dtype, blocks)
-    constants["CODEC"] = CODECS[target] if target in TARGETS else 0
-    constants["p_format"] = master
-    return _compile(optimizer.program.step_kernel, signature, constants, target)
+    codec = CODECS[target] if target in TARGETS else 0
+    constants |= {"CODEC": codec, "p_format": master}
+    limits = launch_shape(optimizer.program).limits(codec)
+    return _compile(optimizer.program.step_kernel, signature, constants, target, limits)
 
 
 def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
@@ -137,15 +145,20 @@ def _signature(
     kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
-    rows = launch_rows(optimizer.program)
-    constants = {"P_TYPE": kind, "G_TYPE": kind, "ROWS": rows, "TAIL": TAIL_ROWS, **formats}
+    shape = launch_shape(optimizer.program)
+    constants = {"P_TYPE": kind, "G_TYPE": kind, "TAIL": TAIL_ROWS, **formats}
+    constants |= {"ROWS": shape.rows, "TILES": shape.tiles}
     pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
     pointers["reduced"] = "*fp32"
     return {n: pointers.get(n, "constexpr") for n in names}, constants
 
 
 def _compile(
-    kernel: Any, signature: dict[str, str], constants: dict[str, Any], target: str
+    kernel: Any,
+    signature: dict[str, str],
+    constants: dict[str, Any],
+    target: str,
+    limits: dict[str, int] | None = None,
 ) -> Compiled:
     if not HAS_TRITON or interpreted():
         raise VerifyError(
@@ -163,7 +176,7 @@ def _compile(
     made = triton.compile(
         source,
         target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": WARPS, "enable_fp_fusion": False},
+        options={"num_warps": WARPS, "enable_fp_fusion": False, **(limits or {})},
     )
     return Compiled(target, made.asm, _spills(made))
 

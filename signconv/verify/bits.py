@@ -150,7 +150,7 @@ def chunk_of(program: OptimizerProgram, backend: str) -> int:
         from signconv.runtime import cpu_compile
 
         return BLOCK * cpu_compile.CHUNK_ROWS
-    return BLOCK * multi_tensor.launch_rows(program)
+    return BLOCK * multi_tensor.launch_shape(program).chunk
 
 
 def compare(

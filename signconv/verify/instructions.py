@@ -234,8 +234,11 @@ def differences(found: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
     lines = []
     for label, old in kept["kernels"].items():
         new = found["kernels"][label]
-        if new["spills"]:
-            lines.append(f"{label}: {new['spills']} bytes of stack per thread are spilled")
+        if new["spills"] > old["spills"]:
+            lines.append(
+                f"{label}: {new['spills']} bytes of stack per thread are spilled, were "
+                f"{old['spills']}"
+            )
         for key in ("load_widths", "store_widths"):
             before, after = old[key].get("16", 0), new[key].get("16", 0)
             if after < before:

@@ -121,7 +121,7 @@ def _store_kernel(
     offsets = row * 32 + tl.arange(0, 32)[None, :]
     mask = offsets < n - start
     row_mask = row * 32 < n - start
-    x = dev.load_float(x_ptr + start, offsets, mask, FULL, CODEC)
+    x = dev.widen(dev.load(x_ptr + start, offsets, mask, FULL), CODEC)
     field = tl.load(field_ptr + start + offsets, mask=mask, other=0).to(tl.uint32, bitcast=True)
     dev.store_moment(
         code_ptr, scale_ptr, start, offsets, x, field, mask, row, row_mask, FORMAT, FULL,
@@ -138,9 +138,10 @@ def _load_kernel(
     offsets = row * 32 + tl.arange(0, 32)[None, :]
     mask = offsets < n - start
     row_mask = row * 32 < n - start
-    x = dev.load_moment(
-        code_ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT, FULL, CODEC
+    code, byte = dev.fetch_moment(
+        code_ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT, FULL
     )
+    x = dev.decode_moment(code, byte, FORMAT, CODEC)
     tl.store(x_ptr + start + offsets, x, mask=mask)
 
 
@@ -149,7 +150,7 @@ def _param_kernel(in_ptr, field_ptr, out_ptr, n, ROWS: tl.constexpr, FULL: tl.co
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
     offsets = tl.arange(0, ROWS)[:, None] * 32 + tl.arange(0, 32)[None, :]
     mask = offsets < n - start
-    x = dev.load_float(in_ptr + start, offsets, mask, FULL, CODEC)
+    x = dev.widen(dev.load(in_ptr + start, offsets, mask, FULL), CODEC)
     field = tl.load(field_ptr + start + offsets, mask=mask, other=0).to(tl.uint32, bitcast=True)
     dev.store_float(out_ptr + start, offsets, x, field, mask, FULL, CODEC)
 
