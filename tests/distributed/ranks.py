@@ -1,0 +1,197 @@
+"""What each process of test_sharded.py does; rank 0 writes the findings down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.lamb import LAMB
+from signconv.generated.nadam_stosign import NAdamStoSign
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import signconv
+from signconv.runtime.optimizer import FusedOptimizer
+from tests.distributed.training import (
+    State,
+    cases,
+    join,
+    load,
+    result,
+    save,
+    start,
+    train,
+)
+
+CHECKPOINTED: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
+    "adamw stosign": (AdamWStoSign, {"backend": "reference"}),
+    "nadam stosign": (NAdamStoSign, {"backend": "reference"}),
+    "lamb": (LAMB, {"backend": "reference"}),
+    "split": (AdamWStoSign, {"dtype": torch.bfloat16, "master": "split", "backend": "reference"}),
+}
+
+
+def poison(t: int, grads: list[Tensor]) -> None:
+    """At step 1 one element of the first row, which only the first rank has, is NaN."""
+    if t == 1:
+        grads[0][0, 3] = float("nan")
+
+
+def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
+    """Every case on this rank, then checkpoints, refusals and the rest."""
+    mesh = join(rank, ranks, Path(folder), "cpu")
+    found: dict[str, Any] = {}
+    for name, (cls, options) in {**cases(), "anchored": (_class(anchored), {})}.items():
+        model, optimizer = start(cls, options, mesh)
+        train(model, optimizer, range(3))
+        found[name] = result(model, optimizer)
+    found["skip"] = _skip(mesh)
+    found["agree"] = _clocks_agree(mesh)
+    for name, (cls, options) in CHECKPOINTED.items():
+        found[f"checkpoint {name}"] = _checkpoint(Path(folder), name, cls, options, mesh)
+    found["full state dict"] = _full_state_dict(mesh)
+    found["plain state dict"] = _plain_state_dict(mesh)
+    found["placements"] = _placements_alike(mesh)
+    found["refusals"] = _refusals(mesh)
+    found["inspect"] = _inspect(mesh)
+    found["master weights"] = _master_weights(mesh)
+    found["replicated"] = _replicated(mesh)
+    if rank == 0:
+        torch.save(found, Path(folder) / "found.pt")
+    dist.destroy_process_group()
+
+
+def _class(path: str) -> type[FusedOptimizer]:
+    from signconv.verify.bits import load_class
+
+    return load_class(Path(path))
+
+
+def _skip(mesh: Any) -> State:
+    model, optimizer = start(AdamWStoSign, {"skip_nonfinite": True}, mesh)
+    train(model, optimizer, range(3), poison)
+    return {**result(model, optimizer), "skipped": torch.tensor(optimizer.skipped_steps)}
+
+
+def _clocks_agree(mesh: Any) -> list[list[int]]:
+    """Each rank's own view of steps and offsets, also where it has no part of a parameter."""
+    model, optimizer = start(NAdamStoSign, {}, mesh)
+    train(model, optimizer, range(2))
+    mine = []
+    for p in model.parameters():
+        entry = optimizer.state[p]
+        scalars = [v for v in entry.values() if not isinstance(v, DTensor)]
+        mine += [float(v) for v in scalars]
+    every: list[Any] = [None] * mesh.size()
+    dist.all_gather_object(every, mine)
+    return every
+
+
+def _checkpoint(
+    folder: Path, name: str, cls: type[FusedOptimizer], options: dict[str, Any], mesh: Any
+) -> State:
+    """Load what another number of ranks wrote into an optimizer that never stepped; go on."""
+    model, optimizer = start(cls, {**options, "seed": 1}, mesh)
+    load(folder / "in" / name, model, optimizer)
+    train(model, optimizer, range(2, 4))
+    save(folder / "out" / name, model, optimizer)
+    train(model, optimizer, range(4, 5))
+    return result(model, optimizer)
+
+
+def _full_state_dict(mesh: Any) -> State:
+    """Through a full, unsharded state_dict, broadcast from rank 0."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model, optimizer = start(AdamWStoSign, {}, mesh)
+    train(model, optimizer, range(2))
+    saved = get_optimizer_state_dict(model, optimizer, options=options)
+    other = AdamWStoSign(model.parameters(), seed=1)
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_optimizer_state_dict(model, other, saved, options=options)
+    train(model, other, range(2, 3))
+    return result(model, other)
+
+
+def _plain_state_dict(mesh: Any) -> State:
+    """The state_dict of an unsharded run into a sharded optimizer."""
+    plain, first = start(AdamWStoSign, {}, None)
+    train(plain, first, range(2))
+    model, optimizer = start(AdamWStoSign, {"seed": 1}, mesh)
+    with torch.no_grad():
+        for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+            p.copy_(distribute_tensor(q.detach(), mesh, p.placements))
+    optimizer.load_state_dict(first.state_dict())
+    train(model, optimizer, range(2, 3))
+    return result(model, optimizer)
+
+
+def _placements_alike(mesh: Any) -> list[str]:
+    """State tensors that are no DTensors placed as their parameter is; none should be."""
+    model, optimizer = start(AdamWStoSign, {"dtype": torch.bfloat16, "master": "split"}, mesh)
+    train(model, optimizer, range(1))
+    wrong = []
+    for i, p in enumerate(model.parameters()):
+        for name, x in optimizer.state[p].items():
+            if x.dim() and not (isinstance(x, DTensor) and x.placements == p.placements):
+                wrong.append(f"{i} {name}")
+    return wrong
+
+
+def _message(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except (TypeError, RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {re.sub(r'[ ]+', ' ', str(error))}"
+    return "no error"
+
+
+def _refusals(mesh: Any) -> dict[str, str]:
+    columns = torch.nn.Parameter(distribute_tensor(torch.ones(4, 64), mesh, [Shard(1)]))
+    rows = torch.nn.Parameter(distribute_tensor(torch.ones(4, 64), mesh, [Shard(0)]))
+    optimizer = AdamWStoSign([rows])
+    rows.grad = distribute_tensor(torch.ones(4, 64), mesh, [Replicate()])
+    return {
+        "columns": _message(lambda: AdamWStoSign([columns])),
+        "gradient": _message(optimizer.step),
+        "release": _message(lambda: signconv.gradient_release(AdamWStoSign([rows]))),
+    }
+
+
+def _inspect(mesh: Any) -> list[str]:
+    model, optimizer = start(AdamWStoSign, {"dtype": torch.bfloat16, "master": "split"}, mesh)
+    for t in range(3):
+        train(model, optimizer, range(t, t + 1))
+        health = signconv.inspect(optimizer)
+    return [f"{r.parameter} {r.moment} {r.stalled is not None}" for r in health.rows]
+
+
+def _master_weights(mesh: Any) -> State:
+    """Exact fp32 weights out of a sharded model, and into a fresh one that goes on."""
+    options = {"dtype": torch.bfloat16, "master": "split"}
+    model, optimizer = start(AdamWStoSign, options, mesh)
+    train(model, optimizer, range(2))
+    exact = optimizer.master_weights(model)
+    made = {f"out {k}": v.full_tensor() for k, v in exact.items()}
+    other, fresh = start(AdamWStoSign, options, mesh)
+    fresh.load_master_weights(other, exact)
+    again = fresh.master_weights(other)
+    return {**made, **{f"in {k}": v.full_tensor() for k, v in again.items()}}
+
+
+def _replicated(mesh: Any) -> State:
+    """DTensors that every rank has whole."""
+    x = torch.nn.Parameter(distribute_tensor(torch.ones(127), mesh, [Replicate()]))
+    optimizer = LAMB([x])
+    x.grad = distribute_tensor(torch.linspace(-1, 1, 127), mesh, [Replicate()])
+    optimizer.step()
+    return {"x": x.detach().full_tensor(), "m": optimizer.state[x]["m"].full_tensor()}
