@@ -166,7 +166,10 @@ def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
         parts.append(torch.nn.functional.pad(flat, (0, widths[-1] - flat.numel())))
     sent = torch.cat(parts).to(_mesh(first).device_type)
     received = torch.empty(ranks * sent.numel(), dtype=torch.uint8, device=sent.device)
-    torch.distributed.all_gather_into_tensor(received, sent, group=group_of(first))
+    # torch 2.13 renamed it
+    dist = torch.distributed
+    collect = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    collect(received, sent, group=group_of(first))
     made, begin = [], 0
     for x, width in zip(tensors, widths, strict=True):
         # Only the last parts are short, so the padding is all at the end

@@ -30,12 +30,15 @@ from tests.distributed.training import (
     result,
     save,
     start,
+    together,
     train,
 )
 
 CASES = [*cases(), "anchored"]
 #: Each loads the checkpoints of the one before it; the first those of one process.
 WORLDS = (3, 2)
+#: Ranks -> what each of them found.
+Worlds = dict[int, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +56,14 @@ def anchored(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worlds(folder: Path, anchored: Path) -> dict[int, dict[str, Any]]:
+def worlds(folder: Path, anchored: Path) -> Worlds:
     """What the ranks of each world found."""
     checkpoints = folder / "plain"
     for name, (cls, options) in ranks.CHECKPOINTED.items():
         model, optimizer = start(cls, options, None)
         train(model, optimizer, range(2))
         save(checkpoints / name, model, optimizer)
-    found = {}
+    found: Worlds = {}
     for n in WORLDS:
         mine = folder / str(n)
         shutil.copytree(checkpoints, mine / "in")
@@ -76,7 +79,7 @@ def worlds(folder: Path, anchored: Path) -> dict[int, dict[str, Any]]:
                 for process in context.processes:
                     process.kill()
                 pytest.fail(f"{n} ranks did not finish in 240 s")
-        found[n] = torch.load(mine / "found.pt")
+        found[n] = [torch.load(mine / f"found{rank}.pt") for rank in range(n)]
         checkpoints = mine / "out"
     return found
 
@@ -85,10 +88,12 @@ def options_of(name: str, anchored: Path) -> tuple[type[FusedOptimizer], dict[st
     return (load_class(anchored), {}) if name == "anchored" else cases()[name]
 
 
+def whole(ranks: list[dict[str, Any]], name: str) -> dict[str, torch.Tensor]:
+    return together([rank[name] for rank in ranks])
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_any_number_of_ranks_gives_the_same_bits(
-    name: str, worlds: dict[int, dict[str, Any]], anchored: Path
-) -> None:
+def test_any_number_of_ranks_gives_the_same_bits(name: str, worlds: Worlds, anchored: Path) -> None:
     cls, options = options_of(name, anchored)
     model, optimizer = start(cls, options, None)
     before = [p.detach().clone() for p in model.parameters()]
@@ -96,13 +101,11 @@ def test_any_number_of_ranks_gives_the_same_bits(
     assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     wanted = result(model, optimizer)
     for n, found in worlds.items():
-        assert differences(found[name], wanted) == [], f"{n} ranks"
+        assert differences(whole(found, name), wanted) == [], f"{n} ranks"
 
 
 @pytest.mark.parametrize("name", ranks.CHECKPOINTED)
-def test_checkpoints_load_on_any_number_of_ranks(
-    name: str, worlds: dict[int, dict[str, Any]], folder: Path
-) -> None:
+def test_checkpoints_load_on_any_number_of_ranks(name: str, worlds: Worlds, folder: Path) -> None:
     """1 -> 3 -> 2 -> 1, each into a fresh optimizer that has never stepped."""
     cls, options = ranks.CHECKPOINTED[name]
     for i, n in enumerate(WORLDS):
@@ -112,7 +115,9 @@ def test_checkpoints_load_on_any_number_of_ranks(
             train(model, optimizer, range(2, 4))
         train(model, optimizer, range(2, 4))
         train(model, optimizer, range(4, 5))
-        assert differences(worlds[n][f"checkpoint {name}"], result(model, optimizer)) == [], n
+        assert (
+            differences(whole(worlds[n], f"checkpoint {name}"), result(model, optimizer)) == []
+        ), n
     model, optimizer = start(cls, {**options, "seed": 1}, None)
     load(folder / str(WORLDS[-1]) / "out" / name, model, optimizer)
     other, unbroken = start(cls, options, None)
@@ -123,63 +128,54 @@ def test_checkpoints_load_on_any_number_of_ranks(
 
 
 @pytest.mark.parametrize("way", ["full state dict", "plain state dict"])
-def test_an_unsharded_state_dict_loads(way: str, worlds: dict[int, dict[str, Any]]) -> None:
+def test_an_unsharded_state_dict_loads(way: str, worlds: Worlds) -> None:
     model, optimizer = start(AdamWStoSign, {}, None)
     train(model, optimizer, range(3))
     for n, found in worlds.items():
-        assert differences(found[way], result(model, optimizer)) == [], f"{n} ranks"
+        assert differences(whole(found, way), result(model, optimizer)) == [], f"{n} ranks"
 
 
-def test_one_bad_gradient_skips_the_step_on_every_rank(worlds: dict[int, dict[str, Any]]) -> None:
+def test_one_bad_gradient_skips_the_step_on_every_rank(worlds: Worlds) -> None:
     model, optimizer = start(AdamWStoSign, {"skip_nonfinite": True}, None)
     train(model, optimizer, range(3), ranks.poison)
     wanted = {**result(model, optimizer), "skipped": torch.tensor(1)}
     for n, found in worlds.items():
-        assert differences(found["skip"], wanted) == [], f"{n} ranks"
+        assert differences(whole(found, "skip"), wanted) == [], f"{n} ranks"
 
 
-def test_clocks_and_scalar_states_agree_even_without_a_part(
-    worlds: dict[int, dict[str, Any]],
-) -> None:
-    for found in worlds.values():
-        first, *others = found["agree"]
-        assert len(first) == 3 * 10
-        assert all(x == first for x in others)
+def test_states_are_placed_as_their_parameters(worlds: Worlds) -> None:
+    assert all(rank["placements"] == [] for found in worlds.values() for rank in found)
 
 
-def test_states_are_placed_as_their_parameters(worlds: dict[int, dict[str, Any]]) -> None:
-    assert [found["placements"] for found in worlds.values()] == [[], []]
-
-
-def test_refusals_say_what_to_do(worlds: dict[int, dict[str, Any]]) -> None:
-    for found in worlds.values():
-        said = found["refusals"]
+def test_refusals_say_what_to_do(worlds: Worlds) -> None:
+    for rank in (rank for found in worlds.values() for rank in found):
+        said = rank["refusals"]
         assert said["columns"].startswith("TypeError: AdamWStoSign takes DTensors cut once along")
         assert "redistribute the gradient" in said["gradient"]
         assert "does not step the DTensors" in said["release"]
 
 
-def test_inspect_counts_sharded_state(worlds: dict[int, dict[str, Any]]) -> None:
-    for found in worlds.values():
-        rows = found["inspect"]
+def test_inspect_counts_sharded_state(worlds: Worlds) -> None:
+    for rank in (rank for found in worlds.values() for rank in found):
+        rows = rank["inspect"]
         assert len(rows) == 4 * 10  # parameter, two moments, master
         assert all(row.endswith("True") for row in rows)
 
 
-def test_master_weights_go_out_and_in(worlds: dict[int, dict[str, Any]]) -> None:
+def test_master_weights_go_out_and_in(worlds: Worlds) -> None:
     model, optimizer = start(AdamWStoSign, {"dtype": torch.bfloat16, "master": "split"}, None)
     train(model, optimizer, range(2))
     exact = optimizer.master_weights(model)
     wanted = {f"{way} {k}": v for way in ("out", "in") for k, v in exact.items()}
     for n, found in worlds.items():
-        assert differences(found["master weights"], wanted) == [], f"{n} ranks"
+        assert differences(whole(found, "master weights"), wanted) == [], f"{n} ranks"
 
 
-def test_replicated_dtensors_step_like_tensors(worlds: dict[int, dict[str, Any]]) -> None:
+def test_replicated_dtensors_step_like_tensors(worlds: Worlds) -> None:
     x = torch.ones(127, requires_grad=True)
     optimizer = LAMB([x])
     x.grad = torch.linspace(-1, 1, 127)
     optimizer.step()
-    for found in worlds.values():
+    for rank in (rank for found in worlds.values() for rank in found):
         wanted = {"x": x.detach(), "m": optimizer.state[x]["m"]}
-        assert differences(found["replicated"], wanted) == []
+        assert differences(rank["replicated"], wanted) == []

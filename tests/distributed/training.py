@@ -19,8 +19,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
+from signconv.runtime.compat import HAS_LLVM
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verify.bits import different, load_class
 from tests.support import ROOT
@@ -84,45 +85,75 @@ def train(
             edit(t, found)
         for p, g in zip(model.parameters(), found, strict=True):
             g = g.to(p.device, p.dtype)
-            if isinstance(p, DTensor):
-                g = distribute_tensor(g, p.device_mesh, p.placements)
-            p.grad = g
+            p.grad = part_of(g, p) if isinstance(p, DTensor) else g
         optimizer.step()
         optimizer.zero_grad()
 
 
-def whole(x: Any) -> Tensor:
-    """All of a tensor, on the CPU."""
-    return (x.full_tensor() if isinstance(x, DTensor) else x).detach().cpu().clone()
+def part_of(x: Tensor, p: DTensor) -> DTensor:
+    """This rank's part of a tensor that every rank has, placed as ``p`` is."""
+    (placement,) = p.placements
+    if isinstance(placement, Shard):
+        parts = x.chunk(p.device_mesh.size())
+        rank = p.device_mesh.get_local_rank()
+        x = parts[rank] if rank < len(parts) else x[:0]
+    return DTensor.from_local(
+        x, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
+
+
+def here(x: Tensor) -> Tensor:
+    """What this rank has of a tensor, on the CPU."""
+    return (x.to_local() if isinstance(x, DTensor) else x).detach().cpu().clone()
 
 
 def result(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Every parameter and every state tensor of a training, gathered."""
+    """What this rank has of every parameter and every state tensor."""
     made = {}
     for i, p in enumerate(model.parameters()):
-        made[f"{i} {list(p.shape)}"] = whole(p)
+        made[f"{i} {list(p.shape)}"] = here(p)
         for name, value in optimizer.state[p].items():
-            made[f"{i} {list(p.shape)} {name}"] = whole(value)
+            made[f"{i} {list(p.shape)} {name}"] = here(value)
+    return made
+
+
+def together(parts: list[State]) -> State:
+    """The results of all ranks as one; a scalar must be the same everywhere."""
+    made = {}
+    for name, first in parts[0].items():
+        found = [x[name] for x in parts]
+        if first.dim() == 0:
+            assert all(torch.equal(x, first) for x in found), f"{name} differs between ranks"
+        made[name] = torch.cat(found) if first.dim() else first
     return made
 
 
 def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Names whose bits differ, or that only one side has."""
-    found = [k for k in wanted if k not in got or different(got[k], wanted[k]) > 0]
+    """Names whose bits or shapes differ, or that only one side has."""
+    found = []
+    for k in wanted:
+        if k not in got or got[k].shape != wanted[k].shape or different(got[k], wanted[k]) > 0:
+            found.append(k)
     return [*found, *(set(got) - set(wanted))]
 
 
 def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
     """Name -> class and options; every generated optimizer, and the storages of a few."""
     every = {f.stem: load_class(f) for f in sorted((ROOT / "generated").glob("*.py"))}
-    found: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
-        name: (c, {"backend": "reference"}) for name, c in every.items()
-    }
+    plain = {"backend": "reference"}
+    found: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {}
+    for name, cls in every.items():
+        found[name] = (cls, plain)
     for name in ("adamw_stosign", "lamb", "nadam_stosign"):
-        base = every[name]
-        found[f"{name} auto"] = (base, {})
-        found[f"{name} bf16"] = (base, {"dtype": torch.bfloat16})
-        found[f"{name} split"] = (base, {"dtype": torch.bfloat16, "master": "split"})
+        cls = every[name]
+        found[f"{name} bf16"] = (cls, {"dtype": torch.bfloat16, **plain})
+        found[f"{name} split"] = (cls, {"dtype": torch.bfloat16, "master": "split", **plain})
+    for name in ("adamw_stosign", "lamb") if HAS_LLVM else ():
+        found[f"{name} cpu"] = (every[name], {"backend": "cpu"})
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        found["nadam_stosign triton"] = (every["nadam_stosign"], {"backend": "triton"})
+        split = {"dtype": torch.bfloat16, "master": "split", "backend": "triton"}
+        found["lamb triton split"] = (every["lamb"], split)
     return found
 
 
