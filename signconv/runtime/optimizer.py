@@ -15,7 +15,13 @@ from torch.optim.optimizer import ParamsT
 from signconv.runtime import master as masters
 from signconv.runtime import reference, sharded
 from signconv.runtime import state as states
-from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON, warn_once
+from signconv.runtime.compat import (
+    CPU_REMEDY,
+    HAS_LLVM,
+    HAS_TRITON,
+    outside_dynamo,
+    warn_once,
+)
 from signconv.runtime.formats import BLOCK, MASTER
 from signconv.runtime.multi_tensor import GroupEngine, interpreted
 from signconv.runtime.program import OptimizerProgram
@@ -214,6 +220,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step()
+        return loss
+
+    @outside_dynamo
+    def _step(self) -> None:
+        """The step after the closure; torch.compile breaks its graph here."""
         work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
         fresh: dict[Tensor, dict[str, Tensor]] = {}
         for i, group in enumerate(self.param_groups):
@@ -239,7 +251,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._locals = sharded.Locals(self.program)
         for device, parts in work.items():
             self._step_device(device, parts)
-        return loss
 
     @torch.no_grad()
     def step_parameter(self, index: int, p: Tensor) -> None:
@@ -424,7 +435,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                     f"{self.program.hash} with {self.program.state} state: their moments mean "
                     "different things, so load it with the optimizer that wrote it"
                 )
-            missing = {*self.defaults, "lr0"} - set(new)
+            missing = {*META, *(h.key for h in self.program.hypers)} - set(new)
             if missing:
                 raise ValueError(f"param group {i} of the state_dict lacks {sorted(missing)}")
             self._check_hypers(new)

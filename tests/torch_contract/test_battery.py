@@ -354,7 +354,8 @@ def test_every_way_of_copying_goes_on_alike(cls: type[FusedOptimizer], dtype: to
     run(a, ps, range(2))
     qs = copies(ps)
     b = new(cls, qs)
-    b.load_state_dict(_file(a.state_dict()))
+    for _ in range(2):  # torch adds to the defaults when it loads
+        b.load_state_dict(_file(a.state_dict()))
     rs, c = copy.deepcopy((ps, a))
     ss, d = pickle.loads(pickle.dumps((ps, a)))
     run(a, ps, range(2, 4))
