@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from signconv.generated.adamw_stosign import AdamWStoSign
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -43,7 +44,7 @@ def train(mode: str, steps: int, checkpoint: Path | None) -> list[float]:
 
     if checkpoint is not None and checkpoint.exists():
         weights, state = get_state_dict(model, optimizer)
-        dcp.load({"model": weights, "optimizer": state}, checkpoint_id=checkpoint)
+        load({"model": weights, "optimizer": state}, checkpoint_id=checkpoint)
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
 
     data = torch.Generator().manual_seed(1 + rank)  # different data on every rank
@@ -60,7 +61,7 @@ def train(mode: str, steps: int, checkpoint: Path | None) -> list[float]:
 
     if checkpoint is not None:
         weights, state = get_state_dict(model, optimizer)
-        dcp.save({"model": weights, "optimizer": state}, checkpoint_id=checkpoint)
+        save({"model": weights, "optimizer": state}, checkpoint_id=checkpoint)
     if rank == 0:
         print(f"{mode}, {ranks} ranks: loss before {losses[0]:.3f}, after {losses[-1]:.3f}")
     dist.destroy_process_group()

@@ -60,10 +60,10 @@ def test_hugging_face_trainer_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 def torchrun(ranks: int, folder: Path, *arguments: str) -> tuple[float, float]:
     """Losses that examples/distributed.py prints."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-        + ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        + [str(ROOT / "examples" / "distributed.py"), *arguments],
+        [*run, *where, str(ROOT / "examples" / "distributed.py"), *arguments],
         env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", GLOO_SOCKET_IFNAME="lo"),
         cwd=folder,
         capture_output=True,
