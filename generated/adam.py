@@ -160,6 +160,15 @@ def _math(
 def _tile(
     entry,
     start,
+    clock_row,
+    index0,
+    numel,
+    p_ptr,
+    g_ptr,
+    m_ptr,
+    m_scale_ptr,
+    v_ptr,
+    v_scale_ptr,
     scalar_table,
     key_table,
     P_TYPE: tl.constexpr,
@@ -172,19 +181,18 @@ def _tile(
     FULL: tl.constexpr,
 ):
     # Locate the tile: ROWS rows of 32 elements, a row is one scale block
-    clock_row = tl.load(entry)
-    left = tl.load(entry + 3) - start
+    left = numel - start
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
     offsets = row * 32 + lane
     mask = offsets < left
     row_mask = row * 32 < left
-    p_ptr = tl.load(entry + 4).to(tl.pointer_type(P_TYPE))
-    g_ptr = tl.load(entry + 5).to(tl.pointer_type(G_TYPE))
-    m_ptr = tl.load(entry + 6).to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = tl.load(entry + 7).to(tl.pointer_type(tl.uint8))
-    v_ptr = tl.load(entry + 8).to(tl.pointer_type(tl.uint8))
-    v_scale_ptr = tl.load(entry + 9).to(tl.pointer_type(tl.uint8))
+    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
+    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
+    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
+    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
+    v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
+    v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
     if FULL:
         p_ptr = tl.multiple_of(p_ptr, 16)
         g_ptr = tl.multiple_of(g_ptr, 16)
@@ -205,7 +213,7 @@ def _tile(
     v_prev = dev.load_moment(
         v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL, CODEC
     )
-    index = tl.load(entry + 2) + start + row * 32
+    index = index0 + start + row * 32
     keys = key_table + clock_row * 3 + 0
     bits0 = dev.random_bits(index, lane, tl.load(keys + 1), tl.load(keys + 2))
 
@@ -291,14 +299,34 @@ def _step_kernel(
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
     start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
-    left = tl.load(entry + 3) - start
+    active = tl.load(key_table) != 0  # one answer for the whole launch
     aligned = tl.load(entry + 1) != 0
-    active = tl.load(key_table + tl.load(entry) * 3) != 0
+    # What the table says about the tensor: all of it at once, before anything depends on it
+    clock_row = tl.load(entry)
+    index0 = tl.load(entry + 2)
+    numel = tl.load(entry + 3)
+    p_ptr = tl.load(entry + 4)
+    g_ptr = tl.load(entry + 5)
+    m_ptr = tl.load(entry + 6)
+    m_scale_ptr = tl.load(entry + 7)
+    v_ptr = tl.load(entry + 8)
+    v_scale_ptr = tl.load(entry + 9)
+
+    left = numel - start
     if active:
         if aligned & (left >= ROWS * 32):
             _tile(
                 entry,
                 start,
+                clock_row,
+                index0,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                v_ptr,
+                v_scale_ptr,
                 scalar_table,
                 key_table,
                 P_TYPE,
@@ -315,6 +343,15 @@ def _step_kernel(
                 _tile(
                     entry,
                     start + first,
+                    clock_row,
+                    index0,
+                    numel,
+                    p_ptr,
+                    g_ptr,
+                    m_ptr,
+                    m_scale_ptr,
+                    v_ptr,
+                    v_scale_ptr,
                     scalar_table,
                     key_table,
                     P_TYPE,

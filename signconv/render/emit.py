@@ -112,6 +112,10 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             for s in k.math
         ],
         "arguments": arguments,
+        "columns": [
+            *("clock_row", "index0", "numel", "p_ptr", "g_ptr"),
+            *(f"{m.name}_{end}" for m in k.moments for end in ("ptr", "scale_ptr")),
+        ],
         "inputs": inputs,
         "reductions": k.reductions,
         "reduce_math": [

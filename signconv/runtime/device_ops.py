@@ -142,21 +142,23 @@ def nonneg_maximum(a, b):
 
 @triton.jit
 def cbrt(x):
-    """Cube root of x >= 0 within 1 ULP: three Newton steps from an exponent divided by three.
+    """Cube root of x >= 0 within 1 ULP, without a division: y = x**(-1/3) from an exponent divided
+    by three and one step of third order, then Newton's step from x*y*y in 12 bits, whose square is
+    exact, with its second-order term.
 
-    The same exact operations in the same order everywhere; x is brought within 2^-100…2^100
-    first.
+    x is moved by a power of two first: no residual underflows, no cube overflows.
     """
-    tiny = x < 7.888609052210118e-31
-    huge = x > 1.2676506002282294e30
-    y = tl.where(tiny, x * 4.722366482869645e21, x)  # 2^72
-    y = tl.where(huge, x * 2.117582368135751e-22, y)  # 2^-72
-    guess = (y.to(tl.int32, bitcast=True) // 3 + 0x2A5137A0).to(tl.float32, bitcast=True)
-    guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
-    guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
-    guess = guess - tl.div_rn(guess * guess * guess - y, 3.0 * (guess * guess))
-    guess = tl.where(tiny, guess * 5.960464477539063e-08, guess)  # 2^-24
-    guess = tl.where(huge, guess * 16777216.0, guess)
+    tiny = x < 5.421010862427522e-20  # 2^-64
+    z = x * tl.where(tiny, 4.722366482869645e21, 0.125)  # 2^72, 2^-3
+    y = (0x54A20000 - z.to(tl.uint32, bitcast=True) // 3).to(tl.float32, bitcast=True)
+    e = 1.0 - z * y * y * y
+    y = y * (1.000000834465027 + e * (0.33469223976135254 + e * 0.2230465412139892))
+    square = y * y
+    guess = ((z * square).to(tl.uint32, bitcast=True) + 0x800) & 0xFFFFF000
+    guess = guess.to(tl.float32, bitcast=True)
+    change = (z - guess * guess * guess) * (square * 0.3333333432674408)
+    guess = guess + (change + change * change * y)
+    guess = guess * tl.where(tiny, 5.960464477539063e-08, 2.0)  # 2^-24
     return tl.where((x > 0) & (x < float("inf")), guess, x)
 
 

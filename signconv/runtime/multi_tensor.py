@@ -7,7 +7,9 @@ each step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -21,11 +23,15 @@ from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
 
 #: Columns of the pointer table before the moments' pointers; two for a master weight come last.
 CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
-#: 8 rows of 32 elements and one warp per program: the fastest of nine shapes tried on one H200
-#: (docs/performance.md): more rows take more registers, and fewer programs are then in flight.
+#: 8 rows of 32 elements and one warp per program, with one moment twice the rows: the fastest of
+#: nine shapes tried (docs/performance.md): more rows take more registers, and fewer programs are
+#: then in flight.
 ROWS, WARPS = 8, 1
 #: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
 TAIL_ROWS = 4
+#: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
+_POINTER, _CONTIGUOUS = Tensor.data_ptr, Tensor.is_contiguous
+_DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
 #: The interpreter takes 24 ms per tile whatever its size, so it gets large ones.
 INTERPRETER_ROWS = 64
 
@@ -33,6 +39,13 @@ INTERPRETER_ROWS = 64
 def interpreted() -> bool:
     """Whether the kernels of this process run under Triton's interpreter."""
     return HAS_TRITON and type(_find_nonfinite).__name__ == "InterpretedFunction"
+
+
+def launch_rows(program: OptimizerProgram) -> int:
+    """Rows of 32 elements that one program of a kernel steps."""
+    if interpreted():
+        return INTERPRETER_ROWS
+    return ROWS if len(program.moments) > 1 else 2 * ROWS
 
 
 def codec_for(capability: tuple[int, int] | None) -> int:
@@ -129,10 +142,12 @@ class Bucket:
         self.param_format = param_format(state[members[0]])
         masters = {PLAIN: (), SPLIT: (MASTER, CHECK), WHOLE: (MASTER, MASTER)}
         self.names += masters[self.param_format]
+        self.watched = [*self.names, "step"]
         self.columns = FIRST_MOMENT + 2 * len(program.moments) + 2
         self.param_type = _pointer_type(members[0].dtype)
         assert members[0].grad is not None
-        self.grad_type = _pointer_type(members[0].grad.dtype)
+        self.grad_dtype = members[0].grad.dtype
+        self.grad_type = _pointer_type(self.grad_dtype)
         self.kinds = [_kind(p) for p in members]
         per_chunk = rows * BLOCK
         counts = torch.tensor([-(-p.numel() // per_chunk) for p in members])
@@ -149,6 +164,36 @@ class Bucket:
         self.codec = device_codec(device)
         self.copies: list[tuple[Tensor, Tensor]] = []
         self.keep: list[Tensor] = []
+        self.entries: list[dict[str, Tensor]] = []
+        self.fixed = torch.empty(0, dtype=torch.int64)
+
+    def follow(self) -> bool:
+        """The quick check of every pointer, for tensors and state dictionaries already seen.
+
+        Gradients may have moved, which uploads the table.  False asks for ``refresh`` or more: a
+        gradient is missing or of another kind, or something else is not where it was.
+        """
+        if self.copies or self.keep or not self.entries:
+            return False
+        count = len(self.members)
+        grads: list[Any] = [p.grad for p in self.members]
+        try:
+            pointers = self._pointers(self.members, grads)
+        except (TypeError, KeyError, RuntimeError):  # no gradient or a sparse one, no such state
+            return False
+        if (
+            pointers[:count] != self.pointers[:count]
+            or pointers[2 * count :] != self.pointers[2 * count :]
+            or {*map(_DTYPE, grads)} != {self.grad_dtype}
+            or not all(map(_CONTIGUOUS, grads))
+            or not all(map(_CONTIGUOUS, self.members))
+        ):
+            return False
+        if pointers != self.pointers:
+            if {*map(_DEVICE, grads)} != {self.device}:
+                return False
+            self._upload(pointers)
+        return True
 
     def refresh(
         self, state: Mapping[Tensor, dict[str, Tensor]], clock_rows: Mapping[Tensor, int]
@@ -158,39 +203,50 @@ class Bucket:
         False where a tensor was replaced by one that this bucket was not made for.
         """
         self.copies, self.keep = [], []
-        pointers: list[int] = []
+        params, grads = [], []
         for p in self.members:
             g = p.grad
             assert g is not None
-            if p.is_contiguous():
-                pointers.append(p.data_ptr())
-            else:
-                flat = p.detach().contiguous()
+            flat = p.detach()
+            if not p.is_contiguous():
+                flat = flat.contiguous()
                 self.copies.append((p, flat))
-                pointers.append(flat.data_ptr())
             if not g.is_contiguous():
                 g = g.contiguous()
                 self.keep.append(g)
-            pointers.append(g.data_ptr())
-            entry = state[p]
-            for name in self.names:
-                pointers.append(entry[name].data_ptr())
-        if pointers == self.pointers:
-            return True
+            params.append(flat)
+            grads.append(g)
         if self.kinds != [_kind(p) for p in self.members]:
             return False
-        self.pointers = pointers
-        values = torch.tensor(pointers, dtype=torch.int64).view(len(self.members), -1)
-        host = torch.empty((len(self.members), self.columns), dtype=torch.int64)
-        host[:, CLOCK_ROW] = torch.tensor([clock_rows[p] for p in self.members])
-        host[:, ALIGNED] = (values % 16 == 0).all(dim=1)
-        host[:, OFFSET] = torch.stack([state[p]["offset"] for p in self.members])
-        host[:, NUMEL] = torch.tensor([p.numel() for p in self.members])
-        host[:, PARAM : PARAM + values.shape[1]] = values
+        entries = [state[p] for p in self.members]
+        if [*map(id, self.entries)] != [*map(id, entries)]:
+            self.entries = entries
+            rows = [clock_rows[p] for p in self.members]
+            offsets = [int(e["offset"]) for e in entries]
+            sizes = [p.numel() for p in self.members]
+            self.fixed = torch.tensor([rows, [0] * len(rows), offsets, sizes])
+        pointers = self._pointers(params, grads)
+        if pointers != self.pointers:
+            self._upload(pointers)
+        return True
+
+    def _pointers(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[int]:
+        """Of all parameters, of all gradients, then of all state: name by name, clocks last."""
+        state = [entry[name] for name in self.watched for entry in self.entries]
+        return [*map(_POINTER, params), *map(_POINTER, grads), *map(_POINTER, state)]
+
+    def _upload(self, pointers: list[int]) -> None:
+        count = len(self.members)
+        values = torch.frombuffer(array("q", pointers), dtype=torch.int64).view(-1, count)
+        values = values[:-1]  # the clocks are found by their rows
+        host = torch.zeros((count, self.columns), dtype=torch.int64)
+        host[:, :PARAM] = self.fixed.t()
+        host[:, ALIGNED] = (values % 16 == 0).all(dim=0)
+        host[:, PARAM : PARAM + len(values)] = values.t()
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
-        return True
+        self.pointers = pointers
 
     def launch(self, scalars: Tensor, keys: Tensor) -> None:
         """The one step launch of this bucket; reductions take two or more before it."""
@@ -230,7 +286,7 @@ class GroupEngine:
 
     def __init__(self, program: OptimizerProgram, device: torch.device) -> None:
         self.program, self.device = program, device
-        self.rows = INTERPRETER_ROWS if interpreted() else ROWS
+        self.rows = launch_rows(program)
         self.active: list[int] = []
         self.buckets: list[Bucket] = []
         self.clock = torch.zeros(0, dtype=torch.int64, device=device)
@@ -264,6 +320,11 @@ class GroupEngine:
             for b in self.buckets:
                 b.refresh(state, self.clock_rows)
         self.active = active
+
+    def follow(self, params: list[Tensor]) -> bool:
+        """Whether ``prepare`` has nothing to do for these parameters, all of them with gradients,
+        provided that their state dictionaries are still those of the last step."""
+        return list(map(id, params)) == self.active and all(b.follow() for b in self.buckets)
 
     def _step_pointer(self, p: Tensor) -> int:
         row = self.clock_rows.get(p)

@@ -170,6 +170,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _reset_engines(self) -> None:
         self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
+        self._entries: list[int] = []
         self._cpu_engines: dict[int | Tensor, CpuEngine] = {}
         self._single: dict[Tensor, GroupEngine] = {}
         self._skipped: dict[torch.device, Tensor] = {}
@@ -228,7 +229,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         """The step after the closure; torch.compile breaks its graph here."""
         work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
         fresh: dict[Tensor, dict[str, Tensor]] = {}
+        ready = self._followed()
         for i, group in enumerate(self.param_groups):
+            if i in ready:
+                work[ready[i]].append((i, group["params"]))
+                continue
             active: dict[torch.device, list[Tensor]] = {}
             for p in group["params"]:
                 g = p.grad
@@ -241,7 +246,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                     or g.device != p.device
                 ):
                     self._check_grad(p, g)
-                if p not in self.state:
+                if not self.state.get(p):
                     fresh[p] = self._new_state(p, group["master"])
                 active.setdefault(p.device, []).append(p)
             for device, params in active.items():
@@ -250,7 +255,18 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
         for device, parts in work.items():
-            self._step_device(device, parts)
+            self._step_device(device, parts, ready)
+        self._entries = [*map(id, self.state.values())]
+
+    def _followed(self) -> dict[int, torch.device]:
+        """Groups that one engine steps as a whole and can step again as it stands."""
+        if self._entries != [*map(id, self.state.values())]:
+            return {}
+        return {
+            i: device
+            for (i, device), engine in self._engines.items()
+            if engine.follow(self.param_groups[i]["params"])
+        }
 
     @torch.no_grad()
     def step_parameter(self, index: int, p: Tensor) -> None:
@@ -260,7 +276,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             return
         self._check_grad(p, g)
         group = self.param_groups[index]
-        if p not in self.state:
+        if not self.state.get(p):
             self.state[p] = self._new_state(p, group["master"])
         group = {**group, "params": [p]}
         if (backend := self._backend_for(p.device)) != "triton":
@@ -274,7 +290,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         # Autograd must notice a weight that another node still needs
         torch.autograd.graph.increment_version(p)
 
-    def _step_device(self, device: torch.device, parts: list[tuple[int, list[Tensor]]]) -> None:
+    def _step_device(
+        self,
+        device: torch.device,
+        parts: list[tuple[int, list[Tensor]]],
+        ready: Mapping[int, torch.device],
+    ) -> None:
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
         groups: Sequence[Mapping[str, Any]] = self.param_groups
         gathered: list[tuple[int, list[Tensor]]] = []
@@ -289,7 +310,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         if backend == "triton":
             engines = [self._engine(i, device) for i, _ in parts]
             for engine, (i, params) in zip(engines, parts, strict=True):
-                engine.prepare(groups[i], params, state)
+                if i not in ready:
+                    engine.prepare(groups[i], params, state)
             skip = None if found_inf is None else found_inf.to(device)
         else:  # on the host every number is at hand
             skip = None if found_inf is None else torch.tensor(float(found_inf), device=device)
@@ -458,7 +480,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         for name, p in masters.parameters(model):
             if p in master and name in weights and masters.layout(p, master[p]):
-                if p not in self.state:
+                if not self.state.get(p):
                     self.state[p] = self._new_state(p, master[p])
                 masters.write(p, self.state[p], weights[name])
 

@@ -256,7 +256,7 @@ class Locals:
         made: dict[Tensor, Tensor] = {}
         locally: list[dict[str, Any]] = []
         for group in groups:
-            known = [p for p in group["params"] if p in state and self._first_of(p) is not None]
+            known = [p for p in group["params"] if state.get(p) and self._first_of(p) is not None]
             made |= {p: self._stand_in(p, state[p]) for p in known}
             locally.append({**group, "params": [made[p] for p in known]})
         near = [(i, [made[p] for p in ps if p in made]) for i, ps in parts]
@@ -266,7 +266,7 @@ class Locals:
     def finish(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Hand back the scalars that the engines replaced."""
         for p, (_, made) in self._made.items():
-            if p not in state:
+            if not state.get(p):
                 continue
             for name in ("step", *(n for n, _ in self.program.memory)):
                 state[p][name] = self.state[made][name]

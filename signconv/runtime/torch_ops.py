@@ -142,17 +142,19 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 def cbrt(x: Tensor) -> Tensor:
-    """Cube root of x >= 0 within 1 ULP: three Newton steps from an exponent divided by three."""
-    tiny = x < 7.888609052210118e-31
-    huge = x > 1.2676506002282294e30
-    y = torch.where(tiny, x * 4.722366482869645e21, x)  # 2^72
-    y = torch.where(huge, x * 2.117582368135751e-22, y)  # 2^-72
-    bits = torch.div(y.view(torch.int32), 3, rounding_mode="floor") + 0x2A5137A0
-    guess = bits.view(torch.float32)
-    for _ in range(3):
-        guess = guess - torch.div(guess * guess * guess - y, 3.0 * (guess * guess))
-    guess = torch.where(tiny, guess * 5.960464477539063e-08, guess)  # 2^-24
-    guess = torch.where(huge, guess * 16777216.0, guess)
+    """Cube root of x >= 0 within 1 ULP, without a division, by the kernel's operations."""
+    tiny = x < 5.421010862427522e-20  # 2^-64
+    z = x * torch.where(tiny, 4.722366482869645e21, 0.125)  # 2^72, 2^-3
+    thirds = torch.div(z.contiguous().view(torch.int32), 3, rounding_mode="floor")
+    y = (0x54A20000 - thirds).view(torch.float32)
+    e = 1.0 - z * y * y * y
+    y = y * (1.000000834465027 + e * (0.33469223976135254 + e * 0.2230465412139892))
+    square = y * y
+    bits = (z * square).view(torch.int32) + 0x800
+    guess = (bits & -0x1000).view(torch.float32)
+    change = (z - guess * guess * guess) * (square * 0.3333333432674408)
+    guess = guess + (change + change * change * y)
+    guess = guess * torch.where(tiny, 5.960464477539063e-08, 2.0)  # 2^-24
     return torch.where((x > 0) & (x < torch.inf), guess, x)
 
 

@@ -17,7 +17,7 @@ import torch
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.formats import PLAIN
-from signconv.runtime.multi_tensor import ROWS, TAIL_ROWS, WARPS, codec_for, interpreted
+from signconv.runtime.multi_tensor import TAIL_ROWS, WARPS, codec_for, interpreted, launch_rows
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.
@@ -90,7 +90,8 @@ def _signature(
     kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
-    constants = {"P_TYPE": kind, "G_TYPE": kind, "ROWS": ROWS, "TAIL": TAIL_ROWS, **formats}
+    rows = launch_rows(optimizer.program)
+    constants = {"P_TYPE": kind, "G_TYPE": kind, "ROWS": rows, "TAIL": TAIL_ROWS, **formats}
     pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
     pointers["reduced"] = "*fp32"
     return {n: pointers.get(n, "constexpr") for n in names}, constants

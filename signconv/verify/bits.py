@@ -24,6 +24,7 @@ from signconv.errors import VerifyError
 from signconv.runtime import multi_tensor, torch_ops, torch_roots
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.optimizer import FusedOptimizer
+from signconv.runtime.program import OptimizerProgram
 from signconv.verify.report import Row
 
 WARM_UP = 30
@@ -143,15 +144,13 @@ def different(a: Tensor, b: Tensor) -> int:
     return int((a != b).sum())
 
 
-def chunk_of(backend: str) -> int:
+def chunk_of(program: OptimizerProgram, backend: str) -> int:
     """Elements that one program of the kernel takes."""
     if backend == "cpu":
         from signconv.runtime import cpu_compile
 
         return BLOCK * cpu_compile.CHUNK_ROWS
-    return BLOCK * (
-        multi_tensor.INTERPRETER_ROWS if multi_tensor.interpreted() else multi_tensor.ROWS
-    )
+    return BLOCK * multi_tensor.launch_rows(program)
 
 
 def compare(
@@ -166,7 +165,7 @@ def compare(
 
     ``chunk``: of the shapes to run; the backend's own unless given.
     """
-    chunk = chunk or chunk_of(backend)
+    chunk = chunk or chunk_of(cls.program, backend)
     name = f"{str(dtype).removeprefix('torch.')} parameters"
     cpu = parameters(dtype, chunk, "cpu")
     # A seed that fits 32 bits and one that does not: Triton types them differently

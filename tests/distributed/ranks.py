@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import signconv
@@ -25,6 +26,7 @@ from signconv.runtime.optimizer import FusedOptimizer
 from tests.distributed.training import (
     State,
     cases,
+    distribute,
     here,
     join,
     load,
@@ -57,7 +59,8 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
     mesh = join(rank, ranks, Path(folder), "cpu")
     found: dict[str, Any] = {}
     for name, (cls, options) in {**cases(), "anchored": (_class(anchored), REFERENCE)}.items():
-        model, optimizer = start(cls, options, mesh)
+        by = fully_shard if " " in name else distribute
+        model, optimizer = start(cls, options, mesh, by=by)
         train(model, optimizer, range(3))
         found[name] = result(model, optimizer)
     found["skip"] = _skip(mesh)

@@ -157,14 +157,31 @@ def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
     return found
 
 
+def distribute(model: Model, mesh: Any) -> None:
+    """The parameters that fully_shard makes, in a tenth of its time."""
+    for i, p in enumerate(model.weights):
+        x = p.detach()
+        made = part_of(
+            x,
+            DTensor.from_local(
+                x[:0], mesh, [Shard(0)], run_check=False, shape=x.shape, stride=x.stride()
+            ),
+        )
+        model.weights[i] = nn.Parameter(made)
+
+
 def start(
-    cls: type[FusedOptimizer], options: Mapping[str, Any], mesh: Any, device: str = "cpu"
+    cls: type[FusedOptimizer],
+    options: Mapping[str, Any],
+    mesh: Any,
+    device: str = "cpu",
+    by: Callable[..., Any] = fully_shard,
 ) -> tuple[nn.Module, FusedOptimizer]:
     """A model, sharded over ``mesh`` where there is one, and a fresh optimizer."""
     options = {"seed": 7, **options}
     model = Model(options.pop("dtype", torch.float32), device)
     if mesh is not None:
-        fully_shard(model, mesh=mesh)
+        by(model, mesh=mesh)
     return model, cls(model.parameters(), **options)
 
 

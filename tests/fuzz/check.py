@@ -23,6 +23,7 @@ from signconv.runtime import torch_ops as ref
 from signconv.runtime.formats import BLOCK, Format
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import has_blocks
+from signconv.runtime.torch_roots import LARGEST_ROOT
 from signconv.verify.bits import different, load_class
 from tests.fuzz.enclosure import Enclosed, Enclosing
 from tests.fuzz.laws import broken_laws
@@ -273,7 +274,7 @@ def _outside(
         got = _moment(entry, m.name, fmt)
         scale = entry.get(f"{m.name}_scale")
         if scale is not None:
-            problems += _scales(m.name, box, got, scale.long().numpy())
+            problems += _scales(m.name, box, got ** (1 / fmt.order), scale.long().numpy())
         problems += _compare(m.name, _stored(box, fmt, scale), got, tally)
     return problems
 
@@ -290,6 +291,8 @@ def _stored(box: Enclosed, fmt: Format, scale: Tensor | None) -> Enclosed:
         made = box.wider(2.0**-4 * size + 2.0**-10)
         return Enclosed(np.minimum(made.lo, 448.0), np.maximum(made.hi, -448.0), box.open, box.unit)
     unit = 2.0 ** (scale.view(-1).double().numpy().repeat(BLOCK) - 127)
+    if fmt.order > 1:
+        return _stored_root(box, fmt.order, unit)
     mantissa, smallest = (3, 2.0**-9) if fmt.name == "e4m3" else (2, 2.0**-16)
     made = box.wider(2.0**-mantissa * size + smallest * unit)
     # The code above the last binade of fp32 decodes to Inf (docs/numerics.md)
@@ -297,6 +300,16 @@ def _stored(box: Enclosed, fmt: Format, scale: Tensor | None) -> Enclosed:
     return Enclosed(
         np.where(past, -np.inf, made.lo), np.where(past, np.inf, made.hi), box.open, box.unit
     )
+
+
+def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
+    """The interval of a moment >= 0 widened by one E4M3 code of its root; 2^124 saturates."""
+    ends = []
+    for end, way in ((box.lo, -1.0), (box.hi, 1.0)):
+        low = np.clip(end, 0.0, LARGEST_ROOT) ** (1 / order)
+        ends.append(np.maximum(low + way * np.maximum(low * 2.0**-3, 2.0**-9 * unit), 0.0) ** order)
+    # Exact code values meet the rounded 1/order-th power
+    return Enclosed(ends[0] * (1 - 2.0**-40), ends[1] * (1 + 2.0**-40), box.open, box.unit)
 
 
 def _scales(name: str, box: Enclosed, got: Any, scale: Any) -> list[str]:

@@ -102,7 +102,7 @@ def _split_kernel(x_ptr, high_ptr, low_ptr, back_ptr, check_ptr, ROWS: tl.conste
 def test_kernels_split_join_and_check_alike(device: str) -> None:
     """NaN of every payload included, which the CPU's arithmetic alone never makes."""
     x = hard_patterns()[::7]
-    x = x[: len(x) // 8192 * 8192].view(torch.float32)
+    x = x[: len(x) // 8192 * 8192].contiguous().view(torch.float32)
     high, low = ref.split_master(x)
     back = ref.join_master(high, low ^ (low & 1))
     made = [torch.empty_like(t, device=device) for t in (high, low, back)]

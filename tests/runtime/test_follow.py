@@ -1,0 +1,139 @@
+"""The quick check of every step: whatever moved or was replaced, the kernel steps what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from signconv.generated.adamw_stosign import AdamWStoSign
+from torch import Tensor
+
+from signconv.runtime.multi_tensor import Bucket, GroupEngine
+from signconv.runtime.optimizer import FusedOptimizer
+from signconv.verify.bits import different
+
+Change = Callable[[FusedOptimizer, list[Tensor]], object]
+SHAPES = [(3, 64), (70,), (2, 2, 32)]
+
+
+def params() -> list[Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return [torch.randn(s, generator=rng).requires_grad_() for s in SHAPES]
+
+
+def give_grads(ps: list[Tensor], t: int) -> None:
+    rng = torch.Generator().manual_seed(100 + t)
+    for p in ps:
+        g = torch.randn(p.shape, generator=rng)
+        if p.grad is not None:
+            p.grad.copy_(g)  # where it is
+        else:
+            p.grad = g
+
+
+def _first(opt: FusedOptimizer, ps: list[Tensor]) -> dict[str, Tensor]:
+    return opt.state[ps[0]]
+
+
+def moved_grad(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    ps[1].grad = ps[1].grad.clone()
+
+
+def strided_grad(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    ps[0].grad = ps[0].grad.t().contiguous().t()
+
+
+def missing_grad(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    ps[1].grad = None
+
+
+def other_dtype(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    for p in ps:
+        p.grad.data = p.grad.data.bfloat16()
+
+
+def moved_param(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    ps[2].data = ps[2].data.clone()
+
+
+def strided_param(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    ps[0].data = ps[0].data.t().contiguous().t()
+
+
+def moved_state(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    _first(opt, ps)["m_scale"].data = _first(opt, ps)["m_scale"].data.clone()
+
+
+def new_state_tensor(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    _first(opt, ps)["v"] = _first(opt, ps)["v"].clone()
+
+
+def new_state_dict(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    opt.state[ps[0]] = {k: v.clone() for k, v in _first(opt, ps).items()}
+
+
+def no_state(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    del opt.state[ps[0]]
+
+
+def moved_clock(opt: FusedOptimizer, ps: list[Tensor]) -> None:
+    _first(opt, ps)["step"] = _first(opt, ps)["step"] + 5
+
+
+CHANGES: list[Change] = [
+    moved_grad, strided_grad, missing_grad, other_dtype, moved_param, strided_param, moved_state,
+    new_state_tensor, new_state_dict, no_state, moved_clock,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
+def test_what_moved_or_was_replaced_is_what_is_stepped(change: Change, device: str) -> None:
+    """The kernel's optimizer is changed between steps as the reference's is, and old memory is
+    overwritten: a stale pointer would show."""
+    sides = []
+    for backend, where in (("reference", "cpu"), ("triton", device)):
+        ps = [p.detach().to(where).requires_grad_() for p in params()]
+        opt = AdamWStoSign(ps, lr=0.01, seed=3, backend=backend)
+        for t in range(2):
+            give_grads(ps, t)
+            opt.step()
+        give_grads(ps, 2)
+        old = [x for p in ps for x in (p.data, p.grad.data, *opt.state[p].values())]
+        change(opt, ps)
+        live = {x.data_ptr() for p in ps for x in (p, *opt.state[p].values())}
+        live |= {p.grad.data_ptr() for p in ps if p.grad is not None}
+        for x in old:
+            if x.data_ptr() not in live and x.dim():
+                x.fill_(7)
+        opt.step()
+        give_grads(ps, 3)
+        opt.step()
+        sides.append((ps, opt))
+    (ps, opt), (qs, other) = sides
+    for p, q in zip(ps, qs, strict=True):
+        assert not different(p, q)
+        for name, x in opt.state[p].items():
+            assert not different(x, other.state[q][name]), name
+
+
+def test_an_unchanged_step_does_no_more_than_follow(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with gradients in place nor with fresh ones, which only upload the table."""
+    uploads: list[int] = []
+    real = Bucket._upload
+    monkeypatch.setattr(Bucket, "_upload", lambda b, x: (uploads.append(1), real(b, x)))
+    ps = [p.detach().to(device).requires_grad_() for p in params()]
+    opt = AdamWStoSign(ps, lr=0.01, backend="triton")
+    give_grads(ps, 0)
+    opt.step()
+    made = len(uploads)
+    monkeypatch.setattr(GroupEngine, "prepare", lambda *a: pytest.fail("prepared again"))
+    opt.step()
+    assert len(uploads) == made
+    kept = [p.grad for p in ps]
+    for p in ps:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    assert len(uploads) > made and len(kept) == len(ps)
