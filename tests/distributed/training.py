@@ -23,8 +23,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 from signconv.runtime.compat import HAS_LLVM
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different, load_class
-from tests.support import ROOT
+from signconv.verify.bits import different
+from tests.support import generated_classes
 
 #: Cuts between and inside blocks, rows of 32 and not, uneven parts, ranks without any.
 SHAPES = (
@@ -92,11 +92,11 @@ def train(
 
 def part_of(x: Tensor, p: DTensor) -> DTensor:
     """This rank's part of a tensor that every rank has, placed as ``p`` is."""
-    (placement,) = p.placements
-    if isinstance(placement, Shard):
-        parts = x.chunk(p.device_mesh.size())
-        rank = p.device_mesh.get_local_rank()
-        x = parts[rank] if rank < len(parts) else x[:0]
+    for dim, placement in enumerate(p.placements):
+        if isinstance(placement, Shard):
+            parts = x.chunk(p.device_mesh.size(dim))
+            rank = p.device_mesh.get_local_rank(dim)
+            x = parts[rank] if rank < len(parts) else x[:0]
     return DTensor.from_local(
         x, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
     )
@@ -139,7 +139,7 @@ def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
 
 def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
     """Name -> class and options; every generated optimizer, and the storages of a few."""
-    every = {f.stem: load_class(f) for f in sorted((ROOT / "generated").glob("*.py"))}
+    every = generated_classes()
     plain = {"backend": "reference"}
     found: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {}
     for name, cls in every.items():

@@ -22,6 +22,7 @@ from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lamb import LAMB
 from signconv.generated.nadam_stosign import NAdamStoSign
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -101,21 +102,37 @@ def ddp_and_fsdp(mesh: Any, device: str, folder: Path) -> int:
     return int(losses[0] > 0.9 or losses[1] > 0.9)
 
 
-def checks() -> dict[str, Check]:
+def replicas(mesh: Any, device: str, folder: Path) -> int:
+    """HSDP: two replicas, each sharded; every replica has the unsharded bits."""
+    ranks = mesh.size()
+    grid = init_device_mesh(device, (2, ranks // 2), mesh_dim_names=("replicas", "parts"))
+    model, optimizer = start(AdamWStoSign, {"skip_nonfinite": True}, grid, device)
+    plain, unsharded = start(AdamWStoSign, {"skip_nonfinite": True}, None, device)
+    train(model, optimizer, range(3), poison)
+    train(plain, unsharded, range(3), poison)
+    parts: list[Any] = [None] * ranks
+    dist.all_gather_object(parts, result(model, optimizer))
+    halves = (parts[: ranks // 2], parts[ranks // 2 :])
+    return sum(len(differences(together(x), result(plain, unsharded))) for x in halves)
+
+
+def checks(ranks: int) -> dict[str, Check]:
     made: dict[str, Check] = {}
-    for cls in (AdamWStoSign, NAdamStoSign, LAMB):
-        for name, options in STORED.items():
-            made[f"{cls.__name__}, {name}: same bits"] = same_bits(cls, options)
+    for cls, names in ((AdamWStoSign, STORED), (NAdamStoSign, ["bf16"]), (LAMB, ["fp32", "bf16"])):
+        for name in names:
+            made[f"{cls.__name__}, {name}: same bits"] = same_bits(cls, STORED[name])
     made["one NaN skips the step everywhere"] = same_bits(AdamWStoSign, {"skip_nonfinite": True})
     made["checkpoint into a fresh optimizer"] = checkpoint
     made["DDP ranks agree, DDP and FSDP2 learn"] = ddp_and_fsdp
+    if ranks % 2 == 0 and ranks >= 4:
+        made["two replicas of shards: same bits"] = replicas
     return made
 
 
 def run(rank: int, ranks: int, device: str, folder: str) -> None:
     mesh = join(rank, ranks, Path(folder), device)
     failed = 0
-    for name, check in checks().items():
+    for name, check in checks(ranks).items():
         wrong = torch.tensor(check(mesh, device, Path(folder)), device=device)
         dist.all_reduce(wrong)
         failed += int(wrong)

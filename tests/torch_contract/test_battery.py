@@ -20,10 +20,10 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import Optimizer
 
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different, load_class
-from tests.support import ROOT
+from signconv.verify.bits import different
+from tests.support import generated_classes
 
-CLASSES = {f.stem: load_class(f) for f in sorted((ROOT / "generated").glob("*.py"))}
+CLASSES = generated_classes()
 every = pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 SHAPES = ((4, 32), (7,))
 

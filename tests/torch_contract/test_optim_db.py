@@ -32,8 +32,8 @@ from torch.testing._internal.common_device_type import instantiate_device_type_t
 from torch.testing._internal.common_utils import TestCase
 
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different, load_class
-from tests.support import ROOT
+from signconv.verify.bits import different
+from tests.support import generated_classes
 
 Info = Any
 
@@ -105,7 +105,7 @@ def _info(cls: type[FusedOptimizer]) -> Info:
     )
 
 
-optim_db = [_info(load_class(f)) for f in sorted((ROOT / "generated").glob("*.py"))]
+optim_db = [_info(cls) for cls in generated_classes().values()]
 every = database.optims(optim_db, dtypes=[torch.float32])
 _all_inputs = database._get_optim_inputs_including_global_cliquey_kwargs
 
