@@ -5,6 +5,7 @@ from __future__ import annotations
 from signconv.catalogue import GENERATED, Entry
 from signconv.ir.proofs import Bound, prove
 from signconv.lower.storage import plan
+from signconv.passes.base import parse, registry
 from signconv.pipeline import Build, build
 from signconv.runtime.formats import FORMATS
 
@@ -15,6 +16,9 @@ Every optimizer in `generated/`, made by `make docs` from the code; a test compa
 it. State is in bytes per parameter where rows are multiples of 32. The bound is that of
 abs(numerator/denominator) at the default hyperparameters, derived from the recurrences
 (`signconv show SPEC` prints the derivation); "sign" means that the update is -1, 0 or 1.
+
+Two files of tests guard a row: `tests/test_generated.py` compares kernel and reference bit for bit,
+`tests/test_specs.py` the spec with a step that shares no code with it. Ids stand in brackets.
 
 | algorithm | source | spec or composition | fp32 | bf16 | fp8 | bound | guarded by |
 |---|---|---|---|---|---|---|---|
@@ -28,13 +32,15 @@ def page() -> str:
 
 def _row(e: Entry) -> str:
     made = build(e.spec, e.convert, e.state, math=e.math)
-    source = made.program.doc.strip().splitlines()[0].rstrip(".")
+    sources = [made.program.doc.strip().splitlines()[0].rstrip(".")]
+    sources += [f"{x}: {registry()[parse(x).name].source}" for x in made.program.history]
     options = [e.spec, *([f"--convert {e.convert}"] if e.convert else [])]
     options += [f"--state {e.state}"] if e.state != "fp8" else []
     options += [f"--math {e.math}"] if e.math != "fp32" else []
     sizes = [_size(made, s) for s in ("fp32", "bf16", e.state if e.state == "fp8-raw" else "fp8")]
-    guard = f"test_generated.py[{made.module.file_name[:-3]}], test_specs.py[{e.spec}]"
-    cells = [made.module.class_name, source, f"`{' '.join(options)}`", *sizes, _bound(made), guard]
+    guards = f"test_generated.py[{e.label}], test_specs.py[{e.spec}]"
+    name, command = made.module.class_name, f"`{' '.join(options)}`"
+    cells = [name, "; ".join(sources), command, *sizes, _bound(made), guards]
     return "| " + " | ".join(cells) + " |\n"
 
 

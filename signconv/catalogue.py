@@ -14,6 +14,11 @@ class Entry:
     state: str = "fp8"
     math: str = "fp32"
 
+    @property
+    def label(self) -> str:
+        """The id of its tests: ``adamw-stosign-fp8-fp32``."""
+        return "-".join(filter(None, (self.spec, self.convert, self.state, self.math)))
+
 
 GENERATED = (
     Entry("adabelief"),

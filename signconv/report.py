@@ -8,7 +8,7 @@ renderings read nothing else.  A quantity that does not apply is None (JSON: nul
     latex                      the step and the bound as an align* block (amsmath)
     hyperparameters            [{name, default, range}]
     removed                    [{name, reason}]
-    passes, notes              [{request, summary, provides}]; what the passes say they did
+    passes, notes              [{request, summary, source, provides}]; what the passes say they did
     link                       ratio, stosign, expected or sign
     state                      {fp8|bf16|fp32: {moments: {name: {format, bytes}}, bytes,
                                moved: {bf16|fp32: bytes per step with parameters of that type}}}
@@ -96,7 +96,12 @@ def assemble(made: Build) -> dict[str, Any]:
 
 def _pass(text: str) -> dict[str, str]:
     found = registry()[parse(text).name]
-    return {"request": text, "summary": found.summary, "provides": found.provides}
+    return {
+        "request": text,
+        "summary": found.summary,
+        "source": found.source,
+        "provides": found.provides,
+    }
 
 
 def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
@@ -225,7 +230,8 @@ def as_text(report: dict[str, Any]) -> str:
         lines += _wrapped(f"{x['name']}: removed; {x['reason']}", "    ")
     lines += ["", f"Passes: {', '.join(x['request'] for x in r['passes']) or 'none'}"]
     for x in r["passes"]:
-        lines += _wrapped(f"{x['request']}: {x['summary']}. Provides {x['provides']}.", "    ")
+        words = f"{x['request']}: {x['summary']} ({x['source']}). Provides {x['provides']}."
+        lines += _wrapped(words, "    ")
     lines += ["", *_table(r), "", "What is proved, and what is measured"]
     for sentence in [x for group in r["claims"].values() for x in group]:
         lines += _wrapped(sentence, "  - ", "    ")

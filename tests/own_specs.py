@@ -40,6 +40,18 @@ class MomentumFromZero(Optimizer):
     decay = decoupled(weight_decay)
 
 
+class LookAhead(Optimizer):
+    """Momentum from zero, read ahead with a weight of its own: nesterov[a] of algorithms.md B."""
+
+    lr = hyper(1e-3, ge=0)
+    momentum = hyper(0.99, ge=0, lt=1)
+    a = hyper(0.9, ge=0, le=1)
+    weight_decay = hyper(0.0, ge=0)
+    m = ema(grad, momentum)
+    numerator = a * m + (1 - a) * grad
+    decay = decoupled(weight_decay)
+
+
 class OnlineStoSignSGD(Optimizer):
     """A12 without projection; beta2 < 1 lets G decay."""
 

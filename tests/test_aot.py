@@ -14,6 +14,7 @@ import pytest
 from signconv.catalogue import GENERATED
 from signconv.pipeline import build, write
 from signconv.runtime.compat import HAS_TRITON
+from signconv.verify import aot
 from signconv.verify.aot import TARGETS
 from tests.support import ROOT, python, spec_file
 from tests.test_generated import ISSUE, label, path_of
@@ -49,7 +50,7 @@ def read(made, target):
         "spills": made.spills,
         "loads": made.wide_loads,
         "stores": made.wide_stores,
-        "fused": len(re.findall(r"\bfma\.rn\.f32\b", ptx)),
+        "fused": made.contractions,
         "approximate": re.findall(r"\b(?:div|sqrt|rcp)\.(?:approx|full)[.\w]*", ptx),
         "usage": usage(made.asm["cubin"]) if target == "sm_90" else None,
     }
@@ -143,8 +144,49 @@ def test_no_spills_on_sm_90(name: str, key: str, compiled: dict) -> None:
 def test_ptx_has_no_contraction_and_no_approximation(name: str, key: str, compiled: dict) -> None:
     """IEEE binary32 in source order: one fused multiply-add would part kernel and reference."""
     made = compiled[name][key]
-    assert made["fused"] == 0
+    assert made["fused"] == []
     assert made["approximate"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "contracted"),
+    [
+        ("fma.rn.f32 %f4, %f1, %f2, %f3;", True),
+        ("fma.rn.f32 x0, %r198, 0f00000000, %r198;", False),  # ptx.py, x + x*0
+        ("fma.rn.f32 x0, %r198, 0f40000000, %r198;", True),
+        ("mov.b16 %rs1, 0x3F80; \n\tfma.rn.bf16 \t%rs4, %rs2, %rs1, %rs3;", False),
+        ("mov.b16 %rs1, 0x8000;\n\tfma.rn.bf16 %rs4, %rs2, %rs3, %rs1;", False),
+        ("mov.b16 %rs1, 0x0000;\n\tfma.rn.bf16 %rs4, %rs2, %rs3, %rs1;", True),  # -0 + 0 is 0
+        # a masked load writes 0 first
+        ("mov.b32 %r1, 0x0;\n@%p ld.b32 { %r1 }, [%rd1];\nfma.rn.f32 %r4, %r1, %r2, %r3;", True),
+        ("fma.rn.f64 %fd4, %fd1, %fd2, %fd3;", True),
+        ("mov.b32 %r1, 0x3F803F80;\n\tfma.rn.bf16x2 %r4, %r2, %r1, %r3;", True),  # not known
+        ("mul.rn.f32 %f4, %f1, %f2;\n\tadd.rn.f32 %f5, %f4, %f3;", False),
+    ],
+)
+def test_what_counts_as_a_contraction(line: str, contracted: bool) -> None:
+    assert bool(aot.contractions("\t" + line)) is contracted
+
+
+FUSED = r"""
+import torch, triton
+from pathlib import Path
+from signconv.verify import aot, bits
+real = triton.compile
+triton.compile = lambda *a, options, **k: real(
+    *a, options={**options, "enable_fp_fusion": True}, **k
+)
+for name in ("adamw", "s3gd_fp8raw_mathbf16"):
+    cls = bits.load_class(Path(f"generated/{name}.py"))
+    print(len(aot.compile_step(cls, "sm_80", torch.bfloat16).contractions))
+"""
+
+
+def test_a_contraction_would_be_seen() -> None:
+    """With Triton's default, which fuses, in fp32 and in bf16 arithmetic."""
+    done = python("-c", FUSED)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all(int(x) > 0 for x in done.stdout.split()) and done.stdout.count("\n") == 2
 
 
 SPILL = r"""

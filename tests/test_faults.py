@@ -23,9 +23,7 @@ from tests.support import ROOT
 
 SHAPES = ((4, 64), (33,), (64,))
 both = pytest.mark.parametrize("backend", ["reference", "triton"])
-every = pytest.mark.parametrize(
-    "entry", GENERATED, ids=lambda e: "-".join(filter(None, vars(e).values()))
-)
+every = pytest.mark.parametrize("entry", GENERATED, ids=lambda e: e.label)
 #: Every generated optimizer on the reference, and on a GPU, where there is one, on the kernel.
 backends = pytest.mark.parametrize(
     "backend", ["reference", pytest.param("triton", marks=pytest.mark.gpu)]

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from signconv.catalogue import GENERATED, Entry
-from signconv.pipeline import build
+from signconv.pipeline import build, builtin_names
 from signconv.verify import bits, differential
 from signconv.verify.bits import load_class
+from signconv.verify.witnesses import reference_row
 from tests.support import ROOT
+from tests.support_runs import built, converted
 
 FOLDER = ROOT / "generated"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,7 +25,7 @@ ISSUE = ("adamw.py", "adamw_stosign.py", "sgd_stosign.py")
 
 
 def label(entry: Entry) -> str:
-    return "-".join(filter(None, vars(entry).values()))
+    return entry.label
 
 
 every = pytest.mark.parametrize("entry", GENERATED, ids=label)
@@ -46,8 +48,16 @@ def test_no_stray_and_no_missing_file() -> None:
     assert {p.name for p in FOLDER.iterdir() if p.name != "__pycache__"} == wanted
 
 
-def test_what_the_issue_asks_for_is_there() -> None:
+def test_every_spec_and_the_usual_conversions_are_there() -> None:
+    """Each is one row of the catalogue, and so in every test here."""
     assert set(ISSUE) <= {p.name for p in FOLDER.iterdir()}
+    plain = {e.spec for e in GENERATED if e == Entry(e.spec)}
+    assert plain == set(builtin_names())
+    stosign = {e.spec for e in GENERATED if e.convert == "stosign"}
+    assert stosign >= {"adamw", "sgd", "adamax", "rmsprop", "lion", "nadam"}
+    soft = {e.convert for e in GENERATED if e.spec == "adamw"}
+    assert soft >= {"soft:p=2", "soft:p=2,nesterov", "soft:p=2,nesterov,stosign"}
+    assert Entry("s3gd", state="fp8-raw", math="bf16") in GENERATED
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -56,6 +66,13 @@ def test_kernel_equals_reference_bit_for_bit(entry: Entry, dtype: torch.dtype) -
     """Three steps from trained state, in this process (conftest.py)."""
     row = bits.compare(load_class(path_of(entry)), dtype, DEVICE, steps=3)
     assert row.ok, f"{row.subject}: {row.detail}"
+
+
+@pytest.mark.parametrize("entry", [e for e in GENERATED if e.convert], ids=label)
+def test_reference_follows_the_evaluator(entry: Entry) -> None:
+    """The conversions, with fp32 state; for the plain specs it is in test_specs.py."""
+    row = reference_row(converted(entry.spec, entry.convert), built(entry.spec, entry.convert))
+    assert row.ok, row.detail
 
 
 def test_kernel_equals_reference_as_verify_runs_it() -> None:

@@ -25,9 +25,7 @@ from tests.support import ROOT
 from tests.support_runs import built
 
 STEPS = 4
-every = pytest.mark.parametrize(
-    "entry", GENERATED, ids=lambda e: "-".join(filter(None, vars(e).values()))
-)
+every = pytest.mark.parametrize("entry", GENERATED, ids=lambda e: e.label)
 #: The kernel's turn comes on a GPU; its agreement with the reference is tested elsewhere.
 backends = pytest.mark.parametrize(
     "backend", ["reference", pytest.param("triton", marks=pytest.mark.gpu)]

@@ -9,8 +9,8 @@ import torch
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import builtin_names, resolve
 from signconv.verify.witnesses import SIZE, gradients, reference_row
-from tests.oracles.steps import ORACLES, draws
-from tests.support_runs import Array, built, converted, keywords
+from tests.oracles.steps import ORACLES, by_torch, draws
+from tests.support_runs import OWN, Array, built, converted, keywords
 
 STEPS, LR = 100, 7e-3
 every = pytest.mark.parametrize("name", builtin_names())
@@ -84,3 +84,18 @@ def test_reference_stays_near_the_oracle(name: str) -> None:
     gap = np.abs(p.detach().double().numpy() - ORACLES[name].run(x, grads, LR))
     assert np.mean(gap > 2e-5) < 0.01
     assert np.max(gap) < 4 * LR
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.95])
+def test_nesterov_is_torchs(momentum: float) -> None:
+    """torch sums gradients where an EMA averages them: its lr is smaller by 1 - momentum."""
+    x, grads = inputs()
+    torchs = by_torch(
+        lambda p, lr: torch.optim.SGD(p, lr, momentum, nesterov=momentum > 0), 0.0
+    ).run(x, grads, LR * (1 - momentum))
+    program = converted(OWN + "MomentumFromZero", "nesterov")
+    evaluator = Evaluator(program, lr=LR, momentum=momentum, weight_decay=0.0)
+    ours, state = x, evaluator.initial_state(x)
+    for t, g in enumerate(grads, 1):
+        ours, state = evaluator.step(ours, g, state, t)
+    assert np.max(np.abs(ours - torchs)) < 1e-12

@@ -166,7 +166,9 @@ def _program(name: str, body: _Body) -> Program:
             )
         elif isinstance(value, TempTerm):
             temps.append(Temp(key, value.expr, value.origin))
-    if ("numerator" in body) == ("update" in body):
+    if "numerator" in body and "update" in body:
+        raise SpecError(f"{name} binds both numerator and update: keep one", where)
+    if "numerator" not in body and "update" not in body:
         raise SpecError(f"{name} needs either `numerator = …` or `update = …`", where)
     if "denominator" in body and "numerator" not in body:
         raise SpecError(f"{name} has a denominator but no numerator", where)

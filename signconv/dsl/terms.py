@@ -40,6 +40,13 @@ class Term:
         assert self._node is not None
         return self._node
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in MEMBERS:
+            raise SpecError(f"only a moment has .{name}: bind one and write name.{name}", caller())
+        raise SpecError(f"an expression has no .{name}; use the DSL's own functions", caller())
+
     def __add__(self, other: Any) -> Term:
         return call("add", self, other)
 

@@ -63,7 +63,7 @@ class KernelProgram:
 
     ``scalars`` run in float64 once per step; ``outputs`` are those rounded to fp32 and read by
     ``math``, whose statements are fp32, elementwise and in order.  ``words`` 32-bit words of
-    random bits per element: bits 0-15 of word 0 are the sign noise, bits 16-31 round the
+    random bits per element: the low field of word 0 is the sign noise, its high field rounds the
     parameter.  ``memory`` are scalar states, float64, with their initial values;
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.

@@ -20,7 +20,8 @@ class Pass:
 
     ``order`` places it in the canonical sequence (design.md 3); passes of one ``group`` exclude
     each other; ``options`` maps an option's name to its legal values in words.  ``apply`` returns
-    a rebuilt Program, or raises PassError where the pass does not apply.
+    a rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper
+    and its algorithm.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Pass:
     group: str
     title: str
     summary: str
+    source: str
     requires: str
     provides: str
     apply: Callable[[Program, Options], Program]

@@ -20,6 +20,7 @@ PASS = Pass(
     order=40,
     group="link",
     summary="the update becomes the mean of its stochastic sign: the clipped ratio",
+    source="arXiv 2604.15416, Alg. 10",
     requires="a ratio m/sigma, or a numerator alone (then sigma = the running max of |m|)",
     provides="abs(update) <= 1, no random numbers",
     apply=_apply,

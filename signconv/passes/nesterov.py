@@ -97,6 +97,7 @@ PASS = Pass(
     order=30,
     group="nesterov",
     summary="the update reads every EMA one step ahead: beta*m + (1 - beta)*u",
+    source="Nesterov 1983, as a read of the EMA (arXiv 2507.06464, Alg. 1)",
     requires="a numerator that reads an EMA and does not look ahead already",
     provides="Nesterov's look-ahead in numerator and denominator alike",
     apply=_apply,

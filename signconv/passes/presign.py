@@ -29,6 +29,7 @@ PASS = Pass(
     order=10,
     group="presign",
     summary="the gradient is replaced by its sign before anything reads it",
+    source="the S3GD post, WhyPhy Labs 2025",
     requires="an optimizer that does not take sign(grad) already",
     provides="moments of signs, of degree 0 in the gradient; EMAs start from zero",
     apply=_apply,

@@ -22,6 +22,7 @@ PASS = Pass(
     order=40,
     group="link",
     summary="the update becomes the sign of its numerator",
+    source="Bernstein et al. 2018, arXiv 1802.04434",
     requires="a ratio or a numerator",
     provides="an update of -1, 0 or 1; the denominator and its moments go",
     apply=_apply,

@@ -113,6 +113,7 @@ PASS = Pass(
     order=20,
     group="soft",
     summary="the denominator becomes the p-th root of a p-order moment that shares the EMA's beta",
+    source="arXiv 2507.06464, Alg. 1",
     requires="a numerator that is one EMA",
     provides="abs(update) <= 1, with or without nesterov",
     apply=_apply,

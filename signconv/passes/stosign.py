@@ -51,6 +51,7 @@ PASS = Pass(
     order=40,
     group="link",
     summary="the update becomes an unbiased stochastic sign of itself",
+    source="arXiv 2604.15416, Alg. 8 and 9",
     requires="a ratio m/sigma, or a numerator alone (then sigma = the running max of |m|)",
     provides="an update of -1, 0 or 1 with mean clip(m/sigma, -1, 1)",
     apply=_apply,

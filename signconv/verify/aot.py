@@ -54,6 +54,53 @@ class Compiled:
         """16-byte stores to global memory in the PTX."""
         return len(re.findall(r"st\.global(?:\.[\w:]+)*\.v4\.[bu]32", self.asm.get("ptx", "")))
 
+    @property
+    def contractions(self) -> list[str]:
+        """Fused multiply-adds in the PTX that may round otherwise than the two operations."""
+        return contractions(self.asm.get("ptx", ""))
+
+
+#: Bits of 0, 1 and -1 (either sign of 0), and of -0 alone: fp32, then bf16, then fp16.
+_EXACT_FACTORS = {
+    *(0x00000000, 0x80000000, 0x3F800000, 0xBF800000),
+    *(0x0000, 0x8000, 0x3F80, 0xBF80, 0x3C00, 0xBC00),
+}
+_NEUTRAL_ADDENDS = {"f32": 0x80000000, "bf16": 0x8000, "f16": 0x8000}
+
+
+def contractions(ptx: str) -> list[str]:
+    """The fused multiply-adds of ``ptx`` that are not one operation written as two.
+
+    ``x*1 + y``, ``x*0 + y`` and ``x*y + (-0)`` round once, as the sum or the product alone does:
+    sm_80 has no other bf16 arithmetic, and ``runtime/ptx.py`` makes NaN of Inf with ``x + x*0``.
+    A register counts as a constant where one ``mov`` and nothing else writes it.
+    """
+    constants: dict[str, set[int | None]] = {}
+    for line in ptx.split(";"):
+        words = re.fullmatch(r"(?s).*?([a-z][\w.:]*)\s+(\{[^}]*\}|%\w+),(.*)", line)
+        if words:
+            value = _literal(words[3]) if words[1].startswith("mov.") else None
+            for register in re.findall(r"%\w+", words[2]):
+                constants.setdefault(register, set()).add(value)
+
+    def bits(operand: str) -> int | None:
+        found = constants.get(operand, {_literal(operand)})
+        return next(iter(found)) if len(found) == 1 else None
+
+    found = []
+    for line in re.findall(r"\bfma\.[^;]+", ptx):
+        name, _, operands = line.partition(" ")
+        _, *factors, addend = (x.strip() for x in operands.split(","))
+        exact = any(bits(x) in _EXACT_FACTORS for x in factors)
+        if not exact and bits(addend) != _NEUTRAL_ADDENDS.get(name.rpartition(".")[2], -1):
+            found.append(" ".join(line.split()))
+    return found
+
+
+def _literal(operand: str) -> int | None:
+    match = re.fullmatch(r"0[fFxX]([0-9a-fA-F]+)", operand.strip())
+    return int(match[1], 16) if match else None
+
 
 def compile_step(
     optimizer: type[FusedOptimizer],

@@ -6,20 +6,17 @@ against its law, a wrong lowering or printer against the evaluator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from signconv.ir.analysis import unread
 from signconv.ir.evaluate import Evaluator, State
-from signconv.ir.nodes import Program, Ref
-from signconv.passes.base import canonical, parse, transform
+from signconv.ir.nodes import Program
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.optimizer import FusedOptimizer
+from signconv.verify import laws
 from signconv.verify.oracles import ORACLES
 from signconv.verify.report import Row
 
@@ -57,65 +54,13 @@ def oracle_row(spec: str, program: Program, steps: int = 100) -> Row:
     )
 
 
-def trained(evaluator: Evaluator, rng: np.random.Generator, steps: int) -> tuple[Array, State, int]:
-    """Parameter and state after some steps, and the next t."""
-    p = rng.standard_normal(SIZE)
-    state = evaluator.initial_state(p)
-    for t, g in enumerate(gradients(rng, steps), 1):
-        p, state = evaluator.step(p, g, state, t, rng.uniform(-1, 1, SIZE))
-    return p, state, steps + 1
-
-
 def pass_rows(before: Program, history: tuple[str, ...]) -> list[Row]:
     """Each pass's own law, on the program it was applied to."""
     rows = []
-    for request in canonical([parse(text) for text in history]):
-        after = transform(before, request)
-        law = LAWS.get(request.name)
-        if law is not None:
-            rows.append(law(before, after, request.text))
-        before = after
+    for name, law, wrong in laws.verdicts(before, history, levels=512):
+        words = wrong or (law.promise if wrong == "" else "no law compares these two programs")
+        rows.append(Row("pass law", name, None if wrong is None else not wrong, words))
     return rows
-
-
-def _stosign_law(before: Program, after: Program, name: str) -> Row:
-    """The mean of the stochastic sign over the noise is the clipped ratio of the program before.
-
-    Without denominator before, the ratio is to the running maximum of abs(numerator).
-    """
-    rng = np.random.default_rng(2)
-    zero = {"eps": 0.0} if before.hyper("eps") and not after.hyper("eps") else {}
-    shared = {"lr": 1.0}
-    before = _without_unread(replace(before, decay=None, link="ratio"))
-    after = _without_unread(replace(after, decay=None))
-    old, new = Evaluator(before, **shared, **zero), Evaluator(after, **shared)
-    p, state, t = trained(new, rng, 30)
-    old_state = {m.name: state[m.name] for m in before.moments}
-    levels = 512
-    worst = 0.0
-    for g in gradients(rng, 4):
-        total = np.zeros(SIZE)
-        for u in range(levels):
-            noise = np.full(SIZE, (2 * u + 1 - levels) / levels)
-            total += p - new.step(p, g, state, t, noise)[0]
-        ratio = p - old.step(p, g, old_state, t)[0]
-        _, state = new.step(p, g, state, t, np.zeros(SIZE))
-        _, old_state = old.step(p, g, old_state, t)
-        if isinstance(after.denominator, Ref) and before.denominator is None:
-            largest = state[after.denominator.name]
-            ratio = ratio / np.where(largest == 0, 1, largest)
-        worst = max(worst, float(np.max(np.abs(total / levels - np.clip(ratio, -1, 1)))))
-        t += 1
-    ok = worst <= 1.0 / levels + 1e-9
-    return Row("pass law", name, ok, f"mean of the sign is clip(ratio) within {worst:.1e}")
-
-
-def _without_unread(p: Program) -> Program:
-    gone = set(unread(p, [h.name for h in p.hypers if h.name != "lr"]))
-    return replace(p, hypers=tuple(h for h in p.hypers if h.name not in gone))
-
-
-LAWS: dict[str, Callable[[Program, Program, str], Row]] = {"stosign": _stosign_law}
 
 
 def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:

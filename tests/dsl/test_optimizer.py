@@ -195,10 +195,15 @@ REFUSED = {
     "number as comparison": ("numerator = where(grad, 1, 2)  # here", "belongs in the first place"),
     "modulo of an element": ("numerator = grad % 2  # here", "is for scalars"),
     "argument missing": ("numerator = clip(grad, 1)  # here", "missing 1 required"),
+    "member of an expression": (
+        "m = ema(grad, 0.9)\nnumerator = m.prev.corrected  # here",
+        "only a moment has .corrected",
+    ),
+    "method of an array": ("numerator = grad.clamp(1)  # here", "an expression has no .clamp"),
     "division by zero": ("numerator = grad * (1 / 0)  # here", "ZeroDivisionError"),
     # the class as a whole: the line of the class statement
     "no update": ("m = ema(grad, 0.9)", "needs either `numerator = …` or `update = …`"),
-    "both": ("numerator = grad\nupdate = grad", "needs either"),
+    "both": ("numerator = grad\nupdate = grad", "binds both numerator and update"),
     "denominator alone": ("denominator = sqrt(grad**2)\nupdate = grad", "denominator but no num"),
     "decay a number": ("decay = 3  # here\nnumerator = grad", "decay is one of l2"),
 }

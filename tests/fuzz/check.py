@@ -25,8 +25,8 @@ from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import has_blocks
 from signconv.runtime.torch_roots import LARGEST_ROOT
 from signconv.verify.bits import different, load_class
+from signconv.verify.laws import verdicts
 from tests.fuzz.enclosure import Enclosed, Enclosing
-from tests.fuzz.laws import broken_laws
 from tests.fuzz.programs import Case
 
 STEPS = 2
@@ -72,7 +72,11 @@ def check(case: Case, device: str = "cpu") -> Result:
             return Result([], words, tally)
         cls = load_class(write(made.module, folder)[0])
         tally.links[made.program.link] += 1
-        problems = broken_laws(made.base, made.program.history)
+        problems = [
+            f"law of {text}: {wrong}"
+            for text, _, wrong in verdicts(made.base, made.program.history)
+            if wrong
+        ]
         problems += run(case, made, cls, device, tally)
     return Result(problems, "", tally)
 

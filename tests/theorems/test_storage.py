@@ -13,6 +13,7 @@ from signconv.runtime.formats import FORMATS
 from tests.support_runs import OWN, built, keywords, run
 
 LANES = 20_000
+UNIT = torch.tensor(127)  # the byte of scale 1
 HISTORY = 103  # the step of arXiv 2604.15416, Table 12
 
 
@@ -22,8 +23,8 @@ def nearest(x: Tensor, fmt: str = "e4m3") -> Tensor:
 
 
 def stochastic(x: Tensor, rng: torch.Generator) -> Tensor:
-    half = torch.randint(0, 1 << 16, x.shape, generator=rng, dtype=torch.int32)
-    return ref.decode_fp8(ref.encode_fp8(x.float(), half, "e4m3"), "e4m3").double()
+    field = torch.randint(-(1 << 31), 1 << 31, x.shape, generator=rng).to(torch.int32)
+    return ref.decode_fp8(ref.encode_fp8(x.float(), UNIT, field, "e4m3"), "e4m3").double()
 
 
 # ---------------------------------------------------------------- C7

@@ -4,7 +4,7 @@ Two builds of Smoothed SignSGD (S3GD) see a gradient of one sign for ever, so th
 m = b*m + (1 - b)*sign(g) goes to 1 in exact arithmetic.  One stores m as its authors ship it, in
 raw FP8 rounded to nearest; the other in FP8 with block scales, rounded stochastically.
 
-    python examples/ema_stall.py [--steps 600] [--out docs/ema_stall.png]
+    python examples/ema_stall.py [--steps 600 | --quick] [--out docs/ema_stall.png]
 """
 
 from __future__ import annotations
@@ -66,14 +66,15 @@ def main() -> None:
     """Run both builds, print where they end, draw."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--quick", action="store_true", help="40 steps: seconds, for the tests")
     parser.add_argument("--out", type=Path, default=Path("docs/ema_stall.png"))
     arguments = parser.parse_args()
+    steps = 40 if arguments.quick else arguments.steps
     paths = {
-        beta: {name: momentum(cls, beta, arguments.steps) for name, cls in BUILDS.items()}
-        for beta in BETAS
+        beta: {name: momentum(cls, beta, steps) for name, cls in BUILDS.items()} for beta in BETAS
     }
     for beta, builds in paths.items():
-        print(f"b = {beta:g}, step {arguments.steps}: exact {1 - beta**arguments.steps:.4f}")
+        print(f"b = {beta:g}, step {steps}: exact {1 - beta**steps:.4f}")
         for name, path in builds.items():
             print(f"    {name}: {path[-1]:.4f}")
     draw(paths, arguments.out)

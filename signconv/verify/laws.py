@@ -1,12 +1,13 @@
 """What each pass promises, checked on the float64 evaluator before against after.
 
-Written from algorithms.md B and the passes' papers, not from the passes' code.
+Written from algorithms.md B and the passes' papers, not from the passes' code.  ``signconv
+verify`` runs them, and so do the tests on random programs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,39 @@ import numpy.typing as npt
 
 from signconv.ir.analysis import is_scalar, unread
 from signconv.ir.evaluate import Evaluator
-from signconv.ir.nodes import Op, Program, Ref, all_expressions, walk
+from signconv.ir.nodes import Op, Program, Ref, walk
 from signconv.passes.base import canonical, parse, transform
 
 Array = npt.NDArray[np.float64]
 SIZE, STEPS = 24, 4
 
 
-def broken_laws(before: Program, history: tuple[str, ...]) -> list[str]:
-    """One line for every pass of ``history`` whose law does not hold."""
-    problems = []
+@dataclass(frozen=True)
+class Law:
+    """``promise`` in words; ``check`` gives what is wrong with it, "" if it holds, and None where
+    the two programs cannot be compared."""
+
+    promise: str
+    check: Callable[[Program, Program, Mapping[str, str], int], str | None]
+
+
+def verdicts(
+    before: Program, history: tuple[str, ...], levels: int = 32
+) -> Iterator[tuple[str, Law, str | None]]:
+    """Each pass of ``history`` in its canonical place, its law, and what that finds.
+
+    ``levels``: draws over which the mean of a stochastic sign is taken.
+    """
     for request in canonical([parse(text) for text in history]):
         after = transform(before, request)
+        law = LAWS[request.name]
         with np.errstate(all="ignore"):
-            words = LAWS[request.name](_bare(before), _bare(after), dict(request.options))
-        if words:
-            problems.append(f"law of {request.text}: {words}")
+            yield (
+                request.text,
+                law,
+                law.check(_bare(before), _bare(after), dict(request.options), levels),
+            )
         before = after
-    return problems
 
 
 def _bare(p: Program) -> Program:
@@ -67,8 +83,12 @@ def _run(
 
 
 def _gradients() -> list[Array]:
+    """Three decades; one element never has a gradient, others have none now and then."""
     rng = np.random.default_rng(4)
-    return [rng.standard_normal(SIZE) * 10.0 ** rng.uniform(-2, 1, SIZE) for _ in range(STEPS)]
+    made = [rng.standard_normal(SIZE) * 10.0 ** rng.uniform(-2, 1, SIZE) for _ in range(STEPS)]
+    idle = rng.uniform(size=(STEPS, SIZE)) < 0.1
+    idle[:, 0] = True
+    return [np.where(x, 0.0, g) for x, g in zip(idle, made, strict=True)]
 
 
 def _differ(a: Array, b: Array, tolerance: float = 1e-9) -> bool:
@@ -78,7 +98,9 @@ def _differ(a: Array, b: Array, tolerance: float = 1e-9) -> bool:
     return bool((np.abs(a - b) > tolerance * size)[known].any())
 
 
-def _presign(before: Program, after: Program, options: dict[str, str]) -> str:
+def _presign(
+    before: Program, after: Program, options: Mapping[str, str], levels: int
+) -> str | None:
     """The program before, from zero, fed with the signs of the gradients."""
     grads = _gradients()
     zero = tuple(replace(m, init="zero") if m.init == "first" else m for m in before.moments)
@@ -91,7 +113,9 @@ def _presign(before: Program, after: Program, options: dict[str, str]) -> str:
     return ""
 
 
-def _nesterov(before: Program, after: Program, options: dict[str, str]) -> str:
+def _nesterov(
+    before: Program, after: Program, options: Mapping[str, str], levels: int
+) -> str | None:
     """The state is the same; the update is that of seeing the same gradient once more.
 
     An EMA that sees u again is beta*m + (1 - beta)*u, corrected by 1 - beta**(t+1).  Where other
@@ -116,7 +140,7 @@ def _nesterov(before: Program, after: Program, options: dict[str, str]) -> str:
 
 
 def _only_emas_of_the_gradient(p: Program) -> bool:
-    ok = all(m.kind == "ema" and m.init == "zero" for m in p.moments)
+    ok = all(m.kind == "ema" and m.init in ("zero", "first") for m in p.moments)
     for m in p.moments:
         for e in m.reads:
             kinds = {n.kind for n in walk(e) if isinstance(n, Ref)}
@@ -127,15 +151,15 @@ def _only_emas_of_the_gradient(p: Program) -> bool:
     return ok
 
 
-def _soft(before: Program, after: Program, options: dict[str, str]) -> str:
+def _soft(before: Program, after: Program, options: Mapping[str, str], levels: int) -> str | None:
     """A new moment s = EMA of abs(u)**p beside the EMA m of u, one beta; sigma = s**(1/p)."""
     p = float(options["p"])
     (s,) = {m.name for m in after.moments} - {m.name for m in before.moments}
     beta_name = after.moment(s).beta
-    assert isinstance(beta_name, Ref)
-    beta = after.hyper(beta_name.name).default  # type: ignore[union-attr]
-    tied = [m.name for m in after.moments if m.kind == "ema" and m.beta == beta_name]
-    (m,) = set(tied) - {s}
+    tied = [m.name for m in after.moments if m.beta == beta_name and m.name != s]
+    if not isinstance(beta_name, Ref) or len(tied) != 1:
+        return f"{s} shares its beta with {len(tied)} other moments instead of one"
+    beta, (m,) = after.hyper(beta_name.name).default, tied  # type: ignore[union-attr]
     runs = _run(after, _gradients())
     last_m, last_s = np.zeros(SIZE), np.zeros(SIZE)
     for update, state in runs:
@@ -159,66 +183,68 @@ def _ratio(p: Program, like: Program) -> Program:
     return replace(p, link="ratio", hypers=hypers)
 
 
-def _link(before: Program, after: Program, options: dict[str, str]) -> str:
-    """clip(ratio) of the program before: as it is, or as the mean of a sign over its draws."""
-    if before.denominator is not None and options.get("eps") != "keep":
-        if _has_literal_offset(before):
-            return ""  # a number added to the denominator goes as eps does: another program
+def _link(before: Program, after: Program, options: Mapping[str, str], levels: int) -> str | None:
+    """clip(ratio) of the program before: as it is, or as the mean of a sign over its draws.
+
+    There a negative sigma mirrors the draws, so that the mean is clip(m/abs(sigma)).
+    """
+    plain = _ratio(before, after)
     grads = _gradients()
-    ratios = [u for u, _ in _run(_ratio(before, after), grads)]
-    states = [s for _, s in _run(replace(after, link="ratio"), grads)]
+    tops = [u for u, _ in _run(replace(plain, denominator=None), grads)]
     if before.denominator is None:
         (g,) = {m.name for m in after.moments} - {m.name for m in before.moments}
-        largest = np.zeros(SIZE)
-        for i, (r, s) in enumerate(zip(ratios, states, strict=True)):
-            largest = np.maximum(largest, np.abs(r))
-            if _differ(s[g], largest):
-                return f"{g} is not the running maximum of the numerator"
-            ratios[i] = np.where(largest == 0, 0.0, r / np.where(largest == 0, 1.0, largest))
-    wanted = [np.clip(r, -1, 1) for r in ratios]
+        sigmas = list(np.maximum.accumulate(np.abs(tops)))
+        states = [s for _, s in _run(replace(after, link="ratio"), grads)]
+        if any(_differ(s[g], largest) for s, largest in zip(states, sigmas, strict=True)):
+            return f"{g} is not the running maximum of the numerator"
+    else:
+        if options.get("eps") != "keep" and _other_offset(before, after):
+            return None  # what is added to the denominator goes: another program
+        sigma = replace(plain, numerator=before.denominator, denominator=None)
+        sigmas = [u for u, _ in _run(sigma, grads)]
     if after.link == "expected":
         found = [u for u, _ in _run(after, grads)]
+        wanted = [_clipped(m, s) for m, s in zip(tops, sigmas, strict=True)]
         return "not the clipped ratio" if any(map(_differ, found, wanted)) else ""
-    draws = [(2 * u + 1 - 32) / 32 for u in range(32)]
+    wanted = [_clipped(m, np.abs(s)) for m, s in zip(tops, sigmas, strict=True)]
+    draws = [(2 * u + 1 - levels) / levels for u in range(levels)]
     signs = np.mean([[u for u, _ in _run(after, grads, n)] for n in draws], axis=0)
-    # A negative sigma mirrors the draws: the mean is that of abs(sigma)
-    gap = np.minimum(np.abs(signs - wanted), np.abs(np.abs(signs) - np.abs(wanted)))
-    return "mean of the sign is not clip(ratio)" if (gap > 1 / 32 + 1e-9).any() else ""
+    gap = np.abs(signs - wanted)
+    return "mean of the sign is not clip(ratio)" if (gap > 1 / levels + 1e-9).any() else ""
 
 
-def _has_literal_offset(p: Program) -> bool:
-    """Whether a scalar that is no hyperparameter alone is added to, or compared with, sigma."""
-    pending = [p.denominator]
+def _clipped(m: Array, sigma: Array) -> Array:
+    """clip(m/sigma, -1, 1) with 0/0 = 0."""
+    return np.clip(np.where((m == 0) & (sigma == 0), 0.0, m / sigma), -1.0, 1.0)
+
+
+def _other_offset(before: Program, after: Program) -> bool:
+    """Whether anything but a hyperparameter that went is added to, or compared with, sigma."""
+    gone = {h.name for h in before.hypers} - {h.name for h in after.hypers}
+    pending = [before.denominator]
     while pending:
         for n in walk(pending.pop()):  # type: ignore[arg-type]
             if isinstance(n, Ref) and n.kind == "temp":
-                pending.append(p.temp(n.name).expr)
-            if isinstance(n, Op) and n.fn in ("add", "max", "sub"):
-                scalars = [a for a in n.args if is_scalar(a, p)]
-                if any(not (isinstance(a, Ref) and a.name.startswith("eps")) for a in scalars):
-                    return True
-                if scalars and any(
-                    isinstance(e, Ref) and e in scalars
-                    for other in all_expressions(p)
-                    if other is not p.denominator
-                    for e in walk(other)
-                ):
+                pending.append(before.temp(n.name).expr)
+            if isinstance(n, Op) and n.fn in ("add", "max", "sub") and not is_scalar(n, before):
+                scalars = [a for a in n.args if is_scalar(a, before)]
+                if any(not (isinstance(a, Ref) and a.name in gone) for a in scalars):
                     return True
     return False
 
 
-def _sign(before: Program, after: Program, options: dict[str, str]) -> str:
+def _sign(before: Program, after: Program, options: Mapping[str, str], levels: int) -> str | None:
     grads = _gradients()
     wanted = [np.sign(u) for u, _ in _run(replace(before, denominator=None), grads)]
     found = [u for u, _ in _run(after, grads)]
     return "not sign(numerator)" if any(map(_differ, found, wanted)) else ""
 
 
-LAWS: dict[str, Callable[[Program, Program, dict[str, str]], str]] = {
-    "presign": _presign,
-    "soft": _soft,
-    "nesterov": _nesterov,
-    "stosign": _link,
-    "expected": _link,
-    "sign": _sign,
+LAWS = {
+    "presign": Law("the program before, from zero, on the signs of the gradients", _presign),
+    "soft": Law("the denominator is the root of an EMA of abs(u)**p with m's beta", _soft),
+    "nesterov": Law("the state is unchanged; one more look at the same gradient", _nesterov),
+    "stosign": Law("the mean of the sign is clip(ratio)", _link),
+    "expected": Law("clip(ratio)", _link),
+    "sign": Law("the sign of the numerator", _sign),
 }

@@ -1,0 +1,184 @@
+"""What the scripts of the claims share: their command line, where records come from, what is kept.
+
+    python examples/results/fp8_state.py           # draws from docs/results/runs.jsonl
+    python examples/results/fp8_state.py --quick   # trains a tiny model on the CPU, then draws
+
+A script writes OUT/<claim>.json, its raw records included, and OUT/<claim>.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plan
+import torch
+from data import KINDS, load_text
+from gpt import TINY
+from gpu_all import environment, read_records
+from runs import Run, Trainer, final_loss
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+Record = Mapping[str, Any]
+Summary = dict[str, Any]
+
+#: Runs of --quick: too short to say anything, long enough to run every line.
+QUICK = plan.Scale(
+    full=40 * TINY.tokens,
+    short=30 * TINY.tokens,
+    finetune=10 * TINY.tokens,
+    first_lrs=1,
+    table=("adamw-fp32", "adamw-raw", "stosignsgd", "s3gd-raw"),
+    spikes=("adamw-fp32", "s3-p3-same-nesterov"),
+    ablation=("adamw", "adamw-expected", "adamw-stosign"),
+    finetuned=("adamw-fp32", "s3gd"),
+    extras=(),
+)
+QUICK_BYTES = 1_500_000  # of each kind of text
+
+
+def train_quick(claim: str, scale: plan.Scale) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train the claim's plan with the tiny model in this process; records and facts."""
+    torch.set_num_threads(1)  # the model is too small for two, and waiting threads spin
+    done: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(TINY, torch.device("cpu"), Path(folder), compiled=False)
+        texts = [load_text(kind, QUICK_BYTES) for kind in KINDS]
+        for text in texts:
+            trainer.add_text(text)
+
+        def following() -> Run | None:
+            have = {p.name for p in Path(folder).glob("*.pt")}
+            return next(plan.pending(done, have, scale, [claim]), None)
+
+        while run := following():
+            done[run.id] = trainer.train(run)
+            print(f"{run.id}: held-out {final_loss(done[run.id]):.4f}", flush=True)
+    facts = {
+        **environment(),
+        "model": vars(TINY),
+        "scale": vars(scale),
+        "texts": [text.facts() for text in texts],
+    }
+    return done, facts
+
+
+def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[str, Record]:
+    """The records that a claim rests on, sweeps included, by id."""
+    table, stall = {*scale.table, *scale.extras}, set(scale.stall)
+    rests: dict[str, dict[tuple[str, ...], set[str]]] = {
+        "fp8_state": {("sweep", "full", "short"): table},
+        "spikes": {("spikes",): set(scale.spikes), ("sweep",): {plan.REFERENCE}},
+        "finetune": {("finetune", "finetune-sweep"): set(scale.finetuned)},
+        "ablation": {("sweep", "short"): set(scale.ablation)},
+        "ema_stall": {("sweep", "short"): stall, ("full",): {"s3gd-raw", "s3gd"}},
+    }
+    wanted, made = rests[claim], {}
+    for key in sorted(records):
+        kind, name, *_ = key.split("/")
+        if any(kind in kinds and name in names for kinds, names in wanted.items()):
+            made[key] = records[key]
+    return made
+
+
+def main(
+    claim: str,
+    description: str | None,
+    summarize: Callable[[Mapping[str, Record], plan.Scale], Summary],
+    draw: Callable[[Mapping[str, Record], Summary, Any], None],
+    size: tuple[float, float] = (11, 4.2),
+    extra: Callable[[bool], Summary] | None = None,
+) -> None:
+    """Command line of one claim.
+
+    summarize makes the figures from the records; draw fills a matplotlib figure of ``size``
+    inches; extra adds figures that come from no training run.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny model on two CPU cores")
+    parser.add_argument("--records", type=Path, nargs="*", default=[RESULTS / "runs.jsonl"])
+    parser.add_argument("--environment", type=Path, default=RESULTS / "environment.json")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the JSON and the PNG")
+    given = parser.parse_args()
+    out = given.out or (Path("build/results") if given.quick else RESULTS)
+    scale = QUICK if given.quick else plan.FULL_SCALE
+    if given.quick:
+        records, facts = train_quick(claim, scale)
+    else:
+        if absent := [p for p in (*given.records, given.environment) if not p.exists()]:
+            raise SystemExit(
+                f"error: no {absent[0]}: train with examples/results/gpu_all.py, or use --quick"
+            )
+        records = read_records(given.records)
+        facts = json.loads(given.environment.read_text("utf-8"))
+    records = kept(records, claim, scale)
+    summary = summarize(records, scale)
+    if extra:
+        summary |= extra(given.quick)
+    write(claim, out, facts, summary, records)
+    picture(out / f"{claim}.png", lambda figure: draw(records, summary, figure), size)
+    print(f"written: {out / claim}.json and .png")
+
+
+def write(claim: str, out: Path, facts: Any, summary: Summary, records: Any = None) -> None:
+    """OUT/<claim>.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    made = {
+        "claim": claim,
+        "facts": facts,
+        "summary": summary,
+        "runs": list((records or {}).values()),
+    }
+    text = json.dumps(made, allow_nan=False, default=list)
+    # One run a line: a diff of two such files can be read
+    text = text.replace('{"id": ', '\n{"id": ')
+    (out / f"{claim}.json").write_text(text + "\n", "utf-8")
+
+
+def picture(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) -> None:
+    """Draw one PNG without a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, half the range, and how many seeds; None where a run diverged."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return {"mean": None, "half_range": None, "seeds": 0, "diverged": len(values)}
+    return {
+        "mean": round(statistics.fmean(finite), 5),
+        "half_range": round((max(finite) - min(finite)) / 2, 5),
+        "seeds": len(finite),
+        "diverged": len(values) - len(finite),
+    }
+
+
+def of_kind(records: Mapping[str, Record], kind: str, name: str) -> list[Record]:
+    """The records whose ids begin with kind/name/, by id."""
+    return [records[i] for i in sorted(records) if i.startswith(f"{kind}/{name}/")]
+
+
+def sweep_table(records: Mapping[str, Record], kind: str, name: str) -> list[list[float | None]]:
+    """[lr, final held-out loss] of one sweep, by lr."""
+    rows = [(r["lr"], final_loss(r)) for r in of_kind(records, kind, name)]
+    return [[lr, loss if math.isfinite(loss) else None] for lr, loss in sorted(rows)]
+
+
+def smooth(losses: Sequence[float | None], window: int) -> list[float]:
+    """Moving average of the training loss; a missing value is a gap."""
+    values = [math.nan if x is None else x for x in losses]
+    return [statistics.fmean(values[max(0, i - window) : i]) for i in range(1, len(values) + 1)]

@@ -1,0 +1,344 @@
+"""Train every run of the plan on all GPUs of this machine, until a deadline; resumable.
+
+One worker process per GPU, each with its model compiled once.  A record is written to
+OUT/runs.jsonl the moment its run ends, so that whatever stops this program keeps what was done; a
+later call given that file with --done skips those runs.
+
+    python examples/results/gpu_all.py --out build/results --seconds 500
+    python examples/results/gpu_all.py --out build/more --done build/results/runs.jsonl
+    python examples/results/gpu_all.py --device cpu --tiny        # the same, small, without a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import queue
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import plan
+import torch
+from data import KINDS, Text, load_text
+from gpt import FULL, TINY, Size
+from runs import Run, Trainer, final_loss
+
+CLAIMS = ("fp8_state", "finetune", "spikes", "ablation", "ema_stall")
+TINY_SCALE = plan.Scale(
+    full=24 * TINY.tokens,
+    short=8 * TINY.tokens,
+    finetune=8 * TINY.tokens,
+    table=("adamw-fp32", "adamw-raw", "stosignsgd", "s3gd-raw"),
+    spikes=("adamw-fp32", "s3-p3-same-nesterov"),
+    factors=(1, 10),
+    ablation=("adamw", "adamw-stosign"),
+    finetuned=("adamw-fp32", "s3gd"),
+    extras=("torch-adamw",),
+    stall=("s3gd-99-raw",),
+)
+OVERHEAD = 4.0  # seconds of a run that are not training: first compilation, evaluation
+GRACE = 10.0  # seconds after the deadline before workers are ended
+RESTARTS = 3  # of workers whose device broke, in all
+
+
+# ---------------------------------------------------------------- the worker
+
+
+def work(index: int, device: str, size: Size, scratch: str, inbox: Any, outbox: Any) -> None:
+    """Train what comes through inbox on one device; runs in a process of its own."""
+    try:
+        where = torch.device(device)
+        if where.type == "cuda":
+            torch.cuda.set_device(where)
+            torch.set_float32_matmul_precision("high")
+        else:
+            torch.set_num_threads(1)
+        trainer = Trainer(size, where, Path(scratch), compiled=where.type == "cuda")
+        facts = {
+            "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+            "compiled": trainer.compiled,
+            "problem": trainer.problem,
+            "model_tokens_per_second": round(trainer.tokens_per_second),
+        }
+        texts = Path(scratch, "texts.pt")
+        while not texts.exists():  # written whole by the main process, then renamed
+            time.sleep(0.1)
+        for kind, (train, held_out) in torch.load(texts).items():
+            trainer.texts[kind] = (train.to(where), held_out.to(where))
+        outbox.put(("ready", index, facts))
+        while (job := inbox.get()) is not None:
+            run, stop_at = job
+            try:
+                record = trainer.train(run, stop_at)
+            except Exception as problem:
+                record = {**vars(run), "status": "error", "error": _short(problem)}
+                traceback.print_exc()
+                try:  # a device that broke fails every later run: end, and be restarted
+                    trainer._wait()
+                except Exception:
+                    outbox.put(("done", index, record))
+                    outbox.put(("broken", index, {}))
+                    return
+                trainer.model.zero_grad()
+            outbox.put(("done", index, record))
+    except Exception as problem:
+        traceback.print_exc()
+        outbox.put(("broken", index, {"problem": _short(problem)}))
+
+
+def _short(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}"[:2000]
+
+
+# ---------------------------------------------------------------- the main process
+
+
+def read_records(paths: Collection[Path]) -> dict[str, dict[str, Any]]:
+    """Records by run id; those of failed and cut runs are left out, so that they run again."""
+    made = {}
+    for path in paths:
+        for line in path.read_text("utf-8").splitlines():
+            record = json.loads(line)
+            if record["status"] in ("ok", "diverged"):
+                made[record["id"]] = record
+    return made
+
+
+def environment() -> dict[str, Any]:
+    """Software and hardware of this machine."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    try:
+        import triton
+
+        versions["triton"] = triton.__version__
+    except ImportError:
+        pass
+    cuda = torch.cuda.is_available()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
+    return {**versions, "gpus": gpus, "cpus": os.cpu_count()}
+
+
+class Scheduler:
+    """Gives runs to workers, most valuable first, as long as they can end before the deadline."""
+
+    def __init__(
+        self,
+        devices: list[str],
+        size: Size,
+        scale: plan.Scale,
+        claims: Collection[str],
+        done: dict[str, dict[str, Any]],
+        out: Path,
+        scratch: Path,
+        deadline: float,
+    ) -> None:
+        self.devices, self.size, self.scale, self.claims = devices, size, scale, claims
+        self.done, self.out, self.scratch, self.deadline = done, out, scratch, deadline
+        self.context = multiprocessing.get_context("spawn")
+        self.outbox = self.context.Queue()
+        self.inboxes: dict[int, Any] = {}
+        self.workers: dict[int, Any] = {}
+        self.busy: dict[int, Run] = {}
+        self.idle: set[int] = set()
+        self.restarts = RESTARTS
+        self.lost_once: set[str] = set()
+        self.rate = 0.0  # tokens a second of one worker
+        self.worker_facts: dict[int, dict[str, Any]] = {}
+        self.began = time.time()
+        for index in range(len(devices)):
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        self.inboxes[index] = self.context.Queue()
+        arguments = (index, self.devices[index], self.size, str(self.scratch))
+        self.workers[index] = self.context.Process(
+            target=work, args=(*arguments, self.inboxes[index], self.outbox), daemon=False
+        )
+        self.workers[index].start()
+
+    def say(self, text: str) -> None:
+        """One line with the time since the start."""
+        print(f"[{time.time() - self.began:6.1f} s] {text}", flush=True)
+
+    def have(self) -> set[str]:
+        """The checkpoints that exist."""
+        return {p.name for p in self.scratch.glob("*.pt")}
+
+    def next_run(self) -> Run | None:
+        """The most valuable run that nobody trains and that can end in time."""
+        running = {run.id for run in self.busy.values()}
+        left = self.deadline - time.time()
+        for run in plan.pending(self.done, self.have(), self.scale, self.claims):
+            seconds = OVERHEAD + 1.05 * run.tokens / self.rate if self.rate else 0.0
+            if run.id not in running and seconds <= left:
+                return run
+        return None
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Keep one record, on disk at once."""
+        self.done[record["id"]] = record
+        with (self.out / "runs.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if record["status"] == "ok" and record["tokens_per_second"]:
+            new = record["tokens_per_second"]
+            if record["steps"] >= 100 or not self.rate:
+                self.rate = 0.7 * self.rate + 0.3 * new if self.rate else new
+        loss = final_loss(record)
+        self.say(
+            f"{record['id']}: {record['status']} {record.get('error', '')} held-out {loss:.4f}, "
+            f"{record.get('seconds')} s, {record.get('tokens_per_second', 0):,} tokens/s"
+        )
+
+    def handle(self, kind: str, index: int, payload: dict[str, Any]) -> None:
+        """One message of a worker."""
+        if kind == "ready":
+            self.worker_facts[index] = payload
+            self.idle.add(index)
+            self.rate = self.rate or 0.8 * payload["model_tokens_per_second"]
+            self.say(f"worker {index} ready: {payload}")
+        elif kind == "done":
+            self.busy.pop(index, None)
+            self.idle.add(index)
+            self.record(payload)
+        else:
+            self.lost(index, payload.get("problem", "the device broke"))
+
+    def lost(self, index: int, why: str) -> None:
+        """A worker ended: what it trained is tried once more; start another."""
+        self.say(f"worker {index} ended: {why}")
+        self.idle.discard(index)
+        if run := self.busy.pop(index, None):
+            if run.id in self.lost_once:
+                self.record({**vars(run), "status": "error", "error": why})
+            self.lost_once.add(run.id)
+        self.workers.pop(index).join(1)
+        if self.restarts > 0:
+            self.restarts -= 1
+            self._start(index)
+
+    def run(self) -> None:
+        """Until nothing is left, or the deadline."""
+        while self.workers:
+            try:
+                self.handle(*self.outbox.get(timeout=0.3))
+                continue  # all that waits, before anything is given out
+            except queue.Empty:
+                pass
+            for index, worker in list(self.workers.items()):
+                if not worker.is_alive():
+                    self.lost(index, f"exit code {worker.exitcode}")
+            for index in sorted(self.idle):
+                if (run := self.next_run()) is None:
+                    break
+                self.idle.discard(index)
+                self.busy[index] = run
+                self.inboxes[index].put((run, self.deadline))
+            waiting = len(self.workers) - len(self.idle) - len(self.busy)  # still starting
+            late = time.time() > self.deadline + GRACE
+            if late or (not self.busy and not waiting and self.next_run() is None):
+                if late and self.busy:
+                    self.say(f"past the deadline: {[r.id for r in self.busy.values()]} given up")
+                break
+        self.stop()
+
+    def stop(self) -> None:
+        """End the workers, asking first those that wait."""
+        for index, worker in self.workers.items():
+            if index in self.busy or index not in self.idle:
+                worker.terminate()
+            else:
+                self.inboxes[index].put(None)
+        for worker in self.workers.values():
+            worker.join(5)
+            if worker.is_alive():
+                worker.kill()
+
+
+def save_texts(max_bytes: int, scratch: Path) -> list[Text]:
+    """Read both kinds of text and put them where the workers wait for them."""
+    texts = [load_text(kind, max_bytes) for kind in KINDS]
+    torch.save({t.kind: (t.train, t.held_out) for t in texts}, scratch / "texts.partial")
+    (scratch / "texts.partial").rename(scratch / "texts.pt")
+    return texts
+
+
+def devices_of(kind: str) -> list[str]:
+    """One entry per worker: every GPU, or two processes on the CPU."""
+    if kind == "cpu":
+        return ["cpu", "cpu"]
+    if not torch.cuda.is_available():
+        raise SystemExit("error: torch finds no CUDA device; use --device cpu --tiny")
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("build/results"))
+    parser.add_argument("--done", type=Path, nargs="*", default=[], help="runs.jsonl to resume")
+    parser.add_argument("--seconds", type=float, default=500, help="start nothing that ends later")
+    parser.add_argument("--claims", nargs="*", choices=CLAIMS, default=list(CLAIMS))
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a small model and short runs")
+    parser.add_argument("--full-tokens", type=int, default=plan.FULL_SCALE.full)
+    parser.add_argument("--short-tokens", type=int, default=plan.FULL_SCALE.short)
+    parser.add_argument("--max-bytes", type=int, default=None, help="of each kind of text")
+    given = parser.parse_args(arguments)
+
+    began = time.time()
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "runs.jsonl").touch()
+    done = read_records([*given.done, given.out / "runs.jsonl"])
+    size = TINY if given.tiny else FULL
+    scale = TINY_SCALE if given.tiny else plan.Scale(
+        full=given.full_tokens, short=given.short_tokens, finetune=plan.FULL_SCALE.finetune
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        os.environ.setdefault("SIGNCONV_CACHE", str(scratch / "signconv"))
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "12")
+        scheduler = Scheduler(
+            devices_of(given.device), size, scale, given.claims, done, given.out, scratch,
+            began + given.seconds,
+        )  # fmt: skip
+        try:
+            texts = save_texts(
+                given.max_bytes or (3_000_000 if given.tiny else 400_000_000), scratch
+            )
+            for text in texts:
+                scheduler.say(f"{text.kind}: {len(text.train):,} + {len(text.held_out):,} bytes")
+            facts = {
+                **environment(),
+                "arguments": sys.argv[1:],
+                "model": vars(size),
+                "scale": vars(scale),
+                "texts": [text.facts() for text in texts],
+            }
+            path = given.out / "environment.json"
+            path.write_text(json.dumps(facts, indent=1, default=list))
+            scheduler.run()
+        except BaseException:
+            scheduler.stop()
+            raise
+        facts["workers"] = scheduler.worker_facts
+        facts["seconds"] = round(time.time() - began, 1)
+        left = list(plan.pending(done, scheduler.have(), scale, given.claims))
+        facts["not_run"] = [run.id for run in left]
+        path.write_text(json.dumps(facts, indent=1, default=list))
+        statuses = [record["status"] for record in done.values()]
+        counts = {status: statuses.count(status) for status in sorted(set(statuses))}
+        scheduler.say(f"records: {counts}; known and not run: {len(left)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Every optimizer of the results, by the name that the tables use.
+
+Learning rates come from one grid, two a decade: rate(-6) = 1e-3, rate(-7) = 3e-4 and so on.  The
+weight decay of each is DECAY / lr, so that lr * weight_decay is the same for all (the S3 paper's
+rule); it acts on matrices and embeddings only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DECAY = 1e-4  # lr * weight_decay of every run
+E4M3_MAX = 448.0
+FORMS = Path(__file__).with_name("s3_forms.py")
+
+
+def rate(index: int) -> float:
+    """The grid of learning rates: 1 and 3 in every decade."""
+    return float(f"{(1, 3)[index % 2]}e{index // 2}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One optimizer: what to build, its hyperparameters, and the middle of its first three lrs."""
+
+    spec: str
+    convert: str | None = None
+    state: str = "fp8"
+    math: str = "fp32"
+    hypers: dict[str, Any] = field(default_factory=dict)
+    middle: int = -6
+    raw: bool = False  # round the moments to E4M3, nearest, without scales, after every step
+    clip: float | None = None  # norm of the whole gradient
+    scale: float = 1.0  # of the gradient, a power of two, for what is invariant under it
+
+
+ADAM = {"betas": (0.9, 0.95)}
+ADAM_999 = {"betas": (0.9, 0.999)}
+
+#: The FP8-state table: AdamW in three storages, then everything else on FP8.
+TABLE: dict[str, Choice] = {
+    "adamw-fp32": Choice("adamw", state="fp32", hypers=ADAM),
+    "adamw-raw": Choice("adamw", state="fp32", hypers=ADAM, raw=True),
+    "adamw": Choice("adamw", hypers=ADAM),
+    "signsgd": Choice("signsgd", middle=-7),
+    "signum": Choice("signum", middle=-7),
+    "lion": Choice("lion", middle=-7),
+    "stosignsgd": Choice("stosignsgd", middle=-7),
+    "adamw-stosign": Choice("adamw", "stosign", hypers=ADAM),
+    "adamax-stosign": Choice("adamax", "stosign"),
+    "s3": Choice("s3", middle=-5),
+    "s3gd-raw": Choice("s3gd", state="fp8-raw", middle=-7),
+    "s3gd": Choice("s3gd", middle=-7),
+    # The sources do not say how they scale m and G: what their own optimizer does without scales
+    "stosignsgd-raw": Choice("stosignsgd", state="fp32", middle=-7, raw=True),
+}
+
+#: Beside the table: the same storage for the other sign methods, and two yardsticks.
+MORE: dict[str, Choice] = {
+    "signum-raw": Choice("signum", state="fp32", middle=-7, raw=True),
+    "lion-raw": Choice("lion", state="fp32", middle=-7, raw=True),
+    "torch-adamw": Choice("torch.optim.AdamW", hypers=ADAM),
+    "stosignsgd-fp32": Choice("stosignsgd", state="fp32", middle=-7),
+    "stosignsgd-decayed": Choice("stosignsgd", hypers={"beta2": 0.999}, middle=-7),
+    "s3gd-99-raw": Choice("s3gd", state="fp8-raw", hypers={"momentum": 0.99}, middle=-7),
+    "s3gd-99": Choice("s3gd", hypers={"momentum": 0.99}, middle=-7),
+}
+
+#: Which part matters: plain, expected and stochastic-sign forms of three base optimizers.
+ABLATION: dict[str, Choice] = {
+    "sgd": Choice("sgd", middle=0),
+    "sgd-expected": Choice("sgd", "expected", middle=-5),
+    "stosignsgd": TABLE["stosignsgd"],
+    "adamw": TABLE["adamw"],
+    "adamw-expected": Choice("adamw", "expected", hypers=ADAM),
+    "adamw-stosign": TABLE["adamw-stosign"],
+    "adamax": Choice("adamax"),
+    "adamax-expected": Choice("adamax", "expected"),
+    "adamax-stosign": TABLE["adamax-stosign"],
+}
+
+
+def _forms() -> dict[str, Choice]:
+    made = {
+        "adamw-fp32": TABLE["adamw-fp32"],
+        "adamw-999": Choice("adamw", state="fp32", hypers=ADAM_999),
+        "adamw-clip": Choice("adamw", state="fp32", hypers=ADAM, clip=1.0),
+    }
+    for p in (1, 2, 3, 5):
+        for betas, hypers in (("Same", {"beta": 0.95}), ("Different", ADAM_999)):
+            for nesterov in ("Nesterov", ""):
+                name = f"s3-p{p}-{betas.lower()}" + ("-nesterov" if nesterov else "")
+                spec = f"{FORMS}:S3P{p}{betas}{nesterov}"
+                # abs(g)^5 of g = 1e-9 is below fp32's range: S3 has no eps, so any scale will do
+                made[name] = Choice(spec, state="fp32", hypers=hypers, scale=2.0**16)
+    return made
+
+
+#: Loss spikes: AdamW and the S3 paper's ablation, all on fp32 state.
+SPIKES: dict[str, Choice] = _forms()
+
+FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd")
+
+CHOICES: dict[str, Choice] = {**SPIKES, **ABLATION, **MORE, **TABLE}
+
+
+@cache
+def _class(spec: str, convert: str | None, state: str, math: str) -> Any:
+    if spec == "torch.optim.AdamW":
+        return torch.optim.AdamW
+    import signconv
+
+    return signconv.compile(spec, convert=convert, state=state, math=math)
+
+
+def make(name: str, weights: list[Tensor], lr: float, seed: int) -> torch.optim.Optimizer:
+    """The optimizer `name` of `weights` (fp32 leaves); 1-D weights do not decay."""
+    choice = CHOICES[name]
+    cls = _class(choice.spec, choice.convert, choice.state, choice.math)
+    matrices = [w for w in weights if w.dim() > 1]
+    vectors = [w for w in weights if w.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": DECAY / lr},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    hypers = dict(choice.hypers)
+    if cls is torch.optim.AdamW:
+        hypers["fused"] = True
+    else:
+        hypers["seed"] = seed
+    made: torch.optim.Optimizer = cls(groups, lr=lr, **hypers)
+    return made
+
+
+def moments(optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of the moments in state[p]."""
+    program = getattr(optimizer, "program", None)
+    return [m.name for m in program.moments] if program else ["exp_avg", "exp_avg_sq"]
+
+
+@torch.no_grad()
+def round_raw(optimizer: torch.optim.Optimizer) -> None:
+    """Store every moment as raw E4M3 would hold it: round to nearest, no scale, saturate."""
+    names = moments(optimizer)
+    for state in optimizer.state.values():
+        for name in names:
+            value = state[name]
+            value.copy_(value.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn))
+
+
+def state_bytes(optimizer: torch.optim.Optimizer, raw: bool) -> float:
+    """Bytes of moments and scales for each parameter element; counters left out."""
+    size = count = 0
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            count += p.numel()
+            for name, value in optimizer.state.get(p, {}).items():
+                if name not in ("step", "offset") and isinstance(value, Tensor):
+                    size += value.numel() * (1 if raw else value.element_size())
+    return size / count if count else math.nan
