@@ -73,6 +73,7 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
     found["inspect"] = _inspect(mesh)
     found["master weights"] = _master_weights(mesh)
     found["replicated"] = _replicated(mesh)
+    found["scaler"] = _scaler(mesh, rank)
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()
 
@@ -187,3 +188,24 @@ def _replicated(mesh: Any) -> State:
     x.grad = distribute_tensor(torch.linspace(-1, 1, 127), mesh, [Replicate()])
     optimizer.step()
     return {"x": here(x), "m": here(optimizer.state[x]["m"])}
+
+
+def _scaler(mesh: Any, rank: int) -> dict[str, Any]:
+    """GradScaler around fully_shard: two steps as without it, then Inf on the first rank only."""
+    ends = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 5))
+        fully_shard(model, mesh=mesh)
+        optimizer = AdamWStoSign(model.parameters(), **REFERENCE)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=enabled)
+        for t in range(3 if enabled else 2):
+            loss = model(torch.full((4, 64), t + 1.0)).square().sum()
+            scaler.scale(loss * (float("inf") if t == 2 and rank == 0 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        ends.append([here(p) for p in model.parameters()])
+    steps = {int(entry["step"]) for entry in optimizer.state.values()}
+    same = all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    return {"same": same, "scale": scaler.get_scale(), "steps": steps}

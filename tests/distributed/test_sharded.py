@@ -179,3 +179,8 @@ def test_replicated_dtensors_step_like_tensors(worlds: Worlds) -> None:
     for rank in (rank for found in worlds.values() for rank in found):
         wanted = {"x": x.detach(), "m": optimizer.state[x]["m"]}
         assert differences(rank["replicated"], wanted) == []
+
+
+def test_grad_scaler_skips_on_every_rank(worlds: Worlds) -> None:
+    for rank in (rank for found in worlds.values() for rank in found):
+        assert rank["scaler"] == {"same": True, "scale": 512.0, "steps": {2}}
