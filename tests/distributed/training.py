@@ -153,7 +153,7 @@ def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         found["nadam_stosign triton"] = (every["nadam_stosign"], {"backend": "triton"})
         split = {"dtype": torch.bfloat16, "master": "split", "backend": "triton"}
-        found["lamb triton split"] = (every["lamb"], split)
+        found["adamw_stosign triton split"] = (every["adamw_stosign"], split)
     return found
 
 
