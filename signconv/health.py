@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from signconv.runtime import sharded
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.formats import BLOCK, CHECK, FORMATS, MASTER, SPLIT, WHOLE, Format
 from signconv.runtime.master import param_format
@@ -119,7 +120,8 @@ def inspect(optimizer: FusedOptimizer) -> Health:
     one step by design (a change of a hundredth of a code's spacing moves one element in a hundred)
     and keeps its mean; with nearest rounding (``fp8-raw``) a stall is lost for good.
 
-    Counts stay on the device until one read at the end.  DTensors: this rank's share.
+    Counts stay on the device until one read at the end.  Of a DTensor this rank's part
+    is counted, of one cut inside blocks of 32 all of it, so every rank must call.
 
     Raises TypeError for an optimizer not made by signconv.
     """
@@ -190,9 +192,13 @@ def _notes(optimizer: FusedOptimizer, rows: list[Row], watch: _Watch | None) -> 
 
 @dataclass(frozen=True)
 class _Part:
-    """A tensor to count: ``values`` as stored (``width`` of them per element)."""
+    """A tensor to count: ``values`` as stored (``width`` of them per element).
+
+    ``weights``, ``entry`` and ``values`` are plain tensors that belong together (sharded.readable).
+    """
 
     p: Tensor
+    weights: Tensor
     entry: Mapping[str, Tensor]
     name: str
     moment: str
@@ -214,7 +220,7 @@ class _Part:
         none = torch.zeros((), dtype=torch.int64, device=x.device)
         changed = none
         if self.kind == MASTER:
-            exact = ref.load_param(_flat(self.p), self.entry)
+            exact = ref.load_param(self.weights, self.entry)
             zero, bad, full = exact == 0, ~exact.isfinite(), none
             changed = self._changed()
         elif x.dtype == torch.uint8:
@@ -229,17 +235,17 @@ class _Part:
         return torch.stack([f.to(torch.float64) for f in found])
 
     def _changed(self) -> Tensor:
-        flat = ref.load_float(_flat(self.p))
+        flat = ref.load_float(self.weights)
         if CHECK not in self.entry:
             high, _ = ref.split_master(self.values.reshape(-1))
             return (high.view(torch.int32) != flat.view(torch.int32)).sum()
-        differs = ref.row_check(flat) != _local(self.entry[CHECK]).reshape(-1)
+        differs = ref.row_check(flat) != self.entry[CHECK].reshape(-1)
         return differs.sum() * BLOCK
 
     def sample(self) -> Tensor:
         """fp32 values of at most SAMPLE elements, decoded; whole blocks, evenly spaced."""
         if self.kind == MASTER:
-            return _spaced(ref.load_param(_flat(self.p), self.entry))
+            return _spaced(ref.load_param(self.weights, self.entry))
         flat = self.values.reshape(-1)
         if self.fmt is None or self.fmt.dtype != torch.uint8:
             return _spaced(flat).float()
@@ -247,7 +253,7 @@ class _Part:
         scale = None
         if self.fmt.scaled:
             every = _stride(flat.numel()) if flat.numel() % BLOCK == 0 else 1
-            scale = _local(self.entry[f"{self.kind}_scale"]).reshape(-1)[::every].contiguous()
+            scale = self.entry[f"{self.kind}_scale"].reshape(-1)[::every].contiguous()
         return ref.load_moment(codes, scale, self.fmt)
 
 
@@ -261,14 +267,6 @@ def _spaced(flat: Tensor) -> Tensor:
     return flat.view(-1, BLOCK)[:: _stride(flat.numel())].reshape(-1).clone()
 
 
-def _local(x: Tensor) -> Tensor:
-    return x.to_local() if hasattr(x, "to_local") else x
-
-
-def _flat(p: Tensor) -> Tensor:
-    return _local(p.detach()).contiguous()
-
-
 def _named(optimizer: FusedOptimizer) -> Iterator[tuple[Tensor, str]]:
     for i, group in enumerate(optimizer.param_groups):
         names = group.get("param_names")
@@ -277,26 +275,28 @@ def _named(optimizer: FusedOptimizer) -> Iterator[tuple[Tensor, str]]:
 
 
 def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
-    entry = {k: _local(v) for k, v in optimizer.state.get(p, {}).items()}
-    values = _local(p.detach())
+    held_here = {k: sharded.local(v).nbytes for k, v in optimizer.state.get(p, {}).items()}
+    values, entry = sharded.readable(p, optimizer.state.get(p, {}))
+    weights = values.contiguous()
     stored = "fp32" if p.dtype == torch.float32 else "bf16"
     form = param_format(entry)
     label = stored if stored == "fp32" or form in (SPLIT, WHOLE) else "bf16, stochastic"
-    yield _Part(p, entry, name, "", "", label, values, values.nbytes)
+    yield _Part(p, weights, entry, name, "", "", label, values, sharded.local(p).nbytes)
     row = p.numel() // p.shape[0] if p.dim() > 1 else p.numel()
     wide = "" if has_blocks(p) else f"row of {row}"
     if form in (SPLIT, WHOLE):
-        held = sum(entry[k].nbytes for k in (MASTER, CHECK) if k in entry)
+        held = sum(held_here.get(k, 0) for k in (MASTER, CHECK))
         label, width = ("16 bits", 2) if form == SPLIT else ("fp32", 1)
         x = entry[MASTER]
-        yield _Part(p, entry, name, "master", MASTER, label, x, held, None, width, wide)
+        yield _Part(p, weights, entry, name, "master", MASTER, label, x, held, None, width, wide)
     for m in optimizer.program.moments:
         if m.name not in entry:
             continue
         fmt = m.format_for(has_blocks(p))
         note = wide if FORMATS[m.format].scaled and not fmt.scaled else ""
-        held = sum(entry[k].nbytes for k in (m.name, f"{m.name}_scale") if k in entry)
-        yield _Part(p, entry, name, m.name, m.name, fmt.name, entry[m.name], held, fmt, 1, note)
+        held = sum(held_here.get(k, 0) for k in (m.name, f"{m.name}_scale"))
+        x = entry[m.name]
+        yield _Part(p, weights, entry, name, m.name, m.name, fmt.name, x, held, fmt, 1, note)
 
 
 # ---------------------------------------------------------------- the watched step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -58,6 +59,20 @@ def class_of(made: Build, folder: Path) -> type[FusedOptimizer]:
 def built_class(folder: Path, body: str, convert: str | None = None, state: str = "fp32"):
     """The optimizer class of a spec given as the body of a class."""
     return class_of(build(spec_file(folder, body).spec, convert, state), folder)
+
+
+def generated_classes() -> dict[str, type[FusedOptimizer]]:
+    """File stem -> class of everything in generated/, imported as users do (so they pickle)."""
+    found = {}
+    for path in sorted((ROOT / "generated").glob("*.py")):
+        module = importlib.import_module(f"signconv.generated.{path.stem}")
+        (cls,) = [
+            x
+            for x in vars(module).values()
+            if isinstance(x, type) and issubclass(x, FusedOptimizer) and x is not FusedOptimizer
+        ]
+        found[path.stem] = cls
+    return found
 
 
 def environment(**changes: str | None) -> dict[str, str]:

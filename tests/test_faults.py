@@ -189,7 +189,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a moment as a list": (lambda s: s["state"][0].update(m=[1]), "m is "),
     "a scale of another size": (
         lambda s: s["state"][0].update(m_scale=torch.zeros(3, dtype=torch.uint8)),
-        r"m_scale is torch.uint8 \[3\], needs torch.uint8 \[8\]",
+        r"m_scale is torch.uint8 \[3\], needs torch.uint8 \[4, 2\]",
     ),
 }
 

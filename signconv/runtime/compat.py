@@ -7,11 +7,13 @@ llvmlite the CPU backend cannot compile.  The PyTorch reference needs neither.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
-__all__ = ["CPU_REMEDY", "HAS_LLVM", "HAS_TRITON", "tl", "triton", "warn_once"]
+__all__ = ["CPU_REMEDY", "HAS_LLVM", "HAS_TRITON", "outside_dynamo", "tl", "triton", "warn_once"]
 
 #: Looked up, not imported: LLVM is loaded at the first step that needs it.
 HAS_LLVM = importlib.util.find_spec("llvmlite") is not None
@@ -22,6 +24,23 @@ CPU_REMEDY = "pip install 'signconv[cpu]'"
 def warn_once(words: str) -> None:
     """A UserWarning the first time in this process."""
     warnings.warn(words, UserWarning, stacklevel=4)
+
+
+def outside_dynamo(method: Callable[..., None]) -> Callable[..., None]:
+    """A method that torch.compile leaves alone: it breaks its graph and calls it as it is.
+
+    ``torch.compiler.disable`` would import torch._dynamo, which takes seconds, into every process.
+    """
+
+    disabled: list[Callable[..., None]] = []
+
+    @wraps(method)
+    def call(*arguments: Any) -> None:
+        if not disabled and "torch._dynamo" in sys.modules:
+            disabled.append(sys.modules["torch._dynamo"].disable(method))
+        (disabled[0] if disabled else method)(*arguments)
+
+    return call
 
 
 try:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime import sharded
 from signconv.runtime import torch_ops as ref
-from signconv.runtime.formats import BLOCK, CHECK, MASTER, PLAIN, SPLIT, WHOLE
-from signconv.runtime.program import has_blocks
+from signconv.runtime.formats import CHECK, MASTER, PLAIN, SPLIT, WHOLE
+from signconv.runtime.program import block_shape, has_blocks
 
 
 def check(value: object) -> None:
@@ -46,28 +47,27 @@ def layout(p: Tensor, master: str | None) -> dict[str, tuple[torch.Size, torch.d
         return {}
     if not has_blocks(p):
         return {MASTER: (p.shape, torch.float32)}
-    # As many rows as the parameter has, so that both are cut at the same places along dim 0
-    blocks = p.numel() // BLOCK
-    rows = torch.Size([p.shape[0], blocks // p.shape[0]] if p.dim() > 1 else [blocks])
     return {
         MASTER: (torch.Size([*p.shape, 2]), torch.uint8),
-        CHECK: (rows, torch.int32),
+        CHECK: (block_shape(p), torch.int32),
     }
 
 
 def read(p: Tensor, entry: Mapping[str, Tensor]) -> Tensor:
     """A new fp32 tensor with the exact weights: the master's, or the parameter's own."""
-    flat = p.detach().contiguous()
-    return ref.load_param(flat, entry).view(p.shape)
+    values, plain = sharded.readable(p, entry)
+    exact = ref.load_param(values.contiguous(), plain).view(values.shape)
+    return sharded.place_part(exact, p)
 
 
 def write(p: Tensor, entry: Mapping[str, Tensor], value: Tensor) -> None:
     """Set a parameter and its master weight to fp32 values of the same shape."""
-    x = value.detach().to(p.device, torch.float32).contiguous().view(-1)
-    flat = p.detach().contiguous()
-    ref.store_param(flat, x, x, entry)
-    if flat.data_ptr() != p.data_ptr():
-        p.detach().copy_(flat)
+    x = value.detach().to(p.device, torch.float32)
+    x = sharded.readable(sharded.place(x, p, p.device), {})[0].contiguous().view(-1)
+    values, plain = sharded.readable(p, entry)
+    flat = values.contiguous()
+    ref.store_param(flat, x, x, plain)
+    sharded.write_back(p, entry, flat, plain)
 
 
 def parameters(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:

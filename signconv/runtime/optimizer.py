@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,11 +13,18 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import master as masters
-from signconv.runtime import reference
-from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON, warn_once
+from signconv.runtime import reference, sharded
+from signconv.runtime import state as states
+from signconv.runtime.compat import (
+    CPU_REMEDY,
+    HAS_LLVM,
+    HAS_TRITON,
+    outside_dynamo,
+    warn_once,
+)
 from signconv.runtime.formats import BLOCK, MASTER
 from signconv.runtime.multi_tensor import GroupEngine, interpreted
-from signconv.runtime.program import OptimizerProgram, has_blocks
+from signconv.runtime.program import OptimizerProgram
 
 if TYPE_CHECKING:
     from signconv.runtime.cpu_engine import CpuEngine
@@ -114,6 +121,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         for p in group["params"]:
             self._offsets[p] = self._next_offset
             self._next_offset += -(-p.numel() // BLOCK) * BLOCK
+            if sharded.is_sharded(p):
+                self._dtensors.append(p)
 
     def _check_param(self, p: Tensor) -> None:
         name = type(self).__name__
@@ -129,6 +138,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         if p.layout != torch.strided:
             raise TypeError(f"{name} does not support {p.layout} parameters: use dense ones")
+        if sharded.is_sharded(p):
+            sharded.check(p, name)
 
     def _check_grad(self, p: Tensor, g: Tensor) -> None:
         name = type(self).__name__
@@ -144,6 +155,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         if g.dtype not in (torch.float32, torch.bfloat16):
             raise RuntimeError(f"{name} needs fp32 or bf16 gradients, not {g.dtype}")
+        sharded.check_grad(p, g, name)
 
     # ---------------------------------------------------------------- state
 
@@ -154,24 +166,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 f"{type(self).__name__}: a parameter is on the meta device and has no data: move "
                 "the model to a real device before stepping"
             )
-        blocks = has_blocks(p)
-        made: dict[str, Tensor] = {}
-        for m in self.program.moments:
-            fmt = m.format_for(blocks)
-            made[m.name] = torch.zeros(p.shape, dtype=fmt.dtype, device=p.device)
-            if fmt.scaled:
-                made[f"{m.name}_scale"] = torch.zeros(
-                    p.numel() // BLOCK, dtype=torch.uint8, device=p.device
-                )
-            if m.init != 0.0:
-                reference.fill(made, m, fmt, p)
-        for name, init in self.program.memory:
-            made[name] = torch.full((), init, dtype=torch.float64, device=p.device)
-        for name, (shape, dtype) in masters.layout(p, master).items():
-            made[name] = torch.zeros(shape, dtype=dtype, device=p.device)
-        made["step"] = torch.zeros((), dtype=torch.int64, device=p.device)
-        made["offset"] = torch.tensor(self._offsets[p], dtype=torch.int64)
-        return made
+        return states.create(self.program, p, master, self._offsets[p])
 
     def _reset_engines(self) -> None:
         self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
@@ -179,6 +174,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._cpu_engines: dict[int | Tensor, CpuEngine] = {}
         self._single: dict[Tensor, GroupEngine] = {}
         self._skipped: dict[torch.device, Tensor] = {}
+        self._dtensors = [p for p in self._offsets if sharded.is_sharded(p)]
+        self._locals: sharded.Locals | None = None  # made at the first step with DTensors
 
     @property
     def skipped_steps(self) -> int:
@@ -224,6 +221,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step()
+        return loss
+
+    @outside_dynamo
+    def _step(self) -> None:
+        """The step after the closure; torch.compile breaks its graph here."""
         work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
         fresh: dict[Tensor, dict[str, Tensor]] = {}
         ready = self._followed()
@@ -236,7 +239,12 @@ class FusedOptimizer(torch.optim.Optimizer):
                 g = p.grad
                 if g is None or p.numel() == 0:
                     continue
-                if g.dtype is not p.dtype or g.layout is not torch.strided or g.device != p.device:
+                if (
+                    type(g) is not Tensor
+                    or g.dtype is not p.dtype
+                    or g.layout is not torch.strided
+                    or g.device != p.device
+                ):
                     self._check_grad(p, g)
                 if not self.state.get(p):
                     fresh[p] = self._new_state(p, group["master"])
@@ -244,10 +252,11 @@ class FusedOptimizer(torch.optim.Optimizer):
             for device, params in active.items():
                 work[device].append((i, params))
         self.state.update(fresh)  # all of it or, out of memory, nothing: the step can be retried
+        if self._locals is None and self._dtensors:
+            self._locals = sharded.Locals(self.program)
         for device, parts in work.items():
             self._step_device(device, parts, ready)
         self._entries = [*map(id, self.state.values())]
-        return loss
 
     def _followed(self) -> dict[int, torch.device]:
         """Groups that one engine steps as a whole and can step again as it stands."""
@@ -271,7 +280,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             self.state[p] = self._new_state(p, group["master"])
         group = {**group, "params": [p]}
         if (backend := self._backend_for(p.device)) != "triton":
-            self._step_on_host(backend, p, group, [p], None)
+            self._step_on_host(backend, p, group, [p], self.state, None)
             return
         if p not in self._single:
             self._single[p] = GroupEngine(self.program, p.device)
@@ -287,50 +296,83 @@ class FusedOptimizer(torch.optim.Optimizer):
         parts: list[tuple[int, list[Tensor]]],
         ready: Mapping[int, torch.device],
     ) -> None:
+        state: Mapping[Tensor, dict[str, Tensor]] = self.state
+        groups: Sequence[Mapping[str, Any]] = self.param_groups
+        gathered: list[tuple[int, list[Tensor]]] = []
+        if self._locals is not None:
+            parts, gathered, groups = self._locals.split(parts, groups, state)
+            state = self._locals.state
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)
-        guarded = any(self.param_groups[i]["skip_nonfinite"] for i, _ in parts)
         backend = self._backend_for(device)
-        if backend != "triton":  # on the host every number is at hand
-            params = [p for _, ps in parts for p in ps]
-            skip = found_inf is not None and bool(found_inf)
-            if guarded and not skip and not reference.all_finite(params):
-                skip = True
-                self._count_skip(device, torch.ones((), device=device))
-            if not skip:
-                for i, params in parts:
-                    self._step_on_host(backend, i, self.param_groups[i], params, grad_scale)
-            return
-        engines = [self._engine(i, device) for i, _ in parts]
-        for engine, (i, params) in zip(engines, parts, strict=True):
-            if i not in ready:
-                engine.prepare(self.param_groups[i], params, self.state)
-        skip_flag = None if found_inf is None else found_inf.to(device)
-        if guarded:
+        engines: list[GroupEngine] = []
+        skip: Tensor | None
+        if backend == "triton":
+            engines = [self._engine(i, device) for i, _ in parts]
+            for engine, (i, params) in zip(engines, parts, strict=True):
+                if i not in ready:
+                    engine.prepare(groups[i], params, state)
+            skip = None if found_inf is None else found_inf.to(device)
+        else:  # on the host every number is at hand
+            skip = None if found_inf is None else torch.tensor(float(found_inf), device=device)
+        if any(groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered)):
             flag = torch.zeros((), dtype=torch.float32, device=device)
             for engine in engines:
                 engine.find_nonfinite(flag)
+            others = [p for _, ps in (gathered if engines else (*parts, *gathered)) for p in ps]
+            reference.find_nonfinite(others, flag)
+            if self._locals is not None:
+                flag = sharded.agree(flag, self._dtensors)
             self._count_skip(device, flag)
-            skip_flag = flag if skip_flag is None else torch.maximum(flag, skip_flag.reshape(()))
-        for engine, (i, _) in zip(engines, parts, strict=True):
-            engine.launch(self.param_groups[i], skip_flag, grad_scale)
+            skip = flag if skip is None else torch.maximum(flag, skip.reshape(()))
+        if backend == "triton":
+            for engine, (i, _) in zip(engines, parts, strict=True):
+                engine.launch(groups[i], skip, grad_scale)
+        elif skip is None or not bool(skip):
+            for i, params in parts:
+                self._step_on_host(backend, i, groups[i], params, state, grad_scale)
+        if self._locals is not None:
+            self._locals.finish(self.state)
+            for i, params in gathered:
+                self._step_gathered(backend, self.param_groups[i], params, skip, grad_scale)
+
+    def _step_gathered(
+        self,
+        backend: str,
+        group: Mapping[str, Any],
+        params: list[Tensor],
+        skip: Tensor | None,
+        grad_scale: Tensor | None,
+    ) -> None:
+        """Step the whole of DTensors that cannot be stepped in parts, and keep this rank's part."""
+        for batch in sharded.batches(params, self.state):
+            full, entries = sharded.gather_all(batch, self.state)
+            group = {**group, "params": full}
+            if backend == "triton":
+                engine = GroupEngine(self.program, full[0].device)
+                engine.prepare(group, full, entries)
+                engine.launch(group, skip, grad_scale)
+            elif skip is None or not bool(skip):
+                self._step_on_host(backend, None, group, full, entries, grad_scale)
+            sharded.keep_all(batch, self.state, full, entries)
 
     def _step_on_host(
         self,
         backend: str,
-        key: int | Tensor,
+        key: int | Tensor | None,
         group: Mapping[str, Any],
         params: list[Tensor],
+        state: Mapping[Tensor, dict[str, Tensor]],
         grad_scale: Tensor | None,
     ) -> None:
         """Step on the CPU backend (``key`` names its tables) or on the reference, which is also
         what steps bf16 parameters with master weights: the CPU kernels do not know those."""
-        known = [p for p in params if MASTER not in self.state[p]] if backend == "cpu" else []
+        known = [p for p in params if MASTER not in state[p]] if backend == "cpu" else []
         if known:
-            self._cpu_engine(key).step(group, known, self.state, grad_scale)
+            self._cpu_engine(key).step(group, known, state, grad_scale)
         if len(known) < len(params):
-            others = [p for p in params if backend != "cpu" or MASTER in self.state[p]]
-            reference.step_group(self.program, group, others, self.state, grad_scale)
+            others = [p for p in params if backend != "cpu" or MASTER in state[p]]
+            reference.step_group(self.program, group, others, state, grad_scale)
 
     def _count_skip(self, device: torch.device, flag: Tensor) -> None:
         if device not in self._skipped:
@@ -343,10 +385,12 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._engines[key] = GroupEngine(self.program, device)
         return self._engines[key]
 
-    def _cpu_engine(self, key: int | Tensor) -> CpuEngine:
-        if key not in self._cpu_engines:
-            from signconv.runtime.cpu_engine import CpuEngine  # loads LLVM: not before a step
+    def _cpu_engine(self, key: int | Tensor | None) -> CpuEngine:
+        from signconv.runtime.cpu_engine import CpuEngine  # loads LLVM: not before a step
 
+        if key is None:
+            return CpuEngine(self.program)
+        if key not in self._cpu_engines:
             self._cpu_engines[key] = CpuEngine(self.program)
         return self._cpu_engines[key]
 
@@ -378,7 +422,9 @@ class FusedOptimizer(torch.optim.Optimizer):
             if key not in by_id:
                 loaded[key] = copy.deepcopy(entry)
                 continue
-            loaded[by_id[key]] = self._take(by_id[key], entry, key, master[by_id[key]])
+            loaded[by_id[key]] = states.take(
+                self.program, by_id[key], entry, key, master[by_id[key]]
+            )
         for new, old in zip(groups, self.param_groups, strict=True):
             new["params"], new["master"] = old["params"], old["master"]
         self.__setstate__({"state": loaded, "param_groups": groups})
@@ -411,57 +457,10 @@ class FusedOptimizer(torch.optim.Optimizer):
                     f"{self.program.hash} with {self.program.state} state: their moments mean "
                     "different things, so load it with the optimizer that wrote it"
                 )
-            missing = {*self.defaults, "lr0"} - set(new)
+            missing = {*META, *(h.key for h in self.program.hypers)} - set(new)
             if missing:
                 raise ValueError(f"param group {i} of the state_dict lacks {sorted(missing)}")
             self._check_hypers(new)
-
-    def _take(
-        self, p: Tensor, entry: Mapping[str, Any], key: object, master: str | None
-    ) -> dict[str, Tensor]:
-        """A copy of one parameter's saved state on its device, checked for keys and shapes.
-
-        Without a master weight in ``entry`` a new one starts from the parameter.
-        """
-        kept = masters.layout(p, master)
-        if not kept and MASTER in entry:
-            raise ValueError(
-                f"state of parameter {key} has the master weight of a bf16 parameter, and this "
-                f"{p.dtype} parameter has none: construct {type(self).__name__} with "
-                "master='split', or export the fp32 weights first (master_weights)"
-            )
-        if kept and MASTER not in entry:
-            entry = {**entry, **{k: torch.zeros(s, dtype=d) for k, (s, d) in kept.items()}}
-        wanted: dict[str, tuple[torch.Size, torch.dtype]] = {}
-        for m in self.program.moments:
-            fmt = m.format_for(has_blocks(p))
-            wanted[m.name] = (p.shape, fmt.dtype)
-            if fmt.scaled:
-                wanted[f"{m.name}_scale"] = (torch.Size([p.numel() // BLOCK]), torch.uint8)
-        for name, _ in self.program.memory:
-            wanted[name] = (torch.Size([]), torch.float64)
-        wanted.update(kept)
-        wanted["step"] = wanted["offset"] = (torch.Size([]), torch.int64)
-        if set(entry) != set(wanted):
-            raise ValueError(
-                f"state of parameter {key}: missing {sorted(set(wanted) - set(entry))}, unknown "
-                f"{sorted(set(entry) - set(wanted))}"
-            )
-        made = {}
-        for name, (shape, dtype) in wanted.items():
-            value = entry[name]
-            if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
-                got = (
-                    f"{value.dtype} {list(value.shape)}"
-                    if isinstance(value, Tensor)
-                    else repr(value)
-                )
-                raise ValueError(
-                    f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}"
-                )
-            device = torch.device("cpu") if name == "offset" else p.device
-            made[name] = value.detach().to(device, copy=True)
-        return made
 
     def master_weights(self, model: torch.nn.Module) -> dict[str, Tensor]:
         """A copy of the model's state dict with every floating parameter in fp32.

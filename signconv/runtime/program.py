@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from signconv.runtime.formats import BLOCK, FORMATS, Format
@@ -126,6 +127,12 @@ def row_length(param: Tensor) -> int:
 def has_blocks(param: Tensor) -> bool:
     """Whether blocks of 32 never straddle a row, so that block scales are possible."""
     return param.numel() > 0 and row_length(param) % BLOCK == 0
+
+
+def block_shape(param: Tensor) -> torch.Size:
+    """Shape of a parameter's block scales: its rows, so that both are cut alike along dim 0."""
+    blocks = param.numel() // BLOCK
+    return torch.Size([param.shape[0], blocks // param.shape[0]] if param.dim() > 1 else [blocks])
 
 
 def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerProgram) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime import sharded
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.formats import Format
 from signconv.runtime.program import MomentSlot, OptimizerProgram, check_shape, has_blocks
@@ -63,6 +64,9 @@ def fill(entry: dict[str, Tensor], m: MomentSlot, fmt: Format, p: Tensor) -> Non
     ref.store_moment(entry[m.name], entry.get(f"{m.name}_scale"), value.contiguous(), field, fmt)
 
 
-def all_finite(params: list[Tensor]) -> bool:
-    """Whether every gradient is finite."""
-    return all(bool(p.grad.isfinite().all()) for p in params if p.grad is not None)
+def find_nonfinite(params: list[Tensor], flag: Tensor) -> None:
+    """Raise ``flag`` if any gradient is Inf or NaN; of a DTensor's, this rank's part."""
+    for p in params:
+        if p.grad is not None:
+            bad = ~sharded.local(p.grad).isfinite().all()
+            torch.maximum(flag, bad.to(flag.dtype), out=flag)

@@ -1,0 +1,377 @@
+"""DTensor parameters (fully_shard): a sharded step is the unsharded one, bit for bit.
+
+A parameter may be cut along dim 0.  Each state tensor has the unsharded shape and is cut as its
+parameter is, so torch.distributed.checkpoint can save it and cut it anew.  Where every cut falls
+on a block of 32 elements each rank steps its own part as an ordinary tensor whose random numbers
+start further on.  Elsewhere, and for programs with per-tensor reductions, the ranks gather one
+parameter with its gradient and state, all step the whole of it, and keep their part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.program import OptimizerProgram, has_blocks
+
+#: Small parameters are gathered together, up to so many bytes of parameter, gradient and state.
+BATCH_BYTES = 1 << 26
+
+#: Param group indices with parameters to step.
+Parts = list[tuple[int, list[Tensor]]]
+
+
+def is_sharded(x: object) -> bool:
+    """Whether ``x`` is a DTensor, without importing those."""
+    return hasattr(x, "device_mesh")
+
+
+def check(p: Tensor, name: str) -> None:
+    """Raise TypeError for a DTensor placed otherwise than whole, or cut once along dim 0."""
+    cuts = [x for x in _placements(p) if not x.is_replicate()]
+    plain = all(type(x).__name__ == "Shard" and x.dim == 0 for x in cuts)
+    if not plain or len(cuts) > 1:
+        raise TypeError(
+            f"{name} takes DTensors cut once along dim 0, as fully_shard makes them, and this one "
+            f"of shape {list(p.shape)} is placed {tuple(_placements(p))}: shard along dim 0, or "
+            "use another optimizer for tensor-parallel parameters"
+        )
+
+
+def check_grad(p: Tensor, g: Tensor, name: str) -> None:
+    """Raise RuntimeError unless the gradient is cut as its parameter is."""
+    if is_sharded(p) != is_sharded(g) or (
+        is_sharded(p) and (_mesh(p), _placements(p)) != (_mesh(g), _placements(g))
+    ):
+        theirs = f"is a DTensor placed {_placements(g)}" if is_sharded(g) else "is a plain tensor"
+        ours = f"a DTensor placed {_placements(p)}" if is_sharded(p) else "a plain tensor"
+        raise RuntimeError(
+            f"{name}: a parameter is {ours} and its gradient {theirs}: they must be placed alike, "
+            "redistribute the gradient"
+        )
+
+
+def _placements(x: Any) -> Any:
+    return x.placements
+
+
+def _mesh(x: Any) -> Any:
+    return x.device_mesh
+
+
+def _cut(p: Tensor) -> int | None:
+    """The mesh dimension that cuts dim 0; None where every rank has all of it."""
+    return next((i for i, x in enumerate(_placements(p)) if x.is_shard()), None)
+
+
+def _ranks(p: Tensor) -> tuple[int, int]:
+    """This rank's place among those that share dim 0, and their number."""
+    dim = _cut(p)
+    return (0, 1) if dim is None else (_mesh(p).get_local_rank(dim), _mesh(p).size(dim))
+
+
+def group_of(p: Tensor) -> Any:
+    """The process group of the ranks that share dim 0, None where none is cut."""
+    dim = _cut(p)
+    return None if dim is None else _mesh(p).get_group(dim)
+
+
+def bounds(p: Tensor, rows: int) -> tuple[int, int]:
+    """This rank's rows [first, end) of a tensor with ``rows`` of them, cut as torch.chunk does."""
+    rank, ranks = _ranks(p)
+    each = -(-rows // ranks)
+    return min(rank * each, rows), min((rank + 1) * each, rows)
+
+
+def first_element(p: Tensor) -> int:
+    """Index of this rank's first element in the unsharded tensor."""
+    return bounds(p, p.shape[0])[0] * (p.numel() // p.shape[0]) if _cut(p) is not None else 0
+
+
+def on_blocks(p: Tensor) -> bool:
+    """Whether every cut falls between blocks of 32 elements, on all ranks."""
+    _, ranks = _ranks(p)
+    if ranks == 1:
+        return True
+    each = -(-p.shape[0] // ranks)
+    return each * (p.numel() // p.shape[0]) % BLOCK == 0 or each >= p.shape[0]
+
+
+def is_local(p: Tensor, program: OptimizerProgram) -> bool:
+    """Whether a rank can step its part of a DTensor without the others."""
+    return on_blocks(p) and (not program.reductions or _ranks(p)[1] == 1)
+
+
+def local(x: Any) -> Tensor:
+    """This rank's part of a DTensor, sharing its memory; another tensor itself."""
+    if not is_sharded(x):
+        return x
+    with torch.no_grad():
+        return x.to_local()
+
+
+def wrap(part: Tensor, p: Tensor, shape: Sequence[int]) -> Tensor:
+    """This rank's part of a tensor of global ``shape`` as a DTensor placed as ``p`` is."""
+    from torch.distributed.tensor import DTensor
+
+    size = torch.Size(shape)
+    stride = torch.empty(size, device="meta").stride()
+    return DTensor.from_local(
+        part, _mesh(p), _placements(p), run_check=False, shape=size, stride=stride
+    )
+
+
+def zeros(p: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A tensor of zeros of global ``shape``, placed as ``p`` is; scalars are never cut."""
+    if not is_sharded(p) or len(shape) == 0:
+        return torch.zeros(shape, dtype=dtype, device=p.device)
+    first, end = bounds(p, shape[0])
+    part = torch.zeros([end - first, *shape[1:]], dtype=dtype, device=p.device)
+    return wrap(part, p, shape)
+
+
+def place(value: Tensor, p: Tensor, device: torch.device) -> Tensor:
+    """A copy of a loaded state tensor on ``device``, placed as ``p`` is.
+
+    A DTensor placed otherwise is gathered first, which all its ranks must do.
+    """
+    value = value.detach()
+    if is_sharded(value):
+        alike = is_sharded(p) and (_mesh(p), _placements(p)) == (_mesh(value), _placements(value))
+        if alike and value.dim() > 0:
+            return wrap(local(value).to(device, copy=True), p, value.shape)
+        value = value.full_tensor()  # type: ignore[attr-defined]
+    if not is_sharded(p) or value.dim() == 0:
+        return value.to(device, copy=True)
+    first, end = bounds(p, value.shape[0])
+    return wrap(value[first:end].to(device, copy=True), p, value.shape)
+
+
+def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The whole of each tensor, on every rank of its mesh: one collective for all of them.
+
+    All must be cut along dim 0 on the same mesh.  Bytes travel, so that gloo takes every dtype.
+    """
+    first = tensors[0]
+    _, ranks = _ranks(first)
+    parts, widths = [], []
+    for x in tensors:
+        row = x.numel() // x.shape[0] * x.element_size()
+        widths.append(-(-x.shape[0] // ranks) * row)
+        flat = local(x).detach().contiguous().view(-1).view(torch.uint8)
+        parts.append(torch.nn.functional.pad(flat, (0, widths[-1] - flat.numel())))
+    sent = torch.cat(parts).to(_mesh(first).device_type)
+    received = torch.empty(ranks * sent.numel(), dtype=torch.uint8, device=sent.device)
+    # torch 2.13 renamed it
+    dist = torch.distributed
+    collect = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    collect(received, sent, group=group_of(first))
+    made, begin = [], 0
+    for x, width in zip(tensors, widths, strict=True):
+        # Only the last parts are short, so the padding is all at the end
+        flat = received.view(ranks, -1)[:, begin : begin + width].reshape(-1)
+        flat = flat[: x.numel() * x.element_size()].clone().to(x.device)
+        made.append(flat.view(x.dtype).view(x.shape))
+        begin += width
+    return made
+
+
+def keep_part(target: Tensor, whole: Tensor) -> None:
+    """Copy this rank's part of ``whole`` into a DTensor."""
+    first, end = bounds(target, whole.shape[0])
+    local(target).detach().copy_(whole[first:end])
+
+
+def whole(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """A cut parameter and its state, gathered (all ranks must call)."""
+    names = [n for n, x in entry.items() if is_sharded(x)]
+    values, *states = gather([p, *(entry[n] for n in names)])
+    return values, {**entry, **dict(zip(names, states, strict=True))}
+
+
+def readable(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Values and state as plain tensors that belong together: this rank's part, which shares
+    memory, or all of it where the cuts fall inside blocks (all ranks must call)."""
+    if is_sharded(p) and not on_blocks(p):
+        return whole(p, entry)
+    return local(p.detach()), {n: local(x) for n, x in entry.items()}
+
+
+def place_part(value: Tensor, p: Tensor) -> Tensor:
+    """What was computed from ``readable``'s values, placed as ``p`` is."""
+    if not is_sharded(p):
+        return value
+    if not on_blocks(p):
+        first, end = bounds(p, p.shape[0])
+        value = value[first:end].clone()
+    return wrap(value, p, p.shape)
+
+
+def write_back(
+    p: Tensor, entry: Mapping[str, Tensor], value: Tensor, plain: Mapping[str, Tensor]
+) -> None:
+    """Store what ``readable`` gave and was changed since; parts that share memory are there."""
+    if is_sharded(p) and not on_blocks(p):
+        keep_part(p, value)
+        for name, x in plain.items():
+            if is_sharded(entry[name]):
+                keep_part(entry[name], x)
+    elif value.data_ptr() != local(p).data_ptr():
+        local(p).detach().copy_(value)
+
+
+def agree(flag: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """The largest ``flag`` of all ranks that share one of ``params``, which all must call."""
+    seen: set[int] = set()
+    for p in params:
+        group = group_of(p) if is_sharded(p) else None
+        if group is not None and id(group) not in seen:
+            seen.add(id(group))
+            there = flag.to(_mesh(p).device_type)
+            torch.distributed.all_reduce(there, torch.distributed.ReduceOp.MAX, group=group)
+            flag = there.to(flag.device)
+    return flag
+
+
+class Locals:
+    """Plain tensors that stand in for the DTensors of an optimizer, kept from step to step."""
+
+    def __init__(self, program: OptimizerProgram) -> None:
+        self.program = program
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self._made: dict[Tensor, tuple[tuple[Any, ...], Tensor]] = {}
+        self._first: dict[Tensor, int | None] = {}
+
+    def split(
+        self,
+        parts: Parts,
+        groups: Sequence[Mapping[str, Any]],
+        state: Mapping[Tensor, dict[str, Tensor]],
+    ) -> tuple[Parts, Parts, list[dict[str, Any]]]:
+        """The work of a step in stand-ins, the DTensors to gather, and groups of stand-ins."""
+        made: dict[Tensor, Tensor] = {}
+        locally: list[dict[str, Any]] = []
+        for group in groups:
+            known = [p for p in group["params"] if state.get(p) and self._first_of(p) is not None]
+            made |= {p: self._stand_in(p, state[p]) for p in known}
+            locally.append({**group, "params": [made[p] for p in known]})
+        near = [(i, [made[p] for p in ps if p in made]) for i, ps in parts]
+        far = [(i, [p for p in ps if p not in made]) for i, ps in parts]
+        return [x for x in near if x[1]], [x for x in far if x[1]], locally
+
+    def finish(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        """Hand back the scalars that the engines replaced."""
+        for p, (_, made) in self._made.items():
+            if not state.get(p):
+                continue
+            for name in ("step", *(n for n, _ in self.program.memory)):
+                state[p][name] = self.state[made][name]
+
+    def _first_of(self, p: Tensor) -> int | None:
+        """This rank's first element; None where the parameter has to be gathered."""
+        if p not in self._first:
+            here = not is_sharded(p)
+            mine = here or is_local(p, self.program)
+            self._first[p] = (0 if here else first_element(p)) if mine else None
+        return self._first[p]
+
+    def _stand_in(self, p: Tensor, entry: dict[str, Tensor]) -> Tensor:
+        """What steps instead of ``p``, with its gradient; a plain parameter is its own.
+
+        A rank without a part of ``p`` steps one block of zeros, so that its clock and scalar
+        states go on as everybody's.
+        """
+        if not is_sharded(p):
+            self.state[p] = entry
+            return p
+        part = local(p).detach()
+        idle = part.numel() == 0
+        kind = (part.data_ptr(), part.shape, part.stride())
+        if p not in self._made or self._made[p][0] != kind:
+            block = BLOCK if has_blocks(p) else 1
+            made = part.new_zeros(block) if idle else _column(p, part)
+            if p in self._made:
+                del self.state[self._made[p][1]]
+            self._made[p] = (kind, made)
+            self.state[made] = {}
+        made, mine = self._made[p][1], self.state[self._made[p][1]]
+        for name, x in entry.items():
+            if not is_sharded(x):
+                mine[name] = x
+            elif not idle:
+                mine[name] = _column(p, local(x)) if x.shape == p.shape else local(x)
+            elif name not in mine:
+                mine[name] = local(x).new_zeros(made.numel() * x.numel() // p.numel())
+        if not idle:
+            first = self._first_of(p)
+            assert first is not None
+            mine["offset"] = entry["offset"] + first
+        grad = None if p.grad is None else local(p.grad).detach()
+        if grad is not None:
+            grad = torch.zeros_like(made, dtype=grad.dtype) if idle else _column(p, grad)
+        if grad is not None and grad.dtype != made.dtype:
+            made.grad_dtype = None  # any
+        made.grad = grad
+        return made
+
+
+def _column(p: Tensor, part: Tensor) -> Tensor:
+    """A part whose length is a multiple of 32 by chance must not look like a row of blocks."""
+    return part.view(-1, 1) if p.dim() == 1 and not has_blocks(p) else part
+
+
+def batches(
+    params: Sequence[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]]
+) -> Iterator[list[Tensor]]:
+    """Parameters to gather together: on the same ranks, of at most BATCH_BYTES."""
+    batch: list[Tensor] = []
+    held = 0
+    for p in params:
+        size = 2 * p.nbytes + sum(x.nbytes for x in state[p].values())
+        if batch and (group_of(p) is not group_of(batch[0]) or held + size > BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(p)
+        held += size
+    if batch:
+        yield batch
+
+
+def gather_all(
+    params: Sequence[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]]
+) -> tuple[list[Tensor], dict[Tensor, dict[str, Tensor]]]:
+    """Whole parameters with gradients, and their whole state, from one collective."""
+    names = [[n for n, x in state[p].items() if is_sharded(x)] for p in params]
+    wanted: list[Tensor] = []
+    for p, mine in zip(params, names, strict=True):
+        assert p.grad is not None
+        wanted += [p, p.grad, *(state[p][n] for n in mine)]
+    found = iter(gather(wanted))
+    made: list[Tensor] = []
+    entries: dict[Tensor, dict[str, Tensor]] = {}
+    for p, mine in zip(params, names, strict=True):
+        full = next(found)
+        full.grad = next(found)
+        entries[full] = {**state[p], **{n: next(found) for n in mine}}
+        made.append(full)
+    return made, entries
+
+
+def keep_all(
+    params: Sequence[Tensor],
+    state: Mapping[Tensor, dict[str, Tensor]],
+    stepped: Sequence[Tensor],
+    entries: Mapping[Tensor, Mapping[str, Tensor]],
+) -> None:
+    """Put this rank's parts of what ``gather_all`` gave back where they came from."""
+    for p, full in zip(params, stepped, strict=True):
+        keep_part(p, full)
+        for name, x in entries[full].items():
+            if is_sharded(state[p][name]):
+                keep_part(state[p][name], x)
+            else:
+                state[p][name] = x

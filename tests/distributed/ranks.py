@@ -1,0 +1,211 @@
+"""What each process of test_sharded.py does; it writes down what it finds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.lamb import LAMB
+from signconv.generated.nadam_stosign import NAdamStoSign
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import signconv
+from signconv.runtime.optimizer import FusedOptimizer
+from tests.distributed.training import (
+    State,
+    cases,
+    distribute,
+    here,
+    join,
+    load,
+    part_of,
+    result,
+    save,
+    start,
+    train,
+)
+
+#: LLVM takes its time in every process; the reference starts at once.
+REFERENCE = {"backend": "reference"}
+
+CHECKPOINTED: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
+    "adamw stosign": (AdamWStoSign, REFERENCE),
+    "nadam stosign": (NAdamStoSign, REFERENCE),
+    "lamb": (LAMB, REFERENCE),
+    "split": (AdamWStoSign, {"dtype": torch.bfloat16, "master": "split", "backend": "reference"}),
+}
+
+
+def poison(t: int, grads: list[Tensor]) -> None:
+    """At step 1 one element of the first row, which only the first rank has, is NaN."""
+    if t == 1:
+        grads[0][0, 3] = float("nan")
+
+
+def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
+    """Every case on this rank, then checkpoints, refusals and the rest."""
+    mesh = join(rank, ranks, Path(folder), "cpu")
+    found: dict[str, Any] = {}
+    for name, (cls, options) in {**cases(), "anchored": (_class(anchored), REFERENCE)}.items():
+        by = fully_shard if " " in name else distribute
+        model, optimizer = start(cls, options, mesh, by=by)
+        train(model, optimizer, range(3))
+        found[name] = result(model, optimizer)
+    found["skip"] = _skip(mesh)
+    for name, (cls, options) in CHECKPOINTED.items():
+        found[f"checkpoint {name}"] = _checkpoint(Path(folder), name, cls, options, mesh)
+    found["full state dict"] = _full_state_dict(mesh)
+    found["plain state dict"] = _plain_state_dict(mesh)
+    found["placements"] = _placements_alike(mesh)
+    found["refusals"] = _refusals(mesh)
+    found["inspect"] = _inspect(mesh)
+    found["master weights"] = _master_weights(mesh)
+    found["replicated"] = _replicated(mesh)
+    found["scaler"] = _scaler(mesh, rank)
+    torch.save(found, Path(folder) / f"found{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _class(path: str) -> type[FusedOptimizer]:
+    from signconv.verify.bits import load_class
+
+    return load_class(Path(path))
+
+
+def _skip(mesh: Any) -> State:
+    model, optimizer = start(AdamWStoSign, {"skip_nonfinite": True, "backend": "reference"}, mesh)
+    train(model, optimizer, range(3), poison)
+    return {**result(model, optimizer), "skipped": torch.tensor(optimizer.skipped_steps)}
+
+
+def _checkpoint(
+    folder: Path, name: str, cls: type[FusedOptimizer], options: dict[str, Any], mesh: Any
+) -> State:
+    """Load what another number of ranks wrote into an optimizer that never stepped; go on."""
+    model, optimizer = start(cls, {**options, "seed": 1}, mesh)
+    load(folder / "in" / name, model, optimizer)
+    train(model, optimizer, range(2, 4))
+    save(folder / "out" / name, model, optimizer)
+    train(model, optimizer, range(4, 5))
+    return result(model, optimizer)
+
+
+def _full_state_dict(mesh: Any) -> State:
+    """Through a full, unsharded state_dict, broadcast from rank 0."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model, optimizer = start(AdamWStoSign, REFERENCE, mesh)
+    train(model, optimizer, range(2))
+    saved = get_optimizer_state_dict(model, optimizer, options=options)
+    other = AdamWStoSign(model.parameters(), seed=1, backend="reference")
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_optimizer_state_dict(model, other, saved, options=options)
+    train(model, other, range(2, 3))
+    return result(model, other)
+
+
+def _plain_state_dict(mesh: Any) -> State:
+    """The state_dict of an unsharded run into a sharded optimizer."""
+    plain, first = start(AdamWStoSign, REFERENCE, None)
+    train(plain, first, range(2))
+    model, optimizer = start(AdamWStoSign, {"seed": 1, **REFERENCE}, mesh)
+    with torch.no_grad():
+        for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+            p.copy_(part_of(q.detach(), p))
+    optimizer.load_state_dict(first.state_dict())
+    train(model, optimizer, range(2, 3))
+    return result(model, optimizer)
+
+
+def _placements_alike(mesh: Any) -> list[str]:
+    """State tensors that are no DTensors placed as their parameter is; none should be."""
+    model, optimizer = start(AdamWStoSign, {"dtype": torch.bfloat16, "master": "split"}, mesh)
+    train(model, optimizer, range(1))
+    wrong = []
+    for i, p in enumerate(model.parameters()):
+        for name, x in optimizer.state[p].items():
+            if x.dim() and not (isinstance(x, DTensor) and x.placements == p.placements):
+                wrong.append(f"{i} {name}")
+    return wrong
+
+
+def _message(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except (TypeError, RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {re.sub(r'[ ]+', ' ', str(error))}"
+    return "no error"
+
+
+def _refusals(mesh: Any) -> dict[str, str]:
+    columns = torch.nn.Parameter(distribute_tensor(torch.ones(4, 64), mesh, [Shard(1)]))
+    rows = torch.nn.Parameter(distribute_tensor(torch.ones(4, 64), mesh, [Shard(0)]))
+    optimizer = AdamWStoSign([rows])
+    rows.grad = distribute_tensor(torch.ones(4, 64), mesh, [Replicate()])
+    return {
+        "columns": _message(lambda: AdamWStoSign([columns])),
+        "gradient": _message(optimizer.step),
+        "release": _message(lambda: signconv.gradient_release(AdamWStoSign([rows]))),
+    }
+
+
+def _inspect(mesh: Any) -> list[str]:
+    model, optimizer = start(AdamWStoSign, {"dtype": torch.bfloat16, "master": "split"}, mesh)
+    for t in range(3):
+        train(model, optimizer, range(t, t + 1))
+        health = signconv.inspect(optimizer)
+    return [f"{r.parameter} {r.moment} {r.stalled is not None}" for r in health.rows]
+
+
+def _master_weights(mesh: Any) -> State:
+    """Exact fp32 weights out of a sharded model, and into a fresh one that goes on."""
+    options = {"dtype": torch.bfloat16, "master": "split"}
+    model, optimizer = start(AdamWStoSign, options, mesh)
+    train(model, optimizer, range(2))
+    exact = optimizer.master_weights(model)
+    made = {f"out {k}": here(v) for k, v in exact.items()}
+    other, fresh = start(AdamWStoSign, options, mesh)
+    fresh.load_master_weights(other, exact)
+    again = fresh.master_weights(other)
+    return {**made, **{f"in {k}": here(v) for k, v in again.items()}}
+
+
+def _replicated(mesh: Any) -> State:
+    """DTensors that every rank has whole."""
+    x = torch.nn.Parameter(distribute_tensor(torch.ones(127), mesh, [Replicate()]))
+    optimizer = LAMB([x], backend="reference")
+    x.grad = distribute_tensor(torch.linspace(-1, 1, 127), mesh, [Replicate()])
+    optimizer.step()
+    return {"x": here(x), "m": here(optimizer.state[x]["m"])}
+
+
+def _scaler(mesh: Any, rank: int) -> dict[str, Any]:
+    """GradScaler around fully_shard: two steps as without it, then Inf on the first rank only."""
+    ends = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 5))
+        fully_shard(model, mesh=mesh)
+        optimizer = AdamWStoSign(model.parameters(), **REFERENCE)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=enabled)
+        for t in range(3 if enabled else 2):
+            loss = model(torch.full((4, 64), t + 1.0)).square().sum()
+            scaler.scale(loss * (float("inf") if t == 2 and rank == 0 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        ends.append([here(p) for p in model.parameters()])
+    steps = {int(entry["step"]) for entry in optimizer.state.values()}
+    same = all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    return {"same": same, "scale": scaler.get_scale(), "steps": steps}

@@ -1,0 +1,186 @@
+"""Sharded training is the unsharded one, bit for bit, and checkpoints fit any number of ranks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.lamb import LAMB
+
+from signconv.pipeline import build
+from signconv.runtime.optimizer import FusedOptimizer
+from signconv.verify.bits import load_class
+from tests.support import class_of
+
+if not torch.distributed.is_available():
+    pytest.skip("needs torch.distributed, which this torch lacks", allow_module_level=True)
+
+from tests.distributed import ranks
+from tests.distributed.training import (
+    ANCHORED,
+    cases,
+    differences,
+    load,
+    result,
+    save,
+    start,
+    together,
+    train,
+)
+
+CASES = [*cases(), "anchored"]
+#: Each loads the checkpoints of the one before it; the first those of one process.
+WORLDS = (3, 2)
+#: Ranks -> what each of them found.
+Worlds = dict[int, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="signconv_ranks_"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def anchored(folder: Path) -> Path:
+    (folder / "anchored_spec.py").write_text(ANCHORED)
+    class_of(build(f"{folder / 'anchored_spec.py'}:Anchored"), folder)
+    return folder / "anchored.py"
+
+
+@pytest.fixture(scope="module")
+def worlds(folder: Path, anchored: Path) -> Worlds:
+    """What the ranks of each world found."""
+    checkpoints = folder / "plain"
+    for name, (cls, options) in ranks.CHECKPOINTED.items():
+        model, optimizer = start(cls, options, None)
+        train(model, optimizer, range(2))
+        save(checkpoints / name, model, optimizer)
+    found: Worlds = {}
+    for n in WORLDS:
+        mine = folder / str(n)
+        shutil.copytree(checkpoints, mine / "in")
+        arguments = (n, str(mine), str(anchored))
+        context = torch.multiprocessing.start_processes(
+            ranks.run, arguments, nprocs=n, join=False, start_method="spawn"
+        )
+        assert context is not None
+        deadline = 240.0 / 5
+        while not context.join(timeout=5):
+            deadline -= 1
+            if deadline < 0:
+                for process in context.processes:
+                    process.kill()
+                pytest.fail(f"{n} ranks did not finish in 240 s")
+        found[n] = [torch.load(mine / f"found{rank}.pt") for rank in range(n)]
+        checkpoints = mine / "out"
+    return found
+
+
+def options_of(name: str, anchored: Path) -> tuple[type[FusedOptimizer], dict[str, Any]]:
+    return (load_class(anchored), {}) if name == "anchored" else cases()[name]
+
+
+def whole(ranks: list[dict[str, Any]], name: str) -> dict[str, torch.Tensor]:
+    return together([rank[name] for rank in ranks])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_ranks_gives_the_same_bits(name: str, worlds: Worlds, anchored: Path) -> None:
+    cls, options = options_of(name, anchored)
+    model, optimizer = start(cls, options, None)
+    before = [p.detach().clone() for p in model.parameters()]
+    train(model, optimizer, range(3))
+    assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    wanted = result(model, optimizer)
+    for n, found in worlds.items():
+        assert differences(whole(found, name), wanted) == [], f"{n} ranks"
+
+
+@pytest.mark.parametrize("name", ranks.CHECKPOINTED)
+def test_checkpoints_load_on_any_number_of_ranks(name: str, worlds: Worlds, folder: Path) -> None:
+    """1 -> 3 -> 2 -> 1, each into a fresh optimizer that has never stepped."""
+    cls, options = ranks.CHECKPOINTED[name]
+    for i, n in enumerate(WORLDS):
+        model, optimizer = start(cls, options, None)
+        train(model, optimizer, range(2))
+        for _ in range(i):  # the ranks of the world before went two steps on, from t = 2
+            train(model, optimizer, range(2, 4))
+        train(model, optimizer, range(2, 4))
+        train(model, optimizer, range(4, 5))
+        assert (
+            differences(whole(worlds[n], f"checkpoint {name}"), result(model, optimizer)) == []
+        ), n
+    model, optimizer = start(cls, {**options, "seed": 1}, None)
+    load(folder / str(WORLDS[-1]) / "out" / name, model, optimizer)
+    other, unbroken = start(cls, options, None)
+    for steps in (range(2), *[range(2, 4)] * len(WORLDS), range(5, 6)):
+        train(other, unbroken, steps)
+    train(model, optimizer, range(5, 6))
+    assert differences(result(model, optimizer), result(other, unbroken)) == []
+
+
+@pytest.mark.parametrize("way", ["full state dict", "plain state dict"])
+def test_an_unsharded_state_dict_loads(way: str, worlds: Worlds) -> None:
+    model, optimizer = start(AdamWStoSign, {}, None)
+    train(model, optimizer, range(3))
+    for n, found in worlds.items():
+        assert differences(whole(found, way), result(model, optimizer)) == [], f"{n} ranks"
+
+
+def test_one_bad_gradient_skips_the_step_on_every_rank(worlds: Worlds) -> None:
+    model, optimizer = start(AdamWStoSign, {"skip_nonfinite": True}, None)
+    train(model, optimizer, range(3), ranks.poison)
+    wanted = {**result(model, optimizer), "skipped": torch.tensor(1)}
+    for n, found in worlds.items():
+        assert differences(whole(found, "skip"), wanted) == [], f"{n} ranks"
+
+
+def test_states_are_placed_as_their_parameters(worlds: Worlds) -> None:
+    assert all(rank["placements"] == [] for found in worlds.values() for rank in found)
+
+
+def test_refusals_say_what_to_do(worlds: Worlds) -> None:
+    for rank in (rank for found in worlds.values() for rank in found):
+        said = rank["refusals"]
+        assert said["columns"].startswith("TypeError: AdamWStoSign takes DTensors cut once along")
+        assert "redistribute the gradient" in said["gradient"]
+        assert "does not step the DTensors" in said["release"]
+
+
+def test_inspect_counts_sharded_state(worlds: Worlds) -> None:
+    for rank in (rank for found in worlds.values() for rank in found):
+        rows = rank["inspect"]
+        assert len(rows) == 4 * 10  # parameter, two moments, master
+        assert all(row.endswith("True") for row in rows)
+
+
+def test_master_weights_go_out_and_in(worlds: Worlds) -> None:
+    model, optimizer = start(AdamWStoSign, {"dtype": torch.bfloat16, "master": "split"}, None)
+    train(model, optimizer, range(2))
+    exact = optimizer.master_weights(model)
+    wanted = {f"{way} {k}": v for way in ("out", "in") for k, v in exact.items()}
+    for n, found in worlds.items():
+        assert differences(whole(found, "master weights"), wanted) == [], f"{n} ranks"
+
+
+def test_replicated_dtensors_step_like_tensors(worlds: Worlds) -> None:
+    x = torch.ones(127, requires_grad=True)
+    optimizer = LAMB([x])
+    x.grad = torch.linspace(-1, 1, 127)
+    optimizer.step()
+    for rank in (rank for found in worlds.values() for rank in found):
+        wanted = {"x": x.detach(), "m": optimizer.state[x]["m"]}
+        assert differences(rank["replicated"], wanted) == []
+
+
+def test_grad_scaler_skips_on_every_rank(worlds: Worlds) -> None:
+    for rank in (rank for found in worlds.values() for rank in found):
+        assert rank["scaler"] == {"same": True, "scale": 512.0, "steps": {2}}

@@ -1,0 +1,219 @@
+"""The same training unsharded and on several ranks: what the tests and two_gpus.py compare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from signconv.runtime.compat import HAS_LLVM
+from signconv.runtime.optimizer import FusedOptimizer
+from signconv.verify.bits import different
+from tests.support import generated_classes
+
+#: Cuts between and inside blocks, rows of 32 and not, uneven parts, ranks without any.
+SHAPES = (
+    (8, 64),
+    (5, 32),  # uneven; on 4 ranks the last has none
+    (1, 64),  # only the first rank has any
+    (64,),  # on 3 ranks cut inside blocks
+    (256,),
+    (33,),
+    (127,),  # on 2 ranks the first part has 64 elements and yet no blocks
+    (6, 7),
+    (64, 3),
+    (3, 2, 32),
+)
+#: A moment that starts from the parameter.
+ANCHORED = '''\
+from signconv.dsl import Optimizer
+
+
+class Anchored(Optimizer):
+    """Towards an average of past weights."""
+
+    lr = hyper(1e-2, ge=0)
+    beta = hyper(0.9, ge=0, lt=1)
+
+    anchor = state(init=param)
+    anchor.next = beta * anchor.prev + (1 - beta) * param
+    update = grad + param - anchor
+'''
+State = dict[str, Any]
+
+
+class Model(nn.Module):
+    """Parameters of every shape, without a forward: gradients are given."""
+
+    def __init__(self, dtype: torch.dtype, device: str) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        made = [torch.randn(s, generator=rng).to(device, dtype) for s in SHAPES]
+        self.weights = nn.ParameterList(made)
+
+
+def gradients(t: int) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(1000 + t)
+    return [torch.randn(s, generator=rng) * 1e-2 for s in SHAPES]
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: range,
+    edit: Callable[[int, list[Tensor]], None] | None = None,
+) -> None:
+    """Steps with given gradients, each rank taking its part of them."""
+    for t in steps:
+        found = gradients(t)
+        if edit is not None:
+            edit(t, found)
+        for p, g in zip(model.parameters(), found, strict=True):
+            g = g.to(p.device, p.dtype)
+            p.grad = part_of(g, p) if isinstance(p, DTensor) else g
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def part_of(x: Tensor, p: DTensor) -> DTensor:
+    """This rank's part of a tensor that every rank has, placed as ``p`` is."""
+    for dim, placement in enumerate(p.placements):
+        if isinstance(placement, Shard):
+            parts = x.chunk(p.device_mesh.size(dim))
+            rank = p.device_mesh.get_local_rank(dim)
+            x = parts[rank] if rank < len(parts) else x[:0]
+    return DTensor.from_local(
+        x, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
+
+
+def here(x: Tensor) -> Tensor:
+    """What this rank has of a tensor, on the CPU."""
+    return (x.to_local() if isinstance(x, DTensor) else x).detach().cpu().clone()
+
+
+def result(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """What this rank has of every parameter and every state tensor."""
+    made = {}
+    for i, p in enumerate(model.parameters()):
+        made[f"{i} {list(p.shape)}"] = here(p)
+        for name, value in optimizer.state[p].items():
+            made[f"{i} {list(p.shape)} {name}"] = here(value)
+    return made
+
+
+def together(parts: list[State]) -> State:
+    """The results of all ranks as one; a scalar must be the same everywhere."""
+    made = {}
+    for name, first in parts[0].items():
+        found = [x[name] for x in parts]
+        if first.dim() == 0:
+            assert all(torch.equal(x, first) for x in found), f"{name} differs between ranks"
+        made[name] = torch.cat(found) if first.dim() else first
+    return made
+
+
+def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Names whose bits or shapes differ, or that only one side has."""
+    found = []
+    for k in wanted:
+        if k not in got or got[k].shape != wanted[k].shape or different(got[k], wanted[k]) > 0:
+            found.append(k)
+    return [*found, *(set(got) - set(wanted))]
+
+
+def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
+    """Name -> class and options; every generated optimizer, and the storages of a few."""
+    every = generated_classes()
+    plain = {"backend": "reference"}
+    found: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {}
+    for name, cls in every.items():
+        found[name] = (cls, plain)
+    for name in ("adamw_stosign", "lamb", "nadam_stosign"):
+        cls = every[name]
+        found[f"{name} bf16"] = (cls, {"dtype": torch.bfloat16, **plain})
+        found[f"{name} split"] = (cls, {"dtype": torch.bfloat16, "master": "split", **plain})
+    for name in ("adamw_stosign", "lamb") if HAS_LLVM else ():
+        found[f"{name} cpu"] = (every[name], {"backend": "cpu"})
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        found["nadam_stosign triton"] = (every["nadam_stosign"], {"backend": "triton"})
+        split = {"dtype": torch.bfloat16, "master": "split", "backend": "triton"}
+        found["adamw_stosign triton split"] = (every["adamw_stosign"], split)
+    return found
+
+
+def distribute(model: Model, mesh: Any) -> None:
+    """The parameters that fully_shard makes, in a tenth of its time."""
+    for i, p in enumerate(model.weights):
+        x = p.detach()
+        made = part_of(
+            x,
+            DTensor.from_local(
+                x[:0], mesh, [Shard(0)], run_check=False, shape=x.shape, stride=x.stride()
+            ),
+        )
+        model.weights[i] = nn.Parameter(made)
+
+
+def start(
+    cls: type[FusedOptimizer],
+    options: Mapping[str, Any],
+    mesh: Any,
+    device: str = "cpu",
+    by: Callable[..., Any] = fully_shard,
+) -> tuple[nn.Module, FusedOptimizer]:
+    """A model, sharded over ``mesh`` where there is one, and a fresh optimizer."""
+    options = {"seed": 7, **options}
+    model = Model(options.pop("dtype", torch.float32), device)
+    if mesh is not None:
+        by(model, mesh=mesh)
+    return model, cls(model.parameters(), **options)
+
+
+def save(folder: Path, model: nn.Module, optimizer: FusedOptimizer) -> None:
+    """As torch.distributed.checkpoint's users do; one process alone saves plain tensors."""
+    parts = {
+        "model": get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+    dcp.save(parts, checkpoint_id=folder, no_dist=not dist.is_initialized())
+
+
+def load(folder: Path, model: nn.Module, optimizer: FusedOptimizer) -> None:
+    parts = {
+        "model": get_model_state_dict(model),
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+    dcp.load(parts, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    set_model_state_dict(model, parts["model"])
+    set_optimizer_state_dict(model, optimizer, parts["optimizer"])
+
+
+def join(rank: int, ranks: int, folder: Path, device: str) -> Any:
+    """Enter the process group and return its mesh."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"file://{folder / 'meeting'}",
+        rank=rank,
+        world_size=ranks,
+    )
+    return init_device_mesh(device, (ranks,))
