@@ -53,9 +53,11 @@ fuzz: setup  ## random programs against all witnesses, failures shrunk and kept 
 generated: setup  ## rebuild every file in generated/
 	$(BIN)/signconv build --all
 
-docs: setup  ## rebuild docs/algorithms.md from the code
-	$(BIN)/python -c 'from signconv.algorithm_table import page; print(page(), end="")' > docs/algorithms.md.new
-	mv docs/algorithms.md.new docs/algorithms.md
+docs: setup  ## rebuild docs/algorithms.md and docs/errors.md from the code
+	for page in algorithm error; do \
+	  $(BIN)/python -c "from signconv.$${page}_table import page; print(page(), end='')" > docs/$${page}s.md.new \
+	    && mv docs/$${page}s.md.new docs/$${page}s.md || exit 1; \
+	done
 
 counts: setup  ## refresh tests/data/kernel_counts.json, the table of the speed guard
 	$(BIN)/python -m signconv.verify.instructions tests/data/kernel_counts.json

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import torch_ops as ref
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, PLAIN, SPLIT, WHOLE
 from signconv.runtime.program import has_blocks
 
@@ -23,9 +24,11 @@ from signconv.runtime.program import has_blocks
 def check(value: object) -> None:
     """Raise ValueError unless ``value`` is a legal ``master`` argument."""
     if value not in (None, "split"):
-        raise ValueError(
+        raise coded(
+            ValueError,
+            "SC408",
             f"master={value!r} is not one of None, 'split': None rounds bf16 parameters "
-            "stochastically, 'split' keeps their exact fp32 values"
+            "stochastically, 'split' keeps their exact fp32 values",
         )
 
 
