@@ -1,0 +1,133 @@
+"""Break signconv in small ways and see which test notices.
+
+    python -m tests.mutation --json docs/raw/mutation.json
+
+Each mutant is made in a copy of the repository, generated/ is built anew by it (a comparison with
+the committed files would notice every change of the compiler), then the tests asked first run, and
+where they pass the wider list.  A survivor without an explanation in tests/mutants.py fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.mutants import MUTANTS, Mutant
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("signconv", "templates", "generated", "tests", "docs", "examples")
+FILES = ("pyproject.toml", "Makefile", "README.md")
+#: Asked where the tests asked first pass.
+WIDE = (
+    "tests/ir", "tests/dsl", "tests/lower", "tests/passes", "tests/test_specs.py",
+    "tests/test_commutation.py", "tests/test_identities.py", "tests/runtime",
+    "tests/theorems", "tests/test_faults.py", "tests/test_metamorphic.py",
+    "tests/test_generated.py", "tests/fuzz", "tests/resume",
+)  # fmt: skip
+#: Compares generated/ with a rebuild, or what is printed of it with a record: no mathematics.
+LEFT_OUT = "not rebuild and not golden and not up_to_date and not counts"
+
+
+def copy(folder: Path) -> None:
+    for part in PARTS:
+        ignored = shutil.ignore_patterns("__pycache__", "raw")
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+    for file in FILES:
+        shutil.copy(ROOT / file, folder / file)
+
+
+def run(folder: Path, *command: str, limit: float) -> subprocess.CompletedProcess[str] | None:
+    """None where it took longer than ``limit`` seconds."""
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {"SIGNCONV_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    try:
+        return subprocess.run(
+            [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True,
+            timeout=limit,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def killer(folder: Path, tests: tuple[str, ...], limit: float) -> str | None:
+    """The first test that fails, or what else ended the run; None if all pass."""
+    done = run(
+        folder, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", LEFT_OUT, *tests,
+        limit=limit,
+    )  # fmt: skip
+    if done is None:
+        return f"no end within {limit:.0f} s"
+    if done.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) (\S+(?:\[[^\]]*\])?)", done.stdout, re.M)
+    if found is None and done.returncode in (2, 4, 5):
+        raise RuntimeError(f"pytest did not run {tests}: {done.stdout[-2000:]}{done.stderr[-500:]}")
+    return found[1] if found else f"the process ended with {done.returncode}"
+
+
+def rebuild(folder: Path) -> str | None:
+    """Build generated/ by the mutant; what it said if it refused."""
+    done = run(folder, "-m", "signconv", "build", "--all", limit=600)
+    if done is None or done.returncode == 0:
+        return None
+    return f"signconv build: {(done.stderr.strip().splitlines() or ['no word'])[-1][:100]}"
+
+
+def one(m: Mutant, limit: float) -> dict[str, Any]:
+    """Make, build and ask one mutant."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="signconv_mutant_") as name:
+        folder = Path(name)
+        copy(folder)
+        for file, old, new in m.edits:
+            path = folder / file
+            text = path.read_text(encoding="utf-8")
+            if text.count(old) != 1:
+                raise RuntimeError(f"{m.name}: {file} has {text.count(old)} of {old!r}")
+            path.write_text(text.replace(old, new), encoding="utf-8")
+        compiler = any("runtime" not in file for file, _, _ in m.edits)
+        killed = rebuild(folder) if compiler else None
+        stage = "build" if killed else "first"
+        for test in m.first if not killed else ():
+            if killed := killer(folder, (test,), limit):
+                break
+        if not killed:
+            stage, killed = "wide", killer(folder, WIDE, 6 * limit)
+    seconds = round(time.monotonic() - begin)
+    made = {"mutant": m.name, "files": sorted({e[0] for e in m.edits}), "killed_by": killed}
+    return {**made, "stage": stage if killed else None, "seconds": seconds, "why": m.survives}
+
+
+def main() -> int:
+    """Run all mutants, or those whose name holds ``--only``; 1 for an unexplained survivor."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--only", default="", help="part of the names of the mutants to run")
+    parser.add_argument("--json", type=Path, help="where to record the table; kept rows are reused")
+    parser.add_argument("--limit", type=float, default=400, help="seconds a test file may take")
+    arguments = parser.parse_args()
+    rows: dict[str, dict[str, Any]] = {}
+    if arguments.json and arguments.json.exists():
+        rows = {r["mutant"]: r for r in json.loads(arguments.json.read_text())}
+    names = [m.name for m in MUTANTS]
+    for m in MUTANTS:
+        if arguments.only not in m.name or (not arguments.only and m.name in rows):
+            continue
+        rows[m.name] = row = one(m, arguments.limit)
+        print(f"{m.name}: {row['killed_by'] or 'SURVIVED'} ({row['seconds']} s)", flush=True)
+        if arguments.json:
+            kept = [rows[n] for n in names if n in rows]
+            arguments.json.write_text(json.dumps(kept, indent=1) + "\n")
+    return int(any(not r["killed_by"] and not r["why"] for r in rows.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
