@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verify-all fuzz generated docs counts performance gpu clean distclean
+.PHONY: help setup demo test lint verify-all fuzz generated docs counts performance gpu sanitizer mutation clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,12 @@ performance: setup  ## render docs/performance.md from its records, or from JSON
 
 gpu:  ## on a GPU machine, with its own Python: the tests marked gpu, then the benchmark
 	PYTHON=$(PYTHON) bash tests/gpu_session.sh
+
+sanitizer:  ## on a GPU machine with the CUDA toolkit: memcheck and racecheck of every kernel
+	$(PYTHON) -m tests.sanitizer
+
+mutation: setup  ## break signconv in 50 small ways and record which test notices (an hour)
+	$(BIN)/python -m tests.mutation --json docs/raw/mutation.json
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
