@@ -13,8 +13,8 @@ from typing import NamedTuple
 HEAD = """\
 # Errors
 
-Every error ends in a code in brackets: `mine.py:9: 'm' is bound twice: each name has one meaning
-[SC114]`. This page lists them, made by `make docs` from the code; the tests provoke each one and
+Every error ends in a code in brackets: `path/to/file.py:9: 'm' is bound twice: each name has one
+meaning [SC114]`. This page lists them, made by `make docs` from the code; the tests provoke each one and
 read its text. `SpecError`, `PassError`, `LoweringError`, `BuildError`, `VerifyError` and
 `BenchError` are `signconv.errors.SignconvError` and have the code as `.code`; errors of a running
 optimizer are the classes that torch raises in such places. The command line prints the message
