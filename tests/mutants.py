@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant(
         "kernel: tails always at the chunk's first rows",
         ((KERNEL, "start + first,", "start,"),),
-        (RUNNING, FUZZ, "tests/test_generated.py"),
+        ("tests/runtime/test_tails.py", RUNNING, FUZZ, "tests/test_generated.py"),
     ),
     Mutant(
         "tables: the last, partial chunk left out",
@@ -237,7 +237,7 @@ MUTANTS = (
     Mutant(
         "tables: alignment taken for granted",
         ((TABLES, "host[:, ALIGNED] = (values % 16 == 0).all(dim=0)", "host[:, ALIGNED] = 1"),),
-        (RUNNING, FUZZ, "tests/test_generated.py"),
+        ("tests/runtime/test_tails.py", RUNNING, FUZZ, "tests/test_generated.py"),
     ),
     Mutant(
         "tables: a moved pointer not noticed",
