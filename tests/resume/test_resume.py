@@ -6,6 +6,7 @@ Every generated optimizer in every storage.  One new process continues all runs 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,20 +65,28 @@ def test_every_optimizer_resumes_in_a_new_process(state: str, tmp_path: Path) ->
     resumed(cases, tmp_path)
 
 
+def on_backend(entries: Iterable[Entry], backend: str, where: str, folder: Path) -> list[Case]:
+    cases = []
+    for e in entries:
+        path = write(build(e.spec, e.convert, e.state, math=e.math).module, folder)[0]
+        stop = draw_stop(path.stem, SEED)
+        cases.append(Case(path.stem, str(path), backend, where, None, stop))
+    return cases
+
+
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_the_other_backends_resume_too(backend: str, device: str, tmp_path: Path) -> None:
     if backend == "cpu":
         pytest.importorskip("llvmlite")
+    where = device if backend == "triton" else "cpu"
     entries = [Entry("adamw", "stosign"), Entry("nadam")]
-    if device == "cuda" and backend == "triton":
-        entries = list(GENERATED)
-    cases = []
-    for e in entries:
-        path = write(build(e.spec, e.convert, e.state, math=e.math).module, tmp_path)[0]
-        where = device if backend == "triton" else "cpu"
-        stop = draw_stop(path.stem, SEED)
-        cases.append(Case(path.stem, str(path), backend, where, None, stop))
+    cases = on_backend(entries, backend, where, tmp_path)
     resumed(cases, tmp_path, interpret=backend == "triton" and device == "cpu")
+
+
+@pytest.mark.gpu
+def test_every_kernel_resumes_in_a_new_process(tmp_path: Path) -> None:
+    resumed(on_backend(GENERATED, "triton", "cuda", tmp_path), tmp_path)
 
 
 def test_a_checkpoint_that_lost_a_step_is_noticed(tmp_path: Path) -> None:
