@@ -72,7 +72,7 @@ sanitizer:  ## on a GPU machine with the CUDA toolkit: memcheck and racecheck of
 	$(PYTHON) -m tests.sanitizer
 
 mutation: setup  ## break signconv in 50 small ways and record which test notices (an hour)
-	$(BIN)/python -m tests.mutation --json docs/raw/mutation.json
+	$(BIN)/python -m tests.mutation --json docs/raw/mutation.json --page docs/trust.md
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

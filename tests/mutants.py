@@ -94,7 +94,7 @@ MUTANTS = (
         ("tests/passes/test_stosign.py",),
     ),
     Mutant(
-        "stosign: the running maximum of m, not of |m|",
+        "stosign: the running maximum of m, not of abs(m)",
         ((f"{PASSES}/base.py", 'Op("abs", (p.numerator,))', "p.numerator"),),
         ("tests/passes/test_stosign.py",),
     ),

@@ -1,6 +1,6 @@
 """Break signconv in small ways and see which test notices.
 
-    python -m tests.mutation --json docs/raw/mutation.json
+    python -m tests.mutation --json docs/raw/mutation.json --page docs/trust.md
 
 Each mutant is made in a copy of the repository, generated/ is built anew by it (a comparison with
 the committed files would notice every change of the compiler), then the tests asked first run, and
@@ -97,10 +97,7 @@ def one(m: Mutant, limit: float, wide: bool) -> dict[str, Any]:
         copy(folder)
         for file, old, new in m.edits:
             path = folder / file
-            text = path.read_text(encoding="utf-8")
-            if text.count(old) != 1:
-                raise RuntimeError(f"{m.name}: {file} has {text.count(old)} of {old!r}")
-            path.write_text(text.replace(old, new), encoding="utf-8")
+            path.write_text(path.read_text("utf-8").replace(old, new), encoding="utf-8")
         compiler = any("runtime" not in file for file, _, _ in m.edits)
         stage, killed = "first", None
         for test in m.first:
@@ -116,14 +113,45 @@ def one(m: Mutant, limit: float, wide: bool) -> dict[str, Any]:
     return {**made, "stage": stage if killed else None, "seconds": seconds, "why": m.survives}
 
 
+REGION = re.compile(
+    r"(<!-- mutants: from raw/mutation.json -->\n).*?(<!-- end of mutants -->)", re.S
+)
+
+
+def page(text: str, rows: list[dict[str, Any]]) -> str:
+    """docs/trust.md with its table made anew from the record."""
+    killed = sum(bool(r["killed_by"]) for r in rows)
+    lines = [f"{len(rows)} mutants, {killed} noticed.\n", "| broken | noticed by |", "|---|---|"]
+    for r in rows:
+        said = r["killed_by"]
+        test = f"`{said}`" if said else ""
+        lines.append(f"| {r['mutant']} | {test or 'no test here: ' + r['why']} |")
+    made = "\n".join(lines) + "\n"
+    return REGION.sub(lambda m: m[1] + "\n" + made + "\n" + m[2], text)
+
+
+def stale() -> list[str]:
+    """Mutants whose text the sources no longer hold exactly once."""
+    return [
+        f"{m.name}: {file} has {n} of {old!r}"
+        for m in MUTANTS
+        for file, old, _ in m.edits
+        if (n := (ROOT / file).read_text(encoding="utf-8").count(old)) != 1
+    ]
+
+
 def main() -> int:
     """Run all mutants, or those whose name holds ``--only``; 1 for an unexplained survivor."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--only", default="", help="part of the names of the mutants to run")
     parser.add_argument("--first", action="store_true", help="leave the wider list out")
     parser.add_argument("--json", type=Path, help="where to record the table; kept rows are reused")
+    parser.add_argument("--page", type=Path, help="docs/trust.md, whose table is made anew")
     parser.add_argument("--limit", type=float, default=400, help="seconds a test file may take")
     arguments = parser.parse_args()
+    if found := stale():
+        print("\n".join(["bring tests/mutants.py up to date:", *found]))
+        return 2
     rows: dict[str, dict[str, Any]] = {}
     if arguments.json and arguments.json.exists():
         rows = {r["mutant"]: r for r in json.loads(arguments.json.read_text())}
@@ -136,6 +164,9 @@ def main() -> int:
         if arguments.json:
             kept = [rows[n] for n in names if n in rows]
             arguments.json.write_text(json.dumps(kept, indent=1) + "\n")
+    if arguments.page:
+        kept = [{**rows[m.name], "why": m.survives} for m in MUTANTS if m.name in rows]
+        arguments.page.write_text(page(arguments.page.read_text("utf-8"), kept), "utf-8")
     return int(any(not r["killed_by"] and not r["why"] for r in rows.values()))
 
 
