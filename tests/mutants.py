@@ -20,6 +20,7 @@ FUZZ = "tests/fuzz/test_fuzz.py::test_programs_that_once_failed"
 RANDOM = "tests/fuzz/test_fuzz.py::test_random_programs[0]"
 ORACLE = "tests/test_specs.py"
 FAULTS = "tests/test_faults.py"
+SKIP = f"{FAULTS}::test_skip_nonfinite_counts_and_changes_nothing"
 LAWS = "tests/test_metamorphic.py"
 FP8, NOISE = "tests/runtime/test_fp8.py", "tests/runtime/test_noise.py"
 ARITHMETIC, RUNNING = "tests/runtime/test_arithmetic.py", "tests/runtime/test_optimizer.py"
@@ -176,7 +177,7 @@ MUTANTS = (
     Mutant(
         "the bound between moments not kept (blast radius)",
         ((LOWER, 'if p.link == "ratio" and (state', 'if p.link == "none" and (state'),),
-        (FAULTS, "tests/runtime/test_extremes.py"),
+        ("tests/runtime/test_extremes.py", FAULTS),
     ),
     Mutant(
         "sign form: the denominator's bias correction dropped",
@@ -247,7 +248,7 @@ MUTANTS = (
     Mutant(
         "scalar kernel: a skipped step counts",
         (("templates/scalars.py.j2", "tl.store(clock + row, t, mask=active)", "tl.store(clock + row, t)"),),
-        (FAULTS, RUNNING),
+        (SKIP, RUNNING),
     ),
     Mutant(
         "triton: maximize ignored",
@@ -372,12 +373,12 @@ MUTANTS = (
     Mutant(
         "skip_nonfinite: skipped steps not counted",
         ((STEP, "self._skipped[device].add_(flag.to(torch.int64))", "self._skipped[device].add_(0)"),),
-        (FAULTS,),
+        (SKIP,),
     ),
     Mutant(
         "state allocated piece by piece when memory runs out",
         ((STEP, 'fresh[p] = self._new_state(p, group["master"])', 'self.state[p] = self._new_state(p, group["master"])'),),
-        (FAULTS,),
+        (f"{FAULTS}::test_state_is_all_or_nothing_when_memory_runs_out",),
     ),
     Mutant(
         "build: the target written in place",
