@@ -85,6 +85,8 @@ CODES: dict[str, tuple[str, str]] = {
     "SC150": ("`norm` or `mean` of a scalar", "reduce something that has elements"),
     "SC151": ("A program made by hand or by a pass has a link that cannot be", "see `signconv/ir/nodes.py`, `LINKS`"),
     "SC152": ("A program made by hand or by a pass has a node that cannot be", "see `signconv/ir/nodes.py`, `FUNCTIONS`"),
+    "SC153": ("Both `numerator` and `update` are bound", "keep one"),
+    "SC154": ("An expression has no such attribute", "moments alone have `.prev`, `.corrected`, `.next`: bind one first"),
     "SC201": ("No pass has this name", "`signconv list`"),
     "SC202": ("The pass has no such option", "the message lists its options"),
     "SC203": ("An option of a pass is given twice", "keep one"),

@@ -44,8 +44,12 @@ class Term:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in MEMBERS:
-            raise SpecError(f"only a moment has .{name}: bind one and write name.{name}", caller())
-        raise SpecError(f"an expression has no .{name}; use the DSL's own functions", caller())
+            raise SpecError(
+                "SC154", f"only a moment has .{name}: bind one and write name.{name}", caller()
+            )
+        raise SpecError(
+            "SC154", f"an expression has no .{name}; use the DSL's own functions", caller()
+        )
 
     def __add__(self, other: Any) -> Term:
         return call("add", self, other)

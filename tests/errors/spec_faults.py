@@ -51,6 +51,8 @@ BODIES: dict[str, tuple[str, str]] = {
     "SC148": ("u = max_ema(grad, 0.9)\nnumerator = grad / u", "input that is never negative"),
     "SC149": ("numerator = stochastic_sign(grad, 1) * 2", "can only be the whole update"),
     "SC150": ("numerator = grad * norm(t)", r"norm\(\) of a scalar"),
+    "SC153": ("numerator = grad\nupdate = grad", "binds both numerator and update: keep one"),
+    "SC154": ("numerator = (grad * 2).prev", "only a moment has .prev: bind one"),
 }
 
 #: Other codes of a pass or of the lowering: code -> (body, passes, state, math, words).
