@@ -172,7 +172,7 @@ MUTANTS = (
             'self.element(op("min", op("max", x, low), high), hint)',
             'self.element(op("max", op("min", x, high), low), hint)',
         ),),
-        ("tests/lower", ORACLE, FUZZ, RANDOM, ARITHMETIC),
+        ("tests/lower/test_expressions.py::test_reference_computes_what_the_evaluator_says",),
     ),
     Mutant(
         "the bound between moments not kept (blast radius)",
@@ -182,78 +182,78 @@ MUTANTS = (
     Mutant(
         "sign form: the denominator's bias correction dropped",
         ((SIGN, "gain = _over(den_factor, _power(num_factor, order))", "gain = _over(ONE, _power(num_factor, order))"),),
-        (ORACLE, FUZZ, RANDOM, THEOREMS),
+        (ORACLE, FUZZ,),
     ),
     Mutant(
         "sign form: the noise not raised to the order",
         ((SIGN, "signed_power(m, order), signed_power(NOISE, order)", "signed_power(m, order), NOISE"),),
-        (ORACLE, FUZZ, RANDOM, THEOREMS),
+        ("tests/lower/test_schedule.py::test_statements", ORACLE, FUZZ,),
     ),
     Mutant(
         "sign form: the power of m without its sign",
         ((SIGN, "    result: Expr = x\n", "    result: Expr = size\n"),),
-        (ORACLE, FUZZ, RANDOM, THEOREMS),
+        ("tests/lower/test_schedule.py::test_statements", ORACLE, FUZZ,),
     ),
     Mutant(
         "storage: second moments in E4M3",
         ((STORE, 'return "e5m2" if degree == 2', 'return "e4m3" if degree == 2'),),
-        ("tests/theorems/test_storage.py", "tests/lower"),
+        ("tests/lower/test_schedule.py::test_format_by_degree",),
     ),
     Mutant(
         "storage: m and v draw from each other's bits",
         ((STORE, '(0, "low") if m.name in below else (0, "high")', '(0, "high") if m.name in below else (0, "low")'),),
-        (NOISE, THEOREMS, "tests/lower"),
+        ("tests/lower/test_schedule.py::test_bits_plan", "tests/lower/test_schedule.py::test_sign_noise_and_parameter_never_share",),
     ),
     # ---------------------------------------------------------------- kernel and tables
     Mutant(
         "kernel: the mask one element too long",
         ((KERNEL, "mask = offsets < left", "mask = offsets <= left"),),
-        (RUNNING, FUZZ, "tests/test_generated.py"),
+        ("tests/runtime/test_tails.py", "tests/runtime/test_optimizer.py::test_kernel_noise_does_not_depend_on_chunking",),
     ),
     Mutant(
         "kernel: no mask in tails",
         ((KERNEL, "mask = offsets < left", "mask = offsets < ROWS * 32"),),
-        (RUNNING, FUZZ, "tests/test_generated.py"),
+        ("tests/runtime/test_tails.py",),
     ),
     Mutant(
         "kernel: the row mask one row too long",
         ((KERNEL, "row_mask = row * 32 < left", "row_mask = row * 32 <= left"),),
-        (RUNNING, FUZZ, "tests/test_generated.py"),
+        ("tests/runtime/test_tails.py",),
     ),
     Mutant(
         "kernel: tails always at the chunk's first rows",
         ((KERNEL, "start + first,", "start,"),),
-        ("tests/runtime/test_tails.py", RUNNING, FUZZ, "tests/test_generated.py"),
+        ("tests/runtime/test_tails.py",),
     ),
     Mutant(
         "tables: the last, partial chunk left out",
         ((TABLES, "torch.tensor([-(-p.numel() // per_chunk) for p in members])", "torch.tensor([p.numel() // per_chunk or 1 for p in members])"),),
-        ("tests/test_generated.py", RUNNING),
+        ("tests/runtime/test_tails.py",),
     ),
     Mutant(
         "tables: parameters of different t share their scalars",
         ((TABLES, "share = (key[0], known[i])", "share = (key[0], 0)"),),
-        (RUNNING, LAWS),
+        ("tests/runtime/test_optimizer.py::test_t_is_per_parameter_and_survives_changing_gradients",),
     ),
     Mutant(
         "tables: alignment taken for granted",
         ((TABLES, "host[:, ALIGNED] = (values % 16 == 0).all(dim=0)", "host[:, ALIGNED] = 1"),),
-        ("tests/runtime/test_tails.py", RUNNING, FUZZ, "tests/test_generated.py"),
+        ("tests/runtime/test_tails.py::test_a_pointer_that_is_not_aligned_takes_the_masked_branch",),
     ),
     Mutant(
         "tables: a moved pointer not noticed",
         ((TABLES, "        if pointers != self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers", "        if not self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers"),),
-        ("tests/runtime/test_follow.py", RUNNING),
+        ("tests/runtime/test_follow.py",),
     ),
     Mutant(
         "scalar kernel: a skipped step counts",
         (("templates/scalars.py.j2", "tl.store(clock + row, t, mask=active)", "tl.store(clock + row, t)"),),
-        (SKIP, RUNNING),
+        (SKIP,),
     ),
     Mutant(
         "triton: maximize ignored",
         ((TABLES, '-1.0 if group["maximize"] else 1.0', "1.0"),),
-        (RUNNING, LAWS),
+        ("tests/runtime/test_optimizer.py::test_maximize_is_descent_on_the_negated_gradient",),
     ),
     # ---------------------------------------------------------------- arithmetic, both twins
     Mutant(
@@ -263,7 +263,7 @@ MUTANTS = (
             (DEVICE, "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi) ^ step)", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi))"),
             (DEVICE, "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi) ^ step)", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi))"),
         ),
-        (NOISE,),
+        ("tests/runtime/test_noise.py::test_keys_do_not_repeat", "tests/runtime/test_noise.py::test_one_element_over_time",),
     ),
     Mutant(
         "draws: every word is stream 0",
@@ -271,7 +271,7 @@ MUTANTS = (
             (TORCH, "word = stream * 0x9E3779B9", "word = 0"),
             (DEVICE, "word = tl.full((), stream, tl.uint32) * 0x9E3779B9", "word = tl.full((), 0, tl.uint32)"),
         ),
-        (NOISE,),
+        ("tests/runtime/test_noise.py::test_keys_do_not_repeat",),
     ),
     Mutant(
         "draws: the sign's noise from the parameter's bits",
@@ -279,7 +279,7 @@ MUTANTS = (
             (TORCH, "return (bits << 16) ^ bits", "return bits"),
             (DEVICE, "return (bits << 16) ^ bits  # both halves, above the lower one", "return bits"),
         ),
-        (NOISE,),
+        ("tests/runtime/test_noise.py::test_halves_of_a_word_are_independent", "tests/runtime/test_noise.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
     ),
     Mutant(
         "sign noise: -1 possible, the mean half a step low",
@@ -287,7 +287,7 @@ MUTANTS = (
             (TORCH, "0x40000001).view(torch.float32) - 3.0", "0x40000000).view(torch.float32) - 3.0"),
             (DEVICE, "((field >> 9) | 0x40000001)", "((field >> 9) | 0x40000000)"),
         ),
-        (NOISE,),
+        ("tests/runtime/test_noise.py::test_sign_noise_is_every_midpoint_once",),
     ),
     Mutant(
         "FP8: nearest instead of stochastic rounding",
@@ -296,7 +296,7 @@ MUTANTS = (
             (DEVICE, "bits += field >> 12", "bits += 0x80000"),
             (DEVICE, "(bits + (field >> 11)) >> 21", "(bits + 0x100000) >> 21"),
         ),
-        (FP8, "tests/theorems/test_storage.py"),
+        ("tests/runtime/test_fp8.py::test_mean_over_all_halves_is_the_value",),
     ),
     Mutant(
         "bf16: cut off instead of rounded stochastically",
@@ -304,7 +304,7 @@ MUTANTS = (
             (TORCH, "rounded = bits + _shift_right(field, 16)", "rounded = bits + 0 * field"),
             (DEVICE, "3.3895313892515355e38, bits + (field >> 16), bits)", "3.3895313892515355e38, bits + 0 * field, bits)"),
         ),
-        (NOISE, FP8, ARITHMETIC),
+        ("tests/runtime/test_fp8.py::test_bf16_mean_over_all_halves_is_exactly_the_value",),
     ),
     Mutant(
         "block scale: the exponent off by one, no headroom",
@@ -312,7 +312,7 @@ MUTANTS = (
             (TORCH, '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 8)'),
             (DEVICE, "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 8)"),
         ),
-        (FP8, "tests/theorems/test_storage.py"),
+        ("tests/runtime/test_fp8.py::test_headroom_is_one_binade",),
     ),
     Mutant(
         "block scale: the exponent off by one, half the range unused",
@@ -320,7 +320,7 @@ MUTANTS = (
             (TORCH, '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 6)'),
             (DEVICE, "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 6)"),
         ),
-        (FP8, "tests/theorems/test_storage.py"),
+        ("tests/runtime/test_fp8.py::test_headroom_is_one_binade",),
     ),
     Mutant(
         "max: NaN in the first operand lost",
@@ -328,7 +328,7 @@ MUTANTS = (
             (TORCH, "return torch.where(a.isnan(), a, torch.where(b.isnan(), b, larger))", "return torch.where(b.isnan(), b, larger)"),
             (DEVICE, "return tl.where(a != a, a, tl.where(b != b, b, larger))", "return tl.where(b != b, b, larger)"),
         ),
-        (ARITHMETIC,),
+        ("tests/runtime/test_arithmetic.py::test_maximum_and_minimum",),
     ),
     Mutant(
         "ratio: x/0 moves the parameter",
@@ -336,7 +336,7 @@ MUTANTS = (
             (TORCH, "torch.where((b == 0) & (a.abs() < torch.inf), 0.0, torch.div(a, b))", "torch.where((b == 0) & (a == 0), 0.0, torch.div(a, b))"),
             (DEVICE, 'tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))', "tl.where((b == 0) & (a == 0), 0.0, tl.div_rn(a, b))"),
         ),
-        (ARITHMETIC, "tests/runtime/test_extremes.py"),
+        ("tests/runtime/test_arithmetic.py::test_ratio_is_the_quotient_except_over_zero",),
     ),
     Mutant(
         "bf16 arithmetic: ties away from zero",
@@ -344,7 +344,7 @@ MUTANTS = (
             (TORCH, "(bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000", "(bits + 0x8000) & -0x10000"),
             (DEVICE, "(bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000", "(bits + 0x8000) & 0xFFFF0000"),
         ),
-        (ARITHMETIC,),
+        ("tests/runtime/test_fp8.py::test_bf16_nearest_equals_torch",),
     ),
     Mutant(
         "master weights: rounded down instead of to nearest",
@@ -352,23 +352,23 @@ MUTANTS = (
             (TORCH, "((bits + 0x8000) & -0x10000).view(torch.float32), bits.to", "(bits & -0x10000).view(torch.float32), bits.to"),
             (DEVICE, "((bits + 0x8000) & 0xFFFF0000).to(tl.float32, bitcast=True)", "(bits & 0xFFFF0000).to(tl.float32, bitcast=True)"),
         ),
-        ("tests/runtime/test_master.py",),
+        ("tests/runtime/test_master.py::test_the_bf16_half_is_the_nearest_and_differs_from_torchs_at_ties_alone",),
     ),
     # ---------------------------------------------------------------- one twin, optimizer, files
     Mutant(
         "sums: halves added, not neighbours (torch alone)",
         ((TORCH, "x = x[0::2] + x[1::2]", "x = x[: len(x) // 2] + x[len(x) // 2 :]"),),
-        (ARITHMETIC, LAWS),
+        ("tests/runtime/test_arithmetic.py::test_kernel_sums_by_the_same_tree",),
     ),
     Mutant(
         "draws: all parameters share their draws",
         ((STEP, "self._next_offset += -(-p.numel() // BLOCK) * BLOCK", "self._next_offset += 0"),),
-        (RUNNING, LAWS),
+        ("tests/runtime/test_optimizer.py::test_offsets_are_multiples_of_32_in_param_groups_order",),
     ),
     Mutant(
         "load_state_dict: the next parameter's offset forgotten",
         ((STEP, "self._next_offset = max(ends, default=0)", "self._next_offset = 0"),),
-        (RUNNING,),
+        ("tests/resume/test_resume.py::test_a_group_added_after_loading_draws_its_own_bits",),
     ),
     Mutant(
         "skip_nonfinite: skipped steps not counted",

@@ -99,3 +99,20 @@ def test_a_checkpoint_that_lost_a_step_is_noticed(tmp_path: Path) -> None:
     assert not same(Run(case).restore(saved).train(5, STEPS).snapshot(), whole)
     saved["optimizer"]["param_groups"][0]["seed"] += 1
     assert not same(Run(case).restore(saved).train(4, STEPS).snapshot()["params"], whole["params"])
+
+
+def test_a_group_added_after_loading_draws_its_own_bits(tmp_path: Path) -> None:
+    """Its offset goes on where the saved ones ended, as without saving and loading."""
+    path = write(build("adamw", "stosign").module, tmp_path)[0]
+    case = Case("a", str(path), "reference", "cpu", None, 3)
+    ends = []
+    for saved in (None, Run(case).train(1, 3).snapshot()):
+        run = Run(case).train(1, 3) if saved is None else Run(case).restore(saved)
+        late = torch.ones(64, requires_grad=True)
+        run.optimizer.add_param_group({"params": [late]})
+        late.grad = torch.ones(64)
+        run.optimizer.step()
+        ends.append(run.optimizer.state[late]["offset"])
+        taken = [run.optimizer.state[p]["offset"] for p in run.params]
+        assert ends[-1] > max(taken)
+    assert ends[0] == ends[1]
