@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verify-all fuzz generated docs counts performance gpu clean distclean
+.PHONY: help setup demo test lint verify-all fuzz generated docs counts performance gpu sanitizer mutation clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,9 +53,11 @@ fuzz: setup  ## random programs against all witnesses, failures shrunk and kept 
 generated: setup  ## rebuild every file in generated/
 	$(BIN)/signconv build --all
 
-docs: setup  ## rebuild docs/algorithms.md from the code
-	$(BIN)/python -c 'from signconv.algorithm_table import page; print(page(), end="")' > docs/algorithms.md.new
-	mv docs/algorithms.md.new docs/algorithms.md
+docs: setup  ## rebuild docs/algorithms.md and docs/errors.md from the code
+	for page in algorithm error; do \
+	  $(BIN)/python -c "from signconv.$${page}_table import page; print(page(), end='')" > docs/$${page}s.md.new \
+	    && mv docs/$${page}s.md.new docs/$${page}s.md || exit 1; \
+	done
 
 counts: setup  ## refresh tests/data/kernel_counts.json, the table of the speed guard
 	$(BIN)/python -m signconv.verify.instructions tests/data/kernel_counts.json
@@ -65,6 +67,12 @@ performance: setup  ## render docs/performance.md from its records, or from JSON
 
 gpu:  ## on a GPU machine, with its own Python: the tests marked gpu, then the benchmark
 	PYTHON=$(PYTHON) bash tests/gpu_session.sh
+
+sanitizer:  ## on a GPU machine with the CUDA toolkit: memcheck and racecheck of every kernel
+	$(PYTHON) -m tests.sanitizer
+
+mutation: setup  ## break signconv in 50 small ways and record which test notices (an hour)
+	$(BIN)/python -m tests.mutation --json docs/raw/mutation.json --page docs/trust.md
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

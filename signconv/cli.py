@@ -176,7 +176,7 @@ def verify(
     path = Path(subject) if subject.endswith(".py") else None
     if path is not None and convert:
         raise VerifyError(
-            "a generated module says itself which passes made it: leave out --convert"
+            "SC701", "a generated module says itself which passes made it: leave out --convert"
         )
     with _busy("building"):
         if path is not None:
@@ -253,7 +253,9 @@ def _device(device: Device) -> str:
     if device is Device.auto:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device is Device.cuda and not torch.cuda.is_available():
-        raise VerifyError("--device cuda: this machine has no CUDA device; leave --device auto")
+        raise VerifyError(
+            "SC605", "--device cuda: this machine has no CUDA device; leave --device auto"
+        )
     return device.value
 
 
@@ -330,7 +332,7 @@ def _usage(error: Any, message: str) -> str:
         line += f" Did you mean {possible[0]}?"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "signconv"
-    return f"{line} (see {command} --help)"
+    return f"{line} (see {command} --help) [SC700]"
 
 
 def _fail(message: str) -> None:

@@ -23,10 +23,14 @@ class Origin:
 
 
 class SignconvError(Exception):
-    """Base of all signconv errors; ``origin`` is the user's file and line, where known."""
+    """Base of all signconv errors; ``origin`` is the user's file and line, where known.
 
-    def __init__(self, message: str, origin: Origin | None = None) -> None:
-        super().__init__(f"{origin}: {message}" if origin else message)
+    ``code`` is one of signconv/error_table.py and ends the text: ``mine.py:9: … [SC114]``.
+    """
+
+    def __init__(self, code: str, message: str, origin: Origin | None = None) -> None:
+        super().__init__(f"{f'{origin}: ' if origin else ''}{message} [{code}]")
+        self.code = code
         self.message = message
         self.origin = origin
 

@@ -63,8 +63,9 @@ def build(
     """
     if not isinstance(spec, str) or not isinstance(convert, str | None):
         raise SpecError(
+            "SC101",
             'an optimizer is named by a string ("adamw", "path/to/file.py:Name"), passes by '
-            'one, comma-separated ("soft:p=3,stosign")'
+            'one, comma-separated ("soft:p=3,stosign")',
         )
     requests = canonical(requests_of(convert))
     base = resolve(spec)
@@ -105,16 +106,18 @@ def resolve(spec: str) -> Program:
     if ":" in spec:
         where, _, name = spec.rpartition(":")
         if not name.isidentifier():
-            raise SpecError(f"{spec!r}: after the colon comes the name of an optimizer class")
+            raise SpecError(
+                "SC103", f"{spec!r}: after the colon comes the name of an optimizer class"
+            )
         module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
         return _pick(module, name, where)
     if spec.endswith(".py"):
         found = ", ".join(f"{spec}:{n}" for n in sorted(_optimizers(_load_file(Path(spec)))))
         raise SpecError(
-            f"{spec!r} names a file; name the optimizer in it: {found or spec + ':Name'}"
+            "SC104", f"{spec!r} names a file; name the optimizer in it: {found or spec + ':Name'}"
         )
     if spec not in builtin_names():
-        raise SpecError(f"unknown optimizer {spec!r}; {nearest(spec, builtin_names())}")
+        raise SpecError("SC102", f"unknown optimizer {spec!r}; {nearest(spec, builtin_names())}")
     module = importlib.import_module(f"signconv.specs.{spec}")
     (program,) = _optimizers(module).values()
     return replace(program, key=spec)
@@ -123,7 +126,7 @@ def resolve(spec: str) -> Program:
 def _pick(module: Any, name: str, where: str) -> Program:
     found = _optimizers(module)
     if name not in found:
-        raise SpecError(f"{where} defines no optimizer {name!r}; {nearest(name, found)}")
+        raise SpecError("SC105", f"{where} defines no optimizer {name!r}; {nearest(name, found)}")
     return found[name]
 
 
@@ -145,7 +148,7 @@ def _load_module(name: str) -> Any:
 
 def _load_file(path: Path) -> Any:
     if not path.is_file():
-        raise SpecError(f"there is no file {str(path)!r}")
+        raise SpecError("SC106", f"there is no file {str(path)!r}")
     made = importlib.util.spec_from_file_location(f"signconv_user_{path.stem}", path)
     assert made is not None and made.loader is not None
     module = importlib.util.module_from_spec(made)
@@ -163,19 +166,23 @@ def _user_errors(where: str) -> Any:
         raise
     except SyntaxError as error:
         raise SpecError(
-            f"syntax error: {error.msg}", Origin(error.filename or where, error.lineno or 0)
+            "SC108",
+            f"syntax error: {error.msg}",
+            Origin(error.filename or where, error.lineno or 0),
         ) from error
     except NameError as error:
         known = {*PREBOUND, *((error.name and _class_names(error)) or ())}
         hint = nearest(error.name or "", known)
         raise SpecError(
-            f"undefined symbol {error.name!r}; {hint}", _line_of(error, where)
+            "SC109", f"undefined symbol {error.name!r}; {hint}", _line_of(error, where)
         ) from error
     except ModuleNotFoundError as error:
-        raise SpecError(f"there is no module {error.name!r}", _line_of(error, where)) from error
+        raise SpecError(
+            "SC107", f"there is no module {error.name!r}", _line_of(error, where)
+        ) from error
     except (Exception, SystemExit) as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise SpecError(words, _line_of(error, where)) from error
+        raise SpecError("SC110", words, _line_of(error, where)) from error
 
 
 def _line_of(error: BaseException, where: str) -> Origin | None:
@@ -218,7 +225,7 @@ def _names(
     if name is not None and (
         not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name)
     ):
-        raise BuildError(f"--name {name!r} is not a class name")
+        raise BuildError("SC307", f"--name {name!r} is not a class name")
     stem = "_".join(stems) if name is None else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return name or "".join(titles), stem
 
@@ -274,7 +281,7 @@ def write(module: Module, folder: Path) -> tuple[Path, bool]:
                 if not attempts_left:
                     raise
     except OSError as error:
-        raise BuildError(f"cannot write {path}: {error.strerror or error}") from error
+        raise BuildError("SC308", f"cannot write {path}: {error.strerror or error}") from error
     return path, True
 
 
@@ -342,15 +349,17 @@ def cache_folder() -> Path:
             for info in (os.lstat(folder), os.stat(folder)):
                 if info.st_uid != os.geteuid():
                     raise BuildError(
+                        "SC606",
                         f"the cache folder {folder} belongs to another user, who could put code "
-                        "there: set SIGNCONV_CACHE to a folder of your own"
+                        "there: set SIGNCONV_CACHE to a folder of your own",
                     )
             if os.stat(folder).st_mode & 0o077:
                 os.chmod(folder, 0o700)
     except OSError as error:
         raise BuildError(
+            "SC607",
             f"cannot make the cache folder {folder}: {error.strerror}; set SIGNCONV_CACHE to a "
-            "folder that can be written"
+            "folder that can be written",
         ) from error
     return folder
 

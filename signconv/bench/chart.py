@@ -13,15 +13,15 @@ FORMATS = (".png", ".svg", ".pdf")
 def check(path: Path) -> None:
     """Raise BenchError, before anything is measured, for a chart that cannot be drawn."""
     if path.suffix not in FORMATS:
-        raise BenchError(f"--chart {path.name}: the name must end in {', '.join(FORMATS)}")
+        raise BenchError("SC715", f"--chart {path.name}: the name must end in {', '.join(FORMATS)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise BenchError("--chart needs matplotlib: pip install matplotlib") from error
+        raise BenchError("SC609", "--chart needs matplotlib: pip install matplotlib") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+        raise BenchError("SC717", f"cannot write {path}: {error.strerror or error}") from error
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
@@ -34,7 +34,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
     rows = [r for r in record["rows"] if r["kind"] == "ours" and "error" not in r]
     if not rows:
-        raise BenchError("there is nothing to draw: no optimizer was measured")
+        raise BenchError("SC716", "there is nothing to draw: no optimizer was measured")
     labels = list(dict.fromkeys(r["label"] for r in rows))
     keys = [w["key"] for w in record["workloads"]]
     titles = {w["key"]: f"{w['key']}, {w['title']}" for w in record["workloads"]}
@@ -58,6 +58,6 @@ def draw(record: dict[str, Any], path: Path) -> None:
     try:
         figure.savefig(path, dpi=130, format=path.suffix[1:])
     except (OSError, ValueError) as error:
-        raise BenchError(f"cannot draw {path}: {error}") from error
+        raise BenchError("SC717", f"cannot draw {path}: {error}") from error
     finally:
         plt.close(figure)

@@ -77,7 +77,7 @@ def _plan(options: Options, arguments: list[str]) -> running.Plan:
     by_name = {name.lower(): name for name in PEERS}
     for name in options.peer:
         if name.lower() not in by_name:
-            raise BenchError(f"unknown peer {name!r}; {nearest(name, PEERS)}")
+            raise BenchError("SC713", f"unknown peer {name!r}; {nearest(name, PEERS)}")
     names = [by_name[name.lower()] for name in options.peer]
     names = names or (list(PEERS) if options.peers else [])
     if options.chart_file is not None:

@@ -69,7 +69,7 @@ def compiled_cubin(kernel: Any, before: set[Any]) -> bytes:
         if key not in before and "cubin" in made.asm:
             code: bytes = made.asm["cubin"]
             return code
-    raise BenchError("no machine code was compiled for the step kernel")
+    raise BenchError("SC721", "no machine code was compiled for the step kernel")
 
 
 def compiled_keys(kernel: Any) -> set[Any]:

@@ -28,8 +28,9 @@ def named(text: str) -> list[str]:
     found = _REGION.search(text)
     if found is None:
         raise BenchError(
+            "SC719",
             "the page has no place for measurements: <!-- bench: raw/FILE.json -->, a newline, "
-            "<!-- end of bench -->"
+            "<!-- end of bench -->",
         )
     return found[1].split()
 
@@ -71,7 +72,9 @@ def main(arguments: list[str]) -> None:
     names = [Path(os.path.relpath(x, page.parent)).as_posix() for x in files] or named(text)
     for name in names:
         if name.startswith("../"):
-            raise BenchError(f"{name} is outside {page.parent}: copy it to {page.parent}/raw first")
+            raise BenchError(
+                "SC720", f"{name} is outside {page.parent}: copy it to {page.parent}/raw first"
+            )
         chart.draw(read(page.parent / name), (page.parent / name).with_suffix(".png"))
     made = rendered(text, page.parent, names)
     page.write_text(made, encoding="utf-8")

@@ -272,7 +272,7 @@ def write(record: dict[str, Any], path: Path) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+        raise BenchError("SC717", f"cannot write {path}: {error.strerror or error}") from error
 
 
 def rounded(value: Any) -> Any:
@@ -289,9 +289,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+        raise BenchError("SC718", f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise BenchError(f"{path} is not JSON: {error}") from error
+        raise BenchError("SC718", f"{path} is not JSON: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise BenchError(f"{path} is no record of `signconv bench --json` (schema {SCHEMA})")
+        raise BenchError(
+            "SC718", f"{path} is no record of `signconv bench --json` (schema {SCHEMA})"
+        )
     return record

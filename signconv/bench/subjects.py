@@ -61,7 +61,9 @@ def parse(text: str, default: Subject) -> Subject:
     # A path may hold + and @, so the modifiers begin behind the name of the class.
     found = re.fullmatch(r"((?:.*\.py:)?[^+@]*)((?:\+[^@]*)?)((?:@.*)?)", text, re.DOTALL)
     if found is None or not found[1]:
-        raise BenchError(f"{text!r} names no optimizer; SPEC[+PASS…][@STATE][@math=…][@params=…]")
+        raise BenchError(
+            "SC711", f"{text!r} names no optimizer; SPEC[+PASS…][@STATE][@math=…][@params=…]"
+        )
     made = replace(default, spec=found[1])
     if found[2]:
         made = replace(made, convert=",".join(found[2][1:].split("+")))
@@ -73,10 +75,12 @@ def parse(text: str, default: Subject) -> Subject:
         elif valid is not None and value in valid:
             made = replace(made, **{key: value})
         elif valid is not None:
-            raise BenchError(f"{text!r}: unknown {key} {value!r}; {nearest(value, valid)}")
+            raise BenchError("SC712", f"{text!r}: unknown {key} {value!r}; {nearest(value, valid)}")
         else:
             choices = [*STATES, "math=fp32", "math=bf16", "params=bf16", "params=fp32"]
-            raise BenchError(f"{text!r}: unknown @{modifier}; {nearest(modifier, choices)}")
+            raise BenchError(
+                "SC712", f"{text!r}: unknown @{modifier}; {nearest(modifier, choices)}"
+            )
     return made
 
 

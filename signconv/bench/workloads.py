@@ -73,6 +73,6 @@ def choose(text: str, quick: bool = False) -> list[Workload]:
     keys = list(MADE) if text == "all" else [k.strip().upper() for k in text.split(",")]
     for key in keys:
         if key not in MADE:
-            raise BenchError(f"unknown workload {key!r}; {nearest(key, [*MADE, 'all'])}")
+            raise BenchError("SC714", f"unknown workload {key!r}; {nearest(key, [*MADE, 'all'])}")
     unique = dict.fromkeys(keys)
     return [Workload(k, MADE[k][0], tuple(MADE[k][1](quick))) for k in unique]

@@ -55,9 +55,13 @@ class _Body(dict[str, Any]):
 
     def _bind(self, name: str, value: Any) -> Any:
         if name in PREBOUND:
-            raise SpecError(f"{name!r} is a name of the DSL and cannot be bound again", caller())
+            raise SpecError(
+                "SC112", f"{name!r} is a name of the DSL and cannot be bound again", caller()
+            )
         if name in RESERVED or name.startswith("_") or keyword.iskeyword(name):
-            raise SpecError(f"{name!r} is reserved for generated code: choose another", caller())
+            raise SpecError(
+                "SC113", f"{name!r} is reserved for generated code: choose another", caller()
+            )
         taken = [
             other
             for end in SUFFIXES
@@ -66,30 +70,38 @@ class _Body(dict[str, Any]):
         taken += [name + end for end in SUFFIXES if name + end in self]
         if taken:
             raise SpecError(
+                "SC113",
                 f"{name!r} beside {taken[0]!r}: generated code appends "
                 f"{', '.join(SUFFIXES)} to names",
                 caller(),
             )
         if not name.isascii():
-            raise SpecError(f"{name!r}: names are ASCII identifiers", caller())
+            raise SpecError("SC111", f"{name!r}: names are ASCII identifiers", caller())
         if name in self:
-            raise SpecError(f"{name!r} is bound twice: each name has one meaning", caller())
+            raise SpecError(
+                "SC114", f"{name!r} is bound twice: each name has one meaning", caller()
+            )
         if isinstance(value, HyperTerm | MomentTerm):
             if name in ROLES and value.name is not None:
                 return value
             if name in ROLES:
                 raise SpecError(
+                    "SC116",
                     f"give the {value.what.split()[-1]} a name of its own before {name!r} uses it",
                     caller(),
                 )
             if value.name is not None:
-                raise SpecError(f"{value.name!r} already names this; use it instead", caller())
+                raise SpecError(
+                    "SC115", f"{value.name!r} already names this; use it instead", caller()
+                )
             value.name = name
             value.origin = caller()
             return value
         if name == "decay":
             if not isinstance(value, DecayTerm):
-                raise SpecError("decay is one of l2(…), decoupled(…), independent(…)", caller())
+                raise SpecError(
+                    "SC137", "decay is one of l2(…), decoupled(…), independent(…)", caller()
+                )
             return value
         if name in ROLES:
             if not isinstance(value, Term):
@@ -99,6 +111,7 @@ class _Body(dict[str, Any]):
             return TempTerm(name, value.node)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SpecError(
+                "SC117",
                 f"{name!r} is bound to a {type(value).__name__}: a spec holds numbers, "
                 "hyperparameters, moments and expressions",
                 caller(),
@@ -145,14 +158,14 @@ class Optimizer(metaclass=OptimizerMeta):
 def _program(name: str, body: _Body) -> Program:
     where = caller()
     if not (name.isidentifier() and name.isascii()):
-        raise SpecError(f"the class name {name!r} is not an ASCII identifier", where)
+        raise SpecError("SC111", f"the class name {name!r} is not an ASCII identifier", where)
     hypers, moments, temps = [], [], []
     for key, value in ((k, v) for k, v in body.items() if k not in ROLES):
         if isinstance(value, HyperTerm):
             hypers.append(Hyper(key, value.default, **value.ranges, origin=value.origin))
         elif isinstance(value, MomentTerm):
             if value.shape == "state" and value.next is None:
-                raise SpecError(f"state {key!r} has no {key}.next", value.origin)
+                raise SpecError("SC130", f"state {key!r} has no {key}.next", value.origin)
             moments.append(
                 Moment(
                     key,
@@ -167,11 +180,11 @@ def _program(name: str, body: _Body) -> Program:
         elif isinstance(value, TempTerm):
             temps.append(Temp(key, value.expr, value.origin))
     if "numerator" in body and "update" in body:
-        raise SpecError(f"{name} binds both numerator and update: keep one", where)
+        raise SpecError("SC153", f"{name} binds both numerator and update: keep one", where)
     if "numerator" not in body and "update" not in body:
-        raise SpecError(f"{name} needs either `numerator = …` or `update = …`", where)
+        raise SpecError("SC135", f"{name} needs either `numerator = …` or `update = …`", where)
     if "denominator" in body and "numerator" not in body:
-        raise SpecError(f"{name} has a denominator but no numerator", where)
+        raise SpecError("SC136", f"{name} has a denominator but no numerator", where)
     decay = body.get("decay")
     numerator = lift(body["numerator"] if "numerator" in body else body["update"])
     denominator = lift(body["denominator"]) if "denominator" in body else None

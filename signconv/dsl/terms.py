@@ -44,8 +44,12 @@ class Term:
         if name.startswith("_"):
             raise AttributeError(name)
         if name in MEMBERS:
-            raise SpecError(f"only a moment has .{name}: bind one and write name.{name}", caller())
-        raise SpecError(f"an expression has no .{name}; use the DSL's own functions", caller())
+            raise SpecError(
+                "SC154", f"only a moment has .{name}: bind one and write name.{name}", caller()
+            )
+        raise SpecError(
+            "SC154", f"an expression has no .{name}; use the DSL's own functions", caller()
+        )
 
     def __add__(self, other: Any) -> Term:
         return call("add", self, other)
@@ -109,6 +113,7 @@ class Term:
 
     def __matmul__(self, other: Any) -> NoReturn:
         raise SpecError(
+            "SC131",
             "a matrix product is not supported: signconv compiles elementwise optimizers "
             "(matrix methods such as Muon need another tool)",
             caller(),
@@ -117,19 +122,24 @@ class Term:
     __rmatmul__ = __matmul__
 
     def _refuse_iteration(self, *_: Any) -> NoReturn:
-        raise SpecError("an expression stands for one element; it has no items or shape", caller())
+        raise SpecError(
+            "SC132", "an expression stands for one element; it has no items or shape", caller()
+        )
 
     __getitem__ = __iter__ = __len__ = _refuse_iteration
 
     def __bool__(self) -> NoReturn:
         raise SpecError(
+            "SC133",
             "an expression has no truth value while the optimizer is described: use where(cond, "
             "a, b) for a choice, max()/min() of the DSL, and no chained comparison, and/or/not",
             caller(),
         )
 
     def __float__(self) -> NoReturn:
-        raise SpecError("an expression is not a number yet; use the DSL's own functions", caller())
+        raise SpecError(
+            "SC134", "an expression is not a number yet; use the DSL's own functions", caller()
+        )
 
     __int__ = __index__ = __float__
 
@@ -149,6 +159,7 @@ class Named(Term):
     def node(self) -> Expr:
         if self.name is None:
             raise SpecError(
+                "SC116",
                 f"{self.what} inside an expression has no name: bind it first, as in "
                 "`m = ema(grad, beta1)`, and use the name",
                 caller(),
@@ -190,13 +201,13 @@ class MomentTerm(Named):
     def __setattr__(self, name: str, value: Any) -> None:
         inside = sys._getframe(1).f_code.co_filename.startswith(_HERE)
         if not inside and name != "next":
-            raise SpecError(f".{name} cannot be set: only a state's .next can", caller())
+            raise SpecError("SC127", f".{name} cannot be set: only a state's .next can", caller())
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise SpecError(f"a moment has no .{name}; {nearest(name, MEMBERS)}", caller())
+        raise SpecError("SC126", f"a moment has no .{name}; {nearest(name, MEMBERS)}", caller())
 
     @property
     def prev(self) -> Term:
@@ -218,10 +229,10 @@ class MomentTerm(Named):
     def next(self, value: Any) -> None:
         if self.shape != "state":
             raise SpecError(
-                f"only state() has .next; {self.shape}() fixes its recurrence", caller()
+                "SC128", f"only state() has .next; {self.shape}() fixes its recurrence", caller()
             )
         if self._next is not None:
-            raise SpecError(f"{self.name}.next is set twice", caller())
+            raise SpecError("SC129", f"{self.name}.next is set twice", caller())
         self._next = lift(value)
 
 
@@ -239,9 +250,10 @@ def lift(value: Any) -> Expr:
     if isinstance(value, Term):
         return value.node
     if isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(f"{value} is not a finite number", caller())
+        raise SpecError("SC119", f"{value} is not a finite number", caller())
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SpecError(
+            "SC118",
             f"{value!r} ({type(value).__name__}) cannot stand in an expression: use numbers and "
             "terms of the DSL",
             caller(),
@@ -270,23 +282,27 @@ def hyper(
 ) -> HyperTerm:
     """A hyperparameter with a default and a legal range (ge: >=, gt: >, le: <=, lt: <)."""
     if isinstance(default, bool) or not isinstance(default, int | float):
-        raise SpecError(f"a hyperparameter's default must be a number, not {default!r}", caller())
+        raise SpecError(
+            "SC120", f"a hyperparameter's default must be a number, not {default!r}", caller()
+        )
     for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)):
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
-            raise SpecError(f"a hyperparameter's {name}= must be a number, not {bound!r}", caller())
+            raise SpecError(
+                "SC120", f"a hyperparameter's {name}= must be a number, not {bound!r}", caller()
+            )
     return HyperTerm(float(default), {"ge": ge, "gt": gt, "le": le, "lt": lt})
 
 
 def _beta(beta: Any) -> Any:
     if isinstance(beta, int | float) and not 0 <= beta <= 1:
-        raise SpecError(f"beta = {beta:g} is outside 0 <= beta <= 1", caller())
+        raise SpecError("SC122", f"beta = {beta:g} is outside 0 <= beta <= 1", caller())
     return beta
 
 
 def ema(u: Any, beta: Any, init: str = "zero") -> MomentTerm:
     """Exponential moving average s = beta*s + (1-beta)*u; init "zero", or "first": s = u at t=1."""
     if init not in ("zero", "first"):
-        raise SpecError(f"init={init!r} is neither 'zero' nor 'first'", caller())
+        raise SpecError("SC123", f"init={init!r} is neither 'zero' nor 'first'", caller())
     return MomentTerm("ema", u, _beta(beta), init)
 
 
@@ -298,7 +314,7 @@ def max_ema(u: Any, beta: Any = 1.0) -> MomentTerm:
 def moment(u: Any, *, order: float, beta: Any, init: str = "zero") -> MomentTerm:
     """The moment of the given order: an EMA of u for order 1, of abs(u)**order otherwise."""
     if isinstance(order, bool) or not isinstance(order, int | float) or order < 1:
-        raise SpecError(f"order = {order!r} is not a number >= 1", caller())
+        raise SpecError("SC124", f"order = {order!r} is not a number >= 1", caller())
     if order == 1:
         return ema(u, beta, init)
     return ema(call("pow", u if order % 2 == 0 else call("abs", u), order), beta, init)
@@ -310,7 +326,7 @@ def state(init: Any = 0.0) -> MomentTerm:
     if start == Ref("param", "param"):
         return MomentTerm("state", None, None, "param")
     if not isinstance(start, Const):
-        raise SpecError("state(init) takes a number, or param", caller())
+        raise SpecError("SC125", "state(init) takes a number, or param", caller())
     return MomentTerm("state", None, None, start)
 
 

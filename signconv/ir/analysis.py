@@ -80,6 +80,7 @@ def evaluation_order(p: Program) -> list[Moment | Temp]:
         if x.name in path:
             cycle = " -> ".join((*path[path.index(x.name) :], x.name))
             raise SpecError(
+                "SC141",
                 f"cycle: {cycle}: each needs the other's new value; use .prev to read the last "
                 "step's value",
                 x.origin,

@@ -30,7 +30,9 @@ class Evaluator:
         self.program = program
         self.hypers = {h.name: np.float64(hypers.pop(h.name, h.default)) for h in program.hypers}
         if hypers:
-            raise LoweringError(f"{program.name} has no hyperparameter {sorted(hypers)[0]!r}")
+            raise LoweringError(
+                "SC309", f"{program.name} has no hyperparameter {sorted(hypers)[0]!r}"
+            )
         self.initial_lr = self.hypers["lr"]
         self.order = evaluation_order(program)
 
@@ -83,7 +85,7 @@ class Evaluator:
             return np.sign(scope(p.numerator))
         if p.link == "stosign":
             if noise is None:
-                raise LoweringError("a stochastic sign needs its draw: pass noise=")
+                raise LoweringError("SC310", "a stochastic sign needs its draw: pass noise=")
             assert p.denominator is not None
             return np.sign(scope(p.numerator) + scope(p.denominator) * noise)
         ratio = self.ratio(scope)

@@ -91,7 +91,7 @@ class KernelProgram:
             known.add(s.target)
         missing = (set(self.outputs) | {name for name, _ in self.memory}) - known
         if missing:
-            raise LoweringError(f"scalars {sorted(missing)} are read but never computed")
+            raise LoweringError("SC390", f"scalars {sorted(missing)} are read but never computed")
         local = {"p", "g", "noise", *self.outputs, *(f"{m.name}_prev" for m in self.moments)}
         first = set(local)
         for s in self.reduce_math:
@@ -105,18 +105,20 @@ class KernelProgram:
             local.add(s.target)
         for m in self.moments:
             if m.name not in local:
-                raise LoweringError(f"moment {m.name!r} is stored but never computed")
+                raise LoweringError("SC390", f"moment {m.name!r} is stored but never computed")
         return self
 
     @staticmethod
     def _statement(s: Statement, known: set[str], functions: frozenset[str]) -> None:
         for n in walk(s.expr):
             if isinstance(n, Ref) and local_name(n) not in known:
-                raise LoweringError(f"{s.target} reads {local_name(n)!r} before it is computed")
+                raise LoweringError(
+                    "SC390", f"{s.target} reads {local_name(n)!r} before it is computed"
+                )
             if isinstance(n, Op) and n.fn not in functions:
-                raise LoweringError(f"{s.target}: no backend can print {n.fn!r} here")
+                raise LoweringError("SC306", f"{s.target}: no backend can print {n.fn!r} here")
             if not isinstance(n, Ref | Op | Const):
-                raise LoweringError(f"{s.target}: unknown node {n!r}")
+                raise LoweringError("SC390", f"{s.target}: unknown node {n!r}")
 
 
 def local_name(r: Ref) -> str:

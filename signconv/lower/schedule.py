@@ -50,7 +50,7 @@ from signconv.lower.storage import plan
 def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProgram:
     """Lower a verified Program; raises LoweringError for what no backend can compute."""
     if precision not in ("fp32", "bf16"):
-        raise LoweringError(f"--math {precision}: arithmetic is fp32 or bf16")
+        raise LoweringError("SC303", f"--math {precision}: arithmetic is fp32 or bf16")
     moments = plan(p, state)
     low = Lowerer(p, bf16=precision == "bf16")
     if p.decay is not None and p.decay.kind == "l2":
@@ -228,7 +228,7 @@ class Lowerer:
                 return Ref("local", r.name)
         assert isinstance(operand, Ref)
         if self.bf16:
-            raise LoweringError(f"{self.p.name}: --math bf16 does not go with {e.fn}()")
+            raise LoweringError("SC304", f"{self.p.name}: --math bf16 does not go with {e.fn}()")
         # Statements so far, since the parameter is assigned anew at the end
         wanted = {*self.operands, *_needed(self.math, [operand])}
         self.operands = tuple(s for s in self.math if s in wanted)
@@ -243,8 +243,9 @@ class Lowerer:
         for s in needed:
             if names & references(s.expr, "local"):
                 raise LoweringError(
+                    "SC305",
                     f"{self.p.name}: a reduction of something that reads another reduction would "
-                    "take a third pass over the tensor, which is not supported"
+                    "take a third pass over the tensor, which is not supported",
                 )
         return needed
 

@@ -21,7 +21,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     gets bits of its own, since moments must not share with each other.
     """
     if state not in STATES:
-        raise LoweringError(f"unknown state format {state!r}; {nearest(state, STATES)}")
+        raise LoweringError("SC301", f"unknown state format {state!r}; {nearest(state, STATES)}")
     degrees, ranges = Degrees(p), Ranges(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
     free = [(0, "low"), (0, "high")]
@@ -43,8 +43,9 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
             fmt = "e4m3-raw"
             if degrees.moments[m.name] != 0:
                 raise LoweringError(
+                    "SC302",
                     f"--state fp8-raw has no scales and is for moments of signs: {p.name}'s "
-                    f"{m.name} grows with the gradient; use --state fp8, or --convert presign"
+                    f"{m.name} grows with the gradient; use --state fp8, or --convert presign",
                 )
         init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
         plans.append(MomentPlan(m.name, fmt, "bf16" if state == "fp8" else fmt, *wanted, init=init))

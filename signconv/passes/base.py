@@ -65,16 +65,16 @@ def parse(text: str) -> Request:
     name, *options = text.strip().split(":")
     passes = registry()
     if name not in passes:
-        raise PassError(f"unknown pass {name!r}; {nearest(name, passes)}")
+        raise PassError("SC201", f"unknown pass {name!r}; {nearest(name, passes)}")
     pairs: list[tuple[str, str]] = []
     for option in options:
         key, eq, value = option.partition("=")
         if not eq or key not in passes[name].options:
             known = passes[name].options
             ways = "; ".join(f"{k}={v}" for k, v in known.items()) or "none"
-            raise PassError(f"pass {name!r} has no option {option!r}; it takes: {ways}")
+            raise PassError("SC202", f"pass {name!r} has no option {option!r}; it takes: {ways}")
         if key in dict(pairs):
-            raise PassError(f"pass {name!r}: option {key!r} is given twice")
+            raise PassError("SC203", f"pass {name!r}: option {key!r} is given twice")
         pairs.append((key, value))
     return Request(name, tuple(sorted(pairs)))
 
@@ -87,10 +87,11 @@ def canonical(requests: list[Request]) -> list[Request]:
         other = groups.setdefault(passes[r.name].group, r)
         if other is not r:
             if other.name == r.name:
-                raise PassError(f"pass {r.name!r} is asked for twice; it applies once")
+                raise PassError("SC204", f"pass {r.name!r} is asked for twice; it applies once")
             raise PassError(
+                "SC205",
                 f"{other.name!r} and {r.name!r} exclude each other: each decides how the finished "
-                "ratio becomes the update, so ask for one of them"
+                "ratio becomes the update, so ask for one of them",
             )
     return sorted(requests, key=lambda r: passes[r.name].order)
 
@@ -109,7 +110,7 @@ def free_name(p: Program, *wanted: str) -> str:
     for name in wanted:
         if name not in p.names:
             return name
-    raise PassError(f"{p.name} already uses the names {', '.join(wanted)}")
+    raise PassError("SC206", f"{p.name} already uses the names {', '.join(wanted)}")
 
 
 def inlined(p: Program, e: Expr) -> Expr:

@@ -34,15 +34,17 @@ def _apply(p: Program, options: Options) -> Program:
     ahead = looks_ahead(p, numerator)
     if ahead is not None:
         raise PassError(
+            "SC208",
             f"{p.name}'s numerator looks ahead already: it adds {text(ahead.input)}, the newest "  # type: ignore[arg-type]
-            f"input of {ahead.name}, to {ahead.name}; nesterov would look ahead twice"
+            f"input of {ahead.name}, to {ahead.name}; nesterov would look ahead twice",
         )
     for name in sorted(references(numerator, "value")):
         if _averages_changes(p, p.moment(name)):
             raise PassError(
+                "SC208",
                 f"{p.name}'s numerator looks ahead already: {name} averages the change of the "
                 "gradient, which is Nesterov's momentum in another form; nesterov would look "
-                "ahead twice"
+                "ahead twice",
             )
     denominator = None if p.denominator is None else inlined(p, p.denominator)
     made = replace(
@@ -51,7 +53,9 @@ def _apply(p: Program, options: Options) -> Program:
         denominator=None if denominator is None else _ahead(p, denominator),
     )
     if made.numerator == numerator:
-        raise PassError(f"nesterov needs a numerator that reads an EMA; {p.name}'s reads none")
+        raise PassError(
+            "SC209", f"nesterov needs a numerator that reads an EMA; {p.name}'s reads none"
+        )
     return prune(made, "nothing reads it any more after nesterov")
 
 

@@ -13,7 +13,7 @@ SIGNED = Op("sign", (GRAD,))
 
 def _apply(p: Program, options: Options) -> Program:
     if any(n == SIGNED for e in all_expressions(p) for n in walk(e)):
-        raise PassError(f"{p.name} reads sign(grad) already: presign would change nothing")
+        raise PassError("SC210", f"{p.name} reads sign(grad) already: presign would change nothing")
 
     def rule(e: Expr) -> Expr | None:
         return SIGNED if e == GRAD else None

@@ -11,7 +11,7 @@ from signconv.passes.base import Options, Pass, prune, sign_defaults
 
 def _apply(p: Program, options: Options) -> Program:
     if p.link != "ratio":
-        raise PassError(f"{p.name}'s update has the link {p.link} already")
+        raise PassError("SC207", f"{p.name}'s update has the link {p.link} already")
     made = replace(sign_defaults(p), link="sign", denominator=None)
     return prune(made, "a sign update has no denominator")
 

@@ -39,14 +39,15 @@ LARGEST = 8
 def _apply(p: Program, options: Options) -> Program:
     order = _order(options)
     if p.link != "ratio":
-        raise PassError(f"soft needs a ratio m/sigma; {p.name} has the link {p.link}")
+        raise PassError("SC207", f"soft needs a ratio m/sigma; {p.name} has the link {p.link}")
     numerator = inlined(p, p.numerator)
     read = sorted(references(numerator, "value"))
     emas = [p.moment(n) for n in read if p.moment(n).kind == "ema"]
     if len(emas) != 1 or len(read) != 1:
         raise PassError(
+            "SC211",
             f"soft needs a numerator that reads one EMA; {p.name}'s reads "
-            f"{', '.join(read) or 'no moment'}"
+            f"{', '.join(read) or 'no moment'}",
         )
     (m,) = emas
     assert m.input is not None
@@ -57,8 +58,9 @@ def _apply(p: Program, options: Options) -> Program:
             f"soft:p={order:g},nesterov"
         )
         raise PassError(
+            "SC211",
             "soft needs a numerator that is an EMA and nothing else, or abs(update) could exceed "
-            f"1; {p.name}'s is {text(numerator)}{ahead if looks_ahead(p, numerator) else ''}"
+            f"1; {p.name}'s is {text(numerator)}{ahead if looks_ahead(p, numerator) else ''}",
         )
     beta = free_name(p, "beta", "soft_beta")
     size: Expr = Op("abs", (m.input,))
@@ -97,13 +99,13 @@ def _uncorrected(e: Expr, name: str) -> Expr | None:
 def _order(options: Options) -> float:
     given = options.get("p")
     if given is None:
-        raise PassError("soft needs its order: soft:p=3")
+        raise PassError("SC212", "soft needs its order: soft:p=3")
     try:
         value = float(given)
     except ValueError:
-        raise PassError(f"soft:p={given} is not a number >= 1") from None
+        raise PassError("SC212", f"soft:p={given} is not a number >= 1") from None
     if not 1 <= value <= LARGEST:
-        raise PassError(f"soft:p={given}: the order is a number 1 <= p <= {LARGEST}")
+        raise PassError("SC212", f"soft:p={given}: the order is a number 1 <= p <= {LARGEST}")
     return value
 
 

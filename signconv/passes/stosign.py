@@ -24,9 +24,9 @@ def apply_link(p: Program, link: str, options: Options) -> Program:
     """Install a denominator where there is none, drop eps unless kept, set the link."""
     keep = options.get("eps", "drop")
     if keep not in ("keep", "drop"):
-        raise PassError(f"{link}:eps={keep} is neither eps=drop (default) nor eps=keep")
+        raise PassError("SC213", f"{link}:eps={keep} is neither eps=drop (default) nor eps=keep")
     if p.link in ("stosign", "expected"):
-        raise PassError(f"{p.name} already has the link {p.link}")
+        raise PassError("SC207", f"{p.name} already has the link {p.link}")
     made = sign_defaults(p)
     if made.denominator is None:
         made = install_running_max(made)

@@ -166,7 +166,9 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     try:
         compile(source, file_name, "exec")
     except SyntaxError as error:
-        raise BuildError(f"{file_name} did not come out as valid Python: {error}") from error
+        raise BuildError(
+            "SC390", f"{file_name} did not come out as valid Python: {error}"
+        ) from error
     return Module(class_name, file_name, source)
 
 

@@ -15,7 +15,7 @@ def template_folder() -> Path:
     for folder in (package.parent / "templates", package / "_templates"):
         if (folder / "module.py.j2").is_file():
             return folder
-    raise BuildError(f"the templates are missing beside {package}: install signconv again")
+    raise BuildError("SC608", f"the templates are missing beside {package}: install signconv again")
 
 
 def environment() -> Environment:

@@ -20,7 +20,7 @@ class _Code(Infix):
             assert isinstance(order, Const)
             return f"{self.calls[e.fn]}({self(x)}, {int(order.value)})", 9
         if e.fn not in self.infix and e.fn not in self.calls and not _relation(e.fn):
-            raise LoweringError(f"{type(self).__name__} cannot print {e.fn!r}")
+            raise LoweringError("SC306", f"{type(self).__name__} cannot print {e.fn!r}")
         return None
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from signconv.runtime.errors import coded
+
 #: Modules whose parameters stay as they are: their running statistics are fp32 buffers.
 _STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -29,7 +31,7 @@ def cast(
     Raises TypeError if ``dtype`` is not fp32 or bf16, ValueError for a pattern that fits no name.
     """
     if dtype not in (torch.float32, torch.bfloat16):
-        raise TypeError(f"cast takes torch.bfloat16 or torch.float32, not {dtype}")
+        raise coded(TypeError, "SC421", f"cast takes torch.bfloat16 or torch.float32, not {dtype}")
     named = list(model.named_parameters(remove_duplicate=False))
     if callable(keep):
         kept = {p for name, p in named if keep(name, p)}
@@ -39,9 +41,11 @@ def cast(
             found = {p for name, p in named if fnmatch.fnmatchcase(name, pattern)}
             if not found:
                 some = ", ".join(name for name, _ in named[:5])
-                raise ValueError(
+                raise coded(
+                    ValueError,
+                    "SC422",
                     f"keep={pattern!r} fits none of the model's {len(named)} parameter names "
-                    f"({some}, …): use a pattern such as '*norm*'"
+                    f"({some}, …): use a pattern such as '*norm*'",
                 )
             kept |= found
     for module in model.modules():

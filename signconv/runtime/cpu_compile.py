@@ -19,6 +19,7 @@ import torch
 from llvmlite import ir
 
 from signconv.runtime.cpu_lanes import LLVM, POINTER, Lanes, Stored, Trace, random_bits, spread
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram
 
@@ -72,8 +73,10 @@ def kernels(program: OptimizerProgram, variant: Variant) -> Kernels:
             try:
                 _compiled[key] = _compile(program, variant)
             except NotImplementedError as error:
-                raise NotImplementedError(
-                    f"{program.name}: {error}; use backend='reference'"
+                raise coded(
+                    NotImplementedError,
+                    "SC604",
+                    f"{program.name}: {error}; use backend='reference'",
                 ) from error
         return _compiled[key]
 

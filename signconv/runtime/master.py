@@ -17,6 +17,7 @@ from torch import Tensor
 
 from signconv.runtime import sharded
 from signconv.runtime import torch_ops as ref
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import CHECK, MASTER, PLAIN, SPLIT, WHOLE
 from signconv.runtime.program import block_shape, has_blocks
 
@@ -24,9 +25,11 @@ from signconv.runtime.program import block_shape, has_blocks
 def check(value: object) -> None:
     """Raise ValueError unless ``value`` is a legal ``master`` argument."""
     if value not in (None, "split"):
-        raise ValueError(
+        raise coded(
+            ValueError,
+            "SC408",
             f"master={value!r} is not one of None, 'split': None rounds bf16 parameters "
-            "stochastically, 'split' keeps their exact fp32 values"
+            "stochastically, 'split' keeps their exact fp32 values",
         )
 
 

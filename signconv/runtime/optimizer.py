@@ -22,6 +22,7 @@ from signconv.runtime.compat import (
     outside_dynamo,
     warn_once,
 )
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, MASTER
 from signconv.runtime.multi_tensor import GroupEngine, interpreted
 from signconv.runtime.program import OptimizerProgram
@@ -64,9 +65,13 @@ class FusedOptimizer(torch.optim.Optimizer):
     ) -> None:
         self._refuse(unknown, hypers)
         if backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
+            raise coded(
+                ValueError, "SC401", f"backend={backend!r} is not one of {', '.join(BACKENDS)}"
+            )
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ValueError(f"seed = {seed!r} is not an integer in 0 <= seed < 2**63")
+            raise coded(
+                ValueError, "SC402", f"seed = {seed!r} is not an integer in 0 <= seed < 2**63"
+            )
         self.backend = backend
         self._offsets: dict[Tensor, int] = {}
         self._next_offset = 0
@@ -88,11 +93,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         for name in unknown:
             if name in self.program.removed:
                 why = self.program.removed[name]
-                raise TypeError(f"{type(self).__name__} has no {name!r}: {why}")
+                raise coded(TypeError, "SC403", f"{type(self).__name__} has no {name!r}: {why}")
             valid = [*hypers, "seed", "backend", "maximize", "skip_nonfinite", "master"]
             close = difflib.get_close_matches(name, valid, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {', '.join(valid)}."
-            raise TypeError(f"{type(self).__name__} has no {name!r}.{hint}")
+            raise coded(TypeError, "SC403", f"{type(self).__name__} has no {name!r}.{hint}")
 
     def _check_hypers(self, group: Mapping[str, Any]) -> None:
         for h in self.program.hypers:
@@ -100,7 +105,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 value = group[h.key]
                 count = sum(1 for x in self.program.hypers if x.key == h.key)
                 if not isinstance(value, tuple | list) or len(value) != count:
-                    raise ValueError(f"{h.key} = {value!r} needs {count} numbers")
+                    raise coded(ValueError, "SC404", f"{h.key} = {value!r} needs {count} numbers")
             h.check(h.read(group))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -127,34 +132,46 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _check_param(self, p: Tensor) -> None:
         name = type(self).__name__
         if p.is_complex():
-            raise TypeError(
+            raise coded(
+                TypeError,
+                "SC411",
                 f"{name} does not support complex parameters: optimize "
-                "torch.view_as_real(parameter) instead"
+                "torch.view_as_real(parameter) instead",
             )
         if p.dtype not in (torch.float32, torch.bfloat16):
-            raise TypeError(
+            raise coded(
+                TypeError,
+                "SC412",
                 f"{name} supports fp32 and bf16 parameters, not {p.dtype}: convert the model with "
-                ".float() or .bfloat16()"
+                ".float() or .bfloat16()",
             )
         if p.layout != torch.strided:
-            raise TypeError(f"{name} does not support {p.layout} parameters: use dense ones")
+            raise coded(
+                TypeError, "SC413", f"{name} does not support {p.layout} parameters: use dense ones"
+            )
         if sharded.is_sharded(p):
             sharded.check(p, name)
 
     def _check_grad(self, p: Tensor, g: Tensor) -> None:
         name = type(self).__name__
         if g.is_sparse or g.layout != torch.strided:
-            raise RuntimeError(
+            raise coded(
+                RuntimeError,
+                "SC414",
                 f"{name} does not support sparse gradients: build the embedding with sparse=False, "
-                "or give its parameters to torch.optim.SparseAdam"
+                "or give its parameters to torch.optim.SparseAdam",
             )
         if g.device != p.device:
-            raise RuntimeError(
+            raise coded(
+                RuntimeError,
+                "SC415",
                 f"{name}: a parameter on {p.device} has its gradient on {g.device}: move the model "
-                "to one device before the optimizer is built"
+                "to one device before the optimizer is built",
             )
         if g.dtype not in (torch.float32, torch.bfloat16):
-            raise RuntimeError(f"{name} needs fp32 or bf16 gradients, not {g.dtype}")
+            raise coded(
+                RuntimeError, "SC416", f"{name} needs fp32 or bf16 gradients, not {g.dtype}"
+            )
         sharded.check_grad(p, g, name)
 
     # ---------------------------------------------------------------- state
@@ -162,9 +179,11 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _new_state(self, p: Tensor, master: str | None) -> dict[str, Tensor]:
         """All state of one parameter before its first step."""
         if p.is_meta:
-            raise RuntimeError(
+            raise coded(
+                RuntimeError,
+                "SC417",
                 f"{type(self).__name__}: a parameter is on the meta device and has no data: move "
-                "the model to a real device before stepping"
+                "the model to a real device before stepping",
             )
         return states.create(self.program, p, master, self._offsets[p])
 
@@ -192,9 +211,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         usable = HAS_TRITON and (device.type in ("cuda", "xpu") or interpreted())
         if self.backend == "triton":
             if not usable:
-                raise RuntimeError(
+                raise coded(
+                    RuntimeError,
+                    "SC601",
                     f"backend='triton' cannot run on {device}: it needs a GPU and Triton; leave "
-                    "backend='auto'"
+                    "backend='auto'",
                 )
             return "triton"
         return "triton" if usable else "reference"
@@ -202,11 +223,13 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _cpu_backend(self, device: torch.device) -> str:
         """The CPU backend where it can run; for "auto" else the reference, which says so once."""
         if device.type != "cpu":
-            raise RuntimeError(f"backend='cpu' cannot run on {device}: leave backend='auto'")
+            raise coded(
+                RuntimeError, "SC602", f"backend='cpu' cannot run on {device}: leave backend='auto'"
+            )
         if HAS_LLVM:
             return "cpu"
         if self.backend == "cpu":
-            raise RuntimeError(f"backend='cpu' needs llvmlite: {CPU_REMEDY}")
+            raise coded(RuntimeError, "SC603", f"backend='cpu' needs llvmlite: {CPU_REMEDY}")
         warn_once(
             "signconv steps on the PyTorch reference, which is written for truth and not for "
             f"speed; the fast CPU backend needs llvmlite: {CPU_REMEDY}, or choose "
@@ -407,9 +430,11 @@ class FusedOptimizer(torch.optim.Optimizer):
             state_dict = hook(self, state_dict) or state_dict
         for name in ("state", "param_groups"):
             if name not in state_dict:
-                raise ValueError(
+                raise coded(
+                    ValueError,
+                    "SC501",
                     f"this is no optimizer's state_dict: it has no {name!r}, only "
-                    f"{', '.join(map(repr, state_dict)) or 'nothing'}"
+                    f"{', '.join(map(repr, state_dict)) or 'nothing'}",
                 )
         groups = copy.deepcopy(state_dict["param_groups"])
         self._check_groups(groups)
@@ -439,27 +464,37 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _check_groups(self, groups: list[dict[str, Any]]) -> None:
         name = type(self).__name__
         if len(groups) != len(self.param_groups):
-            raise ValueError(
+            raise coded(
+                ValueError,
+                "SC502",
                 f"the state_dict has {len(groups)} param groups, {name} has "
-                f"{len(self.param_groups)}"
+                f"{len(self.param_groups)}",
             )
         for i, (new, old) in enumerate(zip(groups, self.param_groups, strict=True)):
             if len(new["params"]) != len(old["params"]):
-                raise ValueError(
+                raise coded(
+                    ValueError,
+                    "SC502",
                     f"param group {i}: the state_dict has {len(new['params'])} parameters, {name} "
-                    f"has {len(old['params'])}"
+                    f"has {len(old['params'])}",
                 )
             theirs = new.get("program")
             if theirs != self.program.hash:
-                raise ValueError(
+                raise coded(
+                    ValueError,
+                    "SC503",
                     f"this state_dict belongs to program {theirs or '(none: another optimizer)'} "
                     f"with {new.get('format', 'unknown')} state, {name} is program "
                     f"{self.program.hash} with {self.program.state} state: their moments mean "
-                    "different things, so load it with the optimizer that wrote it"
+                    "different things, so load it with the optimizer that wrote it",
                 )
             missing = {*META, *(h.key for h in self.program.hypers)} - set(new)
             if missing:
-                raise ValueError(f"param group {i} of the state_dict lacks {sorted(missing)}")
+                raise coded(
+                    ValueError,
+                    "SC504",
+                    f"param group {i} of the state_dict lacks {sorted(missing)}",
+                )
             self._check_hypers(new)
 
     def master_weights(self, model: torch.nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, FORMATS, Format
 
 
@@ -38,15 +39,19 @@ class HyperSlot:
         """Raise ValueError, with the value and the legal range, unless ``value`` is legal."""
         if isinstance(value, Tensor):
             if value.numel() != 1:
-                raise ValueError(
-                    f"{self.label} is a tensor of {value.numel()} elements: it needs 1"
+                raise coded(
+                    ValueError,
+                    "SC405",
+                    f"{self.label} is a tensor of {value.numel()} elements: it needs 1",
                 )
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{self.label} = {value!r} is not a number")
+            raise coded(TypeError, "SC406", f"{self.label} = {value!r} is not a number")
         inside = self.ge <= value <= self.le and self.gt < value < self.lt
         if not (math.isfinite(value) and inside):
-            raise ValueError(f"{self.label} = {value:g} is outside its range: {self.legal}")
+            raise coded(
+                ValueError, "SC407", f"{self.label} = {value:g} is outside its range: {self.legal}"
+            )
 
     @property
     def label(self) -> str:
@@ -139,7 +144,9 @@ def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerPr
     """Raise RuntimeError where a parameter no longer has the shape of its state."""
     for m in program.moments:
         if entry[m.name].shape != param.shape:
-            raise RuntimeError(
+            raise coded(
+                RuntimeError,
+                "SC418",
                 f"a parameter has shape {list(param.shape)} and its optimizer state "
-                f"{list(entry[m.name].shape)}: its data was replaced; make the optimizer anew"
+                f"{list(entry[m.name].shape)}: its data was replaced; make the optimizer anew",
             )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram, has_blocks
 
@@ -35,10 +36,12 @@ def check(p: Tensor, name: str) -> None:
     cuts = [x for x in _placements(p) if not x.is_replicate()]
     plain = all(type(x).__name__ == "Shard" and x.dim == 0 for x in cuts)
     if not plain or len(cuts) > 1:
-        raise TypeError(
+        raise coded(
+            TypeError,
+            "SC419",
             f"{name} takes DTensors cut once along dim 0, as fully_shard makes them, and this one "
             f"of shape {list(p.shape)} is placed {tuple(_placements(p))}: shard along dim 0, or "
-            "use another optimizer for tensor-parallel parameters"
+            "use another optimizer for tensor-parallel parameters",
         )
 
 
@@ -49,9 +52,11 @@ def check_grad(p: Tensor, g: Tensor, name: str) -> None:
     ):
         theirs = f"is a DTensor placed {_placements(g)}" if is_sharded(g) else "is a plain tensor"
         ours = f"a DTensor placed {_placements(p)}" if is_sharded(p) else "a plain tensor"
-        raise RuntimeError(
+        raise coded(
+            RuntimeError,
+            "SC420",
             f"{name}: a parameter is {ours} and its gradient {theirs}: they must be placed alike, "
-            "redistribute the gradient"
+            "redistribute the gradient",
         )
 
 

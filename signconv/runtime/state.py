@@ -10,6 +10,7 @@ from torch import Tensor
 
 from signconv.runtime import master as masters
 from signconv.runtime import reference, sharded
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import MASTER
 from signconv.runtime.program import OptimizerProgram, block_shape, has_blocks
 
@@ -66,18 +67,22 @@ def take(
     """
     kept = masters.layout(p, master)
     if not kept and MASTER in entry:
-        raise ValueError(
+        raise coded(
+            ValueError,
+            "SC505",
             f"state of parameter {key} has the master weight of a bf16 parameter, and this "
             f"{p.dtype} parameter has none: construct {program.name} with "
-            "master='split', or export the fp32 weights first (master_weights)"
+            "master='split', or export the fp32 weights first (master_weights)",
         )
     if kept and MASTER not in entry:
         entry = {**entry, **{k: sharded.zeros(p, s, d) for k, (s, d) in kept.items()}}
     wanted = layout(program, p, master)
     if set(entry) != set(wanted):
-        raise ValueError(
+        raise coded(
+            ValueError,
+            "SC506",
             f"state of parameter {key}: missing {sorted(set(wanted) - set(entry))}, unknown "
-            f"{sorted(set(entry) - set(wanted))}"
+            f"{sorted(set(entry) - set(wanted))}",
         )
     made = {}
     for name, (shape, dtype) in wanted.items():
@@ -85,8 +90,10 @@ def take(
         if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
             tensor = isinstance(value, Tensor)
             got = f"{value.dtype} {list(value.shape)}" if tensor else repr(value)
-            raise ValueError(
-                f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}"
+            raise coded(
+                ValueError,
+                "SC507",
+                f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}",
             )
         device = torch.device("cpu") if name == "offset" else p.device
         made[name] = sharded.place(value, p, device)

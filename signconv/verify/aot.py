@@ -162,14 +162,15 @@ def _compile(
 ) -> Compiled:
     if not HAS_TRITON or interpreted():
         raise VerifyError(
-            "kernels are interpreted in this process: unset TRITON_INTERPRET to compile them"
+            "SC610",
+            "kernels are interpreted in this process: unset TRITON_INTERPRET to compile them",
         )
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     if target not in TARGETS:
-        raise VerifyError(f"unknown target {target!r}; valid: {', '.join(TARGETS)}")
+        raise VerifyError("SC706", f"unknown target {target!r}; valid: {', '.join(TARGETS)}")
     pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
     attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
     source = ASTSource(kernel, signature, constants, attributes)

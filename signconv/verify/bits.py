@@ -34,14 +34,14 @@ def load_class(path: Path) -> Any:
     """The optimizer class that a generated file defines."""
     found = importlib.util.spec_from_file_location(f"signconv_verified_{path.stem}", path)
     if found is None or found.loader is None or not path.is_file():
-        raise VerifyError(f"there is no module {path}")
+        raise VerifyError("SC702", f"there is no module {path}")
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module
     try:
         found.loader.exec_module(module)
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise VerifyError(f"{path} cannot be loaded: {words}") from error
+        raise VerifyError("SC703", f"{path} cannot be loaded: {words}") from error
     for value in vars(module).values():
         if (
             isinstance(value, type)
@@ -49,7 +49,7 @@ def load_class(path: Path) -> Any:
             and hasattr(value, "program")
         ):
             return value
-    raise VerifyError(f"{path} defines no generated optimizer")
+    raise VerifyError("SC704", f"{path} defines no generated optimizer")
 
 
 def shapes(chunk: int) -> list[tuple[int, ...]]:

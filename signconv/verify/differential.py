@@ -86,4 +86,6 @@ def from_module(path: Path) -> Build:
     try:
         return build(program.spec, convert, program.state, math=program.math)
     except SignconvError as error:
-        raise VerifyError(f"{path} says it was built from {program.spec!r}: {error}") from error
+        raise VerifyError(
+            "SC705", f"{path} says it was built from {program.spec!r}: {error}"
+        ) from error

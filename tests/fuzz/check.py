@@ -278,7 +278,8 @@ def _outside(
         got = _moment(entry, m.name, fmt)
         scale = entry.get(f"{m.name}_scale")
         if scale is not None:
-            problems += _scales(m.name, box, got ** (1 / fmt.order), scale.long().numpy())
+            values = got ** (1 / fmt.order)
+            problems += _scales(m.name, box, values, scale.long().numpy(), fmt.order)
         problems += _compare(m.name, _stored(box, fmt, scale), got, tally)
     return problems
 
@@ -316,12 +317,16 @@ def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
     return Enclosed(ends[0] * (1 - 2.0**-40), ends[1] * (1 + 2.0**-40), box.open, box.unit)
 
 
-def _scales(name: str, box: Enclosed, got: Any, scale: Any) -> list[str]:
-    """A block's scale fits its largest finite value: E8M0 of 256 (E5M2: 2^15) codes below it."""
+def _scales(name: str, box: Enclosed, got: Any, scale: Any, order: float) -> list[str]:
+    """A block's scale fits its largest finite value: E8M0 of 256 (E5M2: 2^15) codes below it.
+
+    The smallest scale serves zeros too: 2^-126, or that of the root of the smallest normal number.
+    """
+    smallest = 1 if order == 1 else 120 - 126 // order
     largest = np.abs(np.where(np.isfinite(got), got, 0.0)).reshape(-1, BLOCK).max(axis=1)
     sure = ~box.open.reshape(-1, BLOCK).any(axis=1)
     codes = largest / 2.0 ** (scale - 127.0)
-    wasted = sure & (scale > 1) & (codes < 2.0**7)
+    wasted = sure & (scale > smallest) & (codes < 2.0**7)
     return [f"{name}: {int(wasted.sum())} blocks waste their scale"] if wasted.any() else []
 
 

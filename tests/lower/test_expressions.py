@@ -40,6 +40,7 @@ BODIES = [
     "numerator = exp(grad) + tanh(param) - log(abs(grad) + 0.5)",
     "numerator = grad - (param - (grad - param)) / (1 + abs(grad)) / (1 + abs(param))",
     "numerator = clip(grad, -1, 1)",
+    "numerator = clip(grad, 0.5, -0.5) + clip(param, abs(grad), 0.1)",  # the upper bound comes last
     "numerator = max(grad, 0) + min(grad, 0)",
     "numerator = grad\ndenominator = 2",
     "numerator = max(0, grad) + min(1, grad)",

@@ -302,6 +302,26 @@ def test_unknown_state_gives_the_nearest(tmp_path: Path) -> None:
         lowered(tmp_path, "numerator = grad", state="fp16")
 
 
+# ---------------------------------------------------------------- which maximum
+
+
+@pytest.mark.parametrize(
+    ("operands", "fn"),
+    [
+        ("abs(grad), param**2", "nonneg_max"),
+        ("abs(grad), param", "max"),  # +0 beside -0: there the order of zeros is not idle
+        ("grad, param**2", "max"),
+        ("grad, param", "max"),
+    ],
+)
+def test_the_short_maximum_only_where_nothing_is_negative(
+    operands: str, fn: str, tmp_path: Path
+) -> None:
+    k = lowered(tmp_path, f"numerator = max({operands})")
+    used = {n.fn for s in k.math for n in _ops(s.expr)}
+    assert {"max", "nonneg_max"} & used == {fn}
+
+
 # ---------------------------------------------------------------- names do not move bits
 
 RENAMED = """\

@@ -1,0 +1,215 @@
+"""docs/errors.md: the code of every error a user can meet, and what to do about it.
+
+A code is never given a second meaning: one that is no longer raised goes, its number stays free.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+HEAD = """\
+# Errors
+
+Every error ends in a code in brackets: `path/to/file.py:9: 'm' is bound twice: each name has one
+meaning [SC114]`. This page lists them, made by `make docs` from the code; the tests provoke each one and
+read its text. `SpecError`, `PassError`, `LoweringError`, `BuildError`, `VerifyError` and
+`BenchError` are `signconv.errors.SignconvError` and have the code as `.code`; errors of a running
+optimizer are the classes that torch raises in such places. The command line prints the message
+alone and exits with code 2. Where a message names what is valid, that is the remedy.
+"""
+
+DOORS = {
+    "1": "Naming and describing an optimizer",
+    "2": "Passes",
+    "3": "Lowering and building",
+    "4": "Running",
+    "5": "State dicts and checkpoints",
+    "6": "This machine",
+    "7": "Command line, verify and bench",
+}
+
+#: Code -> (what is wrong, what to do).
+CODES: dict[str, tuple[str, str]] = {
+    "SC101": ("The optimizer or the passes are not given as strings", "`compile(\"adamw\", convert=\"soft:p=3,stosign\")`"),
+    "SC102": ("No built-in optimizer has this name", "`signconv list`; for your own: `path/to/file.py:Name`"),
+    "SC103": ("What stands after the colon is no class name", "`path/to/file.py:Name`, `package.module:Name`"),
+    "SC104": ("A file is named, but not the optimizer in it", "append `:Name`; the message lists those in the file"),
+    "SC105": ("The module holds no optimizer of this name", "choose one of those it holds"),
+    "SC106": ("The file of the optimizer does not exist", "check the path"),
+    "SC107": ("A module cannot be imported", "check its name, and that it is installed here"),
+    "SC108": ("The optimizer's file has a syntax error", "correct the line"),
+    "SC109": ("A symbol is not defined", "define it above, or use the nearest valid name"),
+    "SC110": ("The optimizer's file raised an error of its own", "correct the line"),
+    "SC111": ("A name is not an ASCII identifier", "rename: generated code uses the name as it is"),
+    "SC112": ("A name of the DSL is bound again", "choose another name"),
+    "SC113": ("A name is one that generated code uses for itself", "choose another name"),
+    "SC114": ("A name is bound twice", "one name, one meaning: choose another for the second"),
+    "SC115": ("One moment or hyperparameter gets two names", "use the first"),
+    "SC116": ("A moment or hyperparameter without a name is used", "bind it on a line of its own first"),
+    "SC117": ("A name is bound to something that is no part of an optimizer", "bind numbers, hyperparameters, moments and expressions alone"),
+    "SC118": ("Something that is no number and no term stands in an expression", "use numbers and terms of the DSL"),
+    "SC119": ("A number in an expression is infinite or NaN", "use a finite number"),
+    "SC120": ("A hyperparameter's default or bound is not a number", "`hyper(0.9, ge=0, lt=1)`"),
+    "SC121": ("A hyperparameter's default is outside its own range", "change the default or the range"),
+    "SC122": ("A beta is outside 0 ≤ beta ≤ 1", "give a beta inside"),
+    "SC123": ("A moment's `init=` is unknown", "`init=\"zero\"` or `init=\"first\"`"),
+    "SC124": ("An order is not a number ≥ 1", "`moment(grad, order=3, beta=beta)`, `root(x, 3)`"),
+    "SC125": ("A state starts from something that is no number", "`state(init=0)` or `state(init=param)`"),
+    "SC126": ("A moment has no such attribute", "`.prev`, `.corrected`, `.next`"),
+    "SC127": ("An attribute of a moment is set", "only a state's `.next` can be set"),
+    "SC128": ("`.next` of a moment with a fixed recurrence is set", "use `state()` for a recurrence of your own"),
+    "SC129": ("A state's `.next` is set twice", "keep one"),
+    "SC130": ("A state has no `.next`", "`s.next = …`, using `s.prev`"),
+    "SC131": ("A matrix product is used", "none: signconv compiles elementwise optimizers"),
+    "SC132": ("An expression is indexed, iterated or measured", "an expression stands for one element: use `norm`, `mean`"),
+    "SC133": ("An expression is used as a truth value", "`where(condition, a, b)`; `max()` and `min()` of the DSL"),
+    "SC134": ("An expression is used as a number", "use the DSL's own functions"),
+    "SC135": ("The optimizer defines no update", "`numerator = …` (with or without `denominator`), or `update = …`"),
+    "SC136": ("There is a denominator without a numerator", "add `numerator = …`"),
+    "SC137": ("The decay is of no known kind", "`l2(…)`, `decoupled(…)`, `independent(…)`"),
+    "SC138": ("The optimizer has no learning rate", "`lr = hyper(1e-3, ge=0)`"),
+    "SC139": ("A name is never read", "use it or delete it"),
+    "SC140": ("The update does not depend on the gradient", "check numerator and moments"),
+    "SC141": ("Moments read each other's new value", "`.prev` reads the last step's"),
+    "SC142": ("Bias correction where there is no bias of that form", "`.corrected` belongs to an `ema` that starts from zero"),
+    "SC143": ("A comparison stands outside `where`", "`where(condition, a, b)`"),
+    "SC144": ("A power of elements has an exponent outside 1 … 16", "use `sqrt`, `root`, or a division"),
+    "SC145": ("`beta**t` or `t % k` of something that differs between elements", "these are for hyperparameters, t and numbers"),
+    "SC146": ("A broken power of what may be negative", "`abs(x)**p`"),
+    "SC147": ("A beta or a decay's weight differs between elements", "use hyperparameters, t and numbers"),
+    "SC148": ("`max_ema` of what may be negative", "`max_ema(abs(…), beta)`"),
+    "SC149": ("`stochastic_sign` inside an expression", "it can only be the whole update"),
+    "SC150": ("`norm` or `mean` of a scalar", "reduce something that has elements"),
+    "SC151": ("A program made by hand or by a pass has a link that cannot be", "see `signconv/ir/nodes.py`, `LINKS`"),
+    "SC152": ("A program made by hand or by a pass has a node that cannot be", "see `signconv/ir/nodes.py`, `FUNCTIONS`"),
+    "SC153": ("Both `numerator` and `update` are bound", "keep one"),
+    "SC154": ("An expression has no such attribute", "moments alone have `.prev`, `.corrected`, `.next`: bind one first"),
+    "SC201": ("No pass has this name", "`signconv list`"),
+    "SC202": ("The pass has no such option", "the message lists its options"),
+    "SC203": ("An option of a pass is given twice", "keep one"),
+    "SC204": ("A pass is asked for twice", "ask once"),
+    "SC205": ("Two passes each decide how the ratio becomes the update", "ask for one of them"),
+    "SC206": ("The pass adds names that the optimizer uses already", "rename them in the spec"),
+    "SC207": ("The optimizer's update ends in a sign already", "leave the pass out"),
+    "SC208": ("The optimizer looks ahead already", "leave `nesterov` out"),
+    "SC209": ("`nesterov` finds no average to look ahead with", "leave it out"),
+    "SC210": ("`presign` would change nothing", "leave it out"),
+    "SC211": ("`soft` needs a numerator that is one average and nothing else", "leave it out, or rewrite the spec"),
+    "SC212": ("The order of `soft` is missing or not a number in its range", "`soft:p=3`"),
+    "SC213": ("The option `eps` of a link has another value than drop and keep", "`stosign:eps=keep`"),
+    "SC301": ("No storage has this name", "`fp8`, `fp8-raw`, `bf16`, `fp32`"),
+    "SC302": ("`fp8-raw` for a moment that is no average of signs", "`--state fp8`, or `--convert presign`"),
+    "SC303": ("No arithmetic has this name", "`fp32`, `bf16`"),
+    "SC304": ("A function of this optimizer has no bf16 arithmetic", "`--math fp32`"),
+    "SC305": ("A reduction reads another reduction", "none: that would take a third pass over the tensor"),
+    "SC306": ("No backend has code for this function here", "rewrite the spec with another function"),
+    "SC307": ("`--name` is not a class name", "an ASCII identifier that is no keyword"),
+    "SC308": ("The generated file cannot be written", "`--out` to a folder you can write"),
+    "SC309": ("The evaluator is given a hyperparameter the program lacks", "check its name"),
+    "SC310": ("The evaluator needs the draw of a stochastic sign", "`noise=`"),
+    "SC390": ("The compiler contradicts itself: a fault of signconv", "please report the spec and the message"),
+    "SC401": ("No backend has this name", "`backend=\"auto\"`"),
+    "SC402": ("The seed is no integer in range", "0 ≤ seed < 2**63"),
+    "SC403": ("The optimizer has no such argument", "the message says why, or what it takes"),
+    "SC404": ("A hyperparameter such as `betas` has the wrong count of numbers", "`betas=(0.9, 0.999)`"),
+    "SC405": ("A hyperparameter is a tensor of more than one element", "a tensor of one element, or a number"),
+    "SC406": ("A hyperparameter is not a number", "give a number"),
+    "SC407": ("A hyperparameter is outside its range", "the message states the range"),
+    "SC408": ("`master=` is unknown", "`master=None`, `master=\"split\"`"),
+    "SC411": ("A parameter is complex", "optimize `torch.view_as_real(parameter)`"),
+    "SC412": ("A parameter is neither fp32 nor bf16", "`model.float()` or `model.bfloat16()`"),
+    "SC413": ("A parameter is sparse", "use dense ones"),
+    "SC414": ("A gradient is sparse", "`sparse=False`, or `torch.optim.SparseAdam` for these"),
+    "SC415": ("A parameter and its gradient are on different devices", "move the model first, then build the optimizer"),
+    "SC416": ("A gradient is neither fp32 nor bf16", "give it one of these dtypes"),
+    "SC417": ("A parameter is on the meta device", "move the model to a real device before stepping"),
+    "SC418": ("A parameter no longer has the shape of its state", "make the optimizer anew"),
+    "SC419": ("A DTensor parameter is not cut along dim 0", "`fully_shard`, or another optimizer for it"),
+    "SC420": ("A gradient is not placed as its DTensor parameter", "redistribute the gradient"),
+    "SC421": ("`cast` is asked for another dtype than bf16 and fp32", "`torch.bfloat16`, `torch.float32`"),
+    "SC422": ("A pattern of `keep=` fits no parameter", "a pattern such as `*norm*`"),
+    "SC431": ("The optimizer was not generated by signconv", "pass one that was"),
+    "SC432": ("`gradient_release` is on already", "`remove()` the first handle"),
+    "SC433": ("`gradient_release` with `skip_nonfinite`", "`skip_nonfinite=False`"),
+    "SC434": ("`gradient_release` on several ranks", "step without it"),
+    "SC435": ("`gradient_release` with GradScaler", "train in bf16, or `remove()` the handle"),
+    "SC501": ("This is no optimizer's state_dict", "pass what `state_dict()` returned"),
+    "SC502": ("The state_dict has another count of param groups or parameters", "build the optimizer as it was when saved"),
+    "SC503": ("The state_dict is another program's", "load it with the optimizer that wrote it"),
+    "SC504": ("A param group of the state_dict lacks a key", "pass it as it was saved"),
+    "SC505": ("The state has master weights that this parameter cannot have", "`master=\"split\"`, or `master_weights` first"),
+    "SC506": ("The state of a parameter lacks a key, or has one too many", "pass it as it was saved"),
+    "SC507": ("A state tensor has another dtype or shape", "pass it as it was saved, to the same model"),
+    "SC601": ("`backend=\"triton\"` without a GPU or without Triton", "`backend=\"auto\"`; `signconv doctor`"),
+    "SC602": ("`backend=\"cpu\"` for parameters that are not on the CPU", "`backend=\"auto\"`"),
+    "SC603": ("`backend=\"cpu\"` without llvmlite", "install the extra `cpu`"),
+    "SC604": ("The CPU backend has no code for an operation of this optimizer", "`backend=\"reference\"`"),
+    "SC605": ("`--device cuda` without a CUDA device", "`--device auto`; `signconv doctor`"),
+    "SC606": ("The cache folder belongs to another user, who could put code there", "`SIGNCONV_CACHE`: a folder of your own"),
+    "SC607": ("The cache folder cannot be made", "`SIGNCONV_CACHE`: a folder you can write"),
+    "SC608": ("The templates are missing", "install signconv again"),
+    "SC609": ("A chart without matplotlib", "install matplotlib"),
+    "SC610": ("Kernels cannot be compiled where they are interpreted", "unset `TRITON_INTERPRET`"),
+    "SC700": ("The command line is wrong: an unknown option or value", "`signconv COMMAND --help`"),
+    "SC701": ("`verify` of a generated file with `--convert`", "leave it out: the file names its passes"),
+    "SC702": ("The generated file does not exist", "check the path"),
+    "SC703": ("The generated file cannot be loaded", "build it again"),
+    "SC704": ("The file defines no generated optimizer", "pass one that `signconv build` wrote"),
+    "SC705": ("The spec that a generated file was built from is not found", "verify where the spec file is"),
+    "SC706": ("No compilation target has this name", "the message lists them"),
+    "SC711": ("A subject of the benchmark names no optimizer", "`SPEC[+PASS…][@STATE][@math=…][@params=…]`"),
+    "SC712": ("A subject of the benchmark has an unknown modifier", "the message lists the valid ones"),
+    "SC713": ("No other library has this name", "the message lists them"),
+    "SC714": ("No workload has this name", "`A`, `B`, `C`, `D`, `all`"),
+    "SC715": ("A chart's name has an unknown ending", "`.png`, `.svg`, `.pdf`"),
+    "SC716": ("There is nothing to draw", "measure at least one optimizer"),
+    "SC717": ("A record or a chart cannot be written", "choose a folder you can write"),
+    "SC718": ("A record cannot be read", "pass what `signconv bench --json` wrote"),
+    "SC719": ("The page has no place for measurements", "add the two marks that the message names"),
+    "SC720": ("A record is outside the page's folder", "copy it beside the page first"),
+    "SC721": ("The step kernel has no machine code to read", "run on a GPU"),
+}  # fmt: skip
+
+
+class Site(NamedTuple):
+    """One ``raise`` of signconv: where it is, the class it raises, its code if it has one."""
+
+    file: str
+    line: int
+    kind: str
+    code: str | None
+
+
+def raises(package: Path) -> Iterator[Site]:
+    """Every ``raise`` with a new error in the package's files, generated ones left out."""
+    for path in sorted(package.rglob("*.py")):
+        file = path.relative_to(package).as_posix()
+        if file.startswith("generated/"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
+                continue
+            kind, given = ast.unparse(node.exc.func), node.exc.args
+            if kind == "coded":
+                kind, given = ast.unparse(given[0]), given[1:]
+            first = given[0].value if given and isinstance(given[0], ast.Constant) else None
+            code = first if isinstance(first, str) and first.startswith("SC") else None
+            yield Site(file, node.lineno, kind, code)
+
+
+def page() -> str:
+    """The whole page."""
+    kinds: dict[str, set[str]] = {"SC700": {"usage"}}
+    for site in raises(Path(__file__).parent):
+        if site.code:
+            kinds.setdefault(site.code, set()).add(site.kind)
+    text = HEAD
+    for door, title in DOORS.items():
+        text += f"\n## {title}\n\n| code | raised as | what is wrong | what to do |\n|---|---|---|---|\n"
+        for code, (wrong, remedy) in CODES.items():
+            if code[2] == door:
+                text += f"| {code} | {', '.join(sorted(kinds[code]))} | {wrong} | {remedy} |\n"
+    return text

@@ -1,0 +1,454 @@
+"""What provokes each code that no description of an optimizer provokes: code -> (act, words)."""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from signconv.generated.adamw import AdamW
+from signconv.generated.adamw_stosign import AdamWStoSign
+
+from signconv import pipeline
+from signconv.bench import chart, limits, page, run, subjects, workloads
+from signconv.health import inspect
+from signconv.ir.evaluate import Evaluator
+from signconv.ir.nodes import GRAD, Op
+from signconv.ir.verify import verify
+from signconv.lower.kernel_program import Statement
+from signconv.render import environment
+from signconv.runtime import cast, optimizer, release, torch_ops
+from signconv.runtime.release import gradient_release
+from signconv.verify import aot, bits, differential
+from tests.bench import records
+from tests.support import HEAD, built_class, spec_file
+
+Act = Callable[[Path, pytest.MonkeyPatch], Any]
+FAULTS: dict[str, tuple[Act, str]] = {}
+
+
+def fault(code: str, words: str) -> Callable[[Act], Act]:
+    """Enter what provokes ``code``, and what its message says."""
+
+    def enter(act: Act) -> Act:
+        assert code not in FAULTS, f"{code} has two acts"
+        FAULTS[code] = act, words
+        return act
+
+    return enter
+
+
+def parameter(*shape: int, dtype: torch.dtype = torch.float32, **k: Any) -> torch.Tensor:
+    return torch.zeros(shape or (3,), dtype=dtype, requires_grad=True, **k)
+
+
+def stepped(cls: Any = AdamW, **arguments: Any) -> Any:
+    """An optimizer on the reference, after one step."""
+    p = parameter(64)
+    p.grad = torch.ones(64)
+    made = cls([p], backend="reference", **arguments)
+    made.step()
+    return made
+
+
+# ---------------------------------------------------------------- 1xx: what names an optimizer
+
+fault("SC101", "an optimizer is named by a string")(lambda *_: pipeline.build(3))  # type: ignore[arg-type]
+fault("SC102", "unknown optimizer 'adamww'; did you mean 'adamw'")(
+    lambda *_: pipeline.resolve("adamww")
+)
+fault("SC106", "there is no file .*nothing.py")(
+    lambda folder, _: pipeline.resolve(f"{folder}/nothing.py:Mine")
+)
+fault("SC107", "there is no module 'no_such_package'")(
+    lambda *_: pipeline.resolve("no_such_package.module:Mine")
+)
+
+
+@fault("SC103", "after the colon comes the name of an optimizer class")
+def _(folder: Path, _: Any) -> None:
+    pipeline.resolve(f"{spec_file(folder, 'numerator = grad').path}:1x")
+
+
+@fault("SC104", "names a file; name the optimizer in it: .*mine.py:Mine")
+def _(folder: Path, _: Any) -> None:
+    pipeline.resolve(str(spec_file(folder, "numerator = grad").path))
+
+
+@fault("SC105", "defines no optimizer 'Mime'; did you mean 'Mine'")
+def _(folder: Path, _: Any) -> None:
+    pipeline.resolve(f"{spec_file(folder, 'numerator = grad').path}:Mime")
+
+
+@fault("SC108", r"mine.py:1: syntax error: invalid syntax")
+def _(folder: Path, _: Any) -> None:
+    pipeline.resolve(spec_file(folder, "x = = 3", head="").spec)
+
+
+@fault("SC138", "Mine has no lr: add `lr = hyper")
+def _(folder: Path, _: Any) -> None:
+    head = HEAD.replace("    lr = hyper(1e-3, ge=0)\n", "")
+    pipeline.resolve(spec_file(folder, "numerator = grad", head=head).spec)
+
+
+fault("SC151", "unknown link 'cosine'; did you mean 'stosign'")(
+    lambda *_: verify(replace(pipeline.resolve("adamw"), link="cosine"))
+)
+fault("SC152", "unknown function 'sine'; did you mean 'sign'")(
+    lambda *_: verify(replace(pipeline.resolve("sgd"), numerator=Op("sine", (GRAD,))))
+)
+
+
+# ---------------------------------------------------------------- 3xx: lowering and building
+
+
+def kernel(**changes: Any) -> Any:
+    return replace(pipeline.build("lion", None, "fp32").kernel, **changes)
+
+
+fault("SC306", "x: no backend can print 'mod' here")(
+    lambda *_: kernel(math=(Statement("x", Op("mod", (GRAD, GRAD))),)).check()
+)
+fault("SC307", "--name '1x' is not a class name")(lambda *_: pipeline.build("sgd", name="1x"))
+fault("SC309", "AdamW has no hyperparameter 'momentum'")(
+    lambda *_: Evaluator(pipeline.resolve("adamw"), momentum=0.9)
+)
+fault("SC390", r"scalars \['gain'\] are read but never computed")(
+    lambda *_: kernel(outputs=("gain",)).check()
+)
+
+
+@fault("SC308", "cannot write .*sgd.py: ")
+def _(folder: Path, _: Any) -> None:
+    (folder / "file").write_text("")
+    pipeline.write(pipeline.build("sgd").module, folder / "file")
+
+
+@fault("SC310", "a stochastic sign needs its draw: pass noise=")
+def _(*_: Any) -> None:
+    evaluator = Evaluator(pipeline.build("sgd", "stosign").program)
+    p = np.ones(3)
+    evaluator.step(p, p, evaluator.initial_state(p), 1)
+
+
+# ---------------------------------------------------------------- 4xx: running
+
+
+def made(**arguments: Any) -> Any:
+    return AdamWStoSign([parameter()], **arguments)
+
+
+fault("SC401", "backend='cuda' is not one of")(lambda *_: made(backend="cuda"))
+fault("SC402", "seed = -1 is not an integer in 0 <= seed")(lambda *_: made(seed=-1))
+fault("SC403", "AdamWStoSign has no 'eps': .*stosign:eps=keep")(lambda *_: made(eps=1e-8))
+fault("SC404", r"betas = \(0.9,\) needs 2 numbers")(lambda *_: made(betas=(0.9,)))
+fault("SC405", "lr is a tensor of 2 elements: it needs 1")(lambda *_: made(lr=torch.ones(2)))
+fault("SC406", "weight_decay = 'x' is not a number")(lambda *_: made(weight_decay="x"))
+fault("SC407", "lr = -1 is outside its range: 0 <= lr")(lambda *_: made(lr=-1.0))
+fault("SC408", "master='fp32' is not one of None, 'split'")(lambda *_: made(master="fp32"))
+fault("SC411", "complex parameters: optimize torch.view_as_real")(
+    lambda *_: AdamW([parameter(dtype=torch.complex64)])
+)
+fault("SC412", r"not torch.float16: convert the model with \.float\(\) or \.bfloat16\(\)")(
+    lambda *_: AdamW([parameter(dtype=torch.float16)])
+)
+fault("SC413", "torch.sparse_coo parameters: use dense ones")(
+    lambda *_: AdamW([torch.eye(3).to_sparse().requires_grad_()])
+)
+
+
+def check_grad(gradient: torch.Tensor) -> None:
+    AdamW([parameter()])._check_grad(parameter(), gradient)
+
+
+fault("SC414", "build the embedding with sparse=False")(
+    lambda *_: check_grad(torch.ones(3).to_sparse())
+)
+
+
+def sharded(dim: int) -> torch.Tensor:
+    """A DTensor parameter over a mesh of this process alone."""
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    mesh = init_device_mesh("cpu", (1,))
+    return distribute_tensor(torch.ones(4, 32), mesh, [Shard(dim)]).requires_grad_()
+
+
+def alone(provoke: Callable[..., object]) -> Callable[..., object]:
+    """``provoke``, after which no process group is left."""
+
+    def run(*arguments: object) -> None:
+        try:
+            provoke(*arguments)
+        finally:
+            dist.destroy_process_group()
+
+    return run
+
+
+fault("SC419", "is placed .*: shard along dim 0")(alone(lambda *_: AdamW([sharded(1)])))
+fault("SC420", "its gradient is a plain tensor: they must be placed alike")(
+    alone(lambda *_: AdamW([p := sharded(0)])._check_grad(p, torch.ones(4, 32)))
+)
+fault("SC415", "a parameter on cpu has its gradient on meta: move the model")(
+    lambda *_: check_grad(torch.ones(3, device="meta"))
+)
+fault("SC416", "needs fp32 or bf16 gradients, not torch.float64")(
+    lambda *_: check_grad(torch.ones(3, dtype=torch.float64))
+)
+fault("SC417", "on the meta device and has no data: move the model")(
+    lambda *_: AdamW([parameter()])._new_state(parameter(device="meta"), None)
+)
+fault("SC421", "cast takes torch.bfloat16 or torch.float32, not torch.float16")(
+    lambda *_: cast.cast(torch.nn.Linear(2, 2), torch.float16)
+)
+fault("SC422", r"keep='\*norm\*' fits none of the model's 2 parameter names \(weight, bias")(
+    lambda *_: cast.cast(torch.nn.Linear(2, 2), torch.bfloat16, keep="*norm*")
+)
+fault("SC431", "inspect needs an optimizer generated by signconv, not SGD")(
+    lambda *_: inspect(torch.optim.SGD([parameter()]))
+)
+fault("SC433", "construct the optimizer with skip_nonfinite=False")(
+    lambda *_: gradient_release(made(skip_nonfinite=True))
+)
+
+
+@fault("SC418", r"has shape \[32\] and its optimizer state \[64\]: its data was replaced")
+def _(*_: Any) -> None:
+    running = stepped()
+    p = running.param_groups[0]["params"][0]
+    p.grad, p.data = None, torch.zeros(32)
+    p.grad = torch.ones(32)
+    running.step()
+
+
+@fault("SC432", r"already on for this optimizer: remove\(\) it first")
+def _(*_: Any) -> None:
+    running = made()
+    with gradient_release(running):
+        gradient_release(running)
+
+
+@fault("SC434", "works on one rank")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(release, "_several_ranks", lambda: True)
+    gradient_release(made())
+
+
+@fault("SC435", "GradScaler does not work with gradient_release")
+def _(*_: Any) -> None:
+    running = made()
+    with gradient_release(running):
+        running.grad_scale = torch.ones(())
+        running.step()
+
+
+# ---------------------------------------------------------------- 5xx: state dicts
+
+
+def loaded(change: Callable[[dict[str, Any]], Any], **arguments: Any) -> None:
+    state = stepped(**arguments).state_dict()
+    change(state)
+    AdamW([parameter(64)]).load_state_dict(state)
+
+
+fault("SC501", "no optimizer's state_dict: it has no 'state'")(
+    lambda *_: loaded(lambda s: s.pop("state"))
+)
+fault("SC502", "the state_dict has 0 param groups, AdamW has 1")(
+    lambda *_: loaded(lambda s: s["param_groups"].clear())
+)
+fault("SC503", "belongs to program .* load it with the optimizer that wrote it")(
+    lambda *_: loaded(lambda s: None, cls=AdamWStoSign)
+)
+fault("SC504", r"param group 0 of the state_dict lacks \['betas'\]")(
+    lambda *_: loaded(lambda s: s["param_groups"][0].pop("betas"))
+)
+fault("SC506", r"state of parameter 0: missing \['m'\], unknown \[\]")(
+    lambda *_: loaded(lambda s: s["state"][0].pop("m"))
+)
+fault("SC507", r"m is torch.uint8 \[3\], needs torch.uint8 \[64\]")(
+    lambda *_: loaded(lambda s: s["state"][0].update(m=torch.zeros(3, dtype=torch.uint8)))
+)
+
+
+@fault("SC505", "construct AdamW with master='split', or export the fp32 weights")
+def _(*_: Any) -> None:
+    p = parameter(64, dtype=torch.bfloat16)
+    p.grad = torch.ones_like(p)
+    kept = AdamW([p], master="split", backend="reference")
+    kept.step()
+    AdamW([parameter(64)]).load_state_dict(kept.state_dict())
+
+
+# ---------------------------------------------------------------- 6xx: this machine
+
+
+@fault("SC601", "backend='triton' cannot run on cpu: .*leave backend='auto'")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(optimizer, "interpreted", lambda: False)
+    p = parameter()
+    p.grad = torch.ones(3)
+    AdamW([p], backend="triton").step()
+
+
+fault("SC602", "backend='cpu' cannot run on meta: leave backend='auto'")(
+    lambda *_: AdamW([parameter()], backend="cpu")._cpu_backend(torch.device("meta"))
+)
+
+
+@fault("SC603", "backend='cpu' needs llvmlite: ")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(optimizer, "HAS_LLVM", False)
+    AdamW([parameter()], backend="cpu")._cpu_backend(torch.device("cpu"))
+
+
+@fault("SC604", "cannot compile erfinv.*use backend='reference'")
+def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llvmlite")
+    patch.setattr(torch_ops, "tanh", torch.erfinv)
+    p = parameter(32)
+    p.grad = torch.ones(32)
+    built_class(folder, "update = tanh(grad)")([p], backend="cpu").step()
+
+
+@fault("SC605", "--device cuda: this machine has no CUDA device")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    from signconv import cli
+
+    patch.setattr(torch.cuda, "is_available", lambda: False)
+    cli._device(cli.Device.cuda)
+
+
+@fault("SC606", "belongs to another user.*set SIGNCONV_CACHE")
+def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs POSIX")
+    patch.setenv("SIGNCONV_CACHE", str(folder))
+    patch.setattr(os, "geteuid", lambda: os.stat(folder).st_uid + 1)
+    pipeline.cache_folder()
+
+
+@fault("SC607", "cannot make the cache folder .*set SIGNCONV_CACHE")
+def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    (folder / "file").write_text("")
+    patch.setenv("SIGNCONV_CACHE", str(folder / "file" / "below"))
+    pipeline.cache_folder()
+
+
+@fault("SC608", "the templates are missing beside .*: install signconv again")
+def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(environment, "__file__", str(folder / "a" / "b" / "environment.py"))
+    environment.template_folder()
+
+
+@fault("SC609", "--chart needs matplotlib: pip install matplotlib")
+def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def without(name: str, *rest: Any, **k: Any) -> Any:
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError(name)
+        return plain(name, *rest, **k)
+
+    patch.setattr(builtins, "__import__", without)
+    chart.check(folder / "a.png")
+
+
+@fault("SC610", "unset TRITON_INTERPRET to compile them")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(aot, "interpreted", lambda: True)
+    aot._compile(None, {}, {}, "sm_90")
+
+
+# ---------------------------------------------------------------- 7xx: command line, verify, bench
+
+
+@fault("SC706", "unknown target 'sm_9'; valid: .*sm_90")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    patch.setattr(aot, "interpreted", lambda: False)
+    aot._compile(None, {}, {}, "sm_9")
+
+
+@fault("SC701", "leave out --convert")
+def _(*_: Any) -> None:
+    from signconv import cli
+
+    cli.verify("generated/adamw.py", convert="stosign")
+
+
+fault("SC702", "there is no module .*nothing.py")(
+    lambda folder, _: bits.load_class(folder / "nothing.py")
+)
+
+
+@fault("SC703", "broken.py cannot be loaded: ZeroDivisionError")
+def _(folder: Path, _: Any) -> None:
+    (folder / "broken.py").write_text("1 / 0\n")
+    bits.load_class(folder / "broken.py")
+
+
+@fault("SC704", "other.py defines no generated optimizer")
+def _(folder: Path, _: Any) -> None:
+    (folder / "other.py").write_text("x = 1\n")
+    bits.load_class(folder / "other.py")
+
+
+@fault("SC705", r"says it was built from 'mine.py:Mine': there is no file .*SC106")
+def _(folder: Path, _: Any) -> None:
+    module = pipeline.build(spec_file(folder, "numerator = grad").spec).module
+    differential.from_module(pipeline.write(module, folder / "out")[0])
+
+
+SUBJECT = subjects.Subject("", None, "fp8", "fp32", "bf16")
+fault("SC711", "'' names no optimizer; SPEC")(lambda *_: subjects.parse("", SUBJECT))
+fault("SC712", "unknown @fp9; did you mean 'fp8'")(lambda *_: subjects.parse("adamw@fp9", SUBJECT))
+fault("SC714", "unknown workload 'E'; .*valid: A, B, C, D, all")(
+    lambda *_: workloads.choose("E", True)
+)
+fault("SC715", r"--chart a.txt: the name must end in \.png")(lambda *_: chart.check(Path("a.txt")))
+fault("SC716", "nothing to draw")(lambda folder, _: chart.draw(records.record(), folder / "c.png"))
+fault("SC718", "is no record of `signconv bench --json`")(lambda folder, _: run.read(text(folder)))
+fault("SC719", "the page has no place for measurements")(
+    lambda folder, _: page.rendered("# Head\n", folder)
+)
+fault("SC721", "no machine code was compiled")(lambda *_: limits.compiled_cubin(object(), set()))
+
+
+def text(folder: Path) -> Path:
+    (folder / "x.json").write_text("[]")
+    return folder / "x.json"
+
+
+@fault("SC713", "unknown peer 'torsh'; ")
+def _(*_: Any) -> None:
+    from signconv.bench import command
+
+    options = command.Options(
+        ["sgd"], None, "fp8", "fp32", "bf16", "cpu", "A", False, ("torsh",), 1, None, None, True
+    )
+    command._plan(options, [])
+
+
+@fault("SC717", "cannot write .*record.json: ")
+def _(folder: Path, _: Any) -> None:
+    (folder / "file").write_text("")
+    run.write(records.record(), folder / "file" / "record.json")
+
+
+@fault("SC720", r"is outside .*: copy it to .*raw first")
+def _(folder: Path, _: Any) -> None:
+    (folder / "sub").mkdir()
+    target = folder / "sub" / "page.md"
+    target.write_text("<!-- bench: -->\n<!-- end of bench -->\n")
+    page.main([str(target), str(text(folder))])

@@ -1,0 +1,46 @@
+"""The kernel's two branches as a GPU takes them, under the interpreter: 8 rows, tails by 4.
+
+Elsewhere the interpreter gets large tiles, and a tail is one tile.
+"""
+
+import pytest
+import torch
+from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.lion import Lion
+
+from signconv.runtime import multi_tensor
+from signconv.runtime.formats import BLOCK
+from signconv.verify.bits import compare
+
+
+@pytest.fixture
+def small_tiles(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Rows per program and per tail as on a GPU."""
+    monkeypatch.setattr(multi_tensor, "interpreted", lambda: False)
+    return device
+
+
+@pytest.mark.parametrize("cls", [AdamWStoSign, Lion], ids=lambda c: c.__name__)
+def test_tails_of_several_tiles(cls: type, small_tiles: str) -> None:
+    rows = multi_tensor.launch_rows(cls.program)
+    assert rows > multi_tensor.TAIL_ROWS
+    row = compare(cls, torch.float32, small_tiles, 1, chunk=BLOCK * rows)
+    assert row.ok, row.detail
+
+
+def test_a_pointer_that_is_not_aligned_takes_the_masked_branch(device: str) -> None:
+    """The table says so: what a full tile promises about its pointers must be true."""
+    memory = torch.ones(33 * 32 + 1, device=device)
+    params = [memory[:-1].view(33, 32), memory[1:].view(33, 32), torch.ones(64, device=device)]
+    params = [p.detach().requires_grad_() for p in params]
+    optimizer = AdamWStoSign(params, backend="triton")
+    for p in params:
+        p.grad = torch.ones_like(p)
+    params[2].grad = torch.ones(65, device=device)[1:]
+    optimizer.step()
+    (engine,) = optimizer._engines.values()
+    found = {}
+    for bucket in engine.buckets:
+        aligned = bucket.table[:, multi_tensor.ALIGNED].tolist()
+        found |= dict(zip(map(id, bucket.members), aligned, strict=True))
+    assert [found[id(p)] for p in params] == [1, 0, 0]
