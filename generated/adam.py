@@ -695,6 +695,7 @@ class Adam(FusedOptimizer):
             "lr",
         ),
         words=1,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

@@ -661,6 +661,7 @@ class AdaMax(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

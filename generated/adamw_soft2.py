@@ -604,6 +604,7 @@ class AdamWSoft2(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

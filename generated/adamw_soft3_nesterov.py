@@ -617,6 +617,7 @@ class AdamWSoft3Nesterov(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

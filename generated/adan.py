@@ -904,6 +904,7 @@ class Adan(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=2,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

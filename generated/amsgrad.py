@@ -792,6 +792,7 @@ class AMSGrad(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=2,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

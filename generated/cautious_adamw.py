@@ -920,6 +920,7 @@ class CautiousAdamW(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=2,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

@@ -914,6 +914,7 @@ class LAMB(FusedOptimizer):
             "lr",
         ),
         words=2,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

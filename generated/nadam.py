@@ -761,6 +761,7 @@ class NAdam(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        quotients=True,
         memory=(("mu_product", 1.0),),
         scalars=_scalars,
         reference=_reference,

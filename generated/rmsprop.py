@@ -526,6 +526,7 @@ class RMSprop(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

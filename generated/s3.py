@@ -618,6 +618,7 @@ class S3(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        quotients=True,
         scalars=_scalars,
         reference=_reference,
         scalar_kernel=_scalar_kernel,

@@ -92,7 +92,8 @@ class OptimizerProgram:
 
     memory: scalar states (name, initial value), float64, one number per parameter.
     scalars(t, lr0, *memory, *hypers) -> outputs and new memory; reference(param, grad, state,
-    formats, factor, scalars, bits) updates in place; the kernels are Triton's.
+    formats, factor, scalars, bits) updates in place; the kernels are Triton's.  quotients: whether
+    the step of an element takes roots or quotients.
     """
 
     name: str
@@ -112,6 +113,7 @@ class OptimizerProgram:
     math: str = "fp32"
     reduce_kernel: Any = None
     reductions: int = 0
+    quotients: bool = False
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -124,7 +124,7 @@ def compile_step(
     signature, constants = _signature(optimizer, dtype, blocks)
     codec = CODECS[target] if target in TARGETS else 0
     constants |= {"CODEC": codec, "p_format": master}
-    limits = launch_shape(optimizer.program).limits(codec)
+    limits = launch_shape(optimizer.program, dtype).limits(codec)
     return _compile(optimizer.program.step_kernel, signature, constants, target, limits)
 
 
@@ -145,7 +145,7 @@ def _signature(
     kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
-    shape = launch_shape(optimizer.program)
+    shape = launch_shape(optimizer.program, dtype)
     constants = {"P_TYPE": kind, "G_TYPE": kind, "TAIL": TAIL_ROWS, **formats}
     constants |= {"ROWS": shape.rows, "TILES": shape.tiles}
     pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}

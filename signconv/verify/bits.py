@@ -144,13 +144,13 @@ def different(a: Tensor, b: Tensor) -> int:
     return int((a != b).sum())
 
 
-def chunk_of(program: OptimizerProgram, backend: str) -> int:
+def chunk_of(program: OptimizerProgram, backend: str, dtype: torch.dtype) -> int:
     """Elements that one program of the kernel takes."""
     if backend == "cpu":
         from signconv.runtime import cpu_compile
 
         return BLOCK * cpu_compile.CHUNK_ROWS
-    return BLOCK * multi_tensor.launch_shape(program).chunk
+    return BLOCK * multi_tensor.launch_shape(program, dtype).chunk
 
 
 def compare(
@@ -165,7 +165,7 @@ def compare(
 
     ``chunk``: of the shapes to run; the backend's own unless given.
     """
-    chunk = chunk or chunk_of(cls.program, backend)
+    chunk = chunk or chunk_of(cls.program, backend, dtype)
     name = f"{str(dtype).removeprefix('torch.')} parameters"
     cpu = parameters(dtype, chunk, "cpu")
     # A seed that fits 32 bits and one that does not: Triton types them differently
