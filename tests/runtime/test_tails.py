@@ -44,3 +44,32 @@ def test_a_pointer_that_is_not_aligned_takes_the_masked_branch(device: str) -> N
         aligned = bucket.table[:, multi_tensor.ALIGNED].tolist()
         found |= dict(zip(map(id, bucket.members), aligned, strict=True))
     assert [found[id(p)] for p in params] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_nothing_behind_a_tensor_is_written(dtype: torch.dtype, device: str) -> None:
+    """Parameter, codes and scales in the middle of larger buffers, which stay as they were."""
+    buffers = []
+
+    def guarded(x: torch.Tensor) -> torch.Tensor:
+        n = x.numel()
+        buffer = torch.full((n + 4096,), 77, dtype=x.dtype, device=x.device)
+        buffer[:n] = x.reshape(-1)
+        buffers.append((buffer, n))
+        return buffer[:n].view(x.shape)
+
+    shapes = [(33,), (5, 32), (64,), (65, 3), (67, 32)]
+    params = [guarded(torch.ones(s, dtype=dtype, device=device)).requires_grad_() for s in shapes]
+    optimizer = AdamWStoSign(params, lr=0.5, backend="triton")
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        for p in params:
+            for name in ("m", "m_scale", "v", "v_scale"):
+                if name in optimizer.state[p]:
+                    optimizer.state[p][name] = guarded(optimizer.state[p][name])
+    assert len(buffers) > 20
+    for buffer, n in buffers:
+        assert (buffer[n:] == 77).all()
+    assert all((p != 1).any() for p in params)
