@@ -182,7 +182,7 @@ MUTANTS = (
     Mutant(
         "sign form: the denominator's bias correction dropped",
         ((SIGN, "gain = _over(den_factor, _power(num_factor, order))", "gain = _over(ONE, _power(num_factor, order))"),),
-        ("tests/test_identities.py", RANDOM),
+        ("tests/lower/test_schedule.py::test_statements", RANDOM),
     ),
     Mutant(
         "sign form: the noise not raised to the order",
