@@ -1,7 +1,8 @@
 """The small ways in which ``tests.mutation`` breaks signconv: edits, and the tests to ask first.
 
-An edit is (file, text, broken text); the text occurs once.  Where torch and Triton have twins, both
-are broken alike, or else their comparison would find every mutant and hide what the others miss.
+An edit is (file, text, broken text), made wherever the text occurs.  Where torch and Triton have
+twins, both are broken alike, or else their comparison would find every mutant and hide what the
+others miss.
 """
 
 from __future__ import annotations
@@ -222,7 +223,7 @@ MUTANTS = (
     ),
     Mutant(
         "kernel: tails always at the chunk's first rows",
-        ((KERNEL, "start + first,", "start,"),),
+        ((KERNEL, "place = start + first", "place = start"),),
         ("tests/runtime/test_tails.py",),
     ),
     Mutant(
