@@ -64,17 +64,16 @@ def launch(paths: list[str], device: str, chunk: int | None = None) -> None:
     import torch
 
     from signconv.bench.limits import compiled_keys
-    from signconv.runtime.multi_tensor import launch_rows
-    from signconv.verify.bits import BLOCK, load_class, parameters, step_gradients
+    from signconv.verify.bits import chunk_of, load_class, parameters, step_gradients
 
     for path in paths:
         print(f"{MARK} {Path(path).stem}", flush=True)
         cls = load_class(Path(path))
-        rows = chunk or BLOCK * launch_rows(cls.program)
         for dtype, master in (
             (torch.float32, None), (torch.bfloat16, None), (torch.bfloat16, "split"),
         ):  # fmt: skip
-            params = parameters(dtype, rows, device)
+            size = chunk or chunk_of(cls.program, "triton", dtype)
+            params = parameters(dtype, size, device)
             optimizer = cls(params, backend="triton", skip_nonfinite=True, master=master)
             optimizer.grad_scale = torch.ones((), device=device)
             for t in (1, 2):

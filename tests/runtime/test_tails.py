@@ -22,7 +22,7 @@ def small_tiles(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("cls", [AdamWStoSign, Lion], ids=lambda c: c.__name__)
 def test_tails_of_several_tiles(cls: type, small_tiles: str) -> None:
-    rows = multi_tensor.launch_rows(cls.program)
+    rows = multi_tensor.launch_shape(cls.program, torch.float32).chunk
     assert rows > multi_tensor.TAIL_ROWS
     row = compare(cls, torch.float32, small_tiles, 1, chunk=BLOCK * rows)
     assert row.ok, row.detail
