@@ -95,11 +95,11 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
     if summary["target"] is not None:
         left.axhline(summary["target"], color="black", lw=0.8, ls=":")
     if ends:
-        left.set_ylim(min(ends) - 0.05, max(ends) + 0.8)
+        left.set_ylim(min(ends) - 0.05, max(ends) + 1.6)
     left.set(
         xlabel="step", ylabel="held-out loss (nats per byte)", title="held-out loss, all seeds"
     )
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, ncols=2)
     left.grid(alpha=0.25)
     for i, row_ in enumerate(r for r in summary["rows"] if r["optimizer"] != REFERENCE):
         record = of_kind(records, "full", row_["optimizer"])[0]
