@@ -76,7 +76,9 @@ def test_a_small_or_an_ordinary_rise_is_no_spike() -> None:
 
 # ---------------------------------------------------------------- the plan
 
-SCALE = plan.Scale(full=100, short=10, finetune=5, table=("adamw-fp32", "s3"), extras=())
+SCALE = plan.Scale(
+    full=100, short=10, finetune=5, table=("adamw-fp32", "s3"), extras=(), near=("s3",)
+)
 
 
 def record(run_: Any, loss: float) -> dict[str, Any]:
@@ -105,6 +107,15 @@ def test_a_sweep_widens_until_the_best_is_inside() -> None:
     assert sorted(set(inside)) == [3e-4, 1e-3, 3e-3]
 
 
+def test_long_runs_beside_the_chosen_lr_come_last() -> None:
+    runs_ = list(finish(1e-3, ["fp8_state"], set()))
+    beside = [(r.id, r.lr, r.tokens, r.seed) for r in runs_[-4:]]
+    assert beside == [
+        (f"near/s3/{lr:g}/{seed}", lr, SCALE.full, seed) for seed in (1, 2) for lr in (3e-4, 3e-3)
+    ]
+    assert not any(r.id.startswith("near") for r in runs_[:-4])
+
+
 def test_a_sweep_in_which_all_diverges_ends() -> None:
     done: dict[str, Any] = {}
     for _ in range(plan.WIDEST):
@@ -123,7 +134,7 @@ def test_seeds_of_the_sweep_are_not_reported() -> None:
     for r in finish(1e-3, ["fp8_state", "spikes", "ablation"], set()):
         seeds.setdefault(r.id.split("/")[0], set()).add(r.seed)
     assert seeds.pop("sweep") == {plan.SWEEP_SEED}
-    assert seeds == {kind: {1, 2} for kind in ("full", "spikes", "short")}
+    assert seeds == {kind: {1, 2} for kind in ("full", "spikes", "short", "near")}
 
 
 def test_fine_tuning_waits_for_the_checkpoint_and_makes_it_anew() -> None:

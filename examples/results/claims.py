@@ -40,6 +40,7 @@ QUICK = plan.Scale(
     ablation=("adamw", "adamw-expected", "adamw-stosign"),
     finetuned=("adamw-fp32", "s3gd"),
     extras=(),
+    near=(),
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
 
@@ -74,7 +75,7 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
     """The records that a claim rests on, sweeps included, by id."""
     table, stall = {*scale.table, *scale.extras}, set(scale.stall)
     rests: dict[str, dict[tuple[str, ...], set[str]]] = {
-        "fp8_state": {("sweep", "full", "short"): table},
+        "fp8_state": {("sweep", "full", "short", "near"): table},
         "spikes": {("spikes",): set(scale.spikes), ("sweep",): {plan.REFERENCE}},
         "finetune": {("finetune", "finetune-sweep"): set(scale.finetuned)},
         "ablation": {("sweep", "short"): set(scale.ablation)},

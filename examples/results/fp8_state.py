@@ -65,6 +65,15 @@ def row(name: str, runs: list[Record], target: float | None) -> dict[str, Any]:
     }
 
 
+def near(records: Mapping[str, Record], name: str) -> list[dict[str, Any]]:
+    """Long runs by lr, the chosen one among them; empty where only that was run."""
+    own: dict[float, list[float]] = {}
+    if beside := of_kind(records, "near", name):
+        for r in (*beside, *of_kind(records, "full", name)):
+            own.setdefault(r["lr"], []).append(final_loss(r))
+    return [{"lr": lr, "held_out": spread(own[lr])} for lr in sorted(own)]
+
+
 def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
     """One row per optimizer; the target is the mean final loss of AdamW on fp32 state."""
     reference = [final_loss(r) for r in of_kind(records, "full", REFERENCE)]
@@ -76,6 +85,7 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
         "target": target,
         "rows": [row(n, of_kind(records, "full", n), target) for n in names],
         "short_rows": [row(n, of_kind(records, "short", n), None) for n in extras],
+        "near": {n: near(records, n) for n in scale.near},
         "sweeps": {n: sweep_table(records, "sweep", n) for n in (*scale.table, *scale.extras)},
     }
 
