@@ -1,7 +1,8 @@
-"""examples/results: the plan, the definition of a spike, the scheduler, and every --quick mode."""
+"""examples/results: the plan, what a spike is, the scheduler, every --quick mode, the pages."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
@@ -11,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from signconv.ir.evaluate import Evaluator
+from signconv.pipeline import resolve
 from tests.support import ROOT, environment
 
 RESULTS = ROOT / "examples" / "results"
@@ -20,6 +24,10 @@ sys.path.insert(0, str(RESULTS))
 plan = pytest.importorskip("plan")
 runs = pytest.importorskip("runs")
 data = pytest.importorskip("data")
+gpu_all = pytest.importorskip("gpu_all")
+claims = pytest.importorskip("claims")
+page = pytest.importorskip("page")
+SCRIPTS = {n: importlib.import_module(n) for n in page.CLAIMS if n != "converge"}
 sys.path.remove(str(RESULTS))
 
 
@@ -68,7 +76,9 @@ def test_a_small_or_an_ordinary_rise_is_no_spike() -> None:
 
 # ---------------------------------------------------------------- the plan
 
-SCALE = plan.Scale(full=100, short=10, finetune=5, table=("adamw-fp32", "s3"), extras=())
+SCALE = plan.Scale(
+    full=100, short=10, finetune=5, table=("adamw-fp32", "s3"), extras=(), near=("s3",)
+)
 
 
 def record(run_: Any, loss: float) -> dict[str, Any]:
@@ -97,6 +107,15 @@ def test_a_sweep_widens_until_the_best_is_inside() -> None:
     assert sorted(set(inside)) == [3e-4, 1e-3, 3e-3]
 
 
+def test_long_runs_beside_the_chosen_lr_come_last() -> None:
+    runs_ = list(finish(1e-3, ["fp8_state"], set()))
+    beside = [(r.id, r.lr, r.tokens, r.seed) for r in runs_[-4:]]
+    assert beside == [
+        (f"near/s3/{lr:g}/{seed}", lr, SCALE.full, seed) for seed in (1, 2) for lr in (3e-4, 3e-3)
+    ]
+    assert not any(r.id.startswith("near") for r in runs_[:-4])
+
+
 def test_a_sweep_in_which_all_diverges_ends() -> None:
     done: dict[str, Any] = {}
     for _ in range(plan.WIDEST):
@@ -115,7 +134,7 @@ def test_seeds_of_the_sweep_are_not_reported() -> None:
     for r in finish(1e-3, ["fp8_state", "spikes", "ablation"], set()):
         seeds.setdefault(r.id.split("/")[0], set()).add(r.seed)
     assert seeds.pop("sweep") == {plan.SWEEP_SEED}
-    assert seeds == {kind: {1, 2} for kind in ("full", "spikes", "short")}
+    assert seeds == {kind: {1, 2} for kind in ("full", "spikes", "short", "near")}
 
 
 def test_fine_tuning_waits_for_the_checkpoint_and_makes_it_anew() -> None:
@@ -159,6 +178,35 @@ def test_too_little_text_is_an_error(tmp_path: Path) -> None:
         data.load_text("python", roots=[tmp_path])
 
 
+# ---------------------------------------------------------------- the S3 paper's ablation
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("betas", ["Same", "Different"])
+@pytest.mark.parametrize("p", [1, 2, 3, 5])
+def test_forms_of_s3_follow_a_step_by_hand(p: int, betas: str, nesterov: bool) -> None:
+    """arXiv 2507.06464, Alg. 1, and its ablation: two betas with Adam's bias correction."""
+    name = f"S3P{p}{betas}{'Nesterov' if nesterov else ''}"
+    program = resolve(f"{RESULTS / 's3_forms.py'}:{name}")
+    evaluator = Evaluator(program, lr=0.01, weight_decay=0.1)
+    a, b = (0.95, 0.95) if betas == "Same" else (0.9, 0.999)
+    rng = np.random.default_rng(5)
+    x, m, s = rng.normal(size=64), np.zeros(64), np.zeros(64)
+    state, ours = evaluator.initial_state(x), x
+    for t in range(1, 8):
+        g = rng.normal(size=64)
+        ours, state = evaluator.step(ours, g, state, t)
+        m, s = a * m + (1 - a) * g, b * s + (1 - b) * np.abs(g) ** p
+        over, under = (
+            (a * m + (1 - a) * g, b * s + (1 - b) * np.abs(g) ** p) if nesterov else (m, s)
+        )
+        if betas == "Different":
+            steps = t + 1 if nesterov else t
+            over, under = over / (1 - a**steps), under / (1 - b**steps)
+        x = x - 0.01 * (over / under ** (1 / p) + 0.1 * x)
+    np.testing.assert_allclose(ours, x, rtol=1e-12, atol=1e-12)
+
+
 # ---------------------------------------------------------------- what runs
 
 
@@ -184,7 +232,36 @@ def test_the_scheduler_keeps_records_and_resumes(tmp_path: Path) -> None:
         assert r["train_loss"] == same[r["id"]]
 
 
-CLAIMS = ("fp8_state", "spikes", "finetune", "ablation")
+class Lost:
+    """A scheduler whose only worker is ended by every run it is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.made = object.__new__(gpu_all.Scheduler)
+        vars(self.made).update(
+            done={}, out=folder, idle=set(), busy={}, workers={}, restarts=0, lost_once=set(),
+            rate=0.0, began=0.0,
+        )  # fmt: skip
+
+    def loses(self, run_: Any) -> None:
+        self.made.workers[0] = self
+        self.made.busy[0] = run_
+        self.made.lost(0, "exit code -9")
+
+    def join(self, seconds: float) -> None:
+        """Of the process that it stands for."""
+
+
+def test_a_run_lost_with_its_worker_is_tried_once_more(tmp_path: Path) -> None:
+    scheduler, lost = Lost(tmp_path), runs.Run("sweep/adamw/0.1", "sweep", "adamw", 0.1, 100, 0)
+    scheduler.loses(lost)
+    assert not scheduler.made.done and not scheduler.made.busy  # pending again
+    scheduler.loses(lost)
+    (record_,) = map(json.loads, (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert (record_["id"], record_["status"]) == (lost.id, "error")
+    assert record_["error"] == "exit code -9" and lost.id in scheduler.made.done
+
+
+CLAIMS = ("fp8_state", "spikes", "finetune", "ablation", "ema_stall")
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -201,3 +278,53 @@ def test_quick(claim: str, tmp_path: Path) -> None:
         first = next(r for r in made["runs"] if r["optimizer"] == "adamw-raw")
         assert first["zero_shares"]["1"]["v"][0] > 0.99  # the collapse
         assert raw["held_out"]["mean"] is None or raw["held_out"]["mean"] > max(ends)
+    if claim == "ema_stall":  # algorithms.md C8: stuck at 0.75 after 11 steps
+        paths = made["summary"]["paths"]
+        assert paths["0.9"]["nearest"][-1] == 0.75
+        assert paths["0.9"]["stochastic"][-1] == pytest.approx(1 - 0.9**40, abs=0.01)
+        assert paths["0.99"]["stochastic"][-1] == pytest.approx(1 - 0.99**40, abs=0.01)
+
+
+def test_stosignsgd_converges_where_signsgd_does_not(tmp_path: Path) -> None:
+    """algorithms.md C5 and C6, a tenth of the steps."""
+    run("converge.py", "--quick", "--out", str(tmp_path))
+    made = json.loads((tmp_path / "converge.json").read_text())["summary"]
+    rows, rate = made["rows"], made["rate"]
+    assert rows["signsgd"]["least"] > 1.29
+    for name in ("stosignsgd", "sgd-expected"):
+        assert rows[name]["average"]["max"] < 0.05
+    assert rate["largest_share_of_bound"] < 0.6
+    assert -0.55 < rate["slopes"]["regret"] < -0.38
+    assert (tmp_path / "converge.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ---------------------------------------------------------------- the committed results
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_committed_figures_follow_from_the_records(claim: str) -> None:
+    every = gpu_all.read_records([claims.RESULTS / "runs.jsonl"])
+    records = claims.kept(every, claim, plan.FULL_SCALE)
+    summary = SCRIPTS[claim].summarize(records, plan.FULL_SCALE)
+    made = json.loads((claims.RESULTS / f"{claim}.json").read_text())
+    assert made["runs"] == sorted(records)
+    for key, value in json.loads(json.dumps(summary, default=list)).items():
+        assert made["summary"][key] == value, f"docs/results/{claim}.json: {key}"
+
+
+@pytest.mark.parametrize("name", page.PAGES.values())
+def test_pages_follow_from_the_figures(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert page.render()[name] == text, "run examples/results/page.py"
+
+
+def test_a_page_stops_where_its_sentence_is_not_true() -> None:
+    with pytest.raises(ValueError, match="no longer say: S3 is ahead"):
+        page.expect(False, "S3 is ahead")
+
+
+def test_a_difference_within_the_spread_is_none() -> None:
+    a = {"mean": 1.0, "half_range": 0.02}
+    assert page.gap(a, {"mean": 1.03, "half_range": 0.02}) == 0
+    assert page.against(a, {"mean": 1.03, "half_range": 0.02}) == "within the spread"
+    assert page.against(a, {"mean": 1.05, "half_range": 0.02}) == "-0.050"

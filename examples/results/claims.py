@@ -3,7 +3,8 @@
     python examples/results/fp8_state.py           # draws from docs/results/runs.jsonl
     python examples/results/fp8_state.py --quick   # trains a tiny model on the CPU, then draws
 
-A script writes OUT/<claim>.json, its raw records included, and OUT/<claim>.png.
+A script writes OUT/<claim>.json and OUT/<claim>.png.  With --quick the JSON has its raw records in
+it; without, they stay in docs/results/runs.jsonl and the JSON names them.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ QUICK = plan.Scale(
     ablation=("adamw", "adamw-expected", "adamw-stosign"),
     finetuned=("adamw-fp32", "s3gd"),
     extras=(),
+    near=(),
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
 
@@ -73,7 +75,7 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
     """The records that a claim rests on, sweeps included, by id."""
     table, stall = {*scale.table, *scale.extras}, set(scale.stall)
     rests: dict[str, dict[tuple[str, ...], set[str]]] = {
-        "fp8_state": {("sweep", "full", "short"): table},
+        "fp8_state": {("sweep", "full", "short", "near"): table},
         "spikes": {("spikes",): set(scale.spikes), ("sweep",): {plan.REFERENCE}},
         "finetune": {("finetune", "finetune-sweep"): set(scale.finetuned)},
         "ablation": {("sweep", "short"): set(scale.ablation)},
@@ -103,7 +105,6 @@ def main(
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model on two CPU cores")
     parser.add_argument("--records", type=Path, nargs="*", default=[RESULTS / "runs.jsonl"])
-    parser.add_argument("--environment", type=Path, default=RESULTS / "environment.json")
     parser.add_argument("--out", type=Path, default=None, help="folder of the JSON and the PNG")
     given = parser.parse_args()
     out = given.out or (Path("build/results") if given.quick else RESULTS)
@@ -111,30 +112,24 @@ def main(
     if given.quick:
         records, facts = train_quick(claim, scale)
     else:
-        if absent := [p for p in (*given.records, given.environment) if not p.exists()]:
+        if absent := [p for p in given.records if not p.exists()]:
             raise SystemExit(
                 f"error: no {absent[0]}: train with examples/results/gpu_all.py, or use --quick"
             )
-        records = read_records(given.records)
-        facts = json.loads(given.environment.read_text("utf-8"))
+        records, facts = read_records(given.records), {}
     records = kept(records, claim, scale)
     summary = summarize(records, scale)
     if extra:
         summary |= extra(given.quick)
-    write(claim, out, facts, summary, records)
+    write(claim, out, facts, summary, list(records.values()) if given.quick else sorted(records))
     picture(out / f"{claim}.png", lambda figure: draw(records, summary, figure), size)
     print(f"written: {out / claim}.json and .png")
 
 
-def write(claim: str, out: Path, facts: Any, summary: Summary, records: Any = None) -> None:
-    """OUT/<claim>.json."""
+def write(claim: str, out: Path, facts: Any, summary: Summary, runs: Sequence[Any] = ()) -> None:
+    """OUT/<claim>.json; runs: records, or the ids of those in runs.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
-    made = {
-        "claim": claim,
-        "facts": facts,
-        "summary": summary,
-        "runs": list((records or {}).values()),
-    }
+    made = {"claim": claim, "facts": facts, "summary": summary, "runs": runs}
     text = json.dumps(made, allow_nan=False, default=list)
     # One run a line: a diff of two such files can be read
     text = text.replace('{"id": ', '\n{"id": ')

@@ -65,6 +65,15 @@ def row(name: str, runs: list[Record], target: float | None) -> dict[str, Any]:
     }
 
 
+def near(records: Mapping[str, Record], name: str) -> list[dict[str, Any]]:
+    """Long runs by lr, the chosen one among them; empty where only that was run."""
+    own: dict[float, list[float]] = {}
+    if beside := of_kind(records, "near", name):
+        for r in (*beside, *of_kind(records, "full", name)):
+            own.setdefault(r["lr"], []).append(final_loss(r))
+    return [{"lr": lr, "held_out": spread(own[lr])} for lr in sorted(own)]
+
+
 def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
     """One row per optimizer; the target is the mean final loss of AdamW on fp32 state."""
     reference = [final_loss(r) for r in of_kind(records, "full", REFERENCE)]
@@ -76,6 +85,7 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
         "target": target,
         "rows": [row(n, of_kind(records, "full", n), target) for n in names],
         "short_rows": [row(n, of_kind(records, "short", n), None) for n in extras],
+        "near": {n: near(records, n) for n in scale.near},
         "sweeps": {n: sweep_table(records, "sweep", n) for n in (*scale.table, *scale.extras)},
     }
 
@@ -95,11 +105,11 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
     if summary["target"] is not None:
         left.axhline(summary["target"], color="black", lw=0.8, ls=":")
     if ends:
-        left.set_ylim(min(ends) - 0.05, max(ends) + 0.8)
+        left.set_ylim(min(ends) - 0.05, max(ends) + 1.6)
     left.set(
         xlabel="step", ylabel="held-out loss (nats per byte)", title="held-out loss, all seeds"
     )
-    left.legend(fontsize=7)
+    left.legend(fontsize=7, ncols=2)
     left.grid(alpha=0.25)
     for i, row_ in enumerate(r for r in summary["rows"] if r["optimizer"] != REFERENCE):
         record = of_kind(records, "full", row_["optimizer"])[0]

@@ -43,6 +43,7 @@ TINY_SCALE = plan.Scale(
     finetuned=("adamw-fp32", "s3gd"),
     extras=("torch-adamw",),
     stall=("s3gd-99-raw",),
+    near=("adamw-fp32",),
 )
 OVERHEAD = 4.0  # seconds of a run that are not training: first compilation, evaluation
 GRACE = 10.0  # seconds after the deadline before workers are ended

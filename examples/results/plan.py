@@ -37,6 +37,7 @@ class Scale:
     finetuned: tuple[str, ...] = FINETUNE
     extras: tuple[str, ...] = ("signum-raw", "lion-raw", "torch-adamw", "stosignsgd-decayed")
     stall: tuple[str, ...] = ("s3gd-99-raw", "s3gd-99")
+    near: tuple[str, ...] = ("adamw", "adamw-stosign")
 
 
 FULL_SCALE = Scale(full=100_000_000, short=10_000_000, finetune=5_000_000)
@@ -106,6 +107,16 @@ def full(
         yield Run(
             f"full/{name}/{seed}", claim, name, lr, scale.full, seed, save=save, evaluations=40
         )
+
+
+def near(done: Records, name: str, seed: int, scale: Scale) -> Iterator[Run]:
+    """Long runs at the lrs beside the chosen one: does the short sweep choose well?"""
+    _, lr = sweep(done, name, scale)
+    if lr is not None:
+        grid = [rate(i) for i in range(-20, 5)]
+        middle = grid.index(lr)
+        for lr_ in (grid[middle - 1], grid[middle + 1]):
+            yield Run(f"near/{name}/{lr_:g}/{seed}", "fp8_state", name, lr_, scale.full, seed)
 
 
 def short(done: Records, claim: str, name: str, seed: int, scale: Scale) -> Iterator[Run]:
@@ -192,6 +203,9 @@ def _stages(
         yield from at_chosen_lr(done, "ema_stall", scale.stall, scale)
     if "fp8_state" in claims:
         yield from at_chosen_lr(done, "fp8_state", scale.extras, scale)
+        for seed in scale.seeds:
+            for name in scale.near:
+                yield from near(done, name, seed, scale)
 
 
 def at_chosen_lr(done: Records, claim: str, names: Collection[str], scale: Scale) -> Iterator[Run]:

@@ -8,7 +8,6 @@ loss spikes, even with a 10 times larger learning rate" (arXiv 2507.06464, abstr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from plan import REFERENCE, Scale
 from runs import final_loss
 
 DRAWN = ("adamw-fp32", "adamw-999", "s3-p2-same-nesterov", "s3-p3-same-nesterov")
+COLOURS = ("tab:red", "tab:orange", "tab:green", "tab:blue")
 
 
 def cell(records: Mapping[str, Record], name: str, factor: int) -> dict[str, Any] | None:
@@ -50,25 +50,23 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
 
 
 def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
-    """Training loss of four forms, one panel per multiple, every seed."""
-    panels = figure.subplots(1, len(summary["factors"]), sharey=True, squeeze=False)[0]
+    """Training loss of some forms, one panel per multiple that was run, every seed."""
     names = [n for n in DRAWN if n in summary["rows"]]
-    for axes, factor in zip(panels, summary["factors"]):
-        for name, colour in zip(names, ("tab:red", "tab:orange", "tab:green", "tab:blue")):
+    factors = [f for f in summary["factors"] if any(summary["rows"][n][str(f)] for n in names)]
+    panels = figure.subplots(1, len(factors), sharey=True, squeeze=False)[0]
+    for axes, factor in zip(panels, factors):
+        for name, colour in zip(names, COLOURS):
             own = [k for k in sorted(records) if k.startswith(f"spikes/{name}/x{factor}/")]
             for i, key in enumerate(own):
                 path = smooth(records[key]["train_loss"], 1)
-                label = f"{name}: {records[key]['spikes']} spikes" if i == 0 else None
+                counts = summary["rows"][name][str(factor)]["spikes"]
+                label = f"{name}: spikes by seed {counts}" if i == 0 else None
                 axes.plot(range(1, len(path) + 1), path, color=colour, lw=0.8, label=label)
-        axes.set(title=f"{factor} times AdamW's lr", xlabel="step", ylim=(1, 4.5))
-        axes.grid(alpha=0.25)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7)
+        axes.set(title=f"{factor} times AdamW's lr", xlabel="step", yscale="log")
+        axes.grid(alpha=0.25, which="both")
+        axes.legend(fontsize=7)
     panels[0].set(ylabel="training loss (nats per byte)")
-    top = max((x for r in records.values() for x in r["train_loss"][-5:] if x), default=4.5)
-    if not math.isfinite(top) or top > 4.5:
-        panels[0].set_ylim(1, 6)
 
 
 if __name__ == "__main__":
-    main("spikes", __doc__, summarize, draw, (12, 4))
+    main("spikes", __doc__, summarize, draw, (9, 4))

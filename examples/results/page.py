@@ -1,0 +1,125 @@
+"""Write docs/results.md and docs/advice.md from the JSON of the claims.
+
+    python examples/results/page.py            # after the scripts of the claims
+    python examples/results/page.py --check    # exit code 1 if a page is not what the JSON says
+
+The prose lies in results.md.j2 and advice.md.j2 beside this file; every figure in it is looked up.
+``expect`` in a template stops the page where the figures no longer say what the sentence says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from claims import RESULTS
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+HERE = Path(__file__).parent
+PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md"}
+CLAIMS = ("converge", "fp8_state", "spikes", "finetune", "ema_stall", "ablation")
+
+
+def pm(value: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """Mean ± half the range over the seeds."""
+    if value is None or value["mean"] is None:
+        return "diverged" if value else "-"
+    mean, half = value["mean"], value["half_range"]
+    if abs(mean) >= 100:
+        return f"{mean:.0f} ± {half:.0f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def gap(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """How much larger a's mean is than b's, if that exceeds both spreads together; else 0."""
+    difference = a["mean"] - b["mean"]
+    return float(difference) if abs(difference) > a["half_range"] + b["half_range"] else 0.0
+
+
+def against(value: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+    """The difference to the reference, or that there is none larger than the spread."""
+    difference = gap(value, reference)
+    return f"{difference:+.3f}" if difference else "within the spread"
+
+
+def best_lr(sweep: Sequence[Sequence[float | None]]) -> float:
+    """The lr of the least loss of one sweep."""
+    return min((loss, lr) for lr, loss in sweep if lr and loss is not None)[1]
+
+
+def sweep_line(sweep: Sequence[Sequence[float | None]]) -> str:
+    """Losses by lr, the least in bold."""
+    best = best_lr(sweep)
+    parts = []
+    for lr, loss in sweep:
+        text = "diverged" if loss is None else f"{loss:.0f}" if loss > 20 else f"{loss:.3f}"
+        parts.append(f"{lr:g}: **{text}**" if lr == best else f"{lr:g}: {text}")
+    return ", ".join(parts)
+
+
+def expect(truth: bool, what: str) -> str:
+    """Nothing, or ValueError: a sentence of the page is not what the figures say any more."""
+    if not truth:
+        raise ValueError(f"the figures no longer say: {what}")
+    return ""
+
+
+def context() -> dict[str, Any]:
+    """The claims' summaries by name, rows by optimizer, and the environments."""
+    made: dict[str, Any] = {}
+    for claim in CLAIMS:
+        summary = json.loads((RESULTS / f"{claim}.json").read_text("utf-8"))["summary"]
+        rows = summary["rows"]
+        if isinstance(rows, list):
+            summary["by_name"] = {row["optimizer"]: row for row in rows}
+        made[claim] = summary
+    short = made["fp8_state"]["short_rows"]
+    made["fp8_state"]["short_by_name"] = {row["optimizer"]: row for row in short}
+    paths = sorted(RESULTS.glob("environment*.json"))
+    made["environments"] = [json.loads(p.read_text("utf-8")) for p in paths]
+    lines = (RESULTS / "runs.jsonl").read_text("utf-8").splitlines()
+    made["records"] = [json.loads(line) for line in lines]
+    return made
+
+
+def render() -> dict[str, str]:
+    """Name and text of every page."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"pm": pm, "sweep": sweep_line, "best_lr": best_lr}
+    environment.globals |= {"against": against, "gap": gap, "expect": expect}
+    values = context()
+    made = {name: environment.get_template(source).render(values) for source, name in PAGES.items()}
+    # What sets and expects in a template leave behind
+    return {name: re.sub(r"\n{3,}", "\n\n", text).lstrip() for name, text in made.items()}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare only")
+    given = parser.parse_args()
+    stale = []
+    for name, text in render().items():
+        path = RESULTS.parent / name
+        if not path.exists() or path.read_text("utf-8") != text:
+            stale.append(f"docs/{name}")
+            if not given.check:
+                path.write_text(text, "utf-8")
+    print(f"{'not up to date' if given.check else 'written'}: {', '.join(stale) or 'none'}")
+    if given.check and stale:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
