@@ -56,6 +56,11 @@ def find() -> str | None:
     return found
 
 
+def modules(only: str) -> list[str]:
+    """Paths of the generated modules whose names contain ``only``."""
+    return sorted(str(p) for p in (ROOT / "generated").glob("*.py") if only in p.stem)
+
+
 # ---------------------------------------------------------------- what runs under it
 
 
@@ -191,7 +196,7 @@ def main() -> int:
             "or NVIDIA's wheels: install the CUDA toolkit, or pip install nvidia-cuda-sanitizer-api"
         )
         return 2
-    paths = sorted(str(p) for p in (ROOT / "generated").glob(f"*{arguments.only}*.py"))
+    paths = modules(arguments.only)
     print(f"{sanitizer}: {len(paths)} modules", flush=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:

@@ -84,3 +84,10 @@ def test_what_it_launches_runs(device: str, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "== module sgd_stosign"
     assert said[1].startswith("== module sgd_stosign launched")
+
+
+def test_all_modules_or_those_of_a_name() -> None:
+    everything = sanitizer.modules("")
+    assert len(everything) > 20 and all(Path(p).is_file() for p in everything)
+    some = sanitizer.modules("adamw")
+    assert 0 < len(some) < len(everything) and all("adamw" in p for p in some)
