@@ -27,7 +27,11 @@ def apply_link(p: Program, link: str, options: Options) -> Program:
         raise PassError("SC213", f"{link}:eps={keep} is neither eps=drop (default) nor eps=keep")
     if p.link in ("stosign", "expected"):
         raise PassError("SC207", f"{p.name} already has the link {p.link}")
-    made = sign_defaults(p)
+    if link == "expected" and p.denominator is not None:
+        note = "defaults: as they were, since the update is the same one, clipped at 1"
+        made = replace(p, notes=(*p.notes, note))
+    else:
+        made = sign_defaults(p)
     if made.denominator is None:
         made = install_running_max(made)
     elif keep == "drop":

@@ -167,6 +167,19 @@ def test_defaults_are_scaled_and_said_to_be(tmp_path: Path) -> None:
     assert any("lr x 0.2" in note for note in after.notes)
 
 
+def test_expected_keeps_the_defaults_of_a_ratio(tmp_path: Path) -> None:
+    """Its update is the base's own, clipped at 1 (docs/advice.md); without a denominator its size
+    changes, and the defaults with it."""
+    before = program_of(tmp_path, RATIO.format(denominator="sqrt(m2) + tiny"))
+    after = apply_passes(before, requests_of("expected"))
+    assert [h.default for h in after.hypers] == [
+        h.default for h in before.hypers if h.name in {x.name for x in after.hypers}
+    ]
+    assert any("defaults" in note for note in after.notes)
+    sgd = apply_passes(program_of(tmp_path, "update = grad"), requests_of("expected"))
+    assert any("lr x 0.2" in note for note in sgd.notes)
+
+
 def test_defaults_of_a_sign_update_stay(tmp_path: Path) -> None:
     p = converted(tmp_path, "update = sign(grad)", "stosign")
     assert p.hyper("lr").default == 1e-3
