@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,8 +152,23 @@ def clean(results: list[Result], wanted: int) -> bool:
     )
 
 
+def merged(tool: str, parts: list[Result]) -> Result:
+    """One result of many runs of a tool; its summary is the first that is not clean."""
+    reports = {name: lines for part in parts for name, lines in part.reports.items()}
+    bad = [part.summary for part in parts if not clean([part], part.modules)]
+    return Result(
+        tool,
+        sum(part.modules for part in parts),
+        sum(part.kernels for part in parts),
+        reports,
+        bad[0] if bad else f"SUMMARY: 0 errors in {len(parts)} runs",
+        max((part.code for part in parts), default=0),
+        sum(part.seconds for part in parts),
+    )
+
+
 def run(sanitizer: str, tool: str, paths: list[str], limit: float) -> Result:
-    """One tool over all modules."""
+    """One tool over these modules."""
     command = [sanitizer, "--tool", tool, "--error-exitcode", "99", sys.executable, "-m"]
     command += ["tests.sanitizer", "--launch", *paths]
     begin = time.monotonic()
@@ -183,7 +198,7 @@ def main() -> int:
     parser.add_argument("--launch", nargs="+", metavar="FILE", help="only step these modules")
     parser.add_argument("--only", default="", help="part of the names of the modules to run")
     parser.add_argument("--tools", default=",".join(TOOLS), help="memcheck,racecheck,initcheck,…")
-    parser.add_argument("--limit", type=float, default=500, help="seconds a tool may take")
+    parser.add_argument("--limit", type=float, default=120, help="seconds a module may take")
     parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1))
     arguments = parser.parse_args()
     if arguments.launch:
@@ -201,10 +216,18 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
         list(pool.map(warm, paths))
-    tools = arguments.tools.split(",")
-    with ProcessPoolExecutor(len(tools), mp_context=context) as pool:  # side by side on one GPU
-        waiting = [pool.submit(run, sanitizer, tool, paths, arguments.limit) for tool in tools]
-        results = [w.result() for w in waiting]
+    parts: dict[str, list[Result]] = {tool: [] for tool in arguments.tools.split(",")}
+    with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:  # all on one GPU
+        waiting = [
+            pool.submit(run, sanitizer, tool, [path], arguments.limit)
+            for path in paths
+            for tool in parts
+        ]
+        for done in as_completed(waiting):
+            part = done.result()
+            parts[part.tool].append(part)
+            print("\n".join(list(table([part], 1))[1:-1]), flush=True)  # kept if it is cut off
+    results = [merged(tool, found) for tool, found in parts.items()]
     print("\n".join(table(results, len(paths))))
     return 0 if clean(results, len(paths)) else 1
 

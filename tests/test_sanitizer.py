@@ -86,6 +86,16 @@ def test_what_it_launches_runs(device: str, capsys: pytest.CaptureFixture[str]) 
     assert said[1].startswith("== module sgd_stosign launched")
 
 
+def test_many_runs_are_clean_when_each_is() -> None:
+    good = sanitizer.read("memcheck", CLEAN, 0, 1.0)
+    both = sanitizer.merged("memcheck", [good, good])
+    assert (both.modules, both.kernels) == (2, 14) and sanitizer.clean([both], 2)
+    for output, code in ((DIRTY, 99), (CLEAN, 1), (CLEAN.replace("0 errors", "cut off"), 124)):
+        part = sanitizer.read("memcheck", output, code, 1.0)
+        mixed = sanitizer.merged("memcheck", [good, part])
+        assert not sanitizer.clean([mixed], good.modules + part.modules)
+
+
 def test_all_modules_or_those_of_a_name() -> None:
     everything = sanitizer.modules("")
     assert len(everything) > 20 and all(Path(p).is_file() for p in everything)
