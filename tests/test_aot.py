@@ -143,7 +143,7 @@ def test_spills_on_sm_90_only_where_registers_are_capped(
     """
     made = compiled[name][key]
     cap = made.get("cap")
-    most = 192 if cap else 0
+    most = 320 if cap else 0
     assert made["spills"] <= most
     assert made["usage"], "cuobjdump printed no kernel"
     for registers, stack, local in made["usage"]:
@@ -248,7 +248,7 @@ for target in ("sm_90", "gfx942"):
         aot.compile_step(AdamWStoSign, target, torch.bfloat16, True, m) for m in (PLAIN, SPLIT)
     )
     whole = aot.compile_step(AdamWStoSign, target, torch.bfloat16, False, WHOLE)
-    assert max(plain.spills, split.spills, whole.spills) <= 192
+    assert max(plain.spills, split.spills, whole.spills) <= 320
     if target == "sm_90":
         assert split.wide_loads == plain.wide_loads + 1
         assert split.wide_stores == plain.wide_stores + 1

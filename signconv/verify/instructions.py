@@ -40,6 +40,7 @@ CLASSES = (
     ("load", r"LDG"),
     ("store", r"STG"),
     ("shared", r"LDS|STS|LDSM|STSM|SHFL|REDUX|VOTEU?|MATCH"),
+    ("spill", r"LDL|STL"),
     ("constant", r"U?LDC"),
     ("imad", r"IMAD"),
     ("mufu", r"MUFU"),
@@ -52,7 +53,7 @@ CLASSES = (
     ("control", r"BRA|BRX|EXIT|BSSY|BSYNC|BREAK|CALL|RET|WARPSYNC|BAR|NOP|YIELD|NANOSLEEP|DEPBAR"),
     (
         "integer",
-        r"IADD3?|LOP3?|PLOP3|SHF|SHL|SHR|ISETP?|V?I?MNMX|VIMNMX|PRMT|SEL|LEA|IABS|POPC|FLO|BMSK|"
+        r"IADD3?|LOP3?|PLOP3|SHF|SHL|SHR|ISETP?|V?I?MNMX|VIMNMX3?|VIADDMNMX|PRMT|SEL|LEA|IABS|POPC|FLO|BMSK|"
         r"SGXT|BREV|ISCADD|VABSDIFF4?|VIADD|IDP",
     ),
 )

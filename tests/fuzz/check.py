@@ -279,7 +279,7 @@ def _outside(
         scale = entry.get(f"{m.name}_scale")
         if scale is not None:
             values = got ** (1 / fmt.order)
-            problems += _scales(m.name, box, values, scale.long().numpy(), fmt.order)
+            problems += _scales(m.name, box, values, scale.view(-1).long().numpy(), fmt.order)
         problems += _compare(m.name, _stored(box, fmt, scale), got, tally)
     return problems
 
