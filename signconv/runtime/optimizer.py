@@ -24,7 +24,8 @@ from signconv.runtime.compat import (
 )
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, MASTER
-from signconv.runtime.multi_tensor import GroupEngine, interpreted
+from signconv.runtime.launch import interpreted
+from signconv.runtime.multi_tensor import GroupEngine
 from signconv.runtime.program import OptimizerProgram
 
 if TYPE_CHECKING:
