@@ -8,6 +8,17 @@ from signconv.runtime.device_codes import ARITHMETIC, E5M2, INTERPRETED, PTX_FP8
 
 
 @triton.jit
+def widen(x, CODEC: tl.constexpr):
+    """A stored parameter or gradient, bf16 or fp32, as fp32, exactly."""
+    if x.dtype == tl.bfloat16:
+        if CODEC != ARITHMETIC:
+            return ptx.decode_bf16(x)
+        if INTERPRETED:
+            return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
 def encode_bf16(x, field, CODEC: tl.constexpr):
     """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
     low bits are cut off instead, so that finite values never become Inf."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 from signconv.runtime import device_codecs, ptx
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.device_codes import (
-    ARITHMETIC,
     BF16,
     E4M3,
     E4M3_RAW,
     FP32,
-    INTERPRETED,
     PLAIN,
     PTX_FP8,
     ROOT,
@@ -77,17 +75,6 @@ def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
 
 
 @triton.jit
-def widen(x, CODEC: tl.constexpr):
-    """A stored parameter or gradient, bf16 or fp32, as fp32, exactly."""
-    if x.dtype == tl.bfloat16:
-        if CODEC != ARITHMETIC:
-            return ptx.decode_bf16(x)
-        if INTERPRETED:
-            return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    return x.to(tl.float32)
-
-
-@triton.jit
 def store_float(ptr, offsets, x, field, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
     """From fp32: as it is, or rounded stochastically to bf16."""
     if ptr.dtype.element_ty == tl.bfloat16:
@@ -122,7 +109,7 @@ def decode_param(
     (WHOLE).  Where a bf16 weight is not the one that was stored, it was changed from outside and
     counts as it is: each element for itself (WHOLE), or its row of 32 (SPLIT).
     """
-    p = widen(p, CODEC)
+    p = device_codecs.widen(p, CODEC)
     if FORMAT == SPLIT:
         low = load(_master(masters, tl.int16, FULL) + start, offsets, mask, FULL)
         check = load(_master(masters + 1, tl.int32, FULL) + start // 32, row, row_mask, FULL)
@@ -199,7 +186,7 @@ def decode_moment(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
     if FORMAT == FP32:
         x = code
     elif FORMAT == BF16:
-        x = widen(code, CODEC)
+        x = device_codecs.widen(code, CODEC)
     elif FORMAT == E4M3_RAW:
         x = device_codecs.decode_fp8(code, 1.0, FORMAT, CODEC)
     else:

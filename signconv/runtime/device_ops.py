@@ -14,6 +14,7 @@ from signconv.runtime.device_codecs import (
     encode_fp8,
     encode_fp8_nearest,
     encode_root_blocks,
+    widen,
 )
 from signconv.runtime.device_math import (
     cbrt,
@@ -41,7 +42,6 @@ from signconv.runtime.device_memory import (
     store_float,
     store_moment,
     store_param,
-    widen,
 )
 from signconv.runtime.device_random import (
     draw_keys,
