@@ -29,7 +29,7 @@ COMPILE = r"""
 import json, re, subprocess, sys, tempfile
 from pathlib import Path
 import torch, triton
-from signconv.runtime.multi_tensor import launch_shape
+from signconv.runtime.launch import launch_shape
 from signconv.verify import aot
 from signconv.verify.bits import load_class
 

@@ -128,7 +128,7 @@ class Lanes:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        own = getattr(func, "__module__", None) == torch_ops.__name__
+        own = getattr(torch_ops, func.__name__, None) is func
         name = f"_{func.__name__}" if own else _OPERATORS.get(func.__name__, func.__name__)
         known = cls.__dict__.get(name)
         if known is None:

@@ -9,87 +9,24 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from signconv.runtime import device_ops
-from signconv.runtime.compat import HAS_TRITON, tl, triton
+from signconv.runtime import launch
+from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, PLAIN, SPLIT, WHOLE
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
+from signconv.runtime.sums import Reducer
 
 #: Columns of the pointer table before the moments' pointers; two for a master weight come last.
 CLOCK_ROW, ALIGNED, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(7)
-#: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
-#: (docs/performance.md).
-ROWS, WARPS = 8, 1
-#: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
-TAIL_ROWS = 4
 #: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
 _POINTER, _CONTIGUOUS = Tensor.data_ptr, Tensor.is_contiguous
 _DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
-#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones; two per program,
-#: so that fetching ahead is tested, and tails in one.
-INTERPRETER_ROWS = 32
-
-
-@dataclass(frozen=True)
-class LaunchShape:
-    """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
-
-    Of several tiles each is fetched while the one before is stepped.  Fewer registers are more
-    programs in flight, until spilled ones cost more than that brings.
-    """
-
-    rows: int
-    tiles: int
-    registers: int | None
-
-    @property
-    def chunk(self) -> int:
-        """Rows that one program steps."""
-        return self.rows * self.tiles
-
-    def limits(self, codec: int) -> dict[str, int]:
-        """Launch options of the step kernel."""
-        nvidia = codec != device_ops.ARITHMETIC.value
-        return {"maxnreg": self.registers} if nvidia and self.registers else {}
-
-
-def interpreted() -> bool:
-    """Whether the kernels of this process run under Triton's interpreter."""
-    return HAS_TRITON and type(_find_nonfinite).__name__ == "InterpretedFunction"
-
-
-def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
-    """The fastest of those tried on an H200, by what is stored and computed per element."""
-    if interpreted():
-        return LaunchShape(INTERPRETER_ROWS, 2, None)
-    formats = [m.format_for(True) for m in program.moments]
-    wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
-    if wide or program.reductions or any(f.order > 1 for f in formats):
-        return LaunchShape(ROWS, 1, None)
-    if len(formats) < 2:
-        return LaunchShape(ROWS, 4, None)
-    few = len(formats) == 2 and param == torch.bfloat16
-    return LaunchShape(ROWS, 2, 80 if not few else 72 if program.quotients else 64)
-
-
-def codec_for(capability: tuple[int, int] | None) -> int:
-    """CODEC of the kernels (device_ops) for a CUDA compute capability; None is any other GPU."""
-    if capability is None or capability < (8, 0) or interpreted():
-        return int(device_ops.ARITHMETIC.value)
-    return int((device_ops.PTX_FP8 if capability >= (8, 9) else device_ops.PTX).value)
-
-
-def device_codec(device: torch.device) -> int:
-    """CODEC of the kernels on a device of this machine."""
-    nvidia = device.type == "cuda" and torch.version.hip is None
-    return codec_for(torch.cuda.get_device_capability(device) if nvidia else None)
 
 
 @triton.jit
@@ -108,51 +45,6 @@ def _find_nonfinite(
         tl.store(flag, 1.0)
 
 
-@triton.jit
-def _combine(source, target, blocks, WIDTH: tl.constexpr, N: tl.constexpr, LEVELS: tl.constexpr):
-    """Sum up to N neighbouring partial sums of one tensor; ``blocks`` holds (first, count)."""
-    pid = tl.program_id(0)
-    first = tl.load(blocks + 2 * pid)
-    i = tl.arange(0, N)
-    inside = i < tl.load(blocks + 2 * pid + 1)
-    for which in tl.static_range(WIDTH):
-        x = tl.load(source + (first + i) * WIDTH + which, mask=inside, other=0.0)
-        total = device_ops.tree_sum(x, N, LEVELS)
-        tl.store(target + pid * WIDTH + which + tl.arange(0, 1), total)
-
-
-class Reducer:
-    """Per-tensor sums: partial sums of chunks, then trees over 1,024 of them until one is left."""
-
-    FAN_IN, LEVELS = 1024, 10
-
-    def __init__(self, counts: list[int], width: int, device: torch.device) -> None:
-        self.width = width
-        self.tables: list[Tensor] = []
-        self.buffers = [torch.empty((sum(counts), width), device=device)]
-        while not self.tables or max(counts) > 1:
-            table, begin = [], 0
-            for n in counts:
-                table += [(begin + i, min(self.FAN_IN, n - i)) for i in range(0, n, self.FAN_IN)]
-                begin += n
-            counts = [-(-n // self.FAN_IN) for n in counts]
-            self.tables.append(torch.tensor(table, dtype=torch.int64, device=device))
-            self.buffers.append(torch.empty((len(table), width), device=device))
-
-    @property
-    def partials(self) -> Tensor:
-        """Where the reduce kernel puts one row per chunk."""
-        return self.buffers[0]
-
-    def run(self) -> Tensor:
-        """Sums [tensors, width] from the partial sums."""
-        for table, source, target in zip(self.tables, self.buffers, self.buffers[1:], strict=False):
-            _combine[(len(table),)](
-                source, target, table, self.width, self.FAN_IN, self.LEVELS, num_warps=4
-            )
-        return self.buffers[-1]
-
-
 class Bucket:
     """Tensors of one launch: one parameter dtype, gradient dtype and storage."""
 
@@ -164,7 +56,7 @@ class Bucket:
         state: Mapping[Tensor, dict[str, Tensor]],
     ) -> None:
         self.program, self.device, self.members = program, device, members
-        self.shape = launch_shape(program, members[0].dtype)
+        self.shape = launch.launch_shape(program, members[0].dtype)
         blocks = has_blocks(members[0])
         self.formats = [m.format_for(blocks) for m in program.moments]
         self.names: list[str] = []
@@ -192,7 +84,7 @@ class Bucket:
         self.reducer = None
         if program.reductions:
             self.reducer = Reducer(counts.tolist(), program.reductions, device)
-        self.codec = device_codec(device)
+        self.codec = launch.device_codec(device)
         self.copies: list[tuple[Tensor, Tensor]] = []
         self.keep: list[Tensor] = []
         self.entries: list[dict[str, Tensor]] = []
@@ -292,7 +184,7 @@ class Bucket:
                 CODEC=self.codec,
                 ROWS=self.shape.chunk,
                 LEVELS=(self.shape.chunk * BLOCK).bit_length() - 1,
-                num_warps=WARPS,
+                num_warps=launch.WARPS,
                 enable_fp_fusion=False,
             )
             tables.append(self.reducer.run())
@@ -301,9 +193,9 @@ class Bucket:
             *types,
             CODEC=self.codec,
             ROWS=self.shape.rows,
-            TAIL=self.shape.chunk if interpreted() else TAIL_ROWS,
+            TAIL=self.shape.chunk if launch.interpreted() else launch.TAIL_ROWS,
             TILES=self.shape.tiles,
-            num_warps=WARPS,
+            num_warps=launch.WARPS,
             **self.shape.limits(self.codec),
             enable_fp_fusion=False,
         )
@@ -428,7 +320,13 @@ class GroupEngine:
         """Raise ``flag`` on the device if any gradient is Inf or NaN."""
         for b in self.buckets:
             _find_nonfinite[(b.programs,)](
-                b.table, b.chunks, flag, b.columns, b.grad_type, ROWS=b.shape.chunk, num_warps=WARPS
+                b.table,
+                b.chunks,
+                flag,
+                b.columns,
+                b.grad_type,
+                ROWS=b.shape.chunk,
+                num_warps=launch.WARPS,
             )
 
     def launch(

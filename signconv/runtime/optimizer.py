@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from signconv.runtime import checks, reference, sharded
 from signconv.runtime import master as masters
-from signconv.runtime import reference, sharded
 from signconv.runtime import state as states
 from signconv.runtime.compat import (
     CPU_REMEDY,
@@ -24,15 +23,12 @@ from signconv.runtime.compat import (
 )
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, MASTER
-from signconv.runtime.multi_tensor import GroupEngine, interpreted
+from signconv.runtime.launch import interpreted
+from signconv.runtime.multi_tensor import GroupEngine
 from signconv.runtime.program import OptimizerProgram
 
 if TYPE_CHECKING:
     from signconv.runtime.cpu_engine import CpuEngine
-
-BACKENDS = ("auto", "triton", "cpu", "reference")
-#: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
-META = ("program", "format", "seed", "maximize", "skip_nonfinite", "master", "lr0")
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -63,15 +59,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         master: str | None,
         unknown: Mapping[str, object],
     ) -> None:
-        self._refuse(unknown, hypers)
-        if backend not in BACKENDS:
-            raise coded(
-                ValueError, "SC401", f"backend={backend!r} is not one of {', '.join(BACKENDS)}"
-            )
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise coded(
-                ValueError, "SC402", f"seed = {seed!r} is not an integer in 0 <= seed < 2**63"
-            )
+        checks.names(self.program, unknown, hypers, type(self).__name__)
+        checks.arguments(backend, seed)
         self.backend = backend
         self._offsets: dict[Tensor, int] = {}
         self._next_offset = 0
@@ -87,38 +76,20 @@ class FusedOptimizer(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
-    # ---------------------------------------------------------------- groups and checks
-
-    def _refuse(self, unknown: Mapping[str, object], hypers: Mapping[str, Any]) -> None:
-        for name in unknown:
-            if name in self.program.removed:
-                why = self.program.removed[name]
-                raise coded(TypeError, "SC403", f"{type(self).__name__} has no {name!r}: {why}")
-            valid = [*hypers, "seed", "backend", "maximize", "skip_nonfinite", "master"]
-            close = difflib.get_close_matches(name, valid, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {', '.join(valid)}."
-            raise coded(TypeError, "SC403", f"{type(self).__name__} has no {name!r}.{hint}")
-
-    def _check_hypers(self, group: Mapping[str, Any]) -> None:
-        for h in self.program.hypers:
-            if h.index is not None:
-                value = group[h.key]
-                count = sum(1 for x in self.program.hypers if x.key == h.key)
-                if not isinstance(value, tuple | list) or len(value) != count:
-                    raise coded(ValueError, "SC404", f"{h.key} = {value!r} needs {count} numbers")
-            h.check(h.read(group))
+    # ---------------------------------------------------------------- groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its parameters get the next random-number offsets (rows of 32)."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            known = {*self.defaults, *META, "params", "param_names", "initial_lr"}
-            self._refuse({k: None for k in group if k not in known}, self.defaults)
-            self._check_hypers(group)
+            known = {*self.defaults, *checks.META, "params", "param_names", "initial_lr"}
+            unknown = [k for k in group if k not in known]
+            checks.names(self.program, unknown, self.defaults, type(self).__name__)
+            checks.hypers(self.program, group)
             masters.check(group["master"])
             for p in group["params"]:
-                self._check_param(p)
+                checks.param(p, type(self).__name__)
         except Exception:
             self.param_groups.pop()
             raise
@@ -128,51 +99,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._next_offset += -(-p.numel() // BLOCK) * BLOCK
             if sharded.is_sharded(p):
                 self._dtensors.append(p)
-
-    def _check_param(self, p: Tensor) -> None:
-        name = type(self).__name__
-        if p.is_complex():
-            raise coded(
-                TypeError,
-                "SC411",
-                f"{name} does not support complex parameters: optimize "
-                "torch.view_as_real(parameter) instead",
-            )
-        if p.dtype not in (torch.float32, torch.bfloat16):
-            raise coded(
-                TypeError,
-                "SC412",
-                f"{name} supports fp32 and bf16 parameters, not {p.dtype}: convert the model with "
-                ".float() or .bfloat16()",
-            )
-        if p.layout != torch.strided:
-            raise coded(
-                TypeError, "SC413", f"{name} does not support {p.layout} parameters: use dense ones"
-            )
-        if sharded.is_sharded(p):
-            sharded.check(p, name)
-
-    def _check_grad(self, p: Tensor, g: Tensor) -> None:
-        name = type(self).__name__
-        if g.is_sparse or g.layout != torch.strided:
-            raise coded(
-                RuntimeError,
-                "SC414",
-                f"{name} does not support sparse gradients: build the embedding with sparse=False, "
-                "or give its parameters to torch.optim.SparseAdam",
-            )
-        if g.device != p.device:
-            raise coded(
-                RuntimeError,
-                "SC415",
-                f"{name}: a parameter on {p.device} has its gradient on {g.device}: move the model "
-                "to one device before the optimizer is built",
-            )
-        if g.dtype not in (torch.float32, torch.bfloat16):
-            raise coded(
-                RuntimeError, "SC416", f"{name} needs fp32 or bf16 gradients, not {g.dtype}"
-            )
-        sharded.check_grad(p, g, name)
 
     # ---------------------------------------------------------------- state
 
@@ -268,7 +194,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                     or g.layout is not torch.strided
                     or g.device != p.device
                 ):
-                    self._check_grad(p, g)
+                    checks.grad(p, g, type(self).__name__)
                 if not self.state.get(p):
                     fresh[p] = self._new_state(p, group["master"])
                 active.setdefault(p.device, []).append(p)
@@ -297,7 +223,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         g = p.grad
         if g is None or p.numel() == 0:
             return
-        self._check_grad(p, g)
+        checks.grad(p, g, type(self).__name__)
         group = self.param_groups[index]
         if not self.state.get(p):
             self.state[p] = self._new_state(p, group["master"])
@@ -437,7 +363,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                     f"{', '.join(map(repr, state_dict)) or 'nothing'}",
                 )
         groups = copy.deepcopy(state_dict["param_groups"])
-        self._check_groups(groups)
+        checks.groups(self.program, groups, self.param_groups, type(self).__name__)
         params = [p for g in self.param_groups for p in g["params"]]
         ids = [i for g in groups for i in g["params"]]
         by_id = dict(zip(ids, params, strict=True))
@@ -460,42 +386,6 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._next_offset = max(ends, default=0)
         for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
-
-    def _check_groups(self, groups: list[dict[str, Any]]) -> None:
-        name = type(self).__name__
-        if len(groups) != len(self.param_groups):
-            raise coded(
-                ValueError,
-                "SC502",
-                f"the state_dict has {len(groups)} param groups, {name} has "
-                f"{len(self.param_groups)}",
-            )
-        for i, (new, old) in enumerate(zip(groups, self.param_groups, strict=True)):
-            if len(new["params"]) != len(old["params"]):
-                raise coded(
-                    ValueError,
-                    "SC502",
-                    f"param group {i}: the state_dict has {len(new['params'])} parameters, {name} "
-                    f"has {len(old['params'])}",
-                )
-            theirs = new.get("program")
-            if theirs != self.program.hash:
-                raise coded(
-                    ValueError,
-                    "SC503",
-                    f"this state_dict belongs to program {theirs or '(none: another optimizer)'} "
-                    f"with {new.get('format', 'unknown')} state, {name} is program "
-                    f"{self.program.hash} with {self.program.state} state: their moments mean "
-                    "different things, so load it with the optimizer that wrote it",
-                )
-            missing = {*META, *(h.key for h in self.program.hypers)} - set(new)
-            if missing:
-                raise coded(
-                    ValueError,
-                    "SC504",
-                    f"param group {i} of the state_dict lacks {sorted(missing)}",
-                )
-            self._check_hypers(new)
 
     def master_weights(self, model: torch.nn.Module) -> dict[str, Tensor]:
         """A copy of the model's state dict with every floating parameter in fp32.

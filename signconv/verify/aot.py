@@ -17,7 +17,7 @@ import torch
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.formats import PLAIN
-from signconv.runtime.multi_tensor import TAIL_ROWS, WARPS, codec_for, interpreted, launch_shape
+from signconv.runtime.launch import TAIL_ROWS, WARPS, codec_for, interpreted, launch_shape
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.

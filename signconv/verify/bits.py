@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from signconv.errors import VerifyError
-from signconv.runtime import multi_tensor, torch_ops, torch_roots
+from signconv.runtime import launch, torch_codecs, torch_roots
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import OptimizerProgram
@@ -102,7 +102,7 @@ def step_gradients(params: list[Tensor], t: int) -> list[Tensor]:
 def roundings() -> Iterator[dict[str, int]]:
     """Count how often the reference's stochastic rounding went up and down."""
     counts = {"up": 0, "down": 0}
-    kept = torch_ops.encode_fp8, torch_ops.encode_bf16, torch_roots.encode_roots
+    kept = torch_codecs.encode_fp8, torch_codecs.encode_bf16, torch_roots.encode_roots
 
     def count(x: Tensor, y: Tensor) -> None:
         counts["up"] += int((y.abs() > x.abs()).sum())
@@ -112,27 +112,27 @@ def roundings() -> Iterator[dict[str, int]]:
     def fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
         code = kept[0](x, byte, field, fmt)
         if isinstance(x, Tensor):
-            count(x, torch_ops.decode_fp8(code, fmt) * 2.0 ** (byte - 127.0))
+            count(x, torch_codecs.decode_fp8(code, fmt) * 2.0 ** (byte - 127.0))
         return code
 
     def bf16(x: Tensor, field: Tensor) -> Tensor:
         code = kept[1](x, field)
         if isinstance(x, Tensor):
-            count(x, torch_ops.decode_bf16(code))
+            count(x, torch_codecs.decode_bf16(code))
         return code
 
     def roots(v: Tensor, field: Tensor, byte: Tensor, n: int) -> Tensor:
         code = kept[2](v, field, byte, n)
         if isinstance(v, Tensor):
             scale = (byte << 23).view(torch.float32)
-            count(v, torch_roots.power(torch_ops.decode_fp8(code, "e4m3") * scale, n))
+            count(v, torch_roots.power(torch_codecs.decode_fp8(code, "e4m3") * scale, n))
         return code
 
-    torch_ops.encode_fp8, torch_ops.encode_bf16, torch_roots.encode_roots = fp8, bf16, roots
+    torch_codecs.encode_fp8, torch_codecs.encode_bf16, torch_roots.encode_roots = fp8, bf16, roots
     try:
         yield counts
     finally:
-        torch_ops.encode_fp8, torch_ops.encode_bf16, torch_roots.encode_roots = kept
+        torch_codecs.encode_fp8, torch_codecs.encode_bf16, torch_roots.encode_roots = kept
 
 
 def different(a: Tensor, b: Tensor) -> int:
@@ -150,7 +150,7 @@ def chunk_of(program: OptimizerProgram, backend: str, dtype: torch.dtype) -> int
         from signconv.runtime import cpu_compile
 
         return BLOCK * cpu_compile.CHUNK_ROWS
-    return BLOCK * multi_tensor.launch_shape(program, dtype).chunk
+    return BLOCK * launch.launch_shape(program, dtype).chunk
 
 
 def compare(

@@ -24,7 +24,7 @@ from signconv.ir.nodes import GRAD, Op
 from signconv.ir.verify import verify
 from signconv.lower.kernel_program import Statement
 from signconv.render import environment
-from signconv.runtime import cast, optimizer, release, torch_ops
+from signconv.runtime import cast, checks, optimizer, release, torch_ops
 from signconv.runtime.release import gradient_release
 from signconv.verify import aot, bits, differential
 from tests.bench import records
@@ -165,7 +165,7 @@ fault("SC413", "torch.sparse_coo parameters: use dense ones")(
 
 
 def check_grad(gradient: torch.Tensor) -> None:
-    AdamW([parameter()])._check_grad(parameter(), gradient)
+    checks.grad(parameter(), gradient, "AdamW")
 
 
 fault("SC414", "build the embedding with sparse=False")(
@@ -197,7 +197,7 @@ def alone(provoke: Callable[..., object]) -> Callable[..., object]:
 
 fault("SC419", "is placed .*: shard along dim 0")(alone(lambda *_: AdamW([sharded(1)])))
 fault("SC420", "its gradient is a plain tensor: they must be placed alike")(
-    alone(lambda *_: AdamW([p := sharded(0)])._check_grad(p, torch.ones(4, 32)))
+    alone(lambda *_: checks.grad(sharded(0), torch.ones(4, 32), "AdamW"))
 )
 fault("SC415", "a parameter on cpu has its gradient on meta: move the model")(
     lambda *_: check_grad(torch.ones(3, device="meta"))

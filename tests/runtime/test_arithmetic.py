@@ -5,12 +5,15 @@ statistical: a limit on an error is a bound that is derived or claimed where the
 """
 
 import ast
+import importlib
+import inspect
 import itertools
 import math
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +23,7 @@ from torch import Tensor
 
 from signconv.render import printers
 from signconv.runtime import device_ops as dev
-from signconv.runtime import multi_tensor, torch_roots
+from signconv.runtime import launch
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
 from signconv.verify.bits import different
@@ -286,7 +289,7 @@ def test_real_power64_is_as_good_as_its_exponent() -> None:
 
 #: As the kernels have it on the device of the tests.
 CODEC = tl.constexpr(
-    multi_tensor.device_codec(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    launch.device_codec(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 )
 
 
@@ -521,7 +524,7 @@ def test_kernel_sums_by_the_same_tree(n: int, device: str) -> None:
 ONLY_DEVICE = {
     "divide",  # the reference has torch.div
     "store_keys",  # the scalar kernel's; the reference holds its keys in Python
-    "encode_blocks",  # the reference does it inside store_moment
+    *("encode_blocks", "encode_root_blocks"),  # the reference does it inside store_moment
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
     *("load", "widen", "fetch_moment", "decode_moment", "decode_param"),
     "store_partial",  # of one program's tile; the reference sums the whole tensor, tree_sum
@@ -534,21 +537,52 @@ ONLY_TORCH = {
 }
 
 
-def public(module: object) -> set[str]:
-    """Public functions a module defines itself; a kernel function is no plain function."""
+#: Functions of a room for another room, which nothing else calls.
+INNER = {"roots": {"encode_roots", "root_scale"}}
+ROOMS = ("codecs", "math", "memory", "random", "reduce", "roots", "scalars")
+
+
+def room(half: str, name: str) -> ModuleType:
+    return importlib.import_module(f"signconv.runtime.{half}_{name}")
+
+
+def public(module: ModuleType) -> set[str]:
+    """Public functions a module defines itself; of kernel functions none but these count."""
     names = set()
     for name, value in vars(module).items():
         kernel = type(value).__name__ in ("JITFunction", "InterpretedFunction")
-        home = getattr(value, "__module__", None)
-        plain = home in (ref.__name__, torch_roots.__name__) and not isinstance(value, type)
-        if not name.startswith("_") and (kernel or (plain and callable(value))):
+        function = value.fn if kernel else value
+        own = inspect.isfunction(function) and function.__module__ == module.__name__
+        if own and kernel == ("device_" in module.__name__) and not name.startswith("_"):
             names.add(name)
     return names
 
 
-def test_both_modules_have_the_same_functions(device: str) -> None:
-    assert public(dev) - public(ref) == ONLY_DEVICE
-    assert public(ref) - public(dev) == ONLY_TORCH
+def test_both_halves_have_the_same_functions_in_the_same_rooms(device: str) -> None:
+    runtime = ROOT / "signconv" / "runtime"
+    for half, other in (("device", {"codes"}), ("torch", {"bits"})):
+        files = {p.stem.removeprefix(f"{half}_") for p in runtime.glob(f"{half}_*.py")}
+        assert files == {*ROOMS, "ops"} | other
+    only_device, only_torch = set(), set()
+    for name in ROOMS:
+        triton_, torch_ = public(room("device", name)), public(room("torch", name))
+        assert triton_ & torch_
+        only_device |= triton_ - torch_
+        only_torch |= torch_ - triton_
+    assert only_device == ONLY_DEVICE
+    assert only_torch == ONLY_TORCH
+
+
+@pytest.mark.parametrize("half", [dev, ref], ids=["device", "torch"])
+def test_the_halves_gather_every_function_of_their_rooms(half: ModuleType) -> None:
+    names = {}
+    for name in ROOMS:
+        module = room(half.__name__.rpartition(".")[2].removesuffix("_ops"), name)
+        found = {n: getattr(module, n) for n in public(module) - INNER.get(name, set())}
+        assert not names.keys() & found.keys()
+        names |= found
+    assert set(half.__all__) == set(names)
+    assert all(getattr(half, n) is function for n, function in names.items())
 
 
 def test_every_name_that_generated_code_may_call_exists() -> None:
@@ -570,8 +604,8 @@ def test_every_name_that_generated_code_may_call_exists() -> None:
         if module in found and name.isidentifier():
             found[module].add(name)
     assert {"widen", "store_moment", "random_bits"} <= found["dev"]
-    assert found["dev"] <= public(dev)
-    assert found["ref"] <= public(ref)
+    assert found["dev"] <= set(dev.__all__)
+    assert found["ref"] <= set(ref.__all__)
 
 
 # ---------------------------------------------------------------- forms that round differently
@@ -608,7 +642,9 @@ def banned_forms(source: str, allow: tuple[str, ...] = ()) -> list[str]:
 
 def test_the_reference_uses_no_form_that_rounds_differently() -> None:
     runtime = ROOT / "signconv" / "runtime"
-    assert banned_forms((runtime / "torch_ops.py").read_text(), allow=("sqrt",)) == []
+    for name in ROOMS:
+        allow = ("sqrt",) if name == "math" else ()
+        assert banned_forms((runtime / f"torch_{name}.py").read_text(), allow) == [], name
     assert banned_forms((runtime / "reference.py").read_text()) == []
     generated = sorted(ROOT.glob("generated/*.py"))
     assert generated

@@ -14,8 +14,9 @@ from torch import Tensor
 from signconv.runtime import device_ops as dev
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.device_codes import E5M2
 from signconv.runtime.formats import FORMATS, Format
-from signconv.runtime.multi_tensor import device_codec
+from signconv.runtime.launch import device_codec
 from signconv.verify.bits import different
 
 Rows = Callable[[int], int]
@@ -99,7 +100,7 @@ def _encode_kernel(x_ptr, field_ptr, code_ptr, n, FORMAT: tl.constexpr, BLOCK: t
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + i, mask=i < n, other=0)
     field = tl.load(field_ptr + i, mask=i < n, other=0).to(tl.uint32, bitcast=True)
-    scale = 1.925929944387236e-34 if FORMAT == dev.E5M2 else 7.52316384526264e-37
+    scale = 1.925929944387236e-34 if FORMAT == E5M2 else 7.52316384526264e-37
     code = dev.encode_fp8(x, scale, field, FORMAT, CODEC)
     tl.store(code_ptr + i, code, mask=i < n)
 

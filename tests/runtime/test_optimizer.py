@@ -359,12 +359,12 @@ def test_noise_does_not_depend_on_grouping() -> None:
 def test_kernel_noise_does_not_depend_on_chunking(
     monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    from signconv.runtime import multi_tensor
+    from signconv.runtime import launch
 
     results = []
     for rows in (4, 16):
-        monkeypatch.setattr(multi_tensor, "ROWS", rows)
-        monkeypatch.setattr(multi_tensor, "INTERPRETER_ROWS", rows)
+        monkeypatch.setattr(launch, "ROWS", rows)
+        monkeypatch.setattr(launch, "INTERPRETER_ROWS", rows)
         ps = [p.detach().to(device).requires_grad_() for p in make()]
         optimizer = AdamWStoSign(ps, backend="triton")
         run(optimizer, ps, range(3))

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from signconv.lower import storage
 from signconv.lower.powers import NEWTON, split
+from signconv.runtime import device_codes, torch_roots
 from signconv.runtime import device_ops as dev
 from signconv.runtime import torch_ops as ref
-from signconv.runtime import torch_roots
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import FORMATS, ROOT, ROOT_ORDERS
 from signconv.verify.bits import different
@@ -131,7 +131,7 @@ def spread(count: int, n: int, seed: int) -> Tensor:
 def test_orders_are_the_same_in_compiler_and_runtime() -> None:
     assert storage.ROOT_ORDERS == ROOT_ORDERS
     assert {f.code for f in FORMATS.values() if f.order > 1} == {ROOT + n for n in ROOT_ORDERS}
-    assert dev.ROOT.value == ROOT
+    assert device_codes.ROOT.value == ROOT
 
 
 @orders

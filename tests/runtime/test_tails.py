@@ -8,7 +8,7 @@ import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lion import Lion
 
-from signconv.runtime import multi_tensor
+from signconv.runtime import launch, multi_tensor
 from signconv.runtime.formats import BLOCK
 from signconv.verify.bits import compare
 
@@ -16,14 +16,14 @@ from signconv.verify.bits import compare
 @pytest.fixture
 def small_tiles(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Rows per program and per tail as on a GPU."""
-    monkeypatch.setattr(multi_tensor, "interpreted", lambda: False)
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
     return device
 
 
 @pytest.mark.parametrize("cls", [AdamWStoSign, Lion], ids=lambda c: c.__name__)
 def test_tails_of_several_tiles(cls: type, small_tiles: str) -> None:
-    rows = multi_tensor.launch_shape(cls.program, torch.float32).chunk
-    assert rows > multi_tensor.TAIL_ROWS
+    rows = launch.launch_shape(cls.program, torch.float32).chunk
+    assert rows > launch.TAIL_ROWS
     row = compare(cls, torch.float32, small_tiles, 1, chunk=BLOCK * rows)
     assert row.ok, row.detail
 

@@ -1,0 +1,34 @@
+"""Constants that kernels know: formats, how codes are made, and whether kernels are interpreted.
+
+Here alone: INTERPRETED is read when a kernel is decorated, and Triton hashes the constants that a
+kernel's functions name.
+"""
+
+from __future__ import annotations
+
+import os
+
+from signconv.runtime.compat import tl
+
+# Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
+# on a GPU one instruction does it.
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
+
+# Format codes (formats.py).
+FP32 = tl.constexpr(0)
+BF16 = tl.constexpr(1)
+E4M3 = tl.constexpr(2)
+E5M2 = tl.constexpr(3)
+E4M3_RAW = tl.constexpr(4)
+ROOT = tl.constexpr(16)  # + p: the p-th root in E4M3
+
+# How codes are made (a kernel's CODEC): by arithmetic that runs everywhere; by the same arithmetic
+# in PTX, for NVIDIA GPUs; by that and the FP8 conversions of compute capability 8.9
+ARITHMETIC = tl.constexpr(0)
+PTX = tl.constexpr(1)
+PTX_FP8 = tl.constexpr(2)
+
+# How a parameter is stored (formats.py).
+PLAIN = tl.constexpr(0)
+SPLIT = tl.constexpr(1)
+WHOLE = tl.constexpr(2)

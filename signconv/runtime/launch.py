@@ -1,0 +1,76 @@
+"""How kernels are launched: tiles, registers and codecs, by program and device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from signconv.runtime import device_codes
+from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.device_reduce import tree_sum
+from signconv.runtime.program import OptimizerProgram
+
+#: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
+#: (docs/performance.md).
+ROWS, WARPS = 8, 1
+#: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
+TAIL_ROWS = 4
+#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones; two per program,
+#: so that fetching ahead is tested, and tails in one.
+INTERPRETER_ROWS = 32
+
+
+@dataclass(frozen=True)
+class LaunchShape:
+    """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
+
+    Of several tiles each is fetched while the one before is stepped.  Fewer registers are more
+    programs in flight, until spilled ones cost more than that brings.
+    """
+
+    rows: int
+    tiles: int
+    registers: int | None
+
+    @property
+    def chunk(self) -> int:
+        """Rows that one program steps."""
+        return self.rows * self.tiles
+
+    def limits(self, codec: int) -> dict[str, int]:
+        """Launch options of the step kernel."""
+        nvidia = codec != device_codes.ARITHMETIC.value
+        return {"maxnreg": self.registers} if nvidia and self.registers else {}
+
+
+def interpreted() -> bool:
+    """Whether the kernels of this process run under Triton's interpreter."""
+    return HAS_TRITON and type(tree_sum).__name__ == "InterpretedFunction"
+
+
+def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
+    """The fastest of those tried on an H200, by what is stored and computed per element."""
+    if interpreted():
+        return LaunchShape(INTERPRETER_ROWS, 2, None)
+    formats = [m.format_for(True) for m in program.moments]
+    wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
+    if wide or program.reductions or any(f.order > 1 for f in formats):
+        return LaunchShape(ROWS, 1, None)
+    if len(formats) < 2:
+        return LaunchShape(ROWS, 4, None)
+    few = len(formats) == 2 and param == torch.bfloat16
+    return LaunchShape(ROWS, 2, 80 if not few else 72 if program.quotients else 64)
+
+
+def codec_for(capability: tuple[int, int] | None) -> int:
+    """CODEC of the kernels (device_codes) for a CUDA compute capability; None is any other GPU."""
+    if capability is None or capability < (8, 0) or interpreted():
+        return int(device_codes.ARITHMETIC.value)
+    return int((device_codes.PTX_FP8 if capability >= (8, 9) else device_codes.PTX).value)
+
+
+def device_codec(device: torch.device) -> int:
+    """CODEC of the kernels on a device of this machine."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return codec_for(torch.cuda.get_device_capability(device) if nvidia else None)
