@@ -90,6 +90,13 @@ def sqrt(x, CODEC: tl.constexpr):
 
 
 @triton.jit
+def _both(a, b):
+    """Both as tensors of one shape; either may be a number."""
+    same = a == b
+    return tl.where(same, a, a), tl.where(same, b, b)
+
+
+@triton.jit
 def _plain_quotients(a, b):
     """Whether all of a tile's |a| and |b| lie between 2^-60 and 2^60, by bits without the sign."""
     far_a = _largest(a.to(tl.uint32, bitcast=True) * 2, 0x43000000)
@@ -100,7 +107,7 @@ def _plain_quotients(a, b):
 @triton.jit
 def divide(a, b, CODEC: tl.constexpr):
     """a / b, correctly rounded."""
-    a, b = tl.broadcast(a, b)
+    a, b = _both(a, b)
     if CODEC == ARITHMETIC or len(a.shape) < 2:
         y = tl.div_rn(a, b)
     elif _plain_quotients(a, b):
@@ -113,7 +120,7 @@ def divide(a, b, CODEC: tl.constexpr):
 @triton.jit
 def mean_ratio(a, b, CODEC: tl.constexpr):
     """a / b, correctly rounded, with 0/0 = 0: clipped afterwards, so it may be infinite."""
-    a, b = tl.broadcast(a, b)
+    a, b = _both(a, b)
     if CODEC == ARITHMETIC or len(a.shape) < 2:
         y = tl.where((a == 0) & (b == 0), 0.0, tl.div_rn(a, b))
     elif _plain_quotients(a, b):
@@ -126,7 +133,7 @@ def mean_ratio(a, b, CODEC: tl.constexpr):
 @triton.jit
 def ratio(a, b, CODEC: tl.constexpr):
     """a / b, correctly rounded, with a/0 = 0 for finite a: what underflowed moves nothing."""
-    a, b = tl.broadcast(a, b)
+    a, b = _both(a, b)
     if CODEC == ARITHMETIC or len(a.shape) < 2:
         y = tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))
     elif _plain_quotients(a, b):
