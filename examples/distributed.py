@@ -24,9 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def train(mode: str, steps: int, checkpoint: Path | None) -> list[float]:
-    """Train on this rank; returns its losses."""
+    """Train on this rank, in a process group that is there; returns the losses."""
     cuda = torch.cuda.is_available()
-    dist.init_process_group("nccl" if cuda else "gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     device = f"cuda:{rank % torch.cuda.device_count()}" if cuda else "cpu"
     if cuda:
@@ -64,7 +63,6 @@ def train(mode: str, steps: int, checkpoint: Path | None) -> list[float]:
         save({"model": weights, "optimizer": state}, checkpoint_id=checkpoint)
     if rank == 0:
         print(f"{mode}, {ranks} ranks: loss before {losses[0]:.3f}, after {losses[-1]:.3f}")
-    dist.destroy_process_group()
     return losses
 
 
@@ -74,4 +72,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--checkpoint", type=Path)
     options = parser.parse_args()
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     train(options.mode, options.steps, options.checkpoint)
+    dist.barrier()
+    # Only now, when the model is gone: a DDP model that outlives its group can hang
+    dist.destroy_process_group()
