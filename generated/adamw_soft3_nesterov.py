@@ -315,8 +315,8 @@ def _step_kernel(
     TAIL: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program per chunk of TILES tiles: full and aligned ones, each fetched while the one
-    before is stepped, then what is left, TAIL rows at a time, with masks."""
+    """One program per chunk of TILES tiles, each fetched while the one before is stepped; a chunk
+    that is not full or not aligned goes TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
     start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
