@@ -258,7 +258,7 @@ def _tile(
         g,
         m_prev,
         u_prev,
-        dev.sign_noise(dev.low_field(bits0)),
+        dev.sign_noise(dev.low_field(bits0), CODEC),
         beta1,
         one_minus_beta1,
         beta2,

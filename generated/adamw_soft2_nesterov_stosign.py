@@ -248,7 +248,7 @@ def _tile(
         g,
         m_prev,
         s_prev,
-        dev.sign_noise(dev.low_field(bits0)),
+        dev.sign_noise(dev.low_field(bits0), CODEC),
         beta,
         one_minus_beta,
         lr,

@@ -271,7 +271,7 @@ def _tile(
         g,
         m_prev,
         v_prev,
-        dev.sign_noise(dev.low_field(bits0)),
+        dev.sign_noise(dev.low_field(bits0), CODEC),
         beta1,
         one_minus_beta1,
         beta2,

@@ -261,7 +261,7 @@ def _tile(
         g,
         m_prev,
         G_prev,
-        dev.sign_noise(dev.low_field(bits0)),
+        dev.sign_noise(dev.low_field(bits0), CODEC),
         beta2,
         one_minus_beta2,
         beta1,

@@ -215,7 +215,7 @@ def _tile(
         p,
         g,
         v_prev,
-        dev.sign_noise(dev.low_field(bits0)),
+        dev.sign_noise(dev.low_field(bits0), CODEC),
         alpha,
         one_minus_alpha,
         lr,

@@ -253,7 +253,7 @@ def _tile(
         g,
         m_prev,
         G_prev,
-        dev.sign_noise(dev.low_field(bits0)),
+        dev.sign_noise(dev.low_field(bits0), CODEC),
         m_beta,
         m_rest,
         beta2,
