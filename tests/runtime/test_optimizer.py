@@ -364,7 +364,7 @@ def test_kernel_noise_does_not_depend_on_chunking(
     results = []
     for rows in (4, 16):
         monkeypatch.setattr(launch, "ROWS", rows)
-        monkeypatch.setattr(launch, "INTERPRETER_ROWS", rows)
+        monkeypatch.setattr(launch, "INTERPRETER_SHAPE", (rows, 4))
         ps = [p.detach().to(device).requires_grad_() for p in make()]
         optimizer = AdamWStoSign(ps, backend="triton")
         run(optimizer, ps, range(3))
