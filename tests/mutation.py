@@ -179,8 +179,9 @@ REGION = re.compile(
 )
 
 
-def page(text: str, rows: list[dict[str, Any]]) -> str:
+def page(text: str, record: dict[str, dict[str, Any]]) -> str:
     """docs/trust.md with its table made anew from the record."""
+    rows = [{**record[m.name], "why": m.survives} for m in MUTANTS if m.name in record]
     killed = sum(bool(r["killed_by"]) for r in rows)
     lines = [f"{len(rows)} mutants, {killed} noticed.\n", "| broken | noticed by |", "|---|---|"]
     for r in rows:
@@ -259,8 +260,7 @@ def main() -> int:
             pool.shutdown(cancel_futures=True)
             raise
     if arguments.page:
-        kept = [{**rows[m.name], "why": m.survives} for m in MUTANTS if m.name in rows]
-        arguments.page.write_text(page(arguments.page.read_text("utf-8"), kept), "utf-8")
+        arguments.page.write_text(page(arguments.page.read_text("utf-8"), rows), "utf-8")
     return int(any(map(failed, rows.values())))
 
 

@@ -163,8 +163,14 @@ def test_rows_are_kept_as_they_end_in_the_order_of_the_list(
     assert run(monkeypatch, "--json", str(out)) == 1  # asked, and survived unexplained
     assert begun == ["late"] and kept[-1] == names
     text = "<!-- mutants: from raw/mutation.json -->\n<!-- end of mutants -->"
-    rows = list(mutation.read(out).values())
-    assert "4 mutants, 3 noticed." in mutation.page(text, rows)
+    assert "4 mutants, 3 noticed." in mutation.page(text, mutation.read(out))
+
+
+def test_the_page_shows_the_record() -> None:
+    text = (mutation.ROOT / "docs" / "trust.md").read_text("utf-8")
+    record = mutation.read(mutation.RECORD)
+    assert mutation.page(text, record) == text, "run `make mutation`"
+    assert len(record) >= 30 and not any(map(mutation.failed, record.values()))
 
 
 def test_time_that_is_up_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
