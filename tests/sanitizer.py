@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import itertools
 import os
 import re
 import shutil
@@ -42,12 +43,16 @@ REPORT = re.compile(
 )
 #: Without these two a freed or neighbouring tensor of torch's pool would hide a stray access.
 EXACT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "CUDA_LAUNCH_BLOCKING": "1"}
-#: A wrapper around python must hide nothing; importing torch outlasts the tool's patience of 10 s;
+#: A wrapper around python must hide nothing; importing torch outlasts the tool's patience;
 #: torch and Triton ask the driver for functions it may lack, and handle its refusals themselves.
 OPTIONS = (
     "--target-processes", "all", "--launch-timeout", "0", "--report-api-errors", "no",
     "--error-exitcode", "99",
 )  # fmt: skip
+#: Bytes between allocations, more than a chunk has: what runs behind a tensor hits no other one.
+PADDING = 1 << 16
+#: Each run listens on ports of its own, or runs at once would take each other's.
+PORTS, EACH = 49152, 64
 #: How a tool ends that found nothing.
 NOTHING = re.compile(r"SUMMARY: 0 (?:errors|hazards displayed \(0 errors, 0 warnings\))$")
 PLANTED = "planted"
@@ -204,7 +209,7 @@ class Runner:
 
     def __init__(self, sanitizer: str, cache: Path, limit: float, log: Path) -> None:
         self.sanitizer, self.cache, self.log = sanitizer, cache, log
-        self.writing = threading.Lock()
+        self.writing, self.started = threading.Lock(), itertools.count()
         self.end = time.monotonic() + limit
 
     def over(self) -> bool:
@@ -212,7 +217,11 @@ class Runner:
 
     def python(self, tool: str, *command: str) -> Result:
         """A module of ours in a Python under a tool; "" is none."""
-        under = [self.sanitizer, "--tool", tool, *OPTIONS] if tool else []
+        port = PORTS + EACH * (next(self.started) % 128)
+        under = [self.sanitizer, "--tool", tool, *OPTIONS, "--port", str(port)]
+        under += ["--max-connections", str(EACH)]
+        under += ["--padding", str(PADDING)] if tool == "memcheck" else []
+        under = under if tool else []
         env = {**os.environ, **EXACT, "PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(self.cache)}
         begin = time.monotonic()
         code, said = bounded([*under, sys.executable, "-m", *command], ROOT, env, self.over)

@@ -1,11 +1,14 @@
 """tests/sanitizer.py without a GPU: what it launches, what it reads, what it says."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from signconv.runtime.formats import BLOCK
+from signconv.verify import bits
 from tests import sanitizer
 from tests.support import ROOT, python
 
@@ -129,11 +132,11 @@ class Played(sanitizer.Runner):
     def __init__(self, cache: Path, bad: str = "", blind: str = "") -> None:
         super().__init__("compute-sanitizer", cache, 60.0, cache)
         self.bad, self.blind = bad, blind
-        self.started: list[tuple[str, ...]] = []
+        self.runs: list[tuple[str, ...]] = []
 
     def python(self, tool: str, *command: str) -> sanitizer.Result:
         names = [Path(p).stem for p in command[2:]]
-        self.started.append((tool, *names))
+        self.runs.append((tool, *names))
         if command[0] == "tests.planted":
             found = "" if tool == self.blind else "planted"
             return sanitizer.read(tool, 99, said(tool, ["planted"], found))
@@ -155,7 +158,7 @@ def test_a_few_processes_for_all_modules(
     assert {tuple(line.split()[:5]) for line in out if line.split()[1:2] == ["5"]} == {
         ("memcheck", "5", "15", "0", "2"), ("racecheck", "5", "15", "0", "2"),
     }  # fmt: skip
-    assert sum(tool == "memcheck" for tool, *_ in played.started) == 3  # two and what was planted
+    assert sum(tool == "memcheck" for tool, *_ in played.runs) == 3  # two and what was planted
 
 
 def test_one_error_keeps_no_other_module_from_running(
@@ -182,7 +185,7 @@ def test_what_does_not_run_without_a_tool_is_not_run_under_one(
     played = Played(tmp_path)
     played.end = 0.0
     assert sanitizer.check(played, PATHS, ["memcheck"], 2) == 2
-    assert "without a tool not all run" in capsys.readouterr().out and not played.started
+    assert "without a tool not all run" in capsys.readouterr().out and not played.runs
 
 
 def test_the_tool_is_asked_of_a_python_and_its_words_are_kept(
@@ -202,7 +205,19 @@ def test_the_tool_is_asked_of_a_python_and_its_words_are_kept(
     assert found.codes == [0] and found.launched == {"cache": len(str(tmp_path / "cache"))}
     kept = (tmp_path / "memcheck.txt").read_text()
     assert "--tool memcheck --target-processes all --launch-timeout 0" in kept
+    assert "--padding" in kept
+    runner.python("racecheck", "tests.sanitizer", "--help")
+    other = (tmp_path / "racecheck.txt").read_text()
+    assert "--padding" not in other
+    ports = {re.findall(r"--port (\d+)", text)[0] for text in (kept, other)}
+    assert len(ports) == 2
     assert "usage: sanitizer.py" in kept and "SUMMARY: 0 errors" in kept
+
+
+def test_padding_is_more_than_a_kernel_can_run_over() -> None:
+    for path in sanitizer.modules(""):
+        chunk = bits.chunk_of(bits.load_class(Path(path)).program, "triton", torch.float32)
+        assert 4 * chunk <= sanitizer.PADDING
 
 
 def test_all_modules_or_those_of_a_name() -> None:
