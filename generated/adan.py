@@ -307,6 +307,7 @@ def _tile(
     d_format: tl.constexpr,
     n_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -341,7 +342,9 @@ def _tile(
     p = dev.decode_param(
         p_stored, entry + 14, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.widen(g_stored, CODEC) * factor
+    g = dev.widen(g_stored, CODEC)
+    if SCALED:
+        g = g * factor
     g_prev_prev = dev.decode_moment(g_prev_stored, g_prev_byte, g_prev_format, CODEC)
     m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
     d_prev = dev.decode_moment(d_stored, d_byte, d_format, CODEC)
@@ -461,11 +464,12 @@ def _step_kernel(
     d_format: tl.constexpr,
     n_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program per chunk of TILES tiles, each fetched while the one before is stepped; a chunk
+    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned goes TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 16
@@ -543,22 +547,56 @@ def _step_kernel(
             ROWS,
             True,
         )
+        if TILES > 1:
+            (
+                p_stored_next,
+                g_stored_next,
+                g_prev_stored_next,
+                g_prev_byte_next,
+                m_stored_next,
+                m_byte_next,
+                d_stored_next,
+                d_byte_next,
+                n_stored_next,
+                n_byte_next,
+            ) = _fetch(
+                start + ROWS * 32,
+                numel,
+                p_ptr,
+                g_ptr,
+                g_prev_ptr,
+                g_prev_scale_ptr,
+                m_ptr,
+                m_scale_ptr,
+                d_ptr,
+                d_scale_ptr,
+                n_ptr,
+                n_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                g_prev_format,
+                m_format,
+                d_format,
+                n_format,
+                ROWS,
+                True,
+            )
         for tile in tl.static_range(TILES):
             place = start + tile * (ROWS * 32)
-            if tile + 1 < TILES:
+            if tile + 2 < TILES:
                 (
-                    p_stored_next,
-                    g_stored_next,
-                    g_prev_stored_next,
-                    g_prev_byte_next,
-                    m_stored_next,
-                    m_byte_next,
-                    d_stored_next,
-                    d_byte_next,
-                    n_stored_next,
-                    n_byte_next,
+                    p_stored_far,
+                    g_stored_far,
+                    g_prev_stored_far,
+                    g_prev_byte_far,
+                    m_stored_far,
+                    m_byte_far,
+                    d_stored_far,
+                    d_byte_far,
+                    n_stored_far,
+                    n_byte_far,
                 ) = _fetch(
-                    place + ROWS * 32,
+                    place + 2 * ROWS * 32,
                     numel,
                     p_ptr,
                     g_ptr,
@@ -631,6 +669,7 @@ def _step_kernel(
                 d_format,
                 n_format,
                 CODEC,
+                SCALED,
                 ROWS,
                 True,
             )
@@ -645,6 +684,17 @@ def _step_kernel(
                 d_byte = d_byte_next
                 n_stored = n_stored_next
                 n_byte = n_byte_next
+            if tile + 2 < TILES:
+                p_stored_next = p_stored_far
+                g_stored_next = g_stored_far
+                g_prev_stored_next = g_prev_stored_far
+                g_prev_byte_next = g_prev_byte_far
+                m_stored_next = m_stored_far
+                m_byte_next = m_byte_far
+                d_stored_next = d_stored_far
+                d_byte_next = d_byte_far
+                n_stored_next = n_stored_far
+                n_byte_next = n_byte_far
     else:
         for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
             place = start + first
@@ -733,6 +783,7 @@ def _step_kernel(
                 d_format,
                 n_format,
                 CODEC,
+                SCALED,
                 TAIL,
                 False,
             )

@@ -271,6 +271,7 @@ def _reduce_kernel(
     m_format: tl.constexpr,
     v_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
@@ -348,7 +349,9 @@ def _reduce_kernel(
     p = dev.decode_param(
         p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.widen(g_stored, CODEC) * factor
+    g = dev.widen(g_stored, CODEC)
+    if SCALED:
+        g = g * factor
     m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
     v_prev = dev.decode_moment(v_stored, v_byte, v_format, CODEC)
 
@@ -414,6 +417,7 @@ def _tile(
     m_format: tl.constexpr,
     v_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -440,7 +444,9 @@ def _tile(
     p = dev.decode_param(
         p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.widen(g_stored, CODEC) * factor
+    g = dev.widen(g_stored, CODEC)
+    if SCALED:
+        g = g * factor
     m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
     v_prev = dev.decode_moment(v_stored, v_byte, v_format, CODEC)
     index = index0 + start + row * 32
@@ -528,11 +534,12 @@ def _step_kernel(
     m_format: tl.constexpr,
     v_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program per chunk of TILES tiles, each fetched while the one before is stepped; a chunk
+    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned goes TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
@@ -594,18 +601,42 @@ def _step_kernel(
             ROWS,
             True,
         )
+        if TILES > 1:
+            (
+                p_stored_next,
+                g_stored_next,
+                m_stored_next,
+                m_byte_next,
+                v_stored_next,
+                v_byte_next,
+            ) = _fetch(
+                start + ROWS * 32,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                v_ptr,
+                v_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                m_format,
+                v_format,
+                ROWS,
+                True,
+            )
         for tile in tl.static_range(TILES):
             place = start + tile * (ROWS * 32)
-            if tile + 1 < TILES:
+            if tile + 2 < TILES:
                 (
-                    p_stored_next,
-                    g_stored_next,
-                    m_stored_next,
-                    m_byte_next,
-                    v_stored_next,
-                    v_byte_next,
+                    p_stored_far,
+                    g_stored_far,
+                    m_stored_far,
+                    m_byte_far,
+                    v_stored_far,
+                    v_byte_far,
                 ) = _fetch(
-                    place + ROWS * 32,
+                    place + 2 * ROWS * 32,
                     numel,
                     p_ptr,
                     g_ptr,
@@ -660,6 +691,7 @@ def _step_kernel(
                 m_format,
                 v_format,
                 CODEC,
+                SCALED,
                 ROWS,
                 True,
             )
@@ -670,6 +702,13 @@ def _step_kernel(
                 m_byte = m_byte_next
                 v_stored = v_stored_next
                 v_byte = v_byte_next
+            if tile + 2 < TILES:
+                p_stored_next = p_stored_far
+                g_stored_next = g_stored_far
+                m_stored_next = m_stored_far
+                m_byte_next = m_byte_far
+                v_stored_next = v_stored_far
+                v_byte_next = v_byte_far
     else:
         for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
             place = start + first
@@ -736,6 +775,7 @@ def _step_kernel(
                 m_format,
                 v_format,
                 CODEC,
+                SCALED,
                 TAIL,
                 False,
             )

@@ -181,6 +181,7 @@ def _tile(
     p_format: tl.constexpr,
     m_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -203,7 +204,9 @@ def _tile(
     p = dev.decode_param(
         p_stored, entry + 8, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.widen(g_stored, CODEC) * factor
+    g = dev.widen(g_stored, CODEC)
+    if SCALED:
+        g = g * factor
     m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
     index = index0 + start + row * 32
     bits0 = dev.random_bits(index, lane, key0, other_key0)
@@ -260,11 +263,12 @@ def _step_kernel(
     p_format: tl.constexpr,
     m_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program per chunk of TILES tiles, each fetched while the one before is stepped; a chunk
+    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned goes TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 10
@@ -309,16 +313,35 @@ def _step_kernel(
             ROWS,
             True,
         )
+        if TILES > 1:
+            (
+                p_stored_next,
+                g_stored_next,
+                m_stored_next,
+                m_byte_next,
+            ) = _fetch(
+                start + ROWS * 32,
+                numel,
+                p_ptr,
+                g_ptr,
+                m_ptr,
+                m_scale_ptr,
+                P_TYPE,
+                G_TYPE,
+                m_format,
+                ROWS,
+                True,
+            )
         for tile in tl.static_range(TILES):
             place = start + tile * (ROWS * 32)
-            if tile + 1 < TILES:
+            if tile + 2 < TILES:
                 (
-                    p_stored_next,
-                    g_stored_next,
-                    m_stored_next,
-                    m_byte_next,
+                    p_stored_far,
+                    g_stored_far,
+                    m_stored_far,
+                    m_byte_far,
                 ) = _fetch(
-                    place + ROWS * 32,
+                    place + 2 * ROWS * 32,
                     numel,
                     p_ptr,
                     g_ptr,
@@ -355,6 +378,7 @@ def _step_kernel(
                 p_format,
                 m_format,
                 CODEC,
+                SCALED,
                 ROWS,
                 True,
             )
@@ -363,6 +387,11 @@ def _step_kernel(
                 g_stored = g_stored_next
                 m_stored = m_stored_next
                 m_byte = m_byte_next
+            if tile + 2 < TILES:
+                p_stored_next = p_stored_far
+                g_stored_next = g_stored_far
+                m_stored_next = m_stored_far
+                m_byte_next = m_byte_far
     else:
         for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
             place = start + first
@@ -409,6 +438,7 @@ def _step_kernel(
                 p_format,
                 m_format,
                 CODEC,
+                SCALED,
                 TAIL,
                 False,
             )

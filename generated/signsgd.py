@@ -141,6 +141,7 @@ def _tile(
     G_TYPE: tl.constexpr,
     p_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -159,7 +160,9 @@ def _tile(
     p = dev.decode_param(
         p_stored, entry + 6, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
     )
-    g = dev.widen(g_stored, CODEC) * factor
+    g = dev.widen(g_stored, CODEC)
+    if SCALED:
+        g = g * factor
     index = index0 + start + row * 32
     bits0 = dev.random_bits(index, lane, key0, other_key0)
 
@@ -198,11 +201,12 @@ def _step_kernel(
     G_TYPE: tl.constexpr,
     p_format: tl.constexpr,
     CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program per chunk of TILES tiles, each fetched while the one before is stepped; a chunk
+    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned goes TAIL rows at a time, with masks."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 8
@@ -239,14 +243,28 @@ def _step_kernel(
             ROWS,
             True,
         )
+        if TILES > 1:
+            (
+                p_stored_next,
+                g_stored_next,
+            ) = _fetch(
+                start + ROWS * 32,
+                numel,
+                p_ptr,
+                g_ptr,
+                P_TYPE,
+                G_TYPE,
+                ROWS,
+                True,
+            )
         for tile in tl.static_range(TILES):
             place = start + tile * (ROWS * 32)
-            if tile + 1 < TILES:
+            if tile + 2 < TILES:
                 (
-                    p_stored_next,
-                    g_stored_next,
+                    p_stored_far,
+                    g_stored_far,
                 ) = _fetch(
-                    place + ROWS * 32,
+                    place + 2 * ROWS * 32,
                     numel,
                     p_ptr,
                     g_ptr,
@@ -274,12 +292,16 @@ def _step_kernel(
                 G_TYPE,
                 p_format,
                 CODEC,
+                SCALED,
                 ROWS,
                 True,
             )
             if tile + 1 < TILES:
                 p_stored = p_stored_next
                 g_stored = g_stored_next
+            if tile + 2 < TILES:
+                p_stored_next = p_stored_far
+                g_stored_next = g_stored_far
     else:
         for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
             place = start + first
@@ -315,6 +337,7 @@ def _step_kernel(
                 G_TYPE,
                 p_format,
                 CODEC,
+                SCALED,
                 TAIL,
                 False,
             )

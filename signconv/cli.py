@@ -220,7 +220,7 @@ def bench(
         list[str] | None, typer.Option(help="one of these other libraries; may be repeated")
     ] = None,
     peer_limit: Annotated[
-        float, typer.Option(min=1, help="seconds another library has per workload")
+        float, typer.Option(min=1, help="seconds for a peer's first step, and for the rest")
     ] = 120,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="every sample, as JSON")

@@ -144,6 +144,29 @@ def test_shortest_path_leaves_out_what_rare_values_need() -> None:
     assert shortest_path(parse("")) == []
 
 
+#: A shuffle with a way of its own, out of line, for warps that came apart; it comes back behind it.
+DIVERGED = """
+        /*0000*/                   LDG.E.128 R4, desc[UR4][R2.64] ;       /* 0x0 */
+        /*0010*/                   BRA.DIV UR5, 0x70 ;                    /* 0x0 */
+        /*0020*/                   SHFL.BFLY PT, R5, R4, 0x1, 0x1f ;      /* 0x0 */
+        /*0030*/                   FMNMX R4, R4, R5, !PT ;                /* 0x0 */
+        /*0040*/                   FADD R4, R4, R5 ;                      /* 0x0 */
+        /*0050*/                   STG.E.128 desc[UR4][R2.64], R4 ;       /* 0x0 */
+        /*0060*/                   EXIT ;                                 /* 0x0 */
+        /*0070*/                   WARPSYNC.COLLECTIVE R22, 0x80 ;        /* 0x0 */
+        /*0080*/                   BRA {back} ;                           /* 0x0 */
+"""
+
+
+@pytest.mark.parametrize("back", ["0x30", "0x50"], ids=["longer", "shorter"])
+def test_warps_do_not_come_apart(back: str) -> None:
+    """All threads of a warp go the same way, so the one beside it counts in neither number."""
+    code = parse(DIVERGED.format(back=back))
+    together = list(range(0, 0x70, 16))
+    assert [x.address for x in shortest_path(code)] == together
+    assert [x.address for x in full_branch(code)] == together
+
+
 def test_one_command_refreshes_the_table() -> None:
     """`make counts` names the module that was run above, and the file that is compared."""
     # Under `make test` this make would be a sub-make, with that one's flags and its chatter

@@ -1,22 +1,16 @@
-"""examples/results: the plan, what a spike is, the scheduler, every --quick mode, the pages."""
+"""examples/results: the scheduler, every --quick mode, the pages."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
-import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from signconv.ir.evaluate import Evaluator
-from signconv.pipeline import resolve
 from tests.support import ROOT, environment
 
 RESULTS = ROOT / "examples" / "results"
@@ -39,172 +33,6 @@ def run(script: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-# ---------------------------------------------------------------- what a spike is
-
-
-def wave(steps: int) -> list[float]:
-    """A loss that falls, with a ripple as large as the noise of batches."""
-    return [2 + 3 / (1 + 0.1 * i) + 0.02 * math.sin(7 * i) for i in range(steps)]
-
-
-def test_a_smooth_loss_has_no_spike() -> None:
-    assert runs.spikes(wave(300), 15) == 0
-
-
-def test_spikes_are_counted_once_each() -> None:
-    losses = wave(300)
-    for step in (100, 103, 200):  # the first two belong together
-        losses[step] += 0.5
-    assert runs.spikes(losses, 15) == 2
-    losses[250] = math.nan
-    assert runs.spikes(losses, 15) == 3
-    assert runs.spikes(losses, 150) == 2  # what the warmup does is not counted
-
-
-def test_a_small_or_an_ordinary_rise_is_no_spike() -> None:
-    losses = wave(300)
-    losses[100] += 0.05
-    assert runs.spikes(losses, 15) == 0
-    noise = random.Random(0)
-    noisy = [x + noise.gauss(0, 0.1) for x in wave(300)]  # six deviations are 0.6
-    assert runs.spikes(noisy, 15) == 0
-    noisy[200] = noisy[199] + 1.0
-    assert runs.spikes(noisy, 15) == 1
-
-
-# ---------------------------------------------------------------- the plan
-
-SCALE = plan.Scale(
-    full=100, short=10, finetune=5, table=("adamw-fp32", "s3"), extras=(), near=("s3",)
-)
-
-
-def record(run_: Any, loss: float) -> dict[str, Any]:
-    return {"id": run_.id, "status": "ok", "held_out": [[0, 5.0], [1, loss]]}
-
-
-def finish(
-    best: float, claims: list[str], have: set[str], done: dict[str, Any] | None = None
-) -> Iterator[Any]:
-    """Every run of a plan, as if lr = best gave the least loss; records go to done."""
-    done = {} if done is None else done
-    while run_ := next(plan.pending(done, have, SCALE, claims), None):
-        assert run_.id not in done
-        done[run_.id] = record(run_, abs(math.log(run_.lr / best)))
-        if run_.save:
-            have.add(run_.save)
-        yield run_
-
-
-def test_a_sweep_widens_until_the_best_is_inside() -> None:
-    runs_ = [r for r in finish(1e-2, ["fp8_state"], set()) if r.optimizer == "adamw-fp32"]
-    swept = [r.lr for r in runs_ if r.claim == "sweep"]
-    assert sorted(swept) == [3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
-    assert {r.lr for r in runs_ if r.id.startswith("full/")} == {1e-2}
-    inside = [r.lr for r in finish(1e-3, ["fp8_state"], set()) if r.optimizer == "adamw-fp32"]
-    assert sorted(set(inside)) == [3e-4, 1e-3, 3e-3]
-
-
-def test_long_runs_beside_the_chosen_lr_come_last() -> None:
-    runs_ = list(finish(1e-3, ["fp8_state"], set()))
-    beside = [(r.id, r.lr, r.tokens, r.seed) for r in runs_[-4:]]
-    assert beside == [
-        (f"near/s3/{lr:g}/{seed}", lr, SCALE.full, seed) for seed in (1, 2) for lr in (3e-4, 3e-3)
-    ]
-    assert not any(r.id.startswith("near") for r in runs_[:-4])
-
-
-def test_a_sweep_in_which_all_diverges_ends() -> None:
-    done: dict[str, Any] = {}
-    for _ in range(plan.WIDEST):
-        missing, lr = plan.sweep(done, "adamw-raw", SCALE)
-        assert lr is None or len(done) == plan.WIDEST
-        done |= {r.id: {"id": r.id, "status": "diverged"} for r in missing}
-    assert plan.sweep(done, "adamw-raw", SCALE) == ([], min(r["lr"] for r in _lrs(done)))
-
-
-def _lrs(done: dict[str, Any]) -> list[dict[str, float]]:
-    return [{"lr": float(key.rsplit("/", 1)[1])} for key in done]
-
-
-def test_seeds_of_the_sweep_are_not_reported() -> None:
-    seeds: dict[str, set[int]] = {}
-    for r in finish(1e-3, ["fp8_state", "spikes", "ablation"], set()):
-        seeds.setdefault(r.id.split("/")[0], set()).add(r.seed)
-    assert seeds.pop("sweep") == {plan.SWEEP_SEED}
-    assert seeds == {kind: {1, 2} for kind in ("full", "spikes", "short", "near")}
-
-
-def test_fine_tuning_waits_for_the_checkpoint_and_makes_it_anew() -> None:
-    done: dict[str, Any] = {}
-    order = [r.id for r in finish(1e-3, ["finetune"], set(), done)]
-    first = next(i for i, x in enumerate(order) if x.startswith("finetune"))
-    assert order.index("full/adamw-fp32/1") < first
-    # A later call: the record is there, the weights are not
-    done = {k: v for k, v in done.items() if not k.startswith("finetune")}
-    again = next(plan.pending(done, set(), SCALE, ["finetune"]))
-    assert again.id == "base/0" and again.save == plan.CHECKPOINT
-    assert next(plan.pending(done, {plan.CHECKPOINT}, SCALE, ["finetune"])).start == again.save
-
-
-# ---------------------------------------------------------------- the text
-
-
-def test_packages_stay_on_one_side(tmp_path: Path) -> None:
-    for i in range(40):
-        for j in range(3):
-            path = tmp_path / f"package{i}" / f"module{j}.py"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(f"x{i} = {j}\n" * 50)
-    (tmp_path / "package0" / "copy.py").write_text("x1 = 1\n" * 50)  # of another package
-    text = data.load_text("python", roots=[tmp_path])
-    assert text.files == 120 and len(text.packages) + len(text.held_out_packages) == 40
-    assert text.held_out_packages and not set(text.packages) & set(text.held_out_packages)
-    share = len(text.held_out) / (len(text.train) + len(text.held_out))
-    assert 0.04 < share < 0.15
-    held = bytes(text.held_out.numpy()).decode()
-    for name in text.packages:
-        assert f"x{name[7:]} =" not in held
-    assert data.load_text("python", roots=[tmp_path]).digest == text.digest
-    (tmp_path / "package0" / "module0.py").write_text("x0 = 9\n")
-    assert data.load_text("python", roots=[tmp_path]).digest != text.digest
-
-
-def test_too_little_text_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "only.py").write_text("x = 1\n")
-    with pytest.raises(ValueError, match="too little python text"):
-        data.load_text("python", roots=[tmp_path])
-
-
-# ---------------------------------------------------------------- the S3 paper's ablation
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("betas", ["Same", "Different"])
-@pytest.mark.parametrize("p", [1, 2, 3, 5])
-def test_forms_of_s3_follow_a_step_by_hand(p: int, betas: str, nesterov: bool) -> None:
-    """arXiv 2507.06464, Alg. 1, and its ablation: two betas with Adam's bias correction."""
-    name = f"S3P{p}{betas}{'Nesterov' if nesterov else ''}"
-    program = resolve(f"{RESULTS / 's3_forms.py'}:{name}")
-    evaluator = Evaluator(program, lr=0.01, weight_decay=0.1)
-    a, b = (0.95, 0.95) if betas == "Same" else (0.9, 0.999)
-    rng = np.random.default_rng(5)
-    x, m, s = rng.normal(size=64), np.zeros(64), np.zeros(64)
-    state, ours = evaluator.initial_state(x), x
-    for t in range(1, 8):
-        g = rng.normal(size=64)
-        ours, state = evaluator.step(ours, g, state, t)
-        m, s = a * m + (1 - a) * g, b * s + (1 - b) * np.abs(g) ** p
-        over, under = (
-            (a * m + (1 - a) * g, b * s + (1 - b) * np.abs(g) ** p) if nesterov else (m, s)
-        )
-        if betas == "Different":
-            steps = t + 1 if nesterov else t
-            over, under = over / (1 - a**steps), under / (1 - b**steps)
-        x = x - 0.01 * (over / under ** (1 / p) + 0.1 * x)
-    np.testing.assert_allclose(ours, x, rtol=1e-12, atol=1e-12)
 
 
 # ---------------------------------------------------------------- what runs
@@ -298,7 +126,26 @@ def test_stosignsgd_converges_where_signsgd_does_not(tmp_path: Path) -> None:
     assert (tmp_path / "converge.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    run("digits.py", "--quick", "--out", str(tmp_path))
+    made = json.loads((tmp_path / "digits.json").read_text())
+    assert {r["status"] for r in made["runs"]} == {"ok"}
+    rows = {row["optimizer"]: row for row in made["summary"]["rows"]}
+    assert set(rows) == set(SCRIPTS["digits"].OPTIMIZERS)
+    assert rows["adamw-fp32"]["test_loss"]["mean"] < 1.8  # of ln 10 = 2.303: it learned
+    assert rows["s3gd"]["state_bytes_per_parameter"] < 1.05
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
 # ---------------------------------------------------------------- the committed results
+
+
+def test_committed_digits_follow_from_their_records() -> None:
+    made = json.loads((claims.RESULTS / "digits.json").read_text())
+    records = {r["id"]: r for r in made["runs"]}
+    summary = SCRIPTS["digits"].summarize(records)
+    assert json.loads(json.dumps(summary)) == made["summary"]
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -328,3 +175,5 @@ def test_a_difference_within_the_spread_is_none() -> None:
     assert page.gap(a, {"mean": 1.03, "half_range": 0.02}) == 0
     assert page.against(a, {"mean": 1.03, "half_range": 0.02}) == "within the spread"
     assert page.against(a, {"mean": 1.05, "half_range": 0.02}) == "-0.050"
+    assert page.versus(a, {"mean": 1.05, "half_range": 0.02}, "AdamW") == "0.050 below AdamW"
+    assert page.versus(a, a, "AdamW") == "within the spread of AdamW"

@@ -40,7 +40,10 @@ QUICK = plan.Scale(
     ablation=("adamw", "adamw-expected", "adamw-stosign"),
     finetuned=("adamw-fp32", "s3gd"),
     extras=(),
-    near=(),
+    near=("adamw-fp32",),
+    defaults=("adamw-fp32",),
+    long_spikes=("adamw-fp32",),
+    more_seeds=(),
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
 
@@ -76,7 +79,10 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
     table, stall = {*scale.table, *scale.extras}, set(scale.stall)
     rests: dict[str, dict[tuple[str, ...], set[str]]] = {
         "fp8_state": {("sweep", "full", "short", "near"): table},
-        "spikes": {("spikes",): set(scale.spikes), ("sweep",): {plan.REFERENCE}},
+        "spikes": {
+            ("spikes", "long-spikes"): set(scale.spikes),
+            ("sweep", "full"): {plan.REFERENCE},
+        },
         "finetune": {("finetune", "finetune-sweep"): set(scale.finetuned)},
         "ablation": {("sweep", "short"): set(scale.ablation)},
         "ema_stall": {("sweep", "short"): stall, ("full",): {"s3gd-raw", "s3gd"}},

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from claims import Record, Summary, main, of_kind, spread, sweep_table
-from plan import REFERENCE, Scale
+from plan import REFERENCE, Scale, full_sweep
 from runs import final_loss
 
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:pink")
@@ -65,13 +65,25 @@ def row(name: str, runs: list[Record], target: float | None) -> dict[str, Any]:
     }
 
 
-def near(records: Mapping[str, Record], name: str) -> list[dict[str, Any]]:
-    """Long runs by lr, the chosen one among them; empty where only that was run."""
-    own: dict[float, list[float]] = {}
-    if beside := of_kind(records, "near", name):
-        for r in (*beside, *of_kind(records, "full", name)):
-            own.setdefault(r["lr"], []).append(final_loss(r))
-    return [{"lr": lr, "held_out": spread(own[lr])} for lr in sorted(own)]
+def full_length(records: Mapping[str, Record], name: str, scale: Scale) -> Summary | None:
+    """The sweep of long runs of one optimizer; None where only the chosen lr was run.
+
+    best is the lr of the least loss on the first seed, the only one that all lrs have; runs of
+    the best are compared as a table row is.
+    """
+    if not of_kind(records, "near", name):
+        return None
+    own: dict[float, list[Record]] = {}
+    for r in (*of_kind(records, "near", name), *of_kind(records, "full", name)):
+        own.setdefault(r["lr"], []).append(r)
+    losses = {lr: spread([final_loss(r) for r in runs]) for lr, runs in own.items()}
+    missing, best = full_sweep(records, name, scale)
+    return {
+        "lrs": [{"lr": lr, "held_out": losses[lr]} for lr in sorted(own)],
+        "complete": not missing,
+        "best": best,
+        "held_out": losses[best] if best else None,
+    }
 
 
 def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
@@ -85,7 +97,7 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
         "target": target,
         "rows": [row(n, of_kind(records, "full", n), target) for n in names],
         "short_rows": [row(n, of_kind(records, "short", n), None) for n in extras],
-        "near": {n: near(records, n) for n in scale.near},
+        "full_length": {n: f for n in scale.near if (f := full_length(records, n, scale))},
         "sweeps": {n: sweep_table(records, "sweep", n) for n in (*scale.table, *scale.extras)},
     }
 

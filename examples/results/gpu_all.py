@@ -44,6 +44,11 @@ TINY_SCALE = plan.Scale(
     extras=("torch-adamw",),
     stall=("s3gd-99-raw",),
     near=("adamw-fp32",),
+    defaults=("adamw-fp32",),
+    long_spikes=("adamw-fp32",),
+    more_seeds=(3,),
+    closer=("adamw-fp32",),
+    repeated_spikes=("adamw-fp32",),
 )
 OVERHEAD = 4.0  # seconds of a run that are not training: first compilation, evaluation
 GRACE = 10.0  # seconds after the deadline before workers are ended
@@ -273,6 +278,19 @@ def save_texts(max_bytes: int, scratch: Path) -> list[Text]:
     return texts
 
 
+def same_text(texts: Collection[Text], done: Collection[Path]) -> None:
+    """SystemExit where the runs to resume, by the environments beside them, had another text."""
+    for path in (p for d in done for p in sorted(d.parent.glob("environment*.json"))):
+        before = {t["kind"]: t["sha256"] for t in json.loads(path.read_text("utf-8"))["texts"]}
+        for text in texts:
+            if before.get(text.kind, text.digest) != text.digest:
+                raise SystemExit(
+                    f"error: the {text.kind} text on this machine is not that of {path}, and "
+                    "losses on different texts cannot be compared; train where the same packages "
+                    "are installed, or without --done"
+                )
+
+
 def devices_of(kind: str) -> list[str]:
     """One entry per worker: every GPU, or two processes on the CPU."""
     if kind == "cpu":
@@ -316,6 +334,8 @@ def main(arguments: list[str] | None = None) -> None:
             texts = save_texts(
                 given.max_bytes or (3_000_000 if given.tiny else 400_000_000), scratch
             )
+            if not given.tiny:
+                same_text(texts, given.done)
             for text in texts:
                 scheduler.say(f"{text.kind}: {len(text.train):,} + {len(text.held_out):,} bytes")
             facts = {

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 HERE = Path(__file__).parent
 PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md"}
-CLAIMS = ("converge", "fp8_state", "spikes", "finetune", "ema_stall", "ablation")
+CLAIMS = ("converge", "fp8_state", "spikes", "finetune", "ema_stall", "ablation", "digits")
 
 
 def pm(value: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -45,6 +45,27 @@ def against(value: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
     """The difference to the reference, or that there is none larger than the spread."""
     difference = gap(value, reference)
     return f"{difference:+.3f}" if difference else "within the spread"
+
+
+def versus(
+    value: Mapping[str, Any], reference: Mapping[str, Any], what: str, digits: int = 3
+) -> str:
+    """The difference to what the reference is called, in words."""
+    difference = gap(value, reference)
+    if not difference:
+        return f"within the spread of {what}"
+    return f"{abs(difference):.{digits}f} {'above' if difference > 0 else 'below'} {what}"
+
+
+def losses_by_lr(rows: Sequence[Mapping[str, Any]], best: float | None) -> str:
+    """Mean losses and spreads by lr with the number of seeds, the best lr's in bold."""
+    parts = []
+    for row in rows:
+        loss = row["held_out"]
+        text = pm(loss) if loss["seeds"] > 1 else pm(loss).partition(" ")[0]
+        text = f"**{text}**" if row["lr"] == best else text
+        parts.append(f"{row['lr']:g}: {text} ({loss['seeds']})")
+    return ", ".join(parts)
 
 
 def best_lr(sweep: Sequence[Sequence[float | None]]) -> float:
@@ -73,7 +94,8 @@ def context() -> dict[str, Any]:
     """The claims' summaries by name, rows by optimizer, and the environments."""
     made: dict[str, Any] = {}
     for claim in CLAIMS:
-        summary = json.loads((RESULTS / f"{claim}.json").read_text("utf-8"))["summary"]
+        whole = json.loads((RESULTS / f"{claim}.json").read_text("utf-8"))
+        summary = {**whole["summary"], "facts": whole["facts"]}
         rows = summary["rows"]
         if isinstance(rows, list):
             summary["by_name"] = {row["optimizer"]: row for row in rows}
@@ -82,6 +104,13 @@ def context() -> dict[str, Any]:
     made["fp8_state"]["short_by_name"] = {row["optimizer"]: row for row in short}
     paths = sorted(RESULTS.glob("environment*.json"))
     made["environments"] = [json.loads(p.read_text("utf-8")) for p in paths]
+    for other in made["environments"][1:]:
+        same = [t["sha256"] for t in other["texts"]] == [
+            t["sha256"] for t in made["environments"][0]["texts"]
+        ]
+        expect(same, "all runs have one text")
+    machines = [f"{len(e['gpus'])} {e['gpus'][0]}" for e in made["environments"]]
+    made["machines"] = list(dict.fromkeys(machines))
     lines = (RESULTS / "runs.jsonl").read_text("utf-8").splitlines()
     made["records"] = [json.loads(line) for line in lines]
     return made
@@ -97,7 +126,13 @@ def render() -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters |= {"pm": pm, "sweep": sweep_line, "best_lr": best_lr}
-    environment.globals |= {"against": against, "gap": gap, "expect": expect}
+    environment.globals |= {
+        "against": against,
+        "expect": expect,
+        "gap": gap,
+        "losses_by_lr": losses_by_lr,
+        "versus": versus,
+    }
     values = context()
     made = {name: environment.get_template(source).render(values) for source, name in PAGES.items()}
     # What sets and expects in a template leave behind

@@ -2,6 +2,7 @@
 
 Learning rates are chosen by a sweep: three lrs of the grid, then further ones while the best lies
 at the edge, five at most.  Runs at the chosen lr come into being when their sweep is complete.
+Sweeps are short; for some optimizers a second one of long runs begins around the chosen lr.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ SWEEP_SEED = 0  # of no reported run
 CHECKPOINT = "pretrained.pt"  # AdamW's, where fine-tuning starts
 REFERENCE = "adamw-fp32"
 FACTORS = (1, 3, 10)  # of AdamW's lr, for the spikes
+LONG_FACTOR = 10  # of the long runs among them
+LEAST = -20  # index of the least lr of the grid
+GRID = [rate(i) for i in range(LEAST, 5)]
+STOSIGN_FACTOR = 0.2  # by which the pass multiplies the default lr
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,14 @@ class Scale:
     finetuned: tuple[str, ...] = FINETUNE
     extras: tuple[str, ...] = ("signum-raw", "lion-raw", "torch-adamw", "stosignsgd-decayed")
     stall: tuple[str, ...] = ("s3gd-99-raw", "s3gd-99")
-    near: tuple[str, ...] = ("adamw", "adamw-stosign")
+    near: tuple[str, ...] = ("adamw-stosign", "adamw-fp32", "s3", "signum", "stosignsgd", "s3gd")
+    defaults: tuple[str, ...] = ("adamw-stosign",)  # whose default lr is to be decided
+    long_spikes: tuple[str, ...] = ("adamw-fp32", "s3-p3-same-nesterov")
+    more_seeds: tuple[int, ...] = (3, 4)  # where a close claim depends on them:
+    closer: tuple[str, ...] = ("adamw-fp32", "adamw-stosign", "s3gd", "signum")
+    repeated_spikes: tuple[str, ...] = (
+        "adamw-fp32", "adamw-999", "s3-p3-same-nesterov", "s3-p3-different-nesterov",
+    )  # fmt: skip
 
 
 FULL_SCALE = Scale(full=100_000_000, short=10_000_000, finetune=5_000_000)
@@ -45,14 +57,16 @@ FULL_SCALE = Scale(full=100_000_000, short=10_000_000, finetune=5_000_000)
 # ---------------------------------------------------------------- sweeps
 
 
-def _sweep(
-    done: Records, name: str, scale: Scale, make: Callable[[float], Run]
+def search(
+    done: Records, middle: int, first_lrs: int, make: Callable[[float], Run]
 ) -> tuple[list[Run], float | None]:
-    """The runs of one sweep that are still missing, and the best lr once none is."""
-    middle = CHOICES[name].middle
-    half = scale.first_lrs // 2
-    indexes = list(range(middle - half, middle - half + scale.first_lrs))
-    widest = WIDEST if scale.first_lrs > 1 else 1
+    """The runs of one sweep that are still missing, and the best lr once none is.
+
+    middle: index on the grid (optimizers.rate) of the middle of the first lrs.
+    """
+    half = first_lrs // 2
+    indexes = list(range(middle - half, middle - half + first_lrs))
+    widest = WIDEST if first_lrs > 1 else 1
     while True:
         runs = [make(rate(i)) for i in indexes]
         missing = [run for run in runs if run.id not in done]
@@ -74,7 +88,7 @@ def sweep(done: Records, name: str, scale: Scale) -> tuple[list[Run], float | No
     def make(lr: float) -> Run:
         return Run(f"sweep/{name}/{lr:g}", "sweep", name, lr, scale.short, SWEEP_SEED)
 
-    return _sweep(done, name, scale, make)
+    return search(done, CHOICES[name].middle, scale.first_lrs, make)
 
 
 def finetune_sweep(done: Records, name: str, scale: Scale) -> tuple[list[Run], float | None]:
@@ -90,7 +104,7 @@ def finetune_sweep(done: Records, name: str, scale: Scale) -> tuple[list[Run], f
             name_, "finetune", name, lr, scale.finetune, SWEEP_SEED, "headers", start=CHECKPOINT
         )
 
-    missing, best = _sweep(done, name, scale, make)
+    missing, best = search(done, CHOICES[name].middle, scale.first_lrs, make)
     return missing, best and float(f"{best / 10:.1g}")
 
 
@@ -103,20 +117,51 @@ def full(
     """A long run at the chosen lr."""
     _, lr = sweep(done, name, scale)
     if lr is not None:
-        save = CHECKPOINT if name == REFERENCE and seed == scale.seeds[0] else ""
-        yield Run(
-            f"full/{name}/{seed}", claim, name, lr, scale.full, seed, save=save, evaluations=40
-        )
+        yield long_run(done, name, lr, seed, scale, claim)
 
 
-def near(done: Records, name: str, seed: int, scale: Scale) -> Iterator[Run]:
-    """Long runs at the lrs beside the chosen one: does the short sweep choose well?"""
-    _, lr = sweep(done, name, scale)
+def long_run(
+    done: Records, name: str, lr: float, seed: int, scale: Scale, claim: str = "fp8_state"
+) -> Run:
+    """The long run of one optimizer at any lr; full/ at the lr that the short sweep chose."""
+    _, chosen = sweep(done, name, scale)
+    own = lr == chosen
+    id_ = f"full/{name}/{seed}" if own else f"near/{name}/{lr:g}/{seed}"
+    save = CHECKPOINT if own and name == REFERENCE and seed == scale.seeds[0] else ""
+    return Run(id_, claim, name, lr, scale.full, seed, save=save, evaluations=40)
+
+
+def full_sweep(done: Records, name: str, scale: Scale) -> tuple[list[Run], float | None]:
+    """A sweep of long runs around the lr that the short one chose: does that choose well?"""
+    _, chosen = sweep(done, name, scale)
+    if chosen is None:
+        return [], None
+    seed = scale.seeds[0]
+    return search(done, GRID.index(chosen) + LEAST, 3, lambda lr: long_run(
+        done, name, lr, seed, scale
+    ))  # fmt: skip
+
+
+def around(done: Records, name: str, scale: Scale) -> list[float]:
+    """The chosen lr between its neighbours on the grid; empty before the sweep is complete."""
+    _, chosen = sweep(done, name, scale)
+    if chosen is None:
+        return []
+    middle = GRID.index(chosen)
+    return GRID[middle - 1 : middle + 2]
+
+
+def default_lrs(done: Records, name: str, scale: Scale) -> list[float]:
+    """What a default lr is decided between: the pass's factor of the base's lr, and the grid."""
+    lrs = around(done, name, scale)
+    return [float(f"{STOSIGN_FACTOR * lrs[1]:.1g}"), *lrs] if lrs else []
+
+
+def at_best_lr(done: Records, name: str, seed: int, scale: Scale) -> Iterator[Run]:
+    """A long run at the best lr of the sweep of long runs."""
+    _, lr = full_sweep(done, name, scale)
     if lr is not None:
-        grid = [rate(i) for i in range(-20, 5)]
-        middle = grid.index(lr)
-        for lr_ in (grid[middle - 1], grid[middle + 1]):
-            yield Run(f"near/{name}/{lr_:g}/{seed}", "fp8_state", name, lr_, scale.full, seed)
+        yield long_run(done, name, lr, seed, scale)
 
 
 def short(done: Records, claim: str, name: str, seed: int, scale: Scale) -> Iterator[Run]:
@@ -152,13 +197,16 @@ def finetuning(done: Records, scale: Scale, have: Collection[str]) -> Iterator[R
             yield Run(**{**vars(run), "id": f"base/{again}", "claim": "finetune"})
 
 
-def spiking(done: Records, factor: int, seed: int, scale: Scale) -> Iterator[Run]:
-    """Every form at one multiple of AdamW's chosen lr."""
+def spiking(
+    done: Records, names: Collection[str], factor: int, seed: int, scale: Scale, long: bool = False
+) -> Iterator[Run]:
+    """Forms at one multiple of AdamW's chosen lr."""
     _, lr = sweep(done, REFERENCE, scale)
     if lr is not None:
-        for name in scale.spikes:
-            id_ = f"spikes/{name}/x{factor}/{seed}"
-            yield Run(id_, "spikes", name, lr * factor, scale.short, seed)
+        kind, tokens = ("long-spikes", scale.full) if long else ("spikes", scale.short)
+        for name in names:
+            id_ = f"{kind}/{name}/x{factor}/{seed}"
+            yield Run(id_, "spikes", name, lr * factor, tokens, seed)
 
 
 def pending(
@@ -193,19 +241,51 @@ def _stages(
         for seed in later:
             for name in scale.table:
                 yield from full(done, name, seed, scale)
-    for factor in sorted(scale.factors, reverse=True):
-        if "spikes" in claims:
-            for seed in scale.seeds:
-                yield from spiking(done, factor, seed, scale)
-        if "ablation" in claims:  # between the spikes at the largest lr and the others
-            yield from at_chosen_lr(done, "ablation", scale.ablation, scale)
+    highest, *others = sorted(scale.factors, reverse=True)
+    if "spikes" in claims:
+        for seed in scale.seeds:
+            yield from spiking(done, scale.spikes, highest, seed, scale)
+    if "ablation" in claims:
+        yield from at_chosen_lr(done, "ablation", scale.ablation, scale)
     if "ema_stall" in claims:
         yield from at_chosen_lr(done, "ema_stall", scale.stall, scale)
     if "fp8_state" in claims:
         yield from at_chosen_lr(done, "fp8_state", scale.extras, scale)
-        for seed in scale.seeds:
+        yield from at_full_length(done, scale)
+        for seed in later:
             for name in scale.near:
-                yield from near(done, name, seed, scale)
+                yield from at_best_lr(done, name, seed, scale)
+    if "spikes" in claims:
+        yield from spiking(done, scale.long_spikes, LONG_FACTOR, first, scale, long=True)
+        for factor in others:
+            for seed in scale.seeds:
+                yield from spiking(done, scale.spikes, factor, seed, scale)
+        for seed in later:
+            yield from spiking(done, scale.long_spikes, LONG_FACTOR, seed, scale, long=True)
+    for seed in scale.more_seeds:
+        if "ablation" in claims:
+            for name in scale.ablation:
+                yield from short(done, "ablation", name, seed, scale)
+        if "fp8_state" in claims:
+            for name in scale.closer:
+                yield from at_best_lr(done, name, seed, scale)
+        if "spikes" in claims:
+            yield from spiking(done, scale.repeated_spikes, highest, seed, scale)
+    if "fp8_state" in claims:
+        for seed in later:
+            for name in scale.near:
+                for lr in around(done, name, scale):
+                    yield long_run(done, name, lr, seed, scale)
+
+
+def at_full_length(done: Records, scale: Scale) -> Iterator[Run]:
+    """The sweeps of long runs, and every seed where a default lr depends on one."""
+    for name in scale.near:
+        yield from full_sweep(done, name, scale)[0]
+    for name in scale.defaults:
+        for seed in scale.seeds:
+            for lr in default_lrs(done, name, scale):
+                yield long_run(done, name, lr, seed, scale)
 
 
 def at_chosen_lr(done: Records, claim: str, names: Collection[str], scale: Scale) -> Iterator[Run]:

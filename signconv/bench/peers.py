@@ -1,22 +1,23 @@
 """Other libraries: how each makes its optimizer, and which of our builds it is compared with.
 
-A module to run as well: ``python -m signconv.bench.peers`` measures one peer and prints one JSON
-line per workload, since a peer gets a process of its own (see ``run_peer``).
+A module to run as well: ``python -m signconv.bench.peers`` measures one peer on one workload and
+prints what it finds as lines of JSON, since that gets a process of its own (see ``run_peer``).
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,9 @@ from torch import Tensor
 from signconv.bench import timing, workloads
 from signconv.bench.measure import add_kernels, kernels_of, one_line, shortened, time_step
 from signconv.bench.subjects import DTYPES
+from signconv.bench.workloads import Workload
 
 LR = 1e-4
-#: Exit code of a process that printed the row of a failure and wants a fresh one for the rest.
-RESTART = 3
 Make = Callable[[list[Tensor]], Any]
 
 
@@ -50,13 +50,8 @@ class Peer:
     gpu_only: bool = False
 
 
-def _get(module: str, *names: str) -> Any:
-    """The first of ``names`` that a module has: libraries rename their classes."""
-    loaded = importlib.import_module(module)
-    for name in names:
-        if hasattr(loaded, name):
-            return getattr(loaded, name)
-    raise AttributeError(f"{module} has no {' and no '.join(names)}")
+def _get(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 def _torch(name: str) -> Make:
@@ -91,14 +86,16 @@ def _bitsandbytes(params: list[Tensor]) -> Any:
 
 
 def _heavyball(params: list[Tensor]) -> Any:
-    made = _get("heavyball", "AdamW", "ForeachAdamW")
-    return made(params, lr=LR, storage_dtype="bfloat16")
+    # It takes the gradients away after a step, and would have nothing to do at the next.
+    options = {"storage_dtype": "bfloat16", "consume_grad": False, "weight_decay": 0.01}
+    return _get("heavyball", "AdamW")(params, lr=LR, betas=(0.9, 0.999), **options)
 
 
 def _lion(params: list[Tensor]) -> Any:
     return _get("lion_pytorch", "Lion")(params, lr=LR, use_triton=params[0].is_cuda)
 
 
+#: In the order in which they run: what compiles for minutes comes last.
 PEERS = {
     p.name: p
     for p in (
@@ -106,11 +103,11 @@ PEERS = {
         Peer("torch AdamW foreach", "torch", _torch("foreach"), ("adamw@{params}", "adamw")),
         Peer("torch AdamW compiled", "torch", _torch_compiled, ("adamw@{params}", "adamw")),
         Peer("flashoptim FlashAdamW", "flashoptim", _flashoptim, ("adamw",), gpu_only=True),
+        Peer("bitsandbytes AdamW8bit", "bitsandbytes", _bitsandbytes, ("adamw",), gpu_only=True),
         Peer("torchao AdamWFp8", "torchao", _torchao("AdamWFp8"), ("adamw",), gpu_only=True),
         Peer("torchao AdamW8bit", "torchao", _torchao("AdamW8bit"), ("adamw",), gpu_only=True),
-        Peer("bitsandbytes AdamW8bit", "bitsandbytes", _bitsandbytes, ("adamw",), gpu_only=True),
-        Peer("HeavyBall AdamW", "heavyball", _heavyball, ("adamw@bf16", "adamw"), gpu_only=True),
         Peer("lion-pytorch Lion", "lion-pytorch", _lion, ("lion@{params}", "lion")),
+        Peer("HeavyBall AdamW", "heavyball", _heavyball, ("adamw@bf16", "adamw"), gpu_only=True),
     )
 }
 
@@ -128,57 +125,56 @@ def version(package: str) -> str | None:
         return None
 
 
-# ---------------------------------------------------------------- a process per peer
+# ---------------------------------------------------------------- a process per workload
 
 
 def run_peer(
-    peer: Peer, keys: list[str], device: str, params: str, quick: bool, limit: float
+    peer: Peer, chosen: list[Workload], device: str, params: str, quick: bool, limit: float
 ) -> Iterator[dict[str, Any]]:
-    """One row per workload; a failure is a row with ``error``.
+    """One row per workload, as it is measured; a failure is a row with ``error``.
 
-    Each workload has ``limit`` seconds; then the process is ended (a compiler does not listen to
-    anything less) and a new one goes on with the next workload.  On a GPU the kernels are listed
-    by further processes, since the profiler would slow down what is timed after it.
+    Each has a process of its own, ended where its first step, in which compilers run, takes
+    ``limit`` seconds or anything behind it as long again (a compiler does not listen to anything
+    less).  Lists of as many tensors and more are not tried after such a first step.
     """
-    reason = None
+    reason, most = None, math.inf
     if version(peer.package) is None:
         reason = f"not installed: pip install {peer.package}"
     elif peer.gpu_only and device == "cpu":
         reason = "needs a GPU"
-    if reason:
-        yield from (_failed(key, reason) for key in keys)
-        return
     options = ["--device", device, "--params", params, *(["--quick"] if quick else [])]
-    rows = {row["workload"]: row for row in _attempts(peer.name, keys, options, limit)}
-    if device != "cpu":
-        good = [key for key, row in rows.items() if "error" not in row]
-        for found in _attempts(peer.name, good, [*options, "--kernels"], limit):
-            if "error" in found:
-                found["profiler_error"] = found.pop("error")
-            add_kernels(rows[found["workload"]], found)
-    yield from rows.values()
+    for w in chosen:
+        row: dict[str, Any] = {"workload": w.key}
+        if reason:
+            row["error"] = reason
+        elif len(w.shapes) >= most:
+            row["error"] = f"not tried: {late(limit)} on {most:,} tensors"
+        else:
+            command = [sys.executable, "-m", "signconv.bench.peers", peer.name, w.key, *options]
+            for found in _child_lines(command, limit):
+                _add(row, found)
+            if row.get("error") == late(limit) and "first_step_s" not in row:
+                most = len(w.shapes)
+        yield row
 
 
-def _attempts(
-    name: str, keys: list[str], options: list[str], limit: float
-) -> Iterator[dict[str, Any]]:
-    """One row per workload, in as many processes as it takes."""
-    left = list(keys)
-    while left:
-        command = [sys.executable, "-m", "signconv.bench.peers", name, ",".join(left), *options]
-        for row in _children_rows(command, limit):
-            yield row if "workload" in row else _failed(left[0], row["error"])
-            left.pop(0)
-            if not left:
-                return
+def late(limit: float) -> str:
+    """What is said of a process that was ended."""
+    return f"no result within {limit:g} s"
 
 
-def _failed(key: str, reason: str) -> dict[str, Any]:
-    return {"workload": key, "error": reason}
+def _add(row: dict[str, Any], found: dict[str, Any]) -> None:
+    """Put a line that a child printed into its row; what was timed already stays."""
+    if "clock" not in row:
+        row |= found
+    elif "error" in found:
+        row["profiler_error"] = found["error"]
+    else:
+        add_kernels(row, found)
 
 
-def _children_rows(command: list[str], limit: float) -> Iterator[dict[str, Any]]:
-    """Rows a child prints, until it ends, dies or takes longer than ``limit`` for one of them."""
+def _child_lines(command: list[str], limit: float) -> Iterator[dict[str, Any]]:
+    """What a child prints, until it ends, dies or takes ``limit`` seconds for one of its lines."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     child = subprocess.Popen(
@@ -205,12 +201,12 @@ def _children_rows(command: list[str], limit: float) -> Iterator[dict[str, Any]]
     try:
         while (line := lines.get(timeout=limit)) is not None:
             yield json.loads(line)
-        if child.wait(timeout=limit) != RESTART:
+        if child.wait(timeout=limit):
             listener.join(timeout=5)
             words = next((x for x in reversed(said) if x), "no output")
             yield {"error": f"ended with code {child.returncode}: {shortened(words)}"}
     except (queue.Empty, subprocess.TimeoutExpired):
-        yield {"error": f"no result within {limit:g} s"}
+        yield {"error": late(limit)}
     finally:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)  # the compilers it started, too
@@ -218,35 +214,39 @@ def _children_rows(command: list[str], limit: float) -> Iterator[dict[str, Any]]
 
 
 def main() -> int:
-    """Measure one peer on the workloads named, one line of JSON each."""
+    """Measure one peer on one workload: its first step, its times, its kernels, a line each."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("workloads")
+    parser.add_argument("workload")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--params", default="bf16", choices=DTYPES)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--kernels", action="store_true", help="list kernels, time nothing")
     chosen = parser.parse_args()
-    effort = timing.QUICK if chosen.quick else timing.FULL
-    for w in workloads.choose(chosen.workloads, chosen.quick):
-        row: dict[str, Any] = {"workload": w.key}
-        try:
-            params = w.tensors(DTYPES[chosen.params], chosen.device)
-            optimizer = PEERS[chosen.peer].make(params)
-            if chosen.kernels:
-                row |= kernels_of(optimizer)
-            else:
-                row |= time_step(optimizer, params, chosen.device, effort)
-        except Exception as error:
-            row["error"] = one_line(error)
-        print(json.dumps(row), flush=True)
-        if "error" in row:
-            return RESTART  # whatever is broken in this process must not spoil the next workload
-        del params, optimizer
-        gc.collect()
-        if chosen.device != "cpu":
-            torch.cuda.empty_cache()
+    (w,) = workloads.choose(chosen.workload, chosen.quick)
+    try:
+        for found in measured(PEERS[chosen.peer], w, chosen.params, chosen.device, chosen.quick):
+            print(json.dumps(found), flush=True)
+    except Exception as error:
+        print(json.dumps({"error": one_line(error)}), flush=True)
     return 0
+
+
+def measured(
+    peer: Peer, w: Workload, dtype: str, device: str, quick: bool
+) -> Iterator[dict[str, Any]]:
+    """What ``main`` prints."""
+    params = w.tensors(DTYPES[dtype], device)
+    optimizer = peer.make(params)
+    begin = time.perf_counter()
+    optimizer.step()
+    timing.synchronize(device)
+    yield {"first_step_s": time.perf_counter() - begin}
+    if any(p.grad is None for p in params):
+        yield {"error": "a step takes the gradients away, so that the next one has nothing to do"}
+        return
+    yield time_step(optimizer, params, device, timing.QUICK if quick else timing.FULL)
+    if device != "cpu":
+        yield kernels_of(optimizer)
 
 
 if __name__ == "__main__":

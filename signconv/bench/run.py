@@ -4,13 +4,14 @@ The record's keys:
 
     schema, command, complete, date   version of this layout; what was typed; whether it ended
     machine                           device, name, rates (SMs, MHz) and versions
-    settings                          device, quick, peers, seconds a peer had per workload
+    settings                          device, quick, peers, seconds a peer had for a first step
     workloads                         [{key, title, tensors, elements, copy, list_copy}]
     rows                              [{kind: ours|peer, label, workload, params, …}]
 
 ``copy`` is torch's copy of one buffer, ``list_copy`` that of the workload's tensors, by dtype.
 Rows hold what ``measure`` returns, or ``error``; those of ours also spec, convert, state, math and
-what ``Ours.row`` adds, those of a peer its version and ``ours``, the labels to compare it with.
+what ``Ours.time`` adds, those of a peer its version, ``ours``, the labels to compare it with, and
+``first_step_s``, which compiles.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ Report = Callable[[dict[str, Any], dict[str, Any]], None]
 class Plan:
     """What to run.
 
-    peers: names in ``peers.PEERS``; peer_limit: seconds each has per workload.
+    peers: names in ``peers.PEERS``; peer_limit: seconds each has per workload for its first step,
+    and again for what follows.
     """
 
     subjects: tuple[Built, ...]
@@ -136,7 +138,8 @@ def run(plan: Plan, report: Report, path: Path | None = None) -> dict[str, Any]:
                 if found is not None:
                     add_kernels(found, kernels_of(built.optimizer(tensors)))
                     _derive(ours, found, record)
-    keys = [w.key for w in plan.workloads]
+        if path is not None:
+            write(record, path)
     for params in dtypes:
         for name in plan.peers:
             peer = peers.PEERS[name]
@@ -148,8 +151,9 @@ def run(plan: Plan, report: Report, path: Path | None = None) -> dict[str, Any]:
                 "version": peers.version(peer.package),
                 "ours": [s.label for s in _compared(name, params)],
             }
-            found = peers.run_peer(peer, keys, plan.device, params, plan.quick, plan.peer_limit)
-            for row in found:
+            chosen = list(plan.workloads)
+            limit = plan.peer_limit
+            for row in peers.run_peer(peer, chosen, plan.device, params, plan.quick, limit):
                 keep({**about, **row})
     record["complete"] = True
     if path is not None:

@@ -190,6 +190,7 @@ def _peers(peers: list[Row], ours: list[Row]) -> Table:
         ("host µs", _value("host_us", 3)),
         ("state B", _bytes("state_bytes")),
         ("launches", _count("launches")),
+        ("first step s", _value("first_step_s", 3)),
         ("ours", compared),
         ("ours/peer ms", against("device_ms")),
         ("ours/peer step", against("step_ms")),

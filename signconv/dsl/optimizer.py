@@ -28,11 +28,12 @@ RESERVED = frozenset({
     "step", "offset", "self", "master", "ref", "dev", "tl", "math", "torch", "triton", "betas",
     "initial_lr", "program", "table", "chunks", "entry", "start", "left", "first", "pid", "row",
     "lane", "offsets", "mask", "row_mask", "index", "keys", "bits", "bits0", "bits1", "bits2",
-    "P_TYPE", "G_TYPE", "ROWS", "TAIL", "FULL", "LEVELS", "CODEC", "TILES", "tile", "place",
-    "partials", "reduced", "range",
+    "P_TYPE", "G_TYPE", "ROWS", "TAIL", "FULL", "LEVELS", "CODEC", "SCALED", "TILES",
+    "tile", "place", "partials", "reduced", "range",
     "p_ptr", "g_ptr", "p_format", "index0", "numel", "key0", "key1", "key2", "other_key0",
     "other_key1", "other_key2", "p_stored", "g_stored", "p_stored_next", "g_stored_next",
-    "p_stored_tail", "g_stored_tail", "master_check", "clock_row", "scalar_table",
+    "p_stored_far",
+    "g_stored_far", "p_stored_tail", "g_stored_tail", "master_check", "clock_row", "scalar_table",
     "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr", "hypers", "clock",
     "seed_ptr",
     "memory", "real_t",
@@ -42,7 +43,7 @@ RESERVED = frozenset({
 #: What the generated code appends to a moment's name.
 SUFFIXES = (
     *("_prev", "_ptr", "_scale", "_scale_ptr", "_format"),
-    *(f"_{what}{when}" for what in ("stored", "byte") for when in ("", "_next", "_tail")),
+    *(f"_{what}{when}" for what in ("stored", "byte") for when in ("", "_next", "_far", "_tail")),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signconv.runtime import device_roots, ptx
+from signconv.runtime import device_math, device_roots, ptx
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.device_codes import ARITHMETIC, E5M2, INTERPRETED, PTX_FP8
 
@@ -142,7 +142,7 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         largest = tl.max(_magnitude(x), axis=1)
     else:
         largest = tl.reduce(tl.abs(x), 1, _nan_maximum).to(tl.uint32, bitcast=True)
-    if tl.max(largest, axis=0) < LIMIT:
+    if device_math.tile_maximum(tl.broadcast_to(largest[:, None], x.shape)) < LIMIT:
         byte = _byte(largest, FORMAT)
         code = encode_fp8(x, _power_of_two(BIAS - byte), field, FORMAT, CODEC)
     else:
@@ -159,7 +159,10 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
 def encode_root_blocks(v, field, N: tl.constexpr):
     """As ``encode_blocks``, of N-th roots; moments above 2^124 saturate."""
     largest = tl.max(_magnitude(v), axis=1)
-    if tl.max(largest, axis=0) < device_roots.LARGEST_ROOT_BITS:
+    if (
+        device_math.tile_maximum(tl.broadcast_to(largest[:, None], v.shape))
+        < device_roots.LARGEST_ROOT_BITS
+    ):
         byte = device_roots.root_scale(largest, N)
         code = device_roots.encode_roots(v, field, byte, N)
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from signconv.runtime import ptx
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.device_codes import ARITHMETIC
 
 
 @triton.jit
@@ -53,14 +55,23 @@ def high_field(bits):
 
 @triton.jit
 def low_field(bits):
-    """A 32-bit field whose upper 16 bits are independent of those of ``high_field``."""
-    return (bits << 16) ^ bits  # both halves, above the lower one
+    """A 32-bit field whose upper 16 bits are independent of those of ``high_field``.
+
+    Both halves, above the lower one.  Bit 9 is set: the half unit that centres 22-bit numbers.
+    """
+    return ((bits << 16) ^ bits) | 0x200
 
 
 @triton.jit
-def sign_noise(field):
-    """Midpoints (2u + 1 - N) / N with N = 2^22: symmetric in (-1, 1), never 0, exact in fp32."""
-    two_to_four = ((field >> 9) | 0x40000001).to(tl.float32, bitcast=True)
+def sign_noise(field, CODEC: tl.constexpr):
+    """Midpoints (2u + 1 - N) / N with N = 2^22: symmetric in (-1, 1), never 0, exact in fp32.
+
+    ``field`` is a ``low_field``, whose bit 9 is the half unit already.
+    """
+    if CODEC == ARITHMETIC:
+        two_to_four = ((field >> 9) | 0x40000001).to(tl.float32, bitcast=True)
+    else:
+        two_to_four = ptx.two_to_four(field)
     return two_to_four - 3.0
 
 

@@ -131,7 +131,7 @@ def encode_roots(v, field, byte, N: tl.constexpr):
     above = (x >= middle).to(tl.int32)
     other = power(_code_value(code + 2 * above), N)
     low = tl.minimum(middle, other)
-    u = ((field >> 9) | 0x3F800000).to(tl.float32, bitcast=True) - 0.9999999403953552  # k + 1/2
+    u = ((field >> 9) | 0x3F800001).to(tl.float32, bitcast=True) - 1.0  # (2k + 1) / 2^23
     up = u * tl.abs(middle - other) < x - low
     return (code + above + up.to(tl.int32)).to(tl.uint8)
 

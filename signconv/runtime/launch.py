@@ -16,16 +16,16 @@ from signconv.runtime.program import OptimizerProgram
 ROWS, WARPS = 8, 1
 #: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
 TAIL_ROWS = 4
-#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones; two per program,
-#: so that fetching ahead is tested, and tails in one.
-INTERPRETER_ROWS = 32
+#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones; four per program,
+#: so that fetching two ahead is tested, and tails in one.
+INTERPRETER_SHAPE = 16, 4
 
 
 @dataclass(frozen=True)
 class LaunchShape:
     """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
 
-    Of several tiles each is fetched while the one before is stepped.  Fewer registers are more
+    Of several tiles each is fetched while the two before are stepped.  Fewer registers are more
     programs in flight, until spilled ones cost more than that brings.
     """
 
@@ -52,15 +52,17 @@ def interpreted() -> bool:
 def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     """The fastest of those tried on an H200, by what is stored and computed per element."""
     if interpreted():
-        return LaunchShape(INTERPRETER_ROWS, 2, None)
+        return LaunchShape(*INTERPRETER_SHAPE, None)
     formats = [m.format_for(True) for m in program.moments]
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
-    if wide or program.reductions or any(f.order > 1 for f in formats):
+    if wide or program.reductions:
         return LaunchShape(ROWS, 1, None)
+    if any(f.order > 1 for f in formats):
+        return LaunchShape(ROWS, 1, 64)
     if len(formats) < 2:
-        return LaunchShape(ROWS, 4, None)
-    few = len(formats) == 2 and param == torch.bfloat16
-    return LaunchShape(ROWS, 2, 80 if not few else 72 if program.quotients else 64)
+        return LaunchShape(ROWS, 4, 64)
+    few = len(formats) == 2 and param == torch.bfloat16 and not program.quotients
+    return LaunchShape(ROWS, 3 if few else 2, 80)
 
 
 def codec_for(capability: tuple[int, int] | None) -> int:

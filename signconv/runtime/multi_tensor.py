@@ -171,8 +171,11 @@ class Bucket:
         self.table.copy_(host, non_blocking=True)
         self.pointers = pointers
 
-    def launch(self, scalars: Tensor, keys: Tensor) -> None:
-        """The one step launch of this bucket; reductions take two or more before it."""
+    def launch(self, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
+        """The one step launch of this bucket; reductions take two or more before it.
+
+        ``scaled``: whether gradients are multiplied by a factor that may not be 1.
+        """
         codes = (f.code for f in self.formats)
         types = (self.param_type, self.grad_type, self.param_format, *codes)
         tables = [self.table, self.chunks, scalars, keys]
@@ -182,6 +185,7 @@ class Bucket:
                 self.reducer.partials,
                 *types,
                 CODEC=self.codec,
+                SCALED=scaled,
                 ROWS=self.shape.chunk,
                 LEVELS=(self.shape.chunk * BLOCK).bit_length() - 1,
                 num_warps=launch.WARPS,
@@ -192,6 +196,7 @@ class Bucket:
             *tables,
             *types,
             CODEC=self.codec,
+            SCALED=scaled,
             ROWS=self.shape.rows,
             TAIL=self.shape.chunk if launch.interpreted() else launch.TAIL_ROWS,
             TILES=self.shape.tiles,
@@ -363,8 +368,9 @@ class GroupEngine:
             num_warps=1,
             enable_fp_fusion=False,
         )
+        scaled = grad_scale is not None or bool(group["maximize"])
         for b in self.buckets:
-            b.launch(self.scalars, self.keys)
+            b.launch(self.scalars, self.keys, scaled)
 
 
 def _kind(p: Tensor) -> tuple[torch.dtype, torch.dtype, torch.Size]:

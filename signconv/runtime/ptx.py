@@ -63,6 +63,19 @@ def divide(a, b):
 
 
 @triton.jit
+def two_to_four(field):
+    """The upper 23 bits of ``field`` as the fraction of a number in [2, 4)."""
+    return tl.inline_asm_elementwise(
+        "shf.r.clamp.b32 $0, $1, 0x80, 9;",
+        "=r,r",
+        args=[field],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
 def decode_e4m3(code, scale):
     """uint8 codes times scale as fp32; needs the conversion of compute capability 8.9."""
     return tl.inline_asm_elementwise(

@@ -54,8 +54,11 @@ def high_field(bits: Tensor) -> Tensor:
 
 
 def low_field(bits: Tensor) -> Tensor:
-    """A 32-bit field whose upper 16 bits are independent of those of ``high_field``."""
-    return (bits << 16) ^ bits
+    """A 32-bit field whose upper 16 bits are independent of those of ``high_field``.
+
+    Both halves, above the lower one.  Bit 9 is set: the half unit that centres 22-bit numbers.
+    """
+    return ((bits << 16) ^ bits) | 0x200
 
 
 def sign_noise(field: Tensor) -> Tensor:

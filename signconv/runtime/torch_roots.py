@@ -120,7 +120,7 @@ def encode_roots(v: Tensor, field: Tensor, byte: Tensor, n: int) -> Tensor:
     above = (x >= middle).to(torch.int32)
     other = power(_code_value(code + 2 * above), n)
     low = torch.minimum(middle, other)
-    u = _float(((field >> 9) & 0x7FFFFF) | 0x3F800000) - 0.9999999403953552  # (k + 1/2) / 2^23
+    u = _float(((field >> 9) & 0x7FFFFF) | 0x3F800001) - 1.0  # (2k + 1) / 2^23
     up = u * (middle - other).abs() < x - low
     return torch.where(finite, code + above + up.to(torch.int32), 0x7F).to(torch.uint8)
 

@@ -123,7 +123,7 @@ def compile_step(
     """
     signature, constants = _signature(optimizer, dtype, blocks)
     codec = CODECS[target] if target in TARGETS else 0
-    constants |= {"CODEC": codec, "p_format": master}
+    constants |= {"CODEC": codec, "SCALED": False, "p_format": master}
     limits = launch_shape(optimizer.program, dtype).limits(codec)
     return _compile(optimizer.program.step_kernel, signature, constants, target, limits)
 

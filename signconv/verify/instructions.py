@@ -86,9 +86,14 @@ class Instruction:
         return found[0] if found else 4
 
     @property
+    def parts(self) -> bool:
+        """Whether it jumps only where the threads of a warp came apart, which ours do not."""
+        return self.opcode.startswith("BRA.DIV")
+
+    @property
     def targets(self) -> list[int]:
         """Where it may jump to."""
-        if self.name not in ("BRA", "CALL", "BSSY"):
+        if self.name not in ("BRA", "CALL", "BSSY") or self.parts:
             return []
         return [int(x, 16) for x in re.findall(r"0x([0-9a-f]+)\s*$", self.operands.strip())]
 
@@ -113,6 +118,7 @@ def full_branch(code: list[Instruction]) -> list[Instruction]:
     successors, predecessors = _edges(code)
     wide = _wide(code)
     kept = set(_reachable(wide, successors)) | set(_reachable(wide, predecessors))
+    kept &= set(_reachable([0] if code else [], successors))  # not what only BRA.DIV goes to
     return [x for i, x in enumerate(code) if i in kept]
 
 
@@ -142,7 +148,7 @@ def _edges(code: list[Instruction]) -> tuple[list[list[int]], list[list[int]]]:
     successors: list[list[int]] = []
     predecessors: list[list[int]] = [[] for _ in code]
     for i, x in enumerate(code):
-        ends = x.name in ("EXIT", "RET", "BRA") and not x.guarded
+        ends = x.name in ("EXIT", "RET", "BRA") and not x.guarded and not x.parts
         following = [] if ends or i + 1 == len(code) else [i + 1]
         successors.append([*following, *(at[t] for t in x.targets if t in at)])
     for i, following in enumerate(successors):

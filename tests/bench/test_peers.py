@@ -9,32 +9,33 @@ from typing import Any
 import pytest
 import torch
 
-from signconv.bench import peers
-from signconv.bench.peers import PEERS, Peer, _attempts, _children_rows, compared, run_peer
+from signconv.bench import peers, run
+from signconv.bench.peers import PEERS, Peer, _child_lines, compared, late, measured, run_peer
 from signconv.bench.subjects import Subject, build, parse
+from signconv.bench.workloads import choose
 
 
-def rows_of(peer: Peer, keys: list[str], device: str = "cpu", limit: float = 60) -> list[dict]:
-    return list(run_peer(peer, keys, device, "bf16", True, limit))
+def rows_of(peer: Peer, keys: str, device: str = "cpu", limit: float = 60) -> list[dict]:
+    return list(run_peer(peer, choose(keys), device, "bf16", True, limit))
 
 
 def test_torch_is_measured_in_a_process_of_its_own() -> None:
-    first, second = rows_of(PEERS["torch AdamW fused"], ["A", "D"])
+    first, second = rows_of(PEERS["torch AdamW fused"], "A,D")
     assert [first["workload"], second["workload"]] == ["A", "D"]
-    assert first["device_ms"] > 0 and first["state_bytes"] == 4.0
+    assert first["device_ms"] > 0 and first["state_bytes"] == 4.0 and first["first_step_s"] > 0
     assert len(first["samples"]["step_ms"]) == 3
 
 
 def test_a_missing_library_is_a_row_per_workload() -> None:
     peer = Peer("X", "no-such-distribution", lambda params: None, ("adamw",))
-    assert rows_of(peer, ["A", "D"]) == [
+    assert rows_of(peer, "A,D") == [
         {"workload": k, "error": "not installed: pip install no-such-distribution"} for k in "AD"
     ]
 
 
 def test_a_library_without_cpu_code_says_so() -> None:
     peer = Peer("X", "torch", lambda params: None, ("adamw",), gpu_only=True)
-    assert rows_of(peer, ["A"]) == [{"workload": "A", "error": "needs a GPU"}]
+    assert rows_of(peer, "A") == [{"workload": "A", "error": "needs a GPU"}]
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -75,8 +76,8 @@ def test_a_process_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
         "time.sleep(300)\n"
     )
     begin = time.monotonic()
-    found = list(_children_rows(child(code), 3.0))
-    assert found == [{"workload": "A"}, {"error": "no result within 3 s"}]
+    found = list(_child_lines(child(code), 3.0))
+    assert found == [{"workload": "A"}, {"error": late(3)}]
     assert time.monotonic() - begin < 60
     status = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     for _ in range(100):
@@ -87,71 +88,89 @@ def test_a_process_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
 
 
 def test_a_process_that_dies_says_what_it_said_last() -> None:
-    (row,) = _children_rows(child("import sys; sys.exit('no kernel for /opt/x/lib.so')"), 60.0)
+    (row,) = _child_lines(child("import sys; sys.exit('no kernel for /opt/x/lib.so')"), 60.0)
     assert row == {"error": "ended with code 1: no kernel for …/lib.so"}
 
 
-def test_a_process_that_wants_a_fresh_one_is_no_error() -> None:
-    code = f"import sys; print('{{}}'); sys.exit({peers.RESTART})"
-    assert list(_children_rows(child(code), 60.0)) == [{}]
+#: What a child prints on a GPU.
+TIMED = {"device_ms": 2.0, "clock": "steps one after the other"}
+LISTED = {"kernels": [], "launches": 7.0, "busy_ms": 0.5}
 
 
 def test_each_workload_gets_its_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A: fails and asks for a fresh process. B: never ends. C: is measured. D: dies."""
-    started = []
+    """What fails on one is measured on the next, and what was timed is kept whatever follows."""
+    lines: dict[str, list[dict]] = {
+        "A": [{"error": "broken"}],
+        "B": [{"first_step_s": 9.0}, TIMED, LISTED],
+        "C": [{"first_step_s": 9.0}, TIMED, {"error": "ended with code 9"}],
+        "D": [{"first_step_s": 9.0}, {"error": late(60)}],
+    }
+    monkeypatch.setattr(peers, "_child_lines", lambda command, limit: lines[command[4]])
+    a, b, c, d = rows_of(PEERS["torch AdamW fused"], "all", "cuda")
+    assert a == {"workload": "A", "error": "broken"}
+    assert (b["device_ms"], b["launches"], b["first_step_s"]) == (0.5, 7.0, 9.0)
+    assert c["device_ms"] == 2.0 and c["profiler_error"] == "ended with code 9" and "error" not in c
+    assert d["error"] == "no result within 60 s"
 
-    def process(command: list[str], limit: float) -> Any:
-        left = command[4].split(",")
-        started.append("".join(left))
-        if left[0] == "A":
-            yield {"workload": "A", "error": "broken"}
-        elif left[0] == "B":
-            yield {"error": "no result within 1 s"}
-        elif left[0] == "C":
-            yield {"workload": "C", "device_ms": 1.0}
-            yield {"error": "ended with code 9"}
 
-    monkeypatch.setattr(peers, "_children_rows", process)
-    rows = list(_attempts("X", list("ABCD"), [], 1.0))
-    assert started == ["ABCD", "BCD", "CD"]
-    assert rows == [
-        {"workload": "A", "error": "broken"},
-        {"workload": "B", "error": "no result within 1 s"},
-        {"workload": "C", "device_ms": 1.0},
-        {"workload": "D", "error": "ended with code 9"},
+def test_lists_too_long_for_a_compiler_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B has 145 tensors, C 148, D 2,000: what B's compiler does not end, theirs would not."""
+    begun = []
+
+    def lines(command: list[str], limit: float) -> list[dict]:
+        begun.append(command[4])
+        return [{"first_step_s": 9.0}, TIMED] if command[4] == "A" else [{"error": late(limit)}]
+
+    monkeypatch.setattr(peers, "_child_lines", lines)
+    a, *others = run_peer(PEERS["torch AdamW fused"], choose("all"), "cuda", "bf16", False, 60)
+    assert begun == ["A", "B"] and "error" not in a
+    assert [x["error"] for x in others] == [
+        "no result within 60 s",
+        "not tried: no result within 60 s on 145 tensors",
+        "not tried: no result within 60 s on 145 tensors",
     ]
 
 
-def test_kernels_are_listed_after_all_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU: by other processes, for the workloads that could be timed."""
-    begun = []
-
-    def attempts(name: str, keys: list[str], options: list[str], limit: float) -> Any:
-        begun.append((keys, "--kernels" in options))
-        if "--kernels" in options:
-            yield {"workload": "A", "kernels": [], "launches": 7.0, "busy_ms": 0.5}
-            yield {"workload": "C", "error": "no result within 1 s"}
-        else:
-            yield {"workload": "A", "device_ms": 2.0, "clock": "steps one after the other"}
-            yield {"workload": "B", "error": "broken"}
-            yield {"workload": "C", "device_ms": 3.0, "clock": "steps one after the other"}
-
-    monkeypatch.setattr(peers, "_attempts", attempts)
-    a, b, c = rows_of(PEERS["torch AdamW fused"], list("ABC"), "cuda")
-    assert begun == [(list("ABC"), False), (list("AC"), True)]
-    assert (a["device_ms"], a["launches"]) == (0.5, 7.0)
-    assert b == {"workload": "B", "error": "broken"}
-    assert c["device_ms"] == 3.0 and c["profiler_error"] == "no result within 1 s"
-
-
-def test_a_peer_that_fails_prints_a_row_and_asks_for_a_fresh_process(
+def test_a_peer_that_fails_prints_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(params: list) -> None:
         raise ImportError("libcuda.so.1 is missing")
 
     monkeypatch.setitem(PEERS, "X", Peer("X", "torch", fail, ("adamw",)))
-    monkeypatch.setattr(sys, "argv", ["peers", "X", "A,D", "--device", "cpu", "--quick"])
-    assert peers.main() == peers.RESTART
+    monkeypatch.setattr(sys, "argv", ["peers", "X", "A", "--device", "cpu", "--quick"])
+    assert peers.main() == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line) == {"workload": "A", "error": "ImportError: libcuda.so.1 is missing"}
+    assert json.loads(line) == {"error": "ImportError: libcuda.so.1 is missing"}
+
+
+def test_a_step_that_takes_the_gradients_is_not_timed() -> None:
+    """The next step would have nothing to do, and be fast at it."""
+
+    def make(params: list[torch.Tensor]) -> Any:
+        optimizer = torch.optim.SGD(params)
+        optimizer.register_step_post_hook(lambda *_: optimizer.zero_grad())
+        return optimizer
+
+    peer = Peer("X", "torch", make, ("sgd",))
+    first, said = measured(peer, *choose("A", quick=True), "fp32", "cpu", True)
+    assert first["first_step_s"] > 0 and "takes the gradients away" in said["error"]
+
+
+def test_a_run_cut_off_keeps_what_peers_had(tmp_path: Path) -> None:
+    """Each row of a peer is on disk before its next workload begins."""
+    path = tmp_path / "r.json"
+    kept = []
+
+    def report(record: dict[str, Any], row: dict[str, Any]) -> None:
+        kept.append([(r["label"], r["workload"]) for r in run.read(path)["rows"]])
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
+    name = "torch AdamW fused"
+    built = run.build_all([Subject("sgd", state="bf16")])
+    plan = run.Plan(built, tuple(choose("A,D", quick=True)), "cpu", quick=True, peers=(name,))
+    with pytest.raises(KeyboardInterrupt):
+        run.run(plan, report, path)
+    assert kept[-1] == [("sgd@bf16", "A"), ("sgd@bf16", "D"), (name, "A")]
+    assert not run.read(path)["complete"]

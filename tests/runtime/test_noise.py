@@ -19,6 +19,7 @@ from signconv.runtime import device_ops as dev
 from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import FORMATS
+from signconv.runtime.launch import device_codec
 
 Rows = Callable[[int], int]
 
@@ -293,7 +294,10 @@ def test_indices_beyond_32_bits_do_not_repeat() -> None:
 
 
 @triton.jit
-def _bits_kernel(keys_ptr, base_ptr, bits_ptr, low_ptr, high_ptr, noise_ptr, n, ROWS: tl.constexpr):
+def _bits_kernel(
+    keys_ptr, base_ptr, bits_ptr, low_ptr, high_ptr, noise_ptr, n, ROWS: tl.constexpr,
+    CODEC: tl.constexpr,
+):  # fmt: skip
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
@@ -305,7 +309,7 @@ def _bits_kernel(keys_ptr, base_ptr, bits_ptr, low_ptr, high_ptr, noise_ptr, n, 
     tl.store(bits_ptr + offsets, bits.to(tl.int32, bitcast=True), mask=mask)
     tl.store(low_ptr + offsets, low.to(tl.int32, bitcast=True), mask=mask)
     tl.store(high_ptr + offsets, high.to(tl.int32, bitcast=True), mask=mask)
-    tl.store(noise_ptr + offsets, dev.sign_noise(low), mask=mask)
+    tl.store(noise_ptr + offsets, dev.sign_noise(low, CODEC), mask=mask)
 
 
 @triton.jit
@@ -315,9 +319,10 @@ def _keys_kernel(keys_ptr, seed_ptr, t_ptr, WORDS: tl.constexpr):
 
 
 @triton.jit
-def _noise_kernel(field_ptr, noise_ptr, BLOCK: tl.constexpr):
+def _noise_kernel(field_ptr, noise_ptr, BLOCK: tl.constexpr, CODEC: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(noise_ptr + i, dev.sign_noise(tl.load(field_ptr + i).to(tl.uint32, bitcast=True)))
+    field = tl.load(field_ptr + i).to(tl.uint32, bitcast=True)
+    tl.store(noise_ptr + i, dev.sign_noise(field, CODEC))
 
 
 def signed32(x: int) -> int:
@@ -417,8 +422,8 @@ def test_kernel_draws_the_same_bits(base: int, device: str, tile_rows: Rows) -> 
     where = torch.tensor([base], dtype=torch.int64, device=device)
     bits, low, high = (torch.zeros(n, dtype=torch.int32, device=device) for _ in range(3))
     noise = torch.zeros(n, device=device)
-    grid = (-(-n // (32 * rows)),)
-    _bits_kernel[grid](keys, where, bits, low, high, noise, n, rows)
+    grid, codec = (-(-n // (32 * rows)),), device_codec(torch.device(device))
+    _bits_kernel[grid](keys, where, bits, low, high, noise, n, rows, codec)
     expected = draw(n, base, 12, 34)
     assert torch.equal(bits.cpu(), expected)
     assert torch.equal(low.cpu(), ref.low_field(expected))
@@ -427,10 +432,10 @@ def test_kernel_draws_the_same_bits(base: int, device: str, tile_rows: Rows) -> 
 
 
 def test_kernel_makes_the_same_noise(device: str, tile_rows: Rows) -> None:
-    field = torch.arange(1 << 16, dtype=torch.int32, device=device) << 16
+    field = torch.arange(1 << 16, dtype=torch.int32, device=device) << 16 | 0x200
     noise = torch.empty(1 << 16, device=device)
     block = 32 * tile_rows(1 << 16)
-    _noise_kernel[((1 << 16) // block,)](field, noise, block)
+    _noise_kernel[((1 << 16) // block,)](field, noise, block, device_codec(torch.device(device)))
     assert torch.equal(noise.cpu(), ref.sign_noise(field.cpu()))
 
 
