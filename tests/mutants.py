@@ -298,8 +298,8 @@ MUTANTS = (
     Mutant(
         "draws: the sign's noise from the parameter's bits",
         (
-            (f"{TORCH}_random.py", "return (bits << 16) ^ bits", "return bits"),
-            (f"{DEVICE}_random.py", "return (bits << 16) ^ bits  # both halves, above the lower one", "return bits"),
+            (f"{TORCH}_random.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
+            (f"{DEVICE}_random.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
         ),
         ("tests/runtime/test_noise.py::test_halves_of_a_word_are_independent", "tests/runtime/test_noise.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
     ),
