@@ -71,8 +71,8 @@ gpu:  ## on a GPU machine, with its own Python: the tests marked gpu, then the b
 sanitizer:  ## on a GPU machine with the CUDA toolkit: memcheck and racecheck of every kernel
 	$(PYTHON) -m tests.sanitizer
 
-mutation: setup  ## break signconv in 50 small ways and record which test notices (an hour)
-	$(BIN)/python -m tests.mutation --json docs/raw/mutation.json --page docs/trust.md
+mutation: setup  ## break signconv in 50 small ways and record which test notices (JOBS at once)
+	$(BIN)/python -m tests.mutation --jobs $(JOBS) --json docs/raw/mutation.json --page docs/trust.md
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

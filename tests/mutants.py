@@ -15,6 +15,7 @@ TORCH, DEVICE = "signconv/runtime/torch", "signconv/runtime/device"  # _math.py 
 TABLES, STEP = "signconv/runtime/multi_tensor.py", "signconv/runtime/optimizer.py"
 LOWER, SIGN = "signconv/lower/schedule.py", "signconv/lower/sign_form.py"
 STORE, EVALUATE = "signconv/lower/storage.py", "signconv/ir/evaluate.py"
+CPU = "signconv/runtime/cpu_engine.py"
 PASSES, KERNEL = "signconv/passes", "templates/kernel.py.j2"
 
 FUZZ = "tests/fuzz/test_fuzz.py::test_programs_that_once_failed"
@@ -205,6 +206,11 @@ MUTANTS = (
         ((STORE, '(0, "low") if m.name in below else (0, "high")', '(0, "high") if m.name in below else (0, "low")'),),
         ("tests/lower/test_schedule.py::test_bits_plan", "tests/lower/test_schedule.py::test_sign_noise_and_parameter_never_share",),
     ),
+    Mutant(
+        "storage: FP8 for moments that nothing ties together",
+        ((STORE, "None if m.name in loose else degrees", "degrees"),),
+        ("tests/runtime/test_extremes.py::test_a_huge_element_costs_its_neighbours_no_wild_step",),
+    ),
     # ---------------------------------------------------------------- kernel and tables
     Mutant(
         "kernel: the mask one element too long",
@@ -256,6 +262,21 @@ MUTANTS = (
         ((TABLES, '-1.0 if group["maximize"] else 1.0', "1.0"),),
         ("tests/runtime/test_optimizer.py::test_maximize_is_descent_on_the_negated_gradient",),
     ),
+    Mutant(
+        "cpu: the last, partial chunk left out",
+        ((CPU, "-(-p.numel() // (CHUNK_ROWS * BLOCK)) for", "p.numel() // (CHUNK_ROWS * BLOCK) or 1 for"),),
+        ("tests/runtime/test_cpu.py::test_verify_compares_chunks_too",),
+    ),
+    Mutant(
+        "cpu: maximize ignored",
+        ((CPU, '-1.0 if group["maximize"] else 1.0', "1.0"),),
+        ("tests/runtime/test_cpu.py::test_torchs_switches",),
+    ),
+    Mutant(
+        "shards: every rank draws what the first one does",
+        (("signconv/runtime/sharded.py", "return bounds(p, p.shape[0])[0] * (p.numel()", "return 0 * (p.numel()"),),
+        ("tests/distributed/test_sharded.py::test_any_number_of_ranks_gives_the_same_bits",),
+    ),
     # ---------------------------------------------------------------- arithmetic, both twins
     Mutant(
         "draws: the same at every step",
@@ -277,8 +298,8 @@ MUTANTS = (
     Mutant(
         "draws: the sign's noise from the parameter's bits",
         (
-            (f"{TORCH}_random.py", "return (bits << 16) ^ bits", "return bits"),
-            (f"{DEVICE}_random.py", "return (bits << 16) ^ bits  # both halves, above the lower one", "return bits"),
+            (f"{TORCH}_random.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
+            (f"{DEVICE}_random.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
         ),
         ("tests/runtime/test_noise.py::test_halves_of_a_word_are_independent", "tests/runtime/test_noise.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
     ),

@@ -1,29 +1,35 @@
 """Break signconv in small ways and see which test notices.
 
-    python -m tests.mutation --json docs/raw/mutation.json --page docs/trust.md
+    python -m tests.mutation --jobs 2 --json docs/raw/mutation.json --page docs/trust.md
 
 Each mutant is made in a copy of the repository, generated/ is built anew by it (a comparison with
 the committed files would notice every change of the compiler), then the tests asked first run, and
-where they pass the wider list.  A survivor without an explanation in tests/mutants.py fails.
+where they pass the wider list.  A test that fails, or does not end, without a mutant notices
+nothing.  A survivor without an explanation in tests/mutants.py fails, and so does a mutant that
+could not be asked.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from tests.bounded import bounded
 from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "docs" / "raw" / "mutation.json"
 PARTS = ("signconv", "templates", "generated", "tests", "docs", "examples")
 FILES = ("pyproject.toml", "Makefile", "README.md")
 #: Asked where the tests asked first pass.
@@ -42,92 +48,130 @@ OWN = (
     "tests/test_specs.py", "tests/fuzz", "tests/ir", "tests/dsl", "tests/lower", "tests/passes",
     "tests/test_identities.py", "tests/test_commutation.py", "tests/test_supply.py",
 )  # fmt: skip
+#: The id of a test that failed; what is between the brackets may hold anything.
+NOTICED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+(?:\[.*?\])?)(?: - |$)", re.M)
+BUILD = ("-m", "signconv", "build", "--all")
+PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", LEFT_OUT)
+#: How the stage of a row begins that is no answer.
+UNASKED = "not asked: "
 
 
-def copy(folder: Path) -> None:
+class Unasked(Exception):
+    """A mutant that could not be asked, and why."""
+
+
+def copy(folder: Path) -> Path:
     for part in PARTS:
         ignored = shutil.ignore_patterns("__pycache__", "raw")
         shutil.copytree(ROOT / part, folder / part, ignore=ignored)
     for file in FILES:
         shutil.copy(ROOT / file, folder / file)
+    return folder
 
 
-def run(folder: Path, *command: str, limit: float) -> subprocess.CompletedProcess[str] | None:
-    """None where it took longer than ``limit`` seconds."""
-    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    env |= {"SIGNCONV_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    try:
-        return subprocess.run(
-            [sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True,
-            timeout=limit,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return None
+class Judge:
+    """Asks the tests, of mutants and of an unbroken copy, from any number of threads."""
 
+    def __init__(self, folder: Path, limit: float, within: float) -> None:
+        self.unbroken, self.limit = copy(folder), limit
+        self.end = time.monotonic() + within
+        self._sound: dict[tuple[str, ...], bool] = {}
+        self._locks: dict[tuple[str, ...], threading.Lock] = {}
 
-#: Tests that fail without any mutant, and those that pass.
-_sound: dict[str, bool] = {}
+    def run(self, folder: Path, *command: str, times: int = 1) -> tuple[int | None, str]:
+        """Exit code, None after ``times`` the limit, and output; raises where all time is up."""
+        env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        env |= {"SIGNCONV_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+        late = time.monotonic() + times * self.limit
+        code, said = bounded(
+            [sys.executable, *command], folder, env, lambda: time.monotonic() > min(late, self.end)
+        )
+        if code is None and time.monotonic() > self.end:
+            raise Unasked("the time was up")
+        return code, said
 
+    def sound(self, *command: str, times: int = 1) -> bool:
+        """Whether a command succeeds where nothing is broken: else its failure says nothing.
 
-def sound(test: str, limit: float) -> bool:
-    """Whether a test passes where nothing is broken: else its failure says nothing."""
-    if test not in _sound:
-        done = run(ROOT, "-m", "pytest", "-q", "-p", "no:cacheprovider", test, limit=limit)
-        _sound[test] = done is not None and done.returncode == 0
-        if not _sound[test]:
-            print(f"fails without a mutant: {test}", flush=True)
-    return _sound[test]
+        Asked once, by the first thread that wants to know; the others wait for its answer.
+        """
+        with self._locks.setdefault(command, threading.Lock()):
+            if command not in self._sound:
+                self._sound[command] = self.run(self.unbroken, *command, times=times)[0] == 0
+                if not self._sound[command]:
+                    print(f"fails without a mutant: {' '.join(command)}", flush=True)
+        return self._sound[command]
 
+    def killer(self, folder: Path, *tests: str, times: int = 1) -> str | None:
+        """The first test that fails, or what else ended the run; None if all pass."""
+        unsound: list[str] = []
+        while True:
+            command = (*PYTEST, *(f"--deselect={test}" for test in unsound), *tests)
+            code, said = self.run(folder, *command, times=times)
+            if code == 0:
+                return None
+            found = NOTICED.search(said)
+            if code is not None and found:
+                if self.sound(*PYTEST, found[1]):
+                    return found[1]
+                if found[1] in unsound:
+                    raise Unasked(f"{found[1]} cannot be left out")
+                unsound.append(found[1])
+            elif code in (2, 3, 4, 5):
+                raise Unasked(f"pytest did not run {' '.join(tests)}: {said.strip()[-300:]}")
+            elif not self.sound(*command, times=times):
+                raise Unasked(f"{' '.join(tests)} does not end without a mutant")
+            elif code is None:
+                return f"no end within {times * self.limit:.0f} s"
+            else:
+                return f"the process ended with {code}"
 
-def killer(folder: Path, tests: tuple[str, ...], limit: float) -> str | None:
-    """The first test that fails, or what else ended the run; None if all pass."""
-    unsound = [f"--deselect={test}" for test, ok in _sound.items() if not ok]
-    done = run(
-        folder, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", LEFT_OUT, *unsound,
-        *tests, limit=limit,
-    )  # fmt: skip
-    if done is None:
-        return f"no end within {limit:.0f} s"
-    if done.returncode == 0:
-        return None
-    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.M)
-    if found is None and done.returncode in (2, 4, 5):
-        raise RuntimeError(f"pytest did not run {tests}: {done.stdout[-2000:]}{done.stderr[-500:]}")
-    if found is None:
-        return f"the process ended with {done.returncode}"
-    return found[1] if sound(found[1], limit) else killer(folder, tests, limit)
+    def rebuild(self, folder: Path) -> str | None:
+        """Build generated/ by the mutant; what it said if it refused."""
+        code, said = self.run(folder, *BUILD)
+        if code == 0:
+            return None
+        if not self.sound(*BUILD):
+            raise Unasked(f"signconv build --all fails without a mutant: {said.strip()[-300:]}")
+        return f"signconv build: {(said.strip().splitlines() or ['no word'])[-1][:100]}"
 
-
-def rebuild(folder: Path) -> str | None:
-    """Build generated/ by the mutant; what it said if it refused."""
-    done = run(folder, "-m", "signconv", "build", "--all", limit=600)
-    if done is None or done.returncode == 0:
-        return None
-    return f"signconv build: {(done.stderr.strip().splitlines() or ['no word'])[-1][:100]}"
-
-
-def one(m: Mutant, limit: float, wide: bool) -> dict[str, Any]:
-    """Make, build and ask one mutant."""
-    begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="signconv_mutant_") as name:
-        folder = Path(name)
-        copy(folder)
+    def ask(self, m: Mutant, folder: Path, wide: bool) -> tuple[str | None, str | None]:
+        """Who noticed this mutant, and at which stage."""
         for file, old, new in m.edits:
             path = folder / file
             path.write_text(path.read_text("utf-8").replace(old, new), encoding="utf-8")
         compiler = any("runtime" not in file for file, _, _ in m.edits)
-        stage, killed = "first", None
+        killed = None
         for test in m.first:
             if compiler and not test.startswith(OWN):
-                compiler, killed = False, rebuild(folder)
-            if killed := killed or killer(folder, (test,), limit):
-                break
-        if not killed and wide:
-            killed = rebuild(folder) if compiler else None
-            stage, killed = "wide", killed or killer(folder, WIDE, 6 * limit)
-    seconds = round(time.monotonic() - begin)
-    made = {"mutant": m.name, "files": sorted({e[0] for e in m.edits}), "killed_by": killed}
-    return {**made, "stage": stage if killed else None, "seconds": seconds, "why": m.survives}
+                compiler, killed = False, self.rebuild(folder)
+            if killed := killed or self.killer(folder, test):
+                return killed, "first"
+        if wide:
+            killed = self.rebuild(folder) if compiler else None
+            killed = killed or self.killer(folder, *WIDE, times=6)
+        return killed, "wide" if killed else None
+
+    def row(self, m: Mutant, wide: bool) -> dict[str, Any]:
+        """Make, build and ask one mutant."""
+        begin, killed = time.monotonic(), None
+        with tempfile.TemporaryDirectory(prefix="signconv_mutant_") as name:
+            try:
+                killed, stage = self.ask(m, copy(Path(name)), wide)
+            except Unasked as reason:
+                stage = f"{UNASKED}{reason}"
+        seconds = round(time.monotonic() - begin)
+        made = {"mutant": m.name, "files": sorted({e[0] for e in m.edits}), "killed_by": killed}
+        return {**made, "stage": stage, "seconds": seconds, "why": m.survives}
+
+
+def answered(row: dict[str, Any]) -> bool:
+    return not (row["stage"] or "").startswith(UNASKED)
+
+
+def failed(row: dict[str, Any]) -> bool:
+    """Not asked, or a survivor that nobody explained."""
+    return not answered(row) or not (row["killed_by"] or row["why"])
 
 
 REGION = re.compile(
@@ -135,14 +179,15 @@ REGION = re.compile(
 )
 
 
-def page(text: str, rows: list[dict[str, Any]]) -> str:
+def page(text: str, record: dict[str, dict[str, Any]]) -> str:
     """docs/trust.md with its table made anew from the record."""
+    rows = [{**record[m.name], "why": m.survives} for m in MUTANTS if m.name in record]
     killed = sum(bool(r["killed_by"]) for r in rows)
     lines = [f"{len(rows)} mutants, {killed} noticed.\n", "| broken | noticed by |", "|---|---|"]
     for r in rows:
         said = r["killed_by"]
-        test = f"`{said}`" if said else ""
-        lines.append(f"| {r['mutant']} | {test or 'no test here: ' + r['why']} |")
+        none = f"no test here: {r['why']}" if answered(r) else r["stage"]
+        lines.append(f"| {r['mutant']} | {f'`{said}`' if said else none} |")
     made = "\n".join(lines) + "\n"
     return REGION.sub(lambda m: m[1] + "\n" + made + "\n" + m[2], text)
 
@@ -157,6 +202,27 @@ def stale() -> list[str]:
     ]
 
 
+def read(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The rows of a record by mutant; none where there is no record."""
+    if path is None or not path.exists():
+        return {}
+    return {row["mutant"]: row for row in json.loads(path.read_text("utf-8"))}
+
+
+def write(path: Path, rows: dict[str, dict[str, Any]]) -> None:
+    """In the order of MUTANTS; whole at any moment, as the run may be cut off."""
+    kept = [rows[m.name] for m in MUTANTS if m.name in rows]
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def slowest_first(mutants: list[Mutant]) -> list[Mutant]:
+    """By the record in docs/raw; what is not in it may be slow."""
+    known = read(RECORD)
+    return sorted(mutants, key=lambda m: -known.get(m.name, {"seconds": math.inf})["seconds"])
+
+
 def main() -> int:
     """Run all mutants, or those whose name holds ``--only``; 1 for an unexplained survivor."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -165,26 +231,37 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to record the table; kept rows are reused")
     parser.add_argument("--page", type=Path, help="docs/trust.md, whose table is made anew")
     parser.add_argument("--limit", type=float, default=400, help="seconds a test file may take")
+    parser.add_argument("--within", type=float, default=math.inf, help="seconds all may take")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants asked at once")
     arguments = parser.parse_args()
     if found := stale():
         print("\n".join(["bring tests/mutants.py up to date:", *found]))
         return 2
-    rows: dict[str, dict[str, Any]] = {}
-    if arguments.json and arguments.json.exists():
-        rows = {r["mutant"]: r for r in json.loads(arguments.json.read_text())}
-    names = [m.name for m in MUTANTS]
-    for m in MUTANTS:
-        if arguments.only not in m.name or (not arguments.only and m.name in rows):
-            continue
-        rows[m.name] = row = one(m, arguments.limit, not arguments.first)
-        print(f"{m.name}: {row['killed_by'] or 'SURVIVED'} ({row['seconds']} s)", flush=True)
-        if arguments.json:
-            kept = [rows[n] for n in names if n in rows]
-            arguments.json.write_text(json.dumps(kept, indent=1) + "\n")
+    rows = {name: row for name, row in read(arguments.json).items() if answered(row)}
+    wanted = [
+        m for m in MUTANTS if arguments.only in m.name and (arguments.only or m.name not in rows)
+    ]
+    with (
+        tempfile.TemporaryDirectory(prefix="signconv_unbroken_") as name,
+        ThreadPoolExecutor(arguments.jobs) as pool,
+    ):
+        judge = Judge(Path(name), arguments.limit, arguments.within)
+        try:
+            asked = [pool.submit(judge.row, m, not arguments.first) for m in slowest_first(wanted)]
+            for done in as_completed(asked):
+                row = done.result()
+                rows[row["mutant"]] = row
+                said = row["killed_by"] or ("SURVIVED" if answered(row) else row["stage"])
+                print(f"{row['mutant']}: {said} ({row['seconds']} s)", flush=True)
+                if arguments.json:
+                    write(arguments.json, rows)
+        except BaseException:  # Ctrl-C reaches this thread alone
+            judge.end = -math.inf
+            pool.shutdown(cancel_futures=True)
+            raise
     if arguments.page:
-        kept = [{**rows[m.name], "why": m.survives} for m in MUTANTS if m.name in rows]
-        arguments.page.write_text(page(arguments.page.read_text("utf-8"), kept), "utf-8")
-    return int(any(not r["killed_by"] and not r["why"] for r in rows.values()))
+        arguments.page.write_text(page(arguments.page.read_text("utf-8"), rows), "utf-8")
+    return int(any(map(failed, rows.values())))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from signconv.ir.analysis import is_scalar
+from signconv.ir.analysis import Degrees, is_scalar
 from signconv.ir.nodes import (
     GRAD,
     Const,
@@ -91,6 +91,28 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
             else:
                 continue
             yield MomentBound(upper, lower, order, op("where", op("gt", gap, 0), floor, 0))
+
+
+def unkept(p: Program) -> set[str]:
+    """Moments of a ratio that the program bounds and no ``MomentBound`` keeps: not for FP8 blocks.
+
+    Beside a huge element FP8 rounds both to a few coarse values, a denominator's to 0 and a
+    numerator's up, and nothing ties the two.  A moment that the denominator's own input reads
+    (adabelief's) is tied to it by that.
+    """
+    degrees, kept = Degrees(p).moments, {b.upper.name for b in moment_bounds(p)}
+    found: set[str] = set()
+    for numerator, denominator in _ratios(p):
+        below = _through(p, _reach(p, denominator))
+        tied = {n for name in below for e in p.moment(name).reads for n in _reach(p, e)}
+        loose = {
+            name
+            for name in _reach(p, numerator) - below - tied - kept
+            if p.moment(name).kind == "ema" and degrees[name] == 1
+        }
+        if loose and below:
+            found |= loose | below
+    return found
 
 
 def _ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:

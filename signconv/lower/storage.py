@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
+from signconv.ir.bounds import unkept
 from signconv.ir.nodes import Const, Program, references
 from signconv.lower.kernel_program import MomentPlan
 
@@ -22,7 +23,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     """
     if state not in STATES:
         raise LoweringError("SC301", f"unknown state format {state!r}; {nearest(state, STATES)}")
-    degrees, ranges = Degrees(p), Ranges(p)
+    degrees, ranges, loose = Degrees(p), Ranges(p), unkept(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
     free = [(0, "low"), (0, "high")]
     plans: list[MomentPlan] = []
@@ -38,7 +39,8 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
         free.remove(wanted)
         fmt = state
         if state == "fp8":
-            fmt = _fp8(degrees.moments[m.name], m.name in ranges.nonneg_moments)
+            degree = None if m.name in loose else degrees.moments[m.name]
+            fmt = _fp8(degree, m.name in ranges.nonneg_moments)
         elif state == "fp8-raw":
             fmt = "e4m3-raw"
             if degrees.moments[m.name] != 0:

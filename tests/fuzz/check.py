@@ -39,6 +39,7 @@ class Tally:
     programs: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     links: Counter[str] = field(default_factory=Counter)
+    laws: Counter[str] = field(default_factory=Counter)
     values: int = 0
     decided: int = 0
 
@@ -46,6 +47,7 @@ class Tally:
         self.programs += other.programs
         self.refused += other.refused
         self.links += other.links
+        self.laws += other.laws
         self.values += other.values
         self.decided += other.decided
 
@@ -72,11 +74,9 @@ def check(case: Case, device: str = "cpu") -> Result:
             return Result([], words, tally)
         cls = load_class(write(made.module, folder)[0])
         tally.links[made.program.link] += 1
-        problems = [
-            f"law of {text}: {wrong}"
-            for text, _, wrong in verdicts(made.base, made.program.history)
-            if wrong
-        ]
+        found = list(verdicts(made.base, made.program.history))
+        tally.laws.update(law.promise for _, law, wrong in found if wrong is not None)
+        problems = [f"law of {text}: {wrong}" for text, _, wrong in found if wrong]
         problems += run(case, made, cls, device, tally)
     return Result(problems, "", tally)
 

@@ -50,3 +50,4 @@ def test_random_programs(number: int, device: str) -> None:
     refused = sum(tally.refused.values())
     assert refused <= 0.2 * tally.programs, tally
     assert tally.decided > 0.6 * tally.values > 1000, tally
+    assert tally.laws, tally

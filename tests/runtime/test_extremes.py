@@ -25,6 +25,7 @@ RATIOS = [
     *(("adamw", f"soft:p={p}") for p in (1, 1.5, 2, 3)),
     *(("adamw", f"soft:p={p},nesterov") for p in (2.5, 4, 5)),
     ("adamw", "nesterov"),
+    ("adan", None),  # no bound between its moments is kept: they are bf16
     *((OWN + name, None) for name in ("TwoBetas1", "TwoBetas2", "TwoBetas3", "SmoothedOrder3")),
 ]
 #: Ratios without eps, and by how much abs(update) may exceed its bound where powers underflow:
