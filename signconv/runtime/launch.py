@@ -69,7 +69,7 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     return LaunchShape(ROWS, 3 if few else 2, 80)
 
 
-def on(device: torch.device) -> AbstractContextManager[Any]:
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
     """Where launches go to ``device``: Triton launches on the current device, whichever the
     pointers are of."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from signconv.runtime import checks, launch, reference, sharded
+from signconv.runtime import checks, reference, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.compat import (
@@ -23,6 +23,7 @@ from signconv.runtime.compat import (
 )
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, MASTER
+from signconv.runtime.launch import interpreted, on_device
 from signconv.runtime.multi_tensor import GroupEngine
 from signconv.runtime.program import OptimizerProgram
 
@@ -133,7 +134,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             return "reference"
         if self.backend == "cpu" or (self.backend == "auto" and device.type == "cpu"):
             return self._cpu_backend(device)
-        usable = HAS_TRITON and (device.type in ("cuda", "xpu") or launch.interpreted())
+        usable = HAS_TRITON and (device.type in ("cuda", "xpu") or interpreted())
         if self.backend == "triton":
             if not usable:
                 raise coded(
@@ -203,7 +204,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
         for device, parts in work.items():
-            with launch.on(device):
+            with on_device(device):
                 self._step_device(device, parts, ready)
         self._entries = [*map(id, self.state.values())]
 
@@ -234,7 +235,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         if p not in self._single:
             self._single[p] = GroupEngine(self.program, p.device)
         engine = self._single[p]
-        with launch.on(p.device):
+        with on_device(p.device):
             engine.prepare(group, [p], self.state)
             engine.launch(group, None, None)
         # Autograd must notice a weight that another node still needs

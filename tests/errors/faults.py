@@ -24,7 +24,7 @@ from signconv.ir.nodes import GRAD, Op
 from signconv.ir.verify import verify
 from signconv.lower.kernel_program import Statement
 from signconv.render import environment
-from signconv.runtime import cast, checks, launch, optimizer, release, torch_ops
+from signconv.runtime import cast, checks, optimizer, release, torch_ops
 from signconv.runtime.release import gradient_release
 from signconv.verify import aot, bits, differential
 from tests.bench import records
@@ -295,7 +295,7 @@ def _(*_: Any) -> None:
 
 @fault("SC601", "backend='triton' cannot run on cpu: .*leave backend='auto'")
 def _(_: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(launch, "interpreted", lambda: False)
+    patch.setattr(optimizer, "interpreted", lambda: False)
     p = parameter()
     p.grad = torch.ones(3)
     AdamW([p], backend="triton").step()

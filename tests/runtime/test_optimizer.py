@@ -207,9 +207,9 @@ def test_a_meta_parameter_is_refused_with_a_way_out() -> None:
 
 
 def test_backend_triton_needs_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from signconv.runtime import launch
+    from signconv.runtime import optimizer as module
 
-    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    monkeypatch.setattr(module, "interpreted", lambda: False)
     ps = make()
     optimizer = AdamWStoSign(ps, backend="triton")
     give_grads(ps, 0)
