@@ -32,18 +32,26 @@ _DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
 
 @triton.jit
 def _find_nonfinite(
-    table, chunks, flag, COLUMNS: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr
+    table,
+    chunks,
+    flag,
+    COLUMNS: tl.constexpr,
+    G: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """Set ``flag`` to 1 if any gradient of the chunk is Inf or NaN."""
     pid = tl.program_id(0)
     entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * COLUMNS
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (ROWS * 32)
+    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
     g_ptr = tl.load(entry + 5).to(tl.pointer_type(G)) + start
-    offsets = tl.arange(0, ROWS * 32)
-    g = tl.load(g_ptr + offsets, mask=offsets < tl.load(entry + 3) - start, other=0)
-    bad = (g.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
-    if tl.max(bad.to(tl.int32), axis=0) > 0:
-        tl.store(flag, 1.0)
+    left = tl.load(entry + 3) - start
+    for tile in tl.static_range(TILES):
+        offsets = tile * (ROWS * 32) + tl.arange(0, ROWS * 32)
+        g = tl.load(g_ptr + offsets, mask=offsets < left, other=0)
+        bad = (g.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
+        if tl.max(bad.to(tl.int32), axis=0) > 0:
+            tl.store(flag, 1.0)
 
 
 class Bucket:
@@ -346,7 +354,8 @@ class GroupEngine:
                 flag,
                 b.columns,
                 b.grad_type,
-                ROWS=b.shape.chunk,
+                ROWS=b.shape.rows,
+                TILES=b.shape.tiles,
                 num_warps=launch.WARPS,
             )
 
