@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,18 @@ def versus(
     if not difference:
         return f"within the spread of {what}"
     return f"{abs(difference):.{digits}f} {'above' if difference > 0 else 'below'} {what}"
+
+
+def by_chance(a: Mapping[str, int], b: Mapping[str, int]) -> float:
+    """The chance that b has at most its share of all spikes if a and b had one rate.
+
+    Fisher's exact test, one-sided; each spike counts as a run of its own.
+    """
+    runs, spikes = a["runs"] + b["runs"], a["spikes"] + b["spikes"]
+    ways = [
+        math.comb(b["runs"], k) * math.comb(a["runs"], spikes - k) for k in range(b["spikes"] + 1)
+    ]
+    return sum(ways) / math.comb(runs, spikes)
 
 
 def losses_by_lr(rows: Sequence[Mapping[str, Any]], best: float | None) -> str:
@@ -128,6 +141,7 @@ def render() -> dict[str, str]:
     environment.filters |= {"pm": pm, "sweep": sweep_line, "best_lr": best_lr}
     environment.globals |= {
         "against": against,
+        "by_chance": by_chance,
         "expect": expect,
         "gap": gap,
         "losses_by_lr": losses_by_lr,
