@@ -27,10 +27,12 @@ CLAIMS = ("converge", "fp8_state", "spikes", "finetune", "ema_stall", "ablation"
 
 
 def pm(value: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Mean ± half the range over the seeds."""
+    """Mean ± half the range over the seeds; the value alone of a single one."""
     if value is None or value["mean"] is None:
         return "diverged" if value else "-"
     mean, half = value["mean"], value["half_range"]
+    if value.get("seeds") == 1:
+        return f"{mean:.{digits}f}"
     if abs(mean) >= 100:
         return f"{mean:.0f} ± {half:.0f}"
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
@@ -75,8 +77,7 @@ def losses_by_lr(rows: Sequence[Mapping[str, Any]], best: float | None) -> str:
     parts = []
     for row in rows:
         loss = row["held_out"]
-        text = pm(loss) if loss["seeds"] > 1 else pm(loss).partition(" ")[0]
-        text = f"**{text}**" if row["lr"] == best else text
+        text = f"**{pm(loss)}**" if row["lr"] == best else pm(loss)
         parts.append(f"{row['lr']:g}: {text} ({loss['seeds']})")
     return ", ".join(parts)
 
