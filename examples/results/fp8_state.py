@@ -120,9 +120,7 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
         "rows": [row(n, of_kind(records, "full", n), target) for n in names],
         "short_rows": [row(n, of_kind(records, "short", n), None) for n in extras],
         "long_target": long_target,
-        "full_length": {
-            n: f for n in scale.near if (f := full_length(records, n, scale, targets))
-        },
+        "full_length": {n: f for n in scale.near if (f := full_length(records, n, scale, targets))},
         "sweeps": {n: sweep_table(records, "sweep", n) for n in (*scale.table, *scale.extras)},
     }
 

@@ -164,14 +164,31 @@ def test_defaults_of_a_ratio_stay_and_are_said_to(tmp_path: Path, request_: str)
     after = apply_passes(before, requests_of(request_))
     kept = {h.name for h in after.hypers}
     assert {"lr", "wd", "rate"} <= kept
-    assert [h for h in after.hypers] == [h for h in before.hypers if h.name in kept]
+    assert list(after.hypers) == [h for h in before.hypers if h.name in kept]
     assert any("defaults: as they were" in note for note in after.notes)
 
 
-@pytest.mark.parametrize("request_", ["stosign", "expected", "sign"])
-def test_defaults_are_scaled_without_a_denominator(tmp_path: Path, request_: str) -> None:
-    """lr x 0.2 and weight decay x 5 keep lr * weight_decay; `sign` does so with one too."""
-    body = "rate, wd = hyper(0.9), hyper(0.02)\nm = ema(grad, rate)\nupdate = m\ndecay = decoupled(wd)"
+BARE = """\
+rate = hyper(0.9, ge=0, lt=1)
+wd = hyper(0.02, ge=0)
+update = ema(grad, rate)
+decay = decoupled(wd)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "request_"),
+    [
+        (BARE, "stosign"),
+        (BARE, "expected"),
+        (BARE, "sign"),
+        (RATIO.format(denominator="sqrt(m2) + tiny"), "sign"),
+    ],
+)
+def test_defaults_are_scaled_where_the_size_changes(
+    tmp_path: Path, body: str, request_: str
+) -> None:
+    """lr x 0.2 and weight decay x 5 keep lr * weight_decay."""
     before = program_of(tmp_path, body)
     after = apply_passes(before, requests_of(request_))
     assert (before.hyper("lr").default, after.hyper("lr").default) == (1e-3, 2e-4)
