@@ -171,7 +171,8 @@ def test_defaults_of_a_ratio_stay_and_are_said_to(tmp_path: Path, request_: str)
 BARE = """\
 rate = hyper(0.9, ge=0, lt=1)
 wd = hyper(0.02, ge=0)
-update = ema(grad, rate)
+m = ema(grad, rate)
+update = m
 decay = decoupled(wd)
 """
 
