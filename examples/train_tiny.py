@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tiny_lm import BATCH, CONTEXT, Corpus, TinyLM, batches, load_bytes, windows
 
-LEARNING_RATE = {"AdamW": 8e-3, "AdamWStoSign": 6.4e-3}  # chosen by --sweep
+LEARNING_RATE = {"AdamW": 8e-3, "AdamWStoSign": 8e-3}  # chosen by --sweep
 SWEEP = {
     "AdamW": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "AdamWStoSign": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
