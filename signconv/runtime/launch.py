@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from signconv.runtime import device_codes
 from signconv.runtime.compat import HAS_TRITON
@@ -63,6 +67,41 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
         return LaunchShape(ROWS, 4, 64)
     few = len(formats) == 2 and param == torch.bfloat16 and not program.quotients
     return LaunchShape(ROWS, 3 if few else 2, 80)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Where launches go to ``device``: Triton launches on the current device, whichever the
+    pointers are of."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
+class Launcher:
+    """A kernel with its grid and its constants: through Triton the first time, then the compiled
+    kernel itself.
+
+    Triton compares constants, types, alignments and the kernel's globals at every launch, about
+    20 µs; here none of them can change but the tensors' dtype and alignment, which are its key.
+    """
+
+    def __init__(self, kernel: Any, programs: int, constants: Mapping[str, Any]) -> None:
+        self.kernel, self.grid = kernel, (programs, 1, 1)
+        self.constants = dict(constants)
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, *tensors: Tensor) -> None:
+        """Launch on the current device and stream; ``tensors`` are the kernel's first arguments."""
+        key = tuple((t.dtype, t.data_ptr() % 16) for t in tensors)
+        found = self.known.get(key)
+        if found is not None:
+            run, rest = found
+            run(*tensors, *rest)
+            return
+        made = self.kernel[self.grid](*tensors, **self.constants)
+        if made is not None:  # as the interpreter's is
+            names = self.kernel.arg_names[len(tensors) :]
+            self.known[key] = made[self.grid], tuple(self.constants[n] for n in names)
 
 
 def codec_for(capability: tuple[int, int] | None) -> int:

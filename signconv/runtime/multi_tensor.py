@@ -18,6 +18,7 @@ from torch import Tensor
 from signconv.runtime import launch
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, PLAIN, SPLIT, WHOLE
+from signconv.runtime.launch import Launcher
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
 from signconv.runtime.sums import Reducer
@@ -89,6 +90,7 @@ class Bucket:
         self.keep: list[Tensor] = []
         self.entries: list[dict[str, Tensor]] = []
         self.fixed = torch.empty(0, dtype=torch.int64)
+        self.launchers: dict[bool, tuple[Launcher, Launcher]] = {}
 
     def follow(self) -> bool:
         """The quick check of every pointer, for tensors and state dictionaries already seen.
@@ -176,36 +178,44 @@ class Bucket:
 
         ``scaled``: whether gradients are multiplied by a factor that may not be 1.
         """
-        codes = (f.code for f in self.formats)
-        types = (self.param_type, self.grad_type, self.param_format, *codes)
+        if scaled not in self.launchers:
+            self.launchers[scaled] = self._launchers(scaled)
+        reduce, step = self.launchers[scaled]
         tables = [self.table, self.chunks, scalars, keys]
         if self.reducer is not None:
-            self.program.reduce_kernel[(self.programs,)](
-                *tables,
-                self.reducer.partials,
-                *types,
-                CODEC=self.codec,
-                SCALED=scaled,
-                ROWS=self.shape.chunk,
-                LEVELS=(self.shape.chunk * BLOCK).bit_length() - 1,
-                num_warps=launch.WARPS,
-                enable_fp_fusion=False,
-            )
+            reduce(*tables, self.reducer.partials)
             tables.append(self.reducer.run())
-        self.program.step_kernel[(self.programs,)](
-            *tables,
-            *types,
-            CODEC=self.codec,
-            SCALED=scaled,
-            ROWS=self.shape.rows,
-            TAIL=self.shape.chunk if launch.interpreted() else launch.TAIL_ROWS,
-            TILES=self.shape.tiles,
-            num_warps=launch.WARPS,
-            **self.shape.limits(self.codec),
-            enable_fp_fusion=False,
-        )
+        step(*tables)
         for p, flat in self.copies:
             p.copy_(flat)
+
+    def _launchers(self, scaled: bool) -> tuple[Launcher, Launcher]:
+        """The reduction's, which is idle in a program without one, and the step's."""
+        shared = {
+            "P_TYPE": self.param_type,
+            "G_TYPE": self.grad_type,
+            "p_format": self.param_format,
+            **{
+                f"{m.name}_format": f.code
+                for m, f in zip(self.program.moments, self.formats, strict=True)
+            },
+            "CODEC": self.codec,
+            "SCALED": scaled,
+            "num_warps": launch.WARPS,
+            "enable_fp_fusion": False,
+        }
+        levels = (self.shape.chunk * BLOCK).bit_length() - 1
+        reduce = {**shared, "ROWS": self.shape.chunk, "LEVELS": levels}
+        step = {
+            **shared,
+            "ROWS": self.shape.rows,
+            "TAIL": self.shape.chunk if launch.interpreted() else launch.TAIL_ROWS,
+            "TILES": self.shape.tiles,
+            **self.shape.limits(self.codec),
+        }
+        kernels = (self.program.reduce_kernel, reduce), (self.program.step_kernel, step)
+        first, second = (Launcher(k, self.programs, given) for k, given in kernels)
+        return first, second
 
 
 class GroupEngine:
@@ -231,6 +241,7 @@ class GroupEngine:
         self.one = torch.ones((), dtype=torch.float32, device=device)
         self.scalars = torch.empty(0, device=device)
         self.keys = torch.empty(0, dtype=torch.int32, device=device)
+        self.scalar_launcher: Launcher
 
     def prepare(
         self,
@@ -309,6 +320,11 @@ class GroupEngine:
         self.keys = torch.empty(
             (self.active_rows, 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
         )
+        self.scalar_launcher = Launcher(
+            self.program.scalar_kernel,
+            self.active_rows,
+            {"num_warps": 1, "enable_fp_fusion": False},
+        )
         buckets: dict[tuple[torch.dtype, torch.dtype, bool, int], list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
@@ -355,7 +371,7 @@ class GroupEngine:
             if isinstance(value, Tensor) and h.name != "lr":
                 self.hypers[i] = value
         lr_source = lr.to(self.device) if isinstance(lr, Tensor) else self.hypers
-        self.program.scalar_kernel[(self.active_rows,)](
+        self.scalar_launcher(
             lr_source,
             self.hypers,
             self.clock,
@@ -365,8 +381,6 @@ class GroupEngine:
             self.one if grad_scale is None else grad_scale,
             self.scalars,
             self.keys,
-            num_warps=1,
-            enable_fp_fusion=False,
         )
         scaled = grad_scale is not None or bool(group["maximize"])
         for b in self.buckets:

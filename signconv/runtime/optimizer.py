@@ -23,7 +23,7 @@ from signconv.runtime.compat import (
 )
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, MASTER
-from signconv.runtime.launch import interpreted
+from signconv.runtime.launch import interpreted, on_device
 from signconv.runtime.multi_tensor import GroupEngine
 from signconv.runtime.program import OptimizerProgram
 
@@ -204,7 +204,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
         for device, parts in work.items():
-            self._step_device(device, parts, ready)
+            with on_device(device):
+                self._step_device(device, parts, ready)
         self._entries = [*map(id, self.state.values())]
 
     def _followed(self) -> dict[int, torch.device]:
@@ -234,8 +235,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         if p not in self._single:
             self._single[p] = GroupEngine(self.program, p.device)
         engine = self._single[p]
-        engine.prepare(group, [p], self.state)
-        engine.launch(group, None, None)
+        with on_device(p.device):
+            engine.prepare(group, [p], self.state)
+            engine.launch(group, None, None)
         # Autograd must notice a weight that another node still needs
         torch.autograd.graph.increment_version(p)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from torch import Tensor
 
+from signconv.runtime import launch
 from signconv.runtime.multi_tensor import Bucket, GroupEngine
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verify.bits import different
@@ -137,3 +139,39 @@ def test_an_unchanged_step_does_no_more_than_follow(
         p.grad = torch.ones_like(p)
     opt.step()
     assert len(uploads) > made and len(kept) == len(ps)
+
+
+def test_launches_go_to_the_device_of_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device; nothing is switched where it is the right one."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    other = launch.on_device(torch.device("cuda:1"))
+    assert isinstance(other, torch.cuda.device) and other.idx == 1
+    for same in ("cuda:0", "cpu"):
+        assert isinstance(launch.on_device(torch.device(same)), nullcontext)
+
+
+def test_a_launch_asks_triton_once_per_dtype_and_alignment() -> None:
+    """What Triton compiled for one lr must not be launched with another kind of lr."""
+    asked: list[tuple[Tensor, ...]] = []
+    ran: list[tuple[object, ...]] = []
+
+    class Kernel:
+        arg_names = ("lr", "table", "ROWS", "TILES")
+
+        def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., object]:
+            assert grid == (5, 1, 1)
+            return lambda *tensors, **constants: asked.append(tensors) or Compiled()
+
+    class Compiled:
+        def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., object]:
+            return lambda *arguments: ran.append(arguments)
+
+    launcher = launch.Launcher(Kernel(), 5, {"TILES": 2, "num_warps": 1, "ROWS": 8})
+    memory, table = torch.zeros(5), torch.zeros(4)
+    rates = [memory[:1], memory[4:], memory[1:2], memory[:1].double(), memory[4:], memory[2:3]]
+    for lr in rates:
+        launcher(lr, table)
+    aligned = {lr.data_ptr() % 16 == 0 for lr in rates[:2]}
+    assert aligned == {True} and len(asked) == 4  # fp32 at 0, 4 and 8 bytes past 16, and float64
+    assert [a[0].data_ptr() for a in ran] == [memory[4:].data_ptr()] * 2
+    assert all(a[1] is table and a[2:] == (8, 2) for a in ran)

@@ -40,6 +40,46 @@ def test_kernel_on_the_gpu_equals_the_reference_on_the_cpu(name: str, dtype: tor
     assert row.ok, row.detail
 
 
+def test_launches_follow_the_type_and_place_of_a_tensor_lr() -> None:
+    """A compiled kernel is launched again without asking Triton only where nothing differs."""
+    held = torch.full((3,), 1e-3, device="cuda")
+    rates = [1e-3, held[:1], held[1:2], held[:1].double(), held[2], 1e-3, held[1:2]]
+    ps, qs = make([(4, 96), (70,)]), []
+    for p in ps:
+        q = p.detach().cpu().requires_grad_()
+        q.grad = p.grad.cpu()
+        qs.append(q)
+    ours, reference = CLASSES["AdamW"](ps), CLASSES["AdamW"](qs, backend="reference")
+    for lr in rates:
+        ours.param_groups[0]["lr"] = lr
+        reference.param_groups[0]["lr"] = lr.cpu() if isinstance(lr, Tensor) else lr
+        ours.step()
+        reference.step()
+    for p, q in zip(ps, qs, strict=True):
+        assert different(p.detach().cpu(), q.detach()) == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_parameters_on_several_gpus_are_stepped_where_they_are() -> None:
+    """Triton launches on the current device; a model may be spread over others."""
+    shapes = [(4, 96), (70,), (512, 64)]
+    ps, qs = make(shapes), []
+    for i, p in enumerate(ps):
+        grad, place = p.grad, f"cuda:{i % 2}"
+        ps[i] = p.detach().to(place).requires_grad_()
+        ps[i].grad = grad.to(place)
+        q = p.detach().cpu().requires_grad_()
+        q.grad = grad.cpu()
+        qs.append(q)
+    ours, reference = CLASSES["AdamWStoSign"](ps), CLASSES["AdamWStoSign"](qs, backend="reference")
+    for current in (0, 1, 0):
+        with torch.cuda.device(current):
+            ours.step()
+        reference.step()
+    for p, q in zip(ps, qs, strict=True):
+        assert different(p.detach().cpu(), q.detach()) == 0
+
+
 def kernels_of(step: object, times: int) -> list[str]:
     """Names of the kernels the driver ran."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
