@@ -2,8 +2,7 @@
 
     python examples/hf_trainer.py
 
-Trainer passes ``TrainingArguments.weight_decay``, 0 unless set, to the optimizer, so set it there:
-five times AdamW's for a sign update at a fifth of AdamW's lr.
+Trainer passes ``TrainingArguments.weight_decay``, 0 unless set, to the optimizer, so set it there.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def make_trainer(folder: Path, steps: int = 40, **options: Any) -> Trainer:
             output_dir=str(folder),
             max_steps=steps,
             learning_rate=4e-3,
-            weight_decay=0.05,
+            weight_decay=0.01,
             per_device_train_batch_size=16,
             save_steps=10,
             logging_steps=5,

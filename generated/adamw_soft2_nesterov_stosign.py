@@ -14,8 +14,7 @@ noise is uniform on (-1, 1), fresh for every element and step, so the update's m
   sign(0) = 0: an element that never saw a gradient stays.
 Soft: one beta for m and s, no bias correction, no eps, zero start (a built-in warm-up), as S3
   does.
-Defaults: lr x 0.2 (the RMS of AdamW's update), weight_decay x 5, so that lr*weight_decay is
-  kept.
+Defaults: as they were, since the mean update is the same one, clipped at 1.
 State m: E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically (bf16
   where a row is not a multiple of 32).
 State s: E5M2 codes with a power-of-two scale per 32 elements, rounded stochastically (bf16
@@ -626,7 +625,7 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
 
     Example:
         >>> model = torch.nn.Linear(32, 8)
-        >>> optimizer = AdamWSoft2NesterovStoSign(model.parameters(), lr=0.0002)
+        >>> optimizer = AdamWSoft2NesterovStoSign(model.parameters(), lr=0.001)
         >>> model(torch.randn(4, 32)).square().mean().backward()
         >>> optimizer.step()
     """
@@ -638,9 +637,9 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
         passes=("soft:p=2", "nesterov", "stosign"),
         state="fp8",
         hypers=(
-            HyperSlot("lr", 0.0002, "lr", ge=0),
+            HyperSlot("lr", 0.001, "lr", ge=0),
             HyperSlot("beta", 0.95, "beta", ge=0, lt=1),
-            HyperSlot("weight_decay", 0.05, "weight_decay", ge=0),
+            HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
             MomentSlot("m", "e4m3", "bf16", 0, "high"),
@@ -667,10 +666,10 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 0.0002,
+        lr: float | Tensor = 0.001,
         *,
         beta: float = 0.95,
-        weight_decay: float = 0.05,
+        weight_decay: float = 0.01,
         seed: int = 0,
         backend: str = "auto",
         maximize: bool = False,

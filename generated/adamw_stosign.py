@@ -13,8 +13,7 @@ x.corrected is x / (1 - beta**t), beta that of x.
 noise is uniform on (-1, 1), fresh for every element and step, so the update's mean is the ratio
   of its two terms, clipped to [-1, 1]: unbiased where the first is not larger than the second.
   sign(0) = 0: an element that never saw a gradient stays.
-Defaults: lr x 0.2 (the RMS of AdamW's update), weight_decay x 5, so that lr*weight_decay is
-  kept.
+Defaults: as they were, since the mean update is the same one, clipped at 1.
 State m: E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically (bf16
   where a row is not a multiple of 32).
 State v: E5M2 codes with a power-of-two scale per 32 elements, rounded stochastically (bf16
@@ -662,7 +661,7 @@ class AdamWStoSign(FusedOptimizer):
 
     Example:
         >>> model = torch.nn.Linear(32, 8)
-        >>> optimizer = AdamWStoSign(model.parameters(), lr=0.0002)
+        >>> optimizer = AdamWStoSign(model.parameters(), lr=0.001)
         >>> model(torch.randn(4, 32)).square().mean().backward()
         >>> optimizer.step()
     """
@@ -674,10 +673,10 @@ class AdamWStoSign(FusedOptimizer):
         passes=("stosign",),
         state="fp8",
         hypers=(
-            HyperSlot("lr", 0.0002, "lr", ge=0),
+            HyperSlot("lr", 0.001, "lr", ge=0),
             HyperSlot("beta1", 0.9, "betas", index=0, ge=0, lt=1),
             HyperSlot("beta2", 0.999, "betas", index=1, ge=0, lt=1),
-            HyperSlot("weight_decay", 0.05, "weight_decay", ge=0),
+            HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
             MomentSlot("m", "e4m3", "bf16", 0, "high"),
@@ -709,10 +708,10 @@ class AdamWStoSign(FusedOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 0.0002,
+        lr: float | Tensor = 0.001,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.05,
+        weight_decay: float = 0.01,
         seed: int = 0,
         backend: str = "auto",
         maximize: bool = False,

@@ -11,8 +11,7 @@ Step t, for every element, with gradient g, parameter p and learning rate lr:
 noise is uniform on (-1, 1), fresh for every element and step, so the update's mean is the ratio
   of its two terms, clipped to [-1, 1]: unbiased where the first is not larger than the second.
   sign(0) = 0: an element that never saw a gradient stays.
-Defaults: lr x 0.2 (the RMS of AdamW's update), weight_decay x 5, so that lr*weight_decay is
-  kept.
+Defaults: as they were, since the mean update is the same one, clipped at 1.
 State v: E5M2 codes with a power-of-two scale per 32 elements, rounded stochastically (bf16
   where a row is not a multiple of 32).
 
@@ -529,7 +528,7 @@ class RMSpropStoSign(FusedOptimizer):
 
     Example:
         >>> model = torch.nn.Linear(32, 8)
-        >>> optimizer = RMSpropStoSign(model.parameters(), lr=0.002)
+        >>> optimizer = RMSpropStoSign(model.parameters(), lr=0.01)
         >>> model(torch.randn(4, 32)).square().mean().backward()
         >>> optimizer.step()
     """
@@ -541,7 +540,7 @@ class RMSpropStoSign(FusedOptimizer):
         passes=("stosign",),
         state="fp8",
         hypers=(
-            HyperSlot("lr", 0.002, "lr", ge=0),
+            HyperSlot("lr", 0.01, "lr", ge=0),
             HyperSlot("alpha", 0.99, "alpha", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
@@ -569,7 +568,7 @@ class RMSpropStoSign(FusedOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 0.002,
+        lr: float | Tensor = 0.01,
         *,
         alpha: float = 0.99,
         weight_decay: float = 0.0,

@@ -108,7 +108,7 @@ def test_operations_by_hand(tmp_path: Path) -> None:
 
 def test_removed_and_notes() -> None:
     r = shown("adamw", "stosign")
-    assert [x["name"] for x in r["removed"]] == ["eps"] and "lr x 0.2" in r["notes"][0]
+    assert [x["name"] for x in r["removed"]] == ["eps"] and "as they were" in r["notes"][0]
     assert [x["request"] for x in r["passes"]] == ["stosign"]
     assert {h["name"] for h in r["hyperparameters"]} == {"lr", "beta1", "beta2", "weight_decay"}
 

@@ -65,17 +65,37 @@ def row(name: str, runs: list[Record], target: float | None) -> dict[str, Any]:
     }
 
 
-def full_length(records: Mapping[str, Record], name: str, scale: Scale) -> Summary | None:
-    """The sweep of long runs of one optimizer; None where only the chosen lr was run.
-
-    best is the lr of the least loss on the first seed, the only one that all lrs have; runs of
-    the best are compared as a table row is.
-    """
-    if not of_kind(records, "near", name):
-        return None
+def by_lr(records: Mapping[str, Record], name: str) -> dict[float, list[Record]]:
+    """The long runs of one optimizer by lr."""
     own: dict[float, list[Record]] = {}
     for r in (*of_kind(records, "near", name), *of_kind(records, "full", name)):
         own.setdefault(r["lr"], []).append(r)
+    return own
+
+
+def best_runs(records: Mapping[str, Record], name: str, scale: Scale) -> list[Record]:
+    """The long runs at the best lr of long runs; none while their sweep is incomplete."""
+    _, best = full_sweep(records, name, scale)
+    return by_lr(records, name)[best] if best else []
+
+
+def mean_loss(runs: list[Record]) -> float | None:
+    """Mean final held-out loss of the runs that did not diverge."""
+    finite = [x for x in map(final_loss, runs) if math.isfinite(x)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def full_length(
+    records: Mapping[str, Record], name: str, scale: Scale, targets: tuple[float | None, ...]
+) -> Summary | None:
+    """The sweep of long runs of one optimizer; None where only the chosen lr was run.
+
+    best is the lr of the least loss on the first seed, the only one that all lrs have; its runs
+    are compared as a table row is, to AdamW at its best and at the lr of the short sweep.
+    """
+    if not of_kind(records, "near", name):
+        return None
+    own = by_lr(records, name)
     losses = {lr: spread([final_loss(r) for r in runs]) for lr, runs in own.items()}
     missing, best = full_sweep(records, name, scale)
     return {
@@ -83,39 +103,44 @@ def full_length(records: Mapping[str, Record], name: str, scale: Scale) -> Summa
         "complete": not missing,
         "best": best,
         "held_out": losses[best] if best else None,
+        "to_best": row(name, own[best], targets[0]) if best else None,
+        "to_short": row(name, own[best], targets[1]) if best else None,
     }
 
 
 def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
     """One row per optimizer; the target is the mean final loss of AdamW on fp32 state."""
-    reference = [final_loss(r) for r in of_kind(records, "full", REFERENCE)]
-    finite = [x for x in reference if math.isfinite(x)]
-    target = sum(finite) / len(finite) if finite else None
+    target = mean_loss(of_kind(records, "full", REFERENCE))
+    long_target = mean_loss(best_runs(records, REFERENCE, scale))
+    targets = (long_target, target)
     names = [n for n in scale.table if of_kind(records, "full", n)]
     extras = [n for n in scale.extras if of_kind(records, "short", n)]
     return {
         "target": target,
         "rows": [row(n, of_kind(records, "full", n), target) for n in names],
         "short_rows": [row(n, of_kind(records, "short", n), None) for n in extras],
-        "full_length": {n: f for n in scale.near if (f := full_length(records, n, scale))},
+        "long_target": long_target,
+        "full_length": {n: f for n in scale.near if (f := full_length(records, n, scale, targets))},
         "sweeps": {n: sweep_table(records, "sweep", n) for n in (*scale.table, *scale.extras)},
     }
 
 
 def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
-    """Held-out loss of every optimizer; share of zeros of the raw ones."""
+    """Held-out loss of every optimizer, at the best lr that is known; zeros of the raw ones."""
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     ends = []
     for i, row_ in enumerate(summary["rows"]):
-        for j, record in enumerate(of_kind(records, "full", row_["optimizer"])):
+        name = row_["optimizer"]
+        best = summary["full_length"].get(name, {}).get("best") or row_["lr"]
+        for j, record in enumerate(by_lr(records, name)[best]):
             steps, losses = zip(*record["held_out"][1:])
             curve = [math.nan if x is None else x for x in losses]
             ends += [x for x in curve[-1:] if math.isfinite(x) and x < 6]
-            label = f"{row_['optimizer']} (lr {row_['lr']:g})" if j == 0 else None
+            label = f"{name} (lr {best:g})" if j == 0 else None
             style = "-" if i < len(COLOURS) else "--"
             left.plot(steps, curve, style, color=COLOURS[i % len(COLOURS)], lw=1.2, label=label)
-    if summary["target"] is not None:
-        left.axhline(summary["target"], color="black", lw=0.8, ls=":")
+    if (target := summary["long_target"] or summary["target"]) is not None:
+        left.axhline(target, color="black", lw=0.8, ls=":")
     if ends:
         left.set_ylim(min(ends) - 0.05, max(ends) + 1.6)
     left.set(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,12 @@ CLAIMS = ("converge", "fp8_state", "spikes", "finetune", "ema_stall", "ablation"
 
 
 def pm(value: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Mean ± half the range over the seeds."""
+    """Mean ± half the range over the seeds; the value alone of a single one."""
     if value is None or value["mean"] is None:
         return "diverged" if value else "-"
     mean, half = value["mean"], value["half_range"]
+    if value.get("seeds") == 1:
+        return f"{mean:.{digits}f}"
     if abs(mean) >= 100:
         return f"{mean:.0f} ± {half:.0f}"
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
@@ -57,13 +60,24 @@ def versus(
     return f"{abs(difference):.{digits}f} {'above' if difference > 0 else 'below'} {what}"
 
 
+def by_chance(a: Mapping[str, int], b: Mapping[str, int]) -> float:
+    """The chance that b has at most its share of all spikes if a and b had one rate.
+
+    Fisher's exact test, one-sided; each spike counts as a run of its own.
+    """
+    runs, spikes = a["runs"] + b["runs"], a["spikes"] + b["spikes"]
+    ways = [
+        math.comb(b["runs"], k) * math.comb(a["runs"], spikes - k) for k in range(b["spikes"] + 1)
+    ]
+    return sum(ways) / math.comb(runs, spikes)
+
+
 def losses_by_lr(rows: Sequence[Mapping[str, Any]], best: float | None) -> str:
     """Mean losses and spreads by lr with the number of seeds, the best lr's in bold."""
     parts = []
     for row in rows:
         loss = row["held_out"]
-        text = pm(loss) if loss["seeds"] > 1 else pm(loss).partition(" ")[0]
-        text = f"**{text}**" if row["lr"] == best else text
+        text = f"**{pm(loss)}**" if row["lr"] == best else pm(loss)
         parts.append(f"{row['lr']:g}: {text} ({loss['seeds']})")
     return ", ".join(parts)
 
@@ -128,6 +142,7 @@ def render() -> dict[str, str]:
     environment.filters |= {"pm": pm, "sweep": sweep_line, "best_lr": best_lr}
     environment.globals |= {
         "against": against,
+        "by_chance": by_chance,
         "expect": expect,
         "gap": gap,
         "losses_by_lr": losses_by_lr,

@@ -23,7 +23,7 @@ FACTORS = (1, 3, 10)  # of AdamW's lr, for the spikes
 LONG_FACTOR = 10  # of the long runs among them
 LEAST = -20  # index of the least lr of the grid
 GRID = [rate(i) for i in range(LEAST, 5)]
-STOSIGN_FACTOR = 0.2  # by which the pass multiplies the default lr
+STOSIGN_FACTOR = 0.2  # of the base's lr: the root mean square of AdamW's update
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def around(done: Records, name: str, scale: Scale) -> list[float]:
 
 
 def default_lrs(done: Records, name: str, scale: Scale) -> list[float]:
-    """What a default lr is decided between: the pass's factor of the base's lr, and the grid."""
+    """What a default lr is decided between: the factor of equal size, and the grid."""
     lrs = around(done, name, scale)
     return [float(f"{STOSIGN_FACTOR * lrs[1]:.1g}"), *lrs] if lrs else []
 

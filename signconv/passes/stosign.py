@@ -27,8 +27,10 @@ def apply_link(p: Program, link: str, options: Options) -> Program:
         raise PassError("SC213", f"{link}:eps={keep} is neither eps=drop (default) nor eps=keep")
     if p.link in ("stosign", "expected"):
         raise PassError("SC207", f"{p.name} already has the link {p.link}")
-    if link == "expected" and p.denominator is not None:
-        note = "defaults: as they were, since the update is the same one, clipped at 1"
+    if p.denominator is not None:
+        # Not scaled: AdamW + stosign trains best at AdamW's lr, at full length too (docs/advice.md)
+        same = "the update is" if link == "expected" else "the mean update is"
+        note = f"defaults: as they were, since {same} the same one, clipped at 1"
         made = replace(p, notes=(*p.notes, note))
     else:
         made = sign_defaults(p)

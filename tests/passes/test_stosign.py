@@ -157,27 +157,45 @@ def test_a_coordinate_without_gradient(convert: str, stays: bool, tmp_path: Path
 # ---------------------------------------------------------------- defaults, names
 
 
-def test_defaults_are_scaled_and_said_to_be(tmp_path: Path) -> None:
-    """lr x 0.2 and weight decay x 5 keep lr * weight_decay."""
+@pytest.mark.parametrize("request_", ["stosign", "expected"])
+def test_defaults_of_a_ratio_stay_and_are_said_to(tmp_path: Path, request_: str) -> None:
+    """The mean update is the base's own, clipped at 1, and so is its best lr (docs/advice.md)."""
     before = program_of(tmp_path, RATIO.format(denominator="sqrt(m2) + tiny"))
-    after = apply_passes(before, requests_of("stosign"))
+    after = apply_passes(before, requests_of(request_))
+    kept = {h.name for h in after.hypers}
+    assert {"lr", "wd", "rate"} <= kept
+    assert list(after.hypers) == [h for h in before.hypers if h.name in kept]
+    assert any("defaults: as they were" in note for note in after.notes)
+
+
+BARE = """\
+rate = hyper(0.9, ge=0, lt=1)
+wd = hyper(0.02, ge=0)
+m = ema(grad, rate)
+update = m
+decay = decoupled(wd)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "request_"),
+    [
+        (BARE, "stosign"),
+        (BARE, "expected"),
+        (BARE, "sign"),
+        (RATIO.format(denominator="sqrt(m2) + tiny"), "sign"),
+    ],
+)
+def test_defaults_are_scaled_where_the_size_changes(
+    tmp_path: Path, body: str, request_: str
+) -> None:
+    """lr x 0.2 and weight decay x 5 keep lr * weight_decay."""
+    before = program_of(tmp_path, body)
+    after = apply_passes(before, requests_of(request_))
     assert (before.hyper("lr").default, after.hyper("lr").default) == (1e-3, 2e-4)
     assert (before.hyper("wd").default, after.hyper("wd").default) == (0.02, 0.1)
     assert after.hyper("rate").default == 0.9
     assert any("lr x 0.2" in note for note in after.notes)
-
-
-def test_expected_keeps_the_defaults_of_a_ratio(tmp_path: Path) -> None:
-    """Its update is the base's own, clipped at 1 (docs/advice.md); without a denominator its size
-    changes, and the defaults with it."""
-    before = program_of(tmp_path, RATIO.format(denominator="sqrt(m2) + tiny"))
-    after = apply_passes(before, requests_of("expected"))
-    assert [h.default for h in after.hypers] == [
-        h.default for h in before.hypers if h.name in {x.name for x in after.hypers}
-    ]
-    assert any("defaults" in note for note in after.notes)
-    sgd = apply_passes(program_of(tmp_path, "update = grad"), requests_of("expected"))
-    assert any("lr x 0.2" in note for note in sgd.notes)
 
 
 def test_defaults_of_a_sign_update_stay(tmp_path: Path) -> None:
