@@ -65,10 +65,12 @@ for path, wanted in json.loads(sys.argv[1]).items():
         try:
             if kernel == "scalars":
                 made = aot.compile_scalars(cls, target)
+            elif kernel == "finder":
+                made = aot.compile_finder(cls, target)
             else:
                 made = aot.compile_step(cls, target, getattr(torch, kernel))
             found[path][key] = read(made, target)
-            if kernel != "scalars":
+            if kernel not in ("scalars", "finder"):
                 cap = launch_shape(cls.program, getattr(torch, kernel)).registers
                 found[path][key]["cap"] = cap
         except Exception as error:
@@ -89,9 +91,9 @@ denominator = sqrt(v.corrected) + q + 1e-8
 decay = independent(0.01)
 """
 LITERAL = "literals"
-KERNELS = ("bfloat16", "float32", "scalars")
+KERNELS = ("bfloat16", "float32", "scalars", "finder")
 EVERYTHING = [f"{target} {kernel}" for target in TARGETS for kernel in KERNELS]
-SOME = ["sm_90 bfloat16", "gfx942 bfloat16"]
+SOME = ["sm_90 bfloat16", "gfx942 bfloat16", "sm_90 finder"]
 
 
 def plan() -> dict[str, list[str]]:
@@ -104,7 +106,7 @@ def plan() -> dict[str, list[str]]:
 
 PLAN = plan()
 PAIRS = [(name, key) for name, keys in PLAN.items() for key in keys]
-STEPS = [(name, key) for name, key in PAIRS if "scalars" not in key and "sm_" in key]
+STEPS = [(name, key) for name, key in PAIRS if "float" in key and "sm_" in key]
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ _DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
 
 
 @triton.jit
-def _find_nonfinite(
+def find_nonfinite(
     table,
     chunks,
     flag,
@@ -348,7 +348,7 @@ class GroupEngine:
     def find_nonfinite(self, flag: Tensor) -> None:
         """Raise ``flag`` on the device if any gradient is Inf or NaN."""
         for b in self.buckets:
-            _find_nonfinite[(b.programs,)](
+            find_nonfinite[(b.programs,)](
                 b.table,
                 b.chunks,
                 flag,

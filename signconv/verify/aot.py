@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from signconv.errors import VerifyError
-from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.compat import HAS_TRITON, tl
 from signconv.runtime.formats import PLAIN
 from signconv.runtime.launch import TAIL_ROWS, WARPS, codec_for, interpreted, launch_shape
+from signconv.runtime.multi_tensor import FIRST_MOMENT, find_nonfinite
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.
@@ -137,11 +138,19 @@ def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     )
 
 
+def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
+    """Compile what looks for non-finite gradients, bf16, in chunks of a generated class."""
+    shape = launch_shape(optimizer.program, torch.bfloat16)
+    columns = FIRST_MOMENT + 2 * len(optimizer.program.moments) + 2
+    constants = {"COLUMNS": columns, "G": tl.bfloat16, "ROWS": shape.rows, "TILES": shape.tiles}
+    pointers = {"table": "*i64", "chunks": "*i32", "flag": "*fp32"}
+    signature = {n: pointers.get(n, "constexpr") for n in find_nonfinite.arg_names}
+    return _compile(find_nonfinite, signature, constants, target)
+
+
 def _signature(
     optimizer: type[FusedOptimizer], dtype: torch.dtype, blocks: bool
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    from signconv.runtime.compat import tl
-
     kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
     names = optimizer.program.step_kernel.arg_names
     formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}

@@ -527,6 +527,7 @@ ONLY_DEVICE = {
     *("encode_blocks", "encode_root_blocks"),  # the reference does it inside store_moment
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
     *("load", "widen", "fetch_moment", "decode_moment", "decode_param"),
+    "tile_maximum",  # for branches, which the reference has none of
     "store_partial",  # of one program's tile; the reference sums the whole tensor, tree_sum
 }
 ONLY_TORCH = {
@@ -538,7 +539,7 @@ ONLY_TORCH = {
 
 
 #: Functions of a room for another room, which nothing else calls.
-INNER = {"roots": {"encode_roots", "root_scale"}}
+INNER = {"roots": {"encode_roots", "root_scale"}, "math": {"tile_maximum"}}
 ROOMS = ("codecs", "math", "memory", "random", "reduce", "roots", "scalars")
 
 

@@ -61,8 +61,9 @@ Signs = Callable[[torch.Tensor], torch.Tensor]
 
 
 def bits_of(u: torch.Tensor) -> torch.Tensor:
-    """Words whose sign noise is the u-th of the N midpoints; ``low_field`` undoes itself."""
-    return ref.low_field(u.to(torch.int32) << 10)
+    """Words whose sign noise is the u-th of the N midpoints: ``low_field`` gives u back."""
+    field = u.to(torch.int32) << 10
+    return (field << 16) ^ field
 
 
 def counted(signs: Signs, rows: int) -> np.ndarray:
