@@ -264,7 +264,7 @@ MUTANTS = (
     ),
     Mutant(
         "cpu: the last, partial chunk left out",
-        ((CPU, "-(-p.numel() // (CHUNK_ROWS * BLOCK)) for", "p.numel() // (CHUNK_ROWS * BLOCK) or 1 for"),),
+        ((CPU, "-(-p.numel() // (self.rows * BLOCK)) for", "p.numel() // (self.rows * BLOCK) or 1 for"),),
         ("tests/runtime/test_cpu.py::test_verify_compares_chunks_too",),
     ),
     Mutant(

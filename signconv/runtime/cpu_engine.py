@@ -28,11 +28,14 @@ class Bucket:
         self.program, self.members = program, members
         self.kernels = kernels(program, variant)
         self.names = [name for name, _, _ in columns(program, variant)]
-        counts = torch.tensor([-(-p.numel() // (CHUNK_ROWS * BLOCK)) for p in members])
+        # Without sums one piece per thread: memory is read in one go
+        share = -(-sum(p.numel() for p in members) // (torch.get_num_threads() * BLOCK))
+        self.rows = CHUNK_ROWS if program.reductions else max(CHUNK_ROWS, share)
+        counts = torch.tensor([-(-p.numel() // (self.rows * BLOCK)) for p in members])
         self.ends = [0, *counts.cumsum(0).tolist()]
         tensor_of = torch.repeat_interleave(torch.arange(len(members)), counts)
         within = torch.arange(self.ends[-1]) - torch.tensor(self.ends)[tensor_of]
-        self.chunks = torch.stack((tensor_of, within * CHUNK_ROWS), dim=1).contiguous()
+        self.chunks = torch.stack((tensor_of, within * self.rows), dim=1).contiguous()
         self.entries: list[list[int]] = []
         self.table = torch.empty(0, dtype=torch.int64)
         self.reduced = torch.empty((len(members), program.reductions))
@@ -80,7 +83,7 @@ class Bucket:
     def _run(self, address: int, tables: list[Tensor]) -> None:
         chunks = self.ends[-1]
         pointers = [t.data_ptr() for t in tables]
-        arguments = (ctypes.c_int64 * (len(pointers) + 2))(*pointers, chunks, 0)
+        arguments = (ctypes.c_int64 * (len(pointers) + 3))(*pointers, chunks, self.rows, 0)
         in_parallel(address, arguments, min(torch.get_num_threads(), chunks))
 
 
@@ -123,7 +126,8 @@ class CpuEngine:
                 entry[name].fill_(memory[of_clock[clock]][i])
 
     def _prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
-        active = [(id(p), p.dtype, p.shape, p.grad.dtype) for p in params if p.grad is not None]
+        active: list[tuple[Any, ...]] = [(torch.get_num_threads(),)]
+        active += [(id(p), p.dtype, p.shape, p.grad.dtype) for p in params if p.grad is not None]
         if active == self.active:
             return
         self.active = []  # should anything below fail, the next step starts over
