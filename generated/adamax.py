@@ -506,7 +506,7 @@ def _step_kernel(
                 u_stored_next = u_stored_far
                 u_byte_next = u_byte_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

@@ -465,7 +465,7 @@ def _step_kernel(
                 s_stored_next = s_stored_far
                 s_byte_next = s_byte_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

@@ -696,7 +696,7 @@ def _step_kernel(
                 n_stored_next = n_stored_far
                 n_byte_next = n_byte_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

@@ -613,7 +613,7 @@ def _step_kernel(
                 v_max_stored_next = v_max_stored_far
                 v_max_byte_next = v_max_byte_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

@@ -495,7 +495,7 @@ def _step_kernel(
                 G_stored_next = G_stored_far
                 G_byte_next = G_byte_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

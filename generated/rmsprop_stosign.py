@@ -398,7 +398,7 @@ def _step_kernel(
                 v_stored_next = v_stored_far
                 v_byte_next = v_byte_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

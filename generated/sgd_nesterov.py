@@ -411,7 +411,7 @@ def _step_kernel(
                 m_stored_next = m_stored_far
                 m_byte_next = m_byte_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

@@ -303,7 +303,7 @@ def _step_kernel(
                 p_stored_next = p_stored_far
                 g_stored_next = g_stored_far
     else:
-        for first in range(0, tl.minimum(left, TILES * ROWS * 32).to(tl.int32), TAIL * 32):
+        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = start + first
             (
                 p_stored_tail,

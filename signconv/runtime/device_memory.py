@@ -13,6 +13,7 @@ from signconv.runtime.device_codes import (
     E4M3,
     E4M3_RAW,
     FP32,
+    INTERPRETED,
     PLAIN,
     PTX_FP8,
     ROOT,
@@ -231,3 +232,12 @@ def store_moment(
             code, byte = device_codecs.encode_blocks(x, field, FORMAT, CODEC)
         _store(ptr + start, offsets, code, mask, FULL)
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
+
+
+@triton.jit
+def extent(left, MOST: tl.constexpr):
+    """How many elements of a chunk there are; in the interpreter all, which masks then leave out:
+    that of Triton 3.6 cannot take a bound from a tensor with NumPy 2.4."""
+    if INTERPRETED:
+        return MOST
+    return tl.minimum(left, MOST).to(tl.int32)

@@ -34,6 +34,7 @@ from signconv.runtime.device_math import (
 from signconv.runtime.device_memory import (
     decode_moment,
     decode_param,
+    extent,
     fetch_moment,
     join_master,
     load,
@@ -85,6 +86,7 @@ __all__ = [
     "encode_root_blocks",
     "exp",
     "exp64",
+    "extent",
     "fetch_moment",
     "high_field",
     "join_master",

@@ -527,6 +527,7 @@ ONLY_DEVICE = {
     *("encode_blocks", "encode_root_blocks"),  # the reference does it inside store_moment
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
     *("load", "widen", "fetch_moment", "decode_moment", "decode_param"),
+    "extent",  # of a kernel's loop
     "tile_maximum",  # for branches, which the reference has none of
     "store_partial",  # of one program's tile; the reference sums the whole tensor, tree_sum
 }

@@ -3,14 +3,19 @@
 Elsewhere the interpreter gets large tiles, and a tail is one tile.
 """
 
+import re
+
 import pytest
 import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lion import Lion
 
+from signconv.runtime import device_ops as dev
 from signconv.runtime import launch, multi_tensor
+from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import BLOCK
 from signconv.verify.bits import compare
+from tests.support import ROOT
 
 
 @pytest.fixture
@@ -26,6 +31,27 @@ def test_tails_of_several_tiles(cls: type, small_tiles: str) -> None:
     assert rows > launch.TAIL_ROWS
     row = compare(cls, torch.float32, small_tiles, 1, chunk=BLOCK * rows)
     assert row.ok, row.detail
+
+
+def test_the_interpreter_takes_no_bound_of_a_loop_from_a_tensor() -> None:
+    """Triton 3.6's cannot, with NumPy 2.4 (both are in our bounds): every loop of a generated
+    kernel ends at a constant, or at what ``extent`` makes one there."""
+    for path in sorted((ROOT / "generated").glob("*.py")):
+        kernels = path.read_text(encoding="utf-8").partition("--- the reference\n")[0]
+        bounds = re.findall(r"in range\((.*)\):", kernels)
+        assert bounds == ["0, dev.extent(left, TILES * ROWS * 32), TAIL * 32"], path.name
+
+
+@triton.jit
+def _extent_kernel(left_ptr, out_ptr):
+    tl.store(out_ptr, dev.extent(tl.load(left_ptr), 64))
+
+
+@pytest.mark.parametrize("left", [1, 63, 64, 65, 2**40])
+def test_extent_reaches_the_end(left: int, device: str) -> None:
+    out = torch.zeros(1, dtype=torch.int32, device=device)
+    _extent_kernel[(1,)](torch.tensor([left], device=device), out)
+    assert min(left, 64) <= int(out) <= 64
 
 
 def test_a_pointer_that_is_not_aligned_takes_the_masked_branch(device: str) -> None:
