@@ -71,7 +71,7 @@ gpu:  ## on a GPU machine, with its own Python: the tests marked gpu, then the b
 sanitizer:  ## on a GPU machine with the CUDA toolkit: memcheck and racecheck of every kernel
 	$(PYTHON) -m tests.sanitizer
 
-mutation: setup  ## break signconv in 50 small ways and record which test notices (JOBS at once)
+mutation: setup  ## break signconv in 61 small ways and record which test notices (JOBS at once)
 	$(BIN)/python -m tests.mutation --jobs $(JOBS) --json docs/raw/mutation.json --page docs/trust.md
 
 clean:  ## remove caches and build outputs, keep .venv

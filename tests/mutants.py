@@ -263,6 +263,11 @@ MUTANTS = (
         ("tests/runtime/test_optimizer.py::test_maximize_is_descent_on_the_negated_gradient",),
     ),
     Mutant(
+        "launches: a factor for gradients goes the first step's way for ever",
+        ((TABLES, "        if scaled not in self.launchers:\n", "        scaled = next(iter(self.launchers), scaled)\n        if scaled not in self.launchers:\n"),),
+        (f"{RUNNING}::test_gradients_are_multiplied_at_the_steps_that_ask_for_it",),
+    ),
+    Mutant(
         "cpu: the last, partial chunk left out",
         ((CPU, "-(-p.numel() // (self.rows * BLOCK)) for", "p.numel() // (self.rows * BLOCK) or 1 for"),),
         ("tests/runtime/test_cpu.py::test_verify_compares_chunks_too",),

@@ -178,6 +178,19 @@ class S3Order2(Optimizer):
     decay = decoupled(weight_decay)
 
 
+class HeavyBallRatio(Optimizer):
+    """A momentum that is no average, as a recurrence of the language, over a root mean square."""
+
+    lr = hyper(1e-3, ge=0)
+    beta1, beta2 = hyper(0.9, ge=0, lt=1), hyper(0.999, ge=0, lt=1)
+    eps = hyper(1e-8, ge=0)
+    m = state(init=0)
+    m.next = beta1 * m.prev + grad
+    v = ema(grad**2, beta2)
+    numerator = m
+    denominator = sqrt(v) + eps
+
+
 class TwoBetas1(Optimizer):
     """C2 with two betas, order 1."""
 

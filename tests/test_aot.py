@@ -67,11 +67,14 @@ for path, wanted in json.loads(sys.argv[1]).items():
                 made = aot.compile_scalars(cls, target)
             elif kernel == "finder":
                 made = aot.compile_finder(cls, target)
+            elif kernel == "scaled":
+                made = aot.compile_step(cls, target, scaled=True)
             else:
                 made = aot.compile_step(cls, target, getattr(torch, kernel))
             found[path][key] = read(made, target)
             if kernel not in ("scalars", "finder"):
-                cap = launch_shape(cls.program, getattr(torch, kernel)).registers
+                dtype = getattr(torch, kernel, torch.bfloat16)
+                cap = launch_shape(cls.program, dtype).registers
                 found[path][key]["cap"] = cap
         except Exception as error:
             words = f"{type(error).__name__}: {error}"
@@ -91,7 +94,7 @@ denominator = sqrt(v.corrected) + q + 1e-8
 decay = independent(0.01)
 """
 LITERAL = "literals"
-KERNELS = ("bfloat16", "float32", "scalars", "finder")
+KERNELS = ("bfloat16", "float32", "scaled", "scalars", "finder")
 EVERYTHING = [f"{target} {kernel}" for target in TARGETS for kernel in KERNELS]
 SOME = ["sm_90 bfloat16", "gfx942 bfloat16", "sm_90 finder"]
 
@@ -106,7 +109,11 @@ def plan() -> dict[str, list[str]]:
 
 PLAN = plan()
 PAIRS = [(name, key) for name, keys in PLAN.items() for key in keys]
-STEPS = [(name, key) for name, key in PAIRS if "float" in key and "sm_" in key]
+STEPS = [
+    (name, key)
+    for name, key in PAIRS
+    if key.split()[1] not in ("scalars", "finder") and "sm_" in key
+]
 
 
 @pytest.fixture(scope="session")

@@ -100,16 +100,13 @@ def unkept(p: Program) -> set[str]:
     numerator's up, and nothing ties the two.  A moment that the denominator's own input reads
     (adabelief's) is tied to it by that.
     """
-    degrees, kept = Degrees(p).moments, {b.upper.name for b in moment_bounds(p)}
+    degrees, bounds = Degrees(p).moments, list(moment_bounds(p))
     found: set[str] = set()
     for numerator, denominator in _ratios(p):
         below = _through(p, _reach(p, denominator))
+        kept = {b.upper.name for b in bounds if b.lower.name in below}
         tied = {n for name in below for e in p.moment(name).reads for n in _reach(p, e)}
-        loose = {
-            name
-            for name in _reach(p, numerator) - below - tied - kept
-            if p.moment(name).kind == "ema" and degrees[name] == 1
-        }
+        loose = {name for name in _reach(p, numerator) - below - tied - kept if degrees[name] == 1}
         if loose and below:
             found |= loose | below
     return found

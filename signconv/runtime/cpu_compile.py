@@ -67,8 +67,7 @@ _compiled: dict[tuple[Any, Variant, int], Kernels] = {}
 @cache
 def width() -> int:
     """Elements worked on together: a row of 32 with AVX-512, where masks and narrow codes then need
-    no shuffles (AdamW + stosign on FP8 1.02 times torch's fused AdamW in place of 1.45), else a
-    register of AVX2."""
+    no shuffles (docs/performance.md), else a register of AVX2."""
     return 32 if llvm.get_host_cpu_features().get("avx512f") else 8
 
 
@@ -232,9 +231,9 @@ class _Kernel:
 
         b.position_at_end(work)
         tensor, first = _load_all(b, _at(b, chunks, _times(b, k, 2), I64), 2, I64)
-        width = FIRST_MOMENT + len(self.columns)
-        entry = _at(b, table, _times(b, tensor, width), I64)
-        clock, offset, numel, *addresses = _load_all(b, entry, width, I64)
+        entries = FIRST_MOMENT + len(self.columns)
+        entry = _at(b, table, _times(b, tensor, entries), I64)
+        clock, offset, numel, *addresses = _load_all(b, entry, entries, I64)
         scalars = _at(b, scalars, _times(b, clock, 1 + len(self.program.outputs)), F32)
         keys = _at(b, keys, _times(b, clock, 2 * self.program.words), I32)
         extra = sums if self.reducing else _at(b, reduced, _times(b, tensor, reductions), F32)

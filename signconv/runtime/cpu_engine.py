@@ -28,8 +28,10 @@ class Bucket:
         self.program, self.members = program, members
         self.kernels = kernels(program, variant)
         self.names = [name for name, _, _ in columns(program, variant)]
-        # Without sums one piece per thread: memory is read in one go
-        share = -(-sum(p.numel() for p in members) // (torch.get_num_threads() * BLOCK))
+        # Without sums a tensor is one piece per thread: memory is read in one go.  Of several each
+        # is cut by itself, so smaller pieces, or a thread would be left with a large last one
+        pieces = torch.get_num_threads() * (1 if len(members) == 1 else 8)
+        share = -(-sum(p.numel() for p in members) // (pieces * BLOCK))
         self.rows = CHUNK_ROWS if program.reductions else max(CHUNK_ROWS, share)
         counts = torch.tensor([-(-p.numel() // (self.rows * BLOCK)) for p in members])
         self.ends = [0, *counts.cumsum(0).tolist()]

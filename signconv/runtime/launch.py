@@ -82,7 +82,8 @@ class Launcher:
     kernel itself.
 
     Triton compares constants, types, alignments and the kernel's globals at every launch, about
-    20 µs; here none of them can change but the tensors' dtype and alignment, which are its key.
+    20 µs; here none of them can change but the tensors' dtype and alignment, which are the key.
+    Triton's own switches (debugging, instrumentation) count when a kernel is first launched.
     """
 
     def __init__(self, kernel: Any, programs: int, constants: Mapping[str, Any]) -> None:

@@ -264,6 +264,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 if i not in ready:
                     engine.prepare(groups[i], params, state)
             skip = None if found_inf is None else found_inf.to(device)
+            grad_scale = None if grad_scale is None else grad_scale.to(device)
         else:  # on the host every number is at hand
             skip = None if found_inf is None else torch.tensor(float(found_inf), device=device)
         if any(groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered)):

@@ -116,15 +116,17 @@ def compile_step(
     dtype: torch.dtype = torch.bfloat16,
     blocks: bool = True,
     master: int = PLAIN,
+    scaled: bool = False,
 ) -> Compiled:
     """Compile the step kernel of a generated class as the runtime launches it.
 
-    ``blocks``: rows are multiples of 32; ``master``: how parameters are stored (formats.py).
+    ``blocks``: rows are multiples of 32; ``master``: how parameters are stored (formats.py);
+    ``scaled``: with a factor for the gradients.
     Raises VerifyError where kernels are interpreted.
     """
     signature, constants = _signature(optimizer, dtype, blocks)
     codec = CODECS[target] if target in TARGETS else 0
-    constants |= {"CODEC": codec, "SCALED": False, "p_format": master}
+    constants |= {"CODEC": codec, "SCALED": scaled, "p_format": master}
     limits = launch_shape(optimizer.program, dtype).limits(codec)
     return _compile(optimizer.program.step_kernel, signature, constants, target, limits)
 

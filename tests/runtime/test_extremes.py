@@ -26,6 +26,7 @@ RATIOS = [
     *(("adamw", f"soft:p={p},nesterov") for p in (2.5, 4, 5)),
     ("adamw", "nesterov"),
     ("adan", None),  # no bound between its moments is kept: they are bf16
+    (OWN + "HeavyBallRatio", None),  # nor here
     *((OWN + name, None) for name in ("TwoBetas1", "TwoBetas2", "TwoBetas3", "SmoothedOrder3")),
 ]
 #: Ratios without eps, and by how much abs(update) may exceed its bound where powers underflow:

@@ -72,7 +72,9 @@ def test_parameters_on_several_gpus_are_stepped_where_they_are() -> None:
         q.grad = grad.cpu()
         qs.append(q)
     ours, reference = CLASSES["AdamWStoSign"](ps), CLASSES["AdamWStoSign"](qs, backend="reference")
-    for current in (0, 1, 0):
+    for current, scale in ((0, None), (1, None), (0, 4.0)):
+        ours.grad_scale = None if scale is None else torch.tensor(scale, device="cuda:0")
+        reference.grad_scale = None if scale is None else torch.tensor(scale)
         with torch.cuda.device(current):
             ours.step()
         reference.step()

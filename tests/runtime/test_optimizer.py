@@ -12,6 +12,7 @@ import pytest
 import torch
 from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.lamb import LAMB
 from signconv.generated.sgd_stosign import SGDStoSign
 from torch import Tensor
 
@@ -354,6 +355,29 @@ def test_noise_does_not_depend_on_grouping() -> None:
     run(a, ps, range(3))
     run(b, qs, range(3))
     assert_same(a, b, ps, qs)
+
+
+@pytest.mark.parametrize("cls", [AdamWStoSign, LAMB], ids=lambda c: c.__name__)
+def test_gradients_are_multiplied_at_the_steps_that_ask_for_it(cls: type, device: str) -> None:
+    """A kernel that leaves the factor out must not be launched where one is given, nor the other
+    way round: plain, maximized, scaled, both, and plain again."""
+    results = []
+    for backend, where in (("triton", device), ("reference", "cpu")):
+        ps = [p.detach().to(where).requires_grad_() for p in make()]
+        optimizer = cls(ps, backend=backend)
+        for t, (maximize, scale) in enumerate(
+            ((False, None), (True, None), (False, 8.0), (True, 8.0), (False, None))
+        ):
+            optimizer.param_groups[0]["maximize"] = maximize
+            optimizer.grad_scale = None if scale is None else torch.tensor(scale, device=where)
+            give_grads(ps, t)
+            optimizer.step()
+        results.append((optimizer, ps))
+    (a, ps), (b, qs) = results
+    for p, q in zip(ps, qs, strict=True):
+        assert different(p, q) == 0
+        for name, value in a.state[p].items():
+            assert different(value, b.state[q][name]) == 0, name
 
 
 def test_kernel_noise_does_not_depend_on_chunking(
