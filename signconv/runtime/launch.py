@@ -100,7 +100,7 @@ class Launcher:
             run(*tensors, *rest)
             return
         made = self.kernel[self.grid](*tensors, **self.constants)
-        if made is not None:  # as the interpreter's is
+        if made is not None:  # the interpreter compiles nothing
             names = self.kernel.arg_names[len(tensors) :]
             self.known[key] = made[self.grid], tuple(self.constants[n] for n in names)
 
