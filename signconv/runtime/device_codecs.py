@@ -111,6 +111,12 @@ def _nan_maximum(a, b):
 
 
 @triton.jit
+def _highest(largest, x):
+    """The largest of all rows' largest bits [ROWS]; ``x`` [ROWS, 32] is their tile."""
+    return device_math.tile_maximum(tl.broadcast_to(largest[:, None], x.shape))
+
+
+@triton.jit
 def _byte(largest, FORMAT: tl.constexpr):
     """E8M0 byte [ROWS, 1] for the bits of a row's largest magnitude: one binade below overflow."""
     exponent = (largest >> 23).to(tl.int32)
@@ -142,7 +148,7 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         largest = tl.max(_magnitude(x), axis=1)
     else:
         largest = tl.reduce(tl.abs(x), 1, _nan_maximum).to(tl.uint32, bitcast=True)
-    if device_math.tile_maximum(tl.broadcast_to(largest[:, None], x.shape)) < LIMIT:
+    if _highest(largest, x) < LIMIT:
         byte = _byte(largest, FORMAT)
         code = encode_fp8(x, _power_of_two(BIAS - byte), field, FORMAT, CODEC)
     else:
@@ -159,10 +165,7 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
 def encode_root_blocks(v, field, N: tl.constexpr):
     """As ``encode_blocks``, of N-th roots; moments above 2^124 saturate."""
     largest = tl.max(_magnitude(v), axis=1)
-    if (
-        device_math.tile_maximum(tl.broadcast_to(largest[:, None], v.shape))
-        < device_roots.LARGEST_ROOT_BITS
-    ):
+    if _highest(largest, v) < device_roots.LARGEST_ROOT_BITS:
         byte = device_roots.root_scale(largest, N)
         code = device_roots.encode_roots(v, field, byte, N)
     else:

@@ -141,7 +141,10 @@ def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
 
 
 def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
-    """Compile what looks for non-finite gradients, bf16, in chunks of a generated class."""
+    """Compile what looks for non-finite gradients, bf16, in chunks of a generated class.
+
+    Raises VerifyError where kernels are interpreted.
+    """
     shape = launch_shape(optimizer.program, torch.bfloat16)
     columns = FIRST_MOMENT + 2 * len(optimizer.program.moments) + 2
     constants = {"COLUMNS": columns, "G": tl.bfloat16, "ROWS": shape.rows, "TILES": shape.tiles}
