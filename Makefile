@@ -54,13 +54,13 @@ generated: setup  ## rebuild every file in generated/
 	$(BIN)/signconv build --all
 
 docs: setup  ## rebuild docs/algorithms.md and docs/errors.md from the code
-	for page in algorithm error; do \
-	  $(BIN)/python -c "from signconv.$${page}_table import page; print(page(), end='')" > docs/$${page}s.md.new \
-	    && mv docs/$${page}s.md.new docs/$${page}s.md || exit 1; \
+	for page in algorithms errors; do \
+	  $(BIN)/python -c "from tools.docs.$${page} import page; print(page(), end='')" > docs/$${page}.md.new \
+	    && mv docs/$${page}.md.new docs/$${page}.md || exit 1; \
 	done
 
 counts: setup  ## refresh tests/data/kernel_counts.json, the table of the speed guard
-	$(BIN)/python -m signconv.verify.instructions tests/data/kernel_counts.json
+	$(BIN)/python -m signconv.verification.instructions tests/data/kernel_counts.json
 
 performance: setup  ## render docs/performance.md from its records, or from JSON="docs/raw/a.json …"
 	$(BIN)/python -m signconv.bench.page docs/performance.md $(JSON)

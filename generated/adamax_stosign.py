@@ -34,12 +34,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from signconv.runtime import device_ops as dev
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import Format
+from signconv.runtime.kernel import ops as dev
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import HyperSlot, MomentSlot, OptimizerProgram
+from signconv.runtime.reference import ops as ref
 
 # ---------------------------------------------------------------- scalars, float64, once per step
 

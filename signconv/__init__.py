@@ -17,7 +17,7 @@ _HOME = {
     "cast": "signconv.runtime.cast",
     "compile": "signconv.pipeline",
     "gradient_release": "signconv.runtime.release",
-    "inspect": "signconv.health",
+    "inspect": "signconv.runtime.inspect",
 }
 
 

@@ -100,7 +100,7 @@ def build(
 ) -> None:
     """Build an optimizer: one Python module with its kernel, reference and class."""
     from signconv import pipeline
-    from signconv.catalogue import GENERATED
+    from signconv.pipeline.catalogue import GENERATED
 
     if everything == (spec is not None):
         raise typer.BadParameter("give either SPEC or --all")
@@ -149,7 +149,8 @@ def show(
     format: Annotated[Format, typer.Option(help="output format")] = Format.text,
 ) -> None:
     """Print the algorithm after conversion, what it costs, and what can be proved of it."""
-    from signconv import pipeline, report
+    from signconv import pipeline
+    from signconv.prove import report
 
     with _busy("proving"):
         made = report.assemble(pipeline.build(spec, convert, state.value))
@@ -170,7 +171,7 @@ def verify(
 ) -> None:
     """Check one optimizer: oracle, passes, reference and kernel against each other."""
     from signconv import pipeline
-    from signconv.verify import differential
+    from signconv.verification import differential
 
     where = _device(device)
     path = Path(subject) if subject.endswith(".py") else None
@@ -295,7 +296,7 @@ def list_() -> None:
 @app.command()
 def doctor() -> None:
     """Print what this machine can run, and why not."""
-    from signconv.verify.doctor import diagnose
+    from signconv.verification.doctor import diagnose
 
     table = Table(title=f"signconv {__version__}", title_justify="left")
     for column in ("what", "state", "detail"):

@@ -25,7 +25,7 @@ class Origin:
 class SignconvError(Exception):
     """Base of all signconv errors; ``origin`` is the user's file and line, where known.
 
-    ``code`` is one of signconv/error_table.py and ends the text: ``mine.py:9: … [SC114]``.
+    ``code`` is one of tools/docs/errors.py and ends the text: ``mine.py:9: … [SC114]``.
     """
 
     def __init__(self, code: str, message: str, origin: Origin | None = None) -> None:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 Edit = tuple[str, str, str]
 
 TORCH, DEVICE = "signconv/runtime/torch", "signconv/runtime/device"  # _math.py and so on
-TABLES, STEP = "signconv/runtime/multi_tensor.py", "signconv/runtime/optimizer.py"
+TABLES, STEP = "signconv/runtime/kernel/engine.py", "signconv/runtime/optimizer.py"
 LOWER, SIGN = "signconv/lower/schedule.py", "signconv/lower/sign_form.py"
 STORE, EVALUATE = "signconv/lower/storage.py", "signconv/ir/evaluate.py"
-CPU = "signconv/runtime/cpu_engine.py"
+CPU = "signconv/runtime/cpu/engine.py"
 PASSES, KERNEL = "signconv/passes", "templates/kernel.py.j2"
 
 FUZZ = "tests/fuzz/test_fuzz.py::test_programs_that_once_failed"

@@ -91,7 +91,7 @@ def launch(paths: list[str], device: str, chunk: int | None = None) -> None:
     import torch
 
     from signconv.bench.limits import compiled_keys
-    from signconv.verify.bits import chunk_of, load_class, parameters, step_gradients
+    from signconv.verification.bits import chunk_of, load_class, parameters, step_gradients
 
     for path in paths:
         print(f"{MARK} {Path(path).stem}", flush=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from signconv.pipeline import Build, build, resolve, write
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import load_class
+from signconv.verification.bits import load_class
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from signconv.algorithm_table import page
-from signconv.catalogue import GENERATED
 from signconv.passes.base import registry
+from signconv.pipeline.catalogue import GENERATED
 from tests import test_generated, test_specs
+from tools.docs.algorithms import page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")

@@ -11,11 +11,11 @@ import re
 
 import pytest
 
-from signconv.catalogue import GENERATED
 from signconv.pipeline import build, write
+from signconv.pipeline.catalogue import GENERATED
 from signconv.runtime.compat import HAS_TRITON
-from signconv.verify import aot
-from signconv.verify.aot import TARGETS
+from signconv.verification import aot
+from signconv.verification.aot import TARGETS
 from tests.support import ROOT, python, spec_file
 from tests.test_generated import ISSUE, label, path_of
 
@@ -29,9 +29,9 @@ COMPILE = r"""
 import json, re, subprocess, sys, tempfile
 from pathlib import Path
 import torch, triton
-from signconv.runtime.launch import launch_shape
-from signconv.verify import aot
-from signconv.verify.bits import load_class
+from signconv.runtime.kernel.launch import launch_shape
+from signconv.verification import aot
+from signconv.verification.bits import load_class
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -191,7 +191,7 @@ def test_what_counts_as_a_contraction(line: str, contracted: bool) -> None:
 FUSED = r"""
 import torch, triton
 from pathlib import Path
-from signconv.verify import aot, bits
+from signconv.verification import aot, bits
 real = triton.compile
 triton.compile = lambda *a, options, **k: real(
     *a, options={**options, "enable_fp_fusion": True}, **k
@@ -212,7 +212,7 @@ def test_a_contraction_would_be_seen() -> None:
 SPILL = r"""
 import torch, triton
 from pathlib import Path
-from signconv.verify import aot, bits
+from signconv.verification import aot, bits
 real = triton.compile
 triton.compile = lambda *a, options, **k: real(*a, options={**options, "maxnreg": 32}, **k)
 cls = bits.load_class(Path("generated/adamw.py"))
@@ -230,7 +230,7 @@ def test_a_spill_would_be_counted() -> None:
 def probe(target: str) -> str:
     path = str(ROOT / "generated" / "adamw.py")
     return (
-        "from pathlib import Path\nfrom signconv.verify import aot, bits\n"
+        "from pathlib import Path\nfrom signconv.verification import aot, bits\n"
         f"aot.compile_step(bits.load_class(Path({path!r})), {target!r})"
     )
 
@@ -250,8 +250,8 @@ SPLIT_MASTERS = r"""
 import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.runtime.formats import PLAIN, SPLIT, WHOLE
-from signconv.runtime.launch import launch_shape
-from signconv.verify import aot
+from signconv.runtime.kernel.launch import launch_shape
+from signconv.verification import aot
 
 tiles = launch_shape(AdamWStoSign.program, torch.bfloat16).tiles
 for target in ("sm_90", "gfx942"):

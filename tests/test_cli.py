@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from signconv.catalogue import GENERATED
 from signconv.pipeline import build, builtin_names
+from signconv.pipeline.catalogue import GENERATED
 from tests.support import HEAD, ROOT, environment, python, spec_file
 
 SERVER = r"""
 import gc, json, os, runpy, sys, tempfile, traceback
-import signconv.cli, signconv.pipeline, signconv.verify.differential, signconv.verify.doctor
+import signconv.cli, signconv.pipeline
+import signconv.verification.differential, signconv.verification.doctor
 gc.freeze()  # or every fork copies what it collects
 for line in sys.stdin:
     request = json.loads(line)

@@ -26,8 +26,8 @@ from signconv.dsl import Optimizer
 from signconv.lower import lower
 from signconv.passes.base import registry
 from signconv.pipeline import apply_passes, requests_of, resolve, write
-from signconv.render.emit import render
-from signconv.verify.bits import load_class
+from signconv.render.module import render
+from signconv.verification.bits import load_class
 from tests.support import ROOT, environment
 
 README = ROOT / "README.md"

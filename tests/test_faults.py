@@ -16,11 +16,11 @@ from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.nadam import NAdam
 from torch import Tensor
 
-from signconv.catalogue import GENERATED, Entry
-from signconv.ir.proofs import prove
 from signconv.pipeline import build, resolve
+from signconv.pipeline.catalogue import GENERATED, Entry
+from signconv.prove.proofs import prove
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different, load_class
+from signconv.verification.bits import different, load_class
 from tests.support import ROOT
 
 SHAPES = ((4, 64), (33,), (64,))

@@ -17,7 +17,7 @@ from signconv.generated.lamb import LAMB
 from torch import nn
 
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different
+from signconv.verification.bits import different
 from tests.support import ROOT, environment
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from signconv.catalogue import GENERATED, Entry
 from signconv.pipeline import build, builtin_names
-from signconv.verify import bits, differential
-from signconv.verify.bits import load_class
-from signconv.verify.witnesses import reference_row
+from signconv.pipeline.catalogue import GENERATED, Entry
+from signconv.verification import bits, differential
+from signconv.verification.bits import load_class
+from signconv.verification.witnesses import reference_row
 from tests.support import ROOT
 from tests.support_runs import built, converted
 

@@ -12,7 +12,7 @@ from signconv.generated.s3gd_fp8raw_mathbf16 import S3GDFP8RAWMathBF16
 from torch import Tensor, nn
 
 import signconv
-from signconv.health import SAMPLE, Health, Row
+from signconv.runtime.inspect import SAMPLE, Health, Row
 from signconv.runtime.optimizer import FusedOptimizer
 from tests.support_runs import built
 

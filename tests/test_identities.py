@@ -13,7 +13,7 @@ import torch
 from signconv.ir.nodes import Expr, Ref, rewrite
 from signconv.lower import lower
 from signconv.lower.kernel_program import KernelProgram
-from signconv.verify.witnesses import gradients
+from signconv.verification.witnesses import gradients
 from tests.support_runs import OWN, built, converted, run, updates
 from tests.support_sympy import hyper, parsed, real, same, unroll
 

@@ -13,7 +13,13 @@ from importlib import metadata
 import pytest
 
 from signconv.runtime.compat import HAS_TRITON
-from signconv.verify.instructions import KERNELS, differences, full_branch, parse, shortest_path
+from signconv.verification.instructions import (
+    KERNELS,
+    differences,
+    full_branch,
+    parse,
+    shortest_path,
+)
 from tests.support import ROOT, python
 
 TABLE = ROOT / "tests" / "data" / "kernel_counts.json"
@@ -51,7 +57,7 @@ SASS = """
 def counted(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The table of this tree."""
     cache = str(tmp_path_factory.mktemp("cache"))
-    done = python("-m", "signconv.verify.instructions", timeout=500, SIGNCONV_CACHE=cache)
+    done = python("-m", "signconv.verification.instructions", timeout=500, SIGNCONV_CACHE=cache)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -176,5 +182,5 @@ def test_one_command_refreshes_the_table() -> None:
         ["make", "-n", "counts"], cwd=ROOT, env=alone, capture_output=True, text=True
     )
     assert done.stdout.strip().endswith(
-        "-m signconv.verify.instructions tests/data/kernel_counts.json"
+        "-m signconv.verification.instructions tests/data/kernel_counts.json"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from signconv.catalogue import GENERATED, Entry
+from signconv.pipeline.catalogue import GENERATED, Entry
 from tests.support import ROOT, python
 from tests.test_generated import label, path_of
 

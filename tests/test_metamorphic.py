@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from signconv.catalogue import GENERATED, Entry
 from signconv.ir.analysis import Degrees
 from signconv.ir.nodes import Const, Expr, Program, Ref, map_expressions
 from signconv.pipeline import Build, build
-from signconv.runtime import torch_ops
+from signconv.pipeline.catalogue import GENERATED, Entry
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different, load_class
+from signconv.runtime.reference import ops as reference_ops
+from signconv.verification.bits import different, load_class
 from tests.support import ROOT
 from tests.support_runs import built
 
@@ -141,8 +141,8 @@ def test_permuting_elements_together_with_their_draws(
     order = torch.randperm(97, generator=torch.Generator().manual_seed(8))
     p, q = start((97,)), start((97,)).detach()[order].requires_grad_()
     train(cls([p], backend="reference"), [p], lambda t: [gradient((97,), t)])
-    plain = torch_ops.random_bits
-    monkeypatch.setattr(torch_ops, "random_bits", lambda *a: plain(*a)[order])
+    plain = reference_ops.random_bits
+    monkeypatch.setattr(reference_ops, "random_bits", lambda *a: plain(*a)[order])
     train(cls([q], backend="reference"), [q], lambda t: [gradient((97,), t)[order]])
     if cls.program.reductions:  # its sums are a tree over the order
         torch.testing.assert_close(q, p.detach()[order], rtol=1e-6, atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 from signconv.generated.s3gd import S3GD
 from signconv.generated.s3gd_fp8raw_mathbf16 import S3GDFP8RAWMathBF16
 
-from signconv.runtime import torch_ops as ref
+from signconv.runtime.reference import ops as ref
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

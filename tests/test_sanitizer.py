@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from signconv.runtime.formats import BLOCK
-from signconv.verify import bits
+from signconv.verification import bits
 from tests import sanitizer
 from tests.support import ROOT, python
 

@@ -11,13 +11,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from signconv import report
 from signconv.cli import app
-from signconv.ir import rounding
-from signconv.ir.show_formats import algorithm_latex, name_latex
 from signconv.pipeline import build, builtin_names, resolve
-from signconv.runtime import torch_ops as ref
-from signconv.verify import excess
+from signconv.prove import excess, report, rounding
+from signconv.prove.formulas import algorithm_latex, name_latex
+from signconv.runtime.reference import ops as ref
 from tests.support import program_of, spec_file
 
 UNIT = torch.tensor(127)  # the byte of scale 1

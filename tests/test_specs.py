@@ -8,7 +8,7 @@ import torch
 
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import builtin_names, resolve
-from signconv.verify.witnesses import SIZE, gradients, reference_row
+from signconv.verification.witnesses import SIZE, gradients, reference_row
 from tests.oracles.steps import ORACLES, by_torch, draws
 from tests.support_runs import OWN, Array, built, converted, keywords
 

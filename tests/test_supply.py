@@ -19,8 +19,9 @@ import torch
 import signconv
 from signconv import pipeline
 from signconv.errors import BuildError, SignconvError
-from signconv.pipeline import UNFINISHED, build, write
-from signconv.render.emit import Module
+from signconv.pipeline import build, files, write
+from signconv.pipeline.files import UNFINISHED
+from signconv.render.module import Module
 from tests.support import HEAD, ROOT, environment, spec_file
 
 OLD = Module("A", "a.py", "old = 1\n" * 4000)
@@ -83,7 +84,7 @@ def test_killed_between_any_two_system_calls(before: Module | None, tmp_path: Pa
 def test_an_unfinished_file_of_a_living_build_is_left_alone(tmp_path: Path) -> None:
     ours = tmp_path / f".b.py.x{UNFINISHED}"
     with ours.open("w") as file:
-        assert pipeline._lock(file.fileno())
+        assert files._lock(file.fileno())
         write(NEW, tmp_path)
         assert ours.exists()
     write(NEW, tmp_path)  # nothing changes, and it sweeps all the same
@@ -146,7 +147,7 @@ def test_a_folder_that_cannot_be_written(
         raise OSError(number, os.strerror(number))
 
     write(OLD, tmp_path)
-    owner: Any = {"mkdir": Path, "mkstemp": pipeline.tempfile}.get(where, os)
+    owner: Any = {"mkdir": Path, "mkstemp": files.tempfile}.get(where, os)
     monkeypatch.setattr(owner, {"write": "fsync"}.get(where, where), refuse)
     with pytest.raises(BuildError, match=rf"cannot write .*a\.py: {os.strerror(number)}"):
         write(NEW, tmp_path)

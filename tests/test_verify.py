@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from signconv.catalogue import GENERATED, Entry
 from signconv.ir.nodes import Const, Moment, Op, Program, Ref, add, map_expressions, mul, sub
 from signconv.lower import schedule, sign_form
 from signconv.passes import stosign
 from signconv.pipeline import Build, apply_passes, build, requests_of, resolve, write
+from signconv.pipeline.catalogue import GENERATED, Entry
 from signconv.render import printers
-from signconv.verify import bits, differential, witnesses
-from signconv.verify.report import Row
+from signconv.verification import bits, differential, witnesses
+from signconv.verification.report import Row
 from tests.support import class_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -164,7 +164,7 @@ def coupled(p: Program) -> Program:
 def test_fault_in_the_spec(fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All code agrees on the wrong algorithm; only the oracle knows the right one."""
     wrong = fault(resolve("adamw"))
-    monkeypatch.setattr("signconv.pipeline.resolve", lambda spec: wrong)
+    monkeypatch.setattr("signconv.pipeline.chain.resolve", lambda spec: wrong)
     made = build("adamw", "stosign", "fp32")
     assert made.base == wrong
     assert all_rows(made, tmp_path) == ALL_AGREE | {ORACLE: False}

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from signconv.pipeline import build, write  # noqa: E402
-from signconv.verify.differential import kernel_rows  # noqa: E402
+from signconv.verification.differential import kernel_rows  # noqa: E402
 
 SPECS = ("adamw", "sgd", "adamax", "rmsprop", "lion")
 MATRIX = [

@@ -20,8 +20,8 @@ from runs import final_loss
 from signconv.generated.s3gd import S3GD
 from signconv.generated.s3gd_fp8raw_mathbf16 import S3GDFP8RAWMathBF16
 
-from signconv.runtime import torch_ops
 from signconv.runtime.optimizer import FusedOptimizer
+from signconv.runtime.reference import ops as reference_ops
 
 BETAS = (0.9, 0.99)
 BUILDS: dict[str, type[FusedOptimizer]] = {"nearest": S3GDFP8RAWMathBF16, "stochastic": S3GD}
@@ -48,7 +48,7 @@ def momentum(cls: type[FusedOptimizer], beta: float, steps: int) -> list[float]:
     for _ in range(steps):
         optimizer.step()
         entry = optimizer.state[p]
-        m = torch_ops.load_moment(entry["m"], entry.get("m_scale"), slot.format_for(True))
+        m = reference_ops.load_moment(entry["m"], entry.get("m_scale"), slot.format_for(True))
         path.append(round(float(m.double().mean()), 6))
     return path
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from signconv.errors import BenchError
-from signconv.verify.aot import cuobjdump
-from signconv.verify.instructions import Instruction, parse, shortest_path
+from signconv.verification.aot import cuobjdump
+from signconv.verification.instructions import Instruction, parse, shortest_path
 
 #: Warp instructions an SM issues per clock: one from each of its four partitions.
 ISSUE = 4.0

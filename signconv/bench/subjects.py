@@ -14,7 +14,7 @@ import torch
 from signconv import pipeline
 from signconv.errors import BenchError, nearest
 from signconv.lower.storage import STATES
-from signconv.report import bytes_moved
+from signconv.prove.report import bytes_moved
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MATHS = ("fp32", "bf16")

@@ -8,8 +8,8 @@ from typing import Any
 from signconv.dsl import terms
 from signconv.dsl.terms import DecayTerm, HyperTerm, MomentTerm, Term, caller, lift
 from signconv.errors import SpecError
+from signconv.ir.check import check
 from signconv.ir.nodes import Const, Decay, Expr, Hyper, Moment, Op, Program, Ref, Temp
-from signconv.ir.verify import verify
 
 #: Bound in every class body; a spec may not rebind them.
 PREBOUND = {
@@ -147,7 +147,7 @@ class OptimizerMeta(type):
     def __new__(cls, name: str, bases: tuple[type, ...], body: _Body) -> OptimizerMeta:
         made = super().__new__(cls, name, bases, dict(body))
         if bases:
-            made.program = verify(_program(name, body))
+            made.program = check(_program(name, body))
         return made
 
 

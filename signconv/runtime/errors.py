@@ -1,4 +1,4 @@
-"""How an error of the runtime carries its code; signconv/error_table.py says what each means."""
+"""How an error of the runtime carries its code; tools/docs/errors.py says what each means."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import sharded
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import CHECK, MASTER, PLAIN, SPLIT, WHOLE
 from signconv.runtime.program import block_shape, has_blocks
+from signconv.runtime.reference import ops as ref
 
 
 def check(value: object) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from signconv.runtime import checks, reference, sharded
+from signconv.runtime import checks, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.compat import (
@@ -23,12 +23,13 @@ from signconv.runtime.compat import (
 )
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, MASTER
-from signconv.runtime.launch import interpreted, on_device
-from signconv.runtime.multi_tensor import GroupEngine
+from signconv.runtime.kernel.engine import GroupEngine
+from signconv.runtime.kernel.launch import interpreted, on_device
 from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.reference import engine as reference
 
 if TYPE_CHECKING:
-    from signconv.runtime.cpu_engine import CpuEngine
+    from signconv.runtime.cpu.engine import CpuEngine
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -338,7 +339,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return self._engines[key]
 
     def _cpu_engine(self, key: int | Tensor | None) -> CpuEngine:
-        from signconv.runtime.cpu_engine import CpuEngine  # loads LLVM: not before a step
+        from signconv.runtime.cpu.engine import CpuEngine  # loads LLVM: not before a step
 
         if key is None:
             return CpuEngine(self.program)

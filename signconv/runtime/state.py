@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import master as masters
-from signconv.runtime import reference, sharded
+from signconv.runtime import sharded
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import MASTER
 from signconv.runtime.program import OptimizerProgram, block_shape, has_blocks
+from signconv.runtime.reference import engine as reference
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 

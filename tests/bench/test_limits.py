@@ -8,7 +8,7 @@ import pytest
 
 from signconv.bench import limits
 from signconv.errors import BenchError
-from signconv.verify.instructions import parse
+from signconv.verification.instructions import parse
 
 #: LDC, a 16-byte load, FADD, FSETP, IMAD, two LOP3, a 16-byte store, EXIT.
 SASS = "\n".join(

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from signconv import pipeline, report
+from signconv import pipeline
 from signconv.bench.measure import state_bytes
 from signconv.bench.subjects import Subject, build, parse
 from signconv.errors import BenchError
+from signconv.prove import report
 from tests.support import spec_file
 
 PLAIN = Subject("")

@@ -79,7 +79,7 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
 
 
 def _class(path: str) -> type[FusedOptimizer]:
-    from signconv.verify.bits import load_class
+    from signconv.verification.bits import load_class
 
     return load_class(Path(path))
 

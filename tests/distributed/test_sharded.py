@@ -15,7 +15,7 @@ from signconv.generated.lamb import LAMB
 
 from signconv.pipeline import build
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import load_class
+from signconv.verification.bits import load_class
 from tests.support import class_of
 
 if not torch.distributed.is_available():

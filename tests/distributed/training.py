@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from signconv.runtime.compat import HAS_LLVM
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different
+from signconv.verification.bits import different
 from tests.support import generated_classes
 
 #: Cuts between and inside blocks, rows of 32 and not, uneven parts, ranks without any.

@@ -18,15 +18,16 @@ from signconv.generated.adamw_stosign import AdamWStoSign
 
 from signconv import pipeline
 from signconv.bench import chart, limits, page, run, subjects, workloads
-from signconv.health import inspect
+from signconv.ir.check import check
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import GRAD, Op
-from signconv.ir.verify import verify
 from signconv.lower.kernel_program import Statement
 from signconv.render import environment
-from signconv.runtime import cast, checks, optimizer, release, torch_ops
+from signconv.runtime import cast, checks, optimizer, release
+from signconv.runtime.inspect import inspect
+from signconv.runtime.reference import ops as reference_ops
 from signconv.runtime.release import gradient_release
-from signconv.verify import aot, bits, differential
+from signconv.verification import aot, bits, differential
 from tests.bench import records
 from tests.support import HEAD, built_class, spec_file
 
@@ -99,10 +100,10 @@ def _(folder: Path, _: Any) -> None:
 
 
 fault("SC151", "unknown link 'cosine'; did you mean 'stosign'")(
-    lambda *_: verify(replace(pipeline.resolve("adamw"), link="cosine"))
+    lambda *_: check(replace(pipeline.resolve("adamw"), link="cosine"))
 )
 fault("SC152", "unknown function 'sine'; did you mean 'sign'")(
-    lambda *_: verify(replace(pipeline.resolve("sgd"), numerator=Op("sine", (GRAD,))))
+    lambda *_: check(replace(pipeline.resolve("sgd"), numerator=Op("sine", (GRAD,))))
 )
 
 
@@ -315,7 +316,7 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
 @fault("SC604", "cannot compile erfinv.*use backend='reference'")
 def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("llvmlite")
-    patch.setattr(torch_ops, "tanh", torch.erfinv)
+    patch.setattr(reference_ops, "tanh", torch.erfinv)
     p = parameter(32)
     p.grad = torch.ones(32)
     built_class(folder, "update = tanh(grad)")([p], backend="cpu").step()

@@ -11,13 +11,14 @@ import pytest
 import torch
 from signconv.generated.adamw import AdamW
 
-from signconv import error_table, errors
-from signconv.error_table import CODES, DOORS, raises
+from signconv import errors
 from signconv.errors import Origin, SignconvError, SpecError
 from signconv.pipeline import build, resolve
 from tests.errors.faults import FAULTS
 from tests.errors.spec_faults import BODIES, BUILDS
 from tests.support import ROOT, environment, spec_file
+from tools.docs import errors as error_table
+from tools.docs.errors import CODES, DOORS, raises
 
 SITES = list(raises(ROOT / "signconv"))
 #: Raised for Python, for typer or for a caller inside signconv: no user reads them as they are.
@@ -35,7 +36,7 @@ USAGE = {"SC700"}
 
 def test_every_raise_has_a_code() -> None:
     bare = [f"{s.file}:{s.line} {s.kind}" for s in SITES if not s.code and s.kind not in INTERNAL]
-    assert not bare, f"raise with a code of signconv/error_table.py: {bare}"
+    assert not bare, f"raise with a code of tools/docs/errors.py: {bare}"
     assert len(SITES) > 150
 
 

@@ -19,13 +19,13 @@ from signconv.ir.evaluate import Evaluator, _Scope
 from signconv.ir.nodes import Program
 from signconv.passes.base import canonical, parse, registry
 from signconv.pipeline import Build, apply_passes, build, resolve, write
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.formats import BLOCK, Format
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import has_blocks
-from signconv.runtime.torch_roots import LARGEST_ROOT
-from signconv.verify.bits import different, load_class
-from signconv.verify.laws import verdicts
+from signconv.runtime.reference import ops as ref
+from signconv.runtime.reference.roots import LARGEST_ROOT
+from signconv.verification.bits import different, load_class
+from signconv.verification.laws import verdicts
 from tests.fuzz.enclosure import Enclosed, Enclosing
 from tests.fuzz.programs import Case
 

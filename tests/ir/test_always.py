@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from signconv.ir import extremal
-from signconv.ir.proofs import at_most_one, bare, prove
 from signconv.pipeline import builtin_names, resolve
+from signconv.prove import extremal
+from signconv.prove.proofs import at_most_one, bare, prove
 from tests.ir.test_proofs import converted
 from tests.support import ROOT, program_of
 

@@ -9,8 +9,8 @@ import pytest
 from signconv.errors import LoweringError
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import builtin_names, resolve
-from signconv.verify.oracles import ORACLES
-from signconv.verify.witnesses import gradients, oracle_row
+from signconv.verification.oracles import ORACLES
+from signconv.verification.witnesses import gradients, oracle_row
 from tests.support import program_of
 
 STEPS = 100

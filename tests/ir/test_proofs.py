@@ -1,4 +1,4 @@
-"""What ``signconv.ir.proofs`` claims, against algorithms.md and by running extremal sequences."""
+"""What ``prove.proofs`` claims, against algorithms.md and by running extremal sequences."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from signconv.ir import extremal
 from signconv.ir.nodes import Program
-from signconv.ir.proofs import EARLY, bare, prove
-from signconv.ir.ratios import derive
 from signconv.passes.base import canonical, parse
 from signconv.pipeline import apply_passes, builtin_names, resolve
+from signconv.prove import extremal
+from signconv.prove.proofs import EARLY, bare, prove
+from signconv.prove.ratios import derive
 from tests.support import program_of
 
 

@@ -13,7 +13,7 @@ import torch
 
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import build, write
-from signconv.verify.bits import load_class
+from signconv.verification.bits import load_class
 from tests.support import python, spec_file
 
 B = "b = hyper(0.75, ge=0, lt=1)\n"

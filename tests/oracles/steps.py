@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from signconv.verify.oracles import Array, Oracle
+from signconv.verification.oracles import Array, Oracle
 
 #: x, g, own memory (empty at first), t, lr and the spec's other hyperparameters -> new x.
 Step = Callable[..., Array]

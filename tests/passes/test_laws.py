@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from signconv.catalogue import GENERATED
 from signconv.ir.nodes import GRAD, Const, Op, Program, Ref, map_expressions, mul
 from signconv.passes import expected, nesterov, presign, sign, soft
 from signconv.passes.base import registry
 from signconv.pipeline import resolve
-from signconv.verify.laws import LAWS, verdicts
-from signconv.verify.witnesses import pass_rows
+from signconv.pipeline.catalogue import GENERATED
+from signconv.verification.laws import LAWS, verdicts
+from signconv.verification.witnesses import pass_rows
 from tests.support import program_of
 
 #: Conversions beside those of the catalogue.

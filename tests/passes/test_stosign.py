@@ -13,7 +13,7 @@ from signconv.ir.nodes import Program
 from signconv.passes import base
 from signconv.passes.base import Request, canonical, parse, registry, transform
 from signconv.pipeline import apply_passes, build, builtin_names, requests_of, resolve
-from signconv.verify.witnesses import pass_rows
+from signconv.verification.witnesses import pass_rows
 from tests.support import built_class, program_of, spec_file
 
 RATIO = """\

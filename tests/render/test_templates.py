@@ -13,7 +13,8 @@ from signconv.passes.base import registry
 from signconv.pipeline import build, builtin_names, resolve
 from signconv.render import printers
 from signconv.render.environment import environment
-from signconv.runtime import device_ops, torch_ops
+from signconv.runtime.kernel import ops as kernel_ops
+from signconv.runtime.reference import ops as reference_ops
 from tests.support import ROOT, python
 
 CONFIGURATIONS = [
@@ -144,7 +145,7 @@ def runtime_names(text: str) -> set[tuple[str, str]]:
     return set(re.findall(r"\b(dev|ref)\.(\w+)", text))
 
 
-MODULES = {"dev": device_ops, "ref": torch_ops}
+MODULES = {"dev": kernel_ops, "ref": reference_ops}
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)

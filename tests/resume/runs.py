@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from signconv.verify.bits import load_class
+from signconv.verification.bits import load_class
 
 STEPS = 7
 #: Shape, dtype, the first step with a gradient: t is counted per parameter.

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from signconv.catalogue import GENERATED, Entry
 from signconv.errors import LoweringError
 from signconv.lower.storage import STATES
 from signconv.pipeline import build, write
+from signconv.pipeline.catalogue import GENERATED, Entry
 from tests.resume.runs import STEPS, Case, Run, draw_stop, save_plan
 from tests.support import python
 from tests.test_faults import same

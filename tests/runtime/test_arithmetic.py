@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from signconv.render import printers
-from signconv.runtime import device_ops as dev
-from signconv.runtime import launch
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
-from signconv.verify.bits import different
+from signconv.runtime.kernel import launch
+from signconv.runtime.kernel import ops as dev
+from signconv.runtime.reference import ops as ref
+from signconv.verification.bits import different
 
 Rows = Callable[[int], int]
 Array = npt.NDArray[np.float32]

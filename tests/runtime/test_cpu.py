@@ -23,13 +23,17 @@ from llvmlite import ir
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lamb import LAMB
 
-from signconv.catalogue import GENERATED, Entry
 from signconv.pipeline import build
-from signconv.runtime import compat, cpu_compile, cpu_engine, cpu_threads, torch_ops
-from signconv.runtime.cpu_lanes import Lanes, Trace
+from signconv.pipeline.catalogue import GENERATED, Entry
+from signconv.runtime import compat
+from signconv.runtime.cpu import compile as cpu_compile
+from signconv.runtime.cpu import engine as cpu_engine
+from signconv.runtime.cpu import threads as cpu_threads
+from signconv.runtime.cpu.lanes import Lanes, Trace
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify import bits, differential
-from signconv.verify.bits import different, load_class
+from signconv.runtime.reference import ops as reference_ops
+from signconv.verification import bits, differential
+from signconv.verification.bits import different, load_class
 from tests.support import built_class, class_of, python
 from tests.test_generated import label, path_of
 
@@ -199,11 +203,11 @@ F32 = torch.float32
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "maximum": lambda p, g: torch.maximum(p, g),
     "minimum": lambda p, g: torch.minimum(p, g),
-    "torch_ops.maximum": torch_ops.maximum,
-    "torch_ops.minimum": torch_ops.minimum,
+    "reference_ops.maximum": reference_ops.maximum,
+    "reference_ops.minimum": reference_ops.minimum,
     "clamp": lambda p, g: p.clamp(min=-1.0, max=0.5),
-    "sqrt": lambda p, g: torch_ops.sqrt(p),
-    "ratio": torch_ops.ratio,
+    "sqrt": lambda p, g: reference_ops.sqrt(p),
+    "ratio": reference_ops.ratio,
     "not equal": lambda p, g: torch.where(p != g, p, 2.0),
     "not (less)": lambda p, g: torch.where(~(p < g), 1.0, 0.0),
     "where of numbers": lambda p, g: torch.where(p < g, 150, 127).to(F32),
@@ -236,8 +240,8 @@ def test_an_operation_means_what_it_does_in_torch(operation: str) -> None:
     p, g = torch.cat((p.flatten(), extra[0])), torch.cat((g.flatten(), extra[1]))
 
     def reference(param: Tensor, grad: Tensor, *_: Any) -> None:
-        x, y = torch_ops.load_float(param), torch_ops.load_float(grad)
-        torch_ops.store_float(param, OPERATIONS[operation](x, y), x)
+        x, y = reference_ops.load_float(param), reference_ops.load_float(grad)
+        reference_ops.store_float(param, OPERATIONS[operation](x, y), x)
 
     program = replace(AdamWStoSign.program, reference=reference)
     cls = type("Operation", (AdamWStoSign,), {"program": program})
@@ -384,7 +388,7 @@ def test_every_function_of_the_language(state: str, tmp_path: Path) -> None:
 
 def test_an_unknown_operation_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Not a wrong number, and not a traceback from LLVM."""
-    monkeypatch.setattr(torch_ops, "tanh", torch.erfinv)
+    monkeypatch.setattr(reference_ops, "tanh", torch.erfinv)
     cls = built_class(tmp_path, "update = tanh(grad)")
     p = torch.ones(32).requires_grad_()
     p.grad = torch.ones(32)

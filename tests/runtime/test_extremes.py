@@ -12,10 +12,10 @@ from torch import Tensor
 
 from signconv.ir.bounds import moment_bounds
 from signconv.ir.nodes import references
-from signconv.ir.proofs import prove
-from signconv.ir.ratios import fraction
 from signconv.pipeline import build
-from signconv.runtime import torch_ops as ref
+from signconv.prove.proofs import prove
+from signconv.prove.ratios import fraction
+from signconv.runtime.reference import ops as ref
 from tests.support import class_of
 from tests.support_runs import OWN, built, converted, keywords
 

@@ -10,10 +10,10 @@ import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from torch import Tensor
 
-from signconv.runtime import launch
-from signconv.runtime.multi_tensor import Bucket, GroupEngine
+from signconv.runtime.kernel import launch
+from signconv.runtime.kernel.engine import Bucket, GroupEngine
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different
+from signconv.verification.bits import different
 
 Change = Callable[[FusedOptimizer, list[Tensor]], object]
 SHAPES = [(3, 64), (70,), (2, 2, 32)]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from signconv.runtime import device_ops as dev
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.device_codes import E5M2
 from signconv.runtime.formats import FORMATS, Format
-from signconv.runtime.launch import device_codec
-from signconv.verify.bits import different
+from signconv.runtime.kernel import ops as dev
+from signconv.runtime.kernel.constants import E5M2
+from signconv.runtime.kernel.launch import device_codec
+from signconv.runtime.reference import ops as ref
+from signconv.verification.bits import different
 
 Rows = Callable[[int], int]
 

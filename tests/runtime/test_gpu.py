@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from signconv.catalogue import GENERATED
 from signconv.pipeline import build
+from signconv.pipeline.catalogue import GENERATED
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import compare, different
+from signconv.verification.bits import compare, different
 
 pytestmark = pytest.mark.gpu
 

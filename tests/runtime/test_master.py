@@ -16,13 +16,13 @@ from signconv.generated.lamb import LAMB
 from signconv.generated.signsgd import SignSGD
 from torch import Tensor
 
-from signconv.runtime import device_ops as dev
 from signconv.runtime import master
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import CHECK, MASTER, SPLIT, WHOLE
+from signconv.runtime.kernel import ops as dev
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different
+from signconv.runtime.reference import ops as ref
+from signconv.verification.bits import different
 
 BF16 = torch.bfloat16
 #: Rows that are multiples of 32 and not, tails, a chunk and a bit, one that is not contiguous.

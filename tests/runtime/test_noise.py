@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from signconv.runtime import device_ops as dev
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import FORMATS
-from signconv.runtime.launch import device_codec
+from signconv.runtime.kernel import ops as dev
+from signconv.runtime.kernel.launch import device_codec
+from signconv.runtime.reference import ops as ref
 
 Rows = Callable[[int], int]
 

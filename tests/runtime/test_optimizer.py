@@ -17,7 +17,7 @@ from signconv.generated.sgd_stosign import SGDStoSign
 from torch import Tensor
 
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different
+from signconv.verification.bits import different
 
 CLASSES = [AdamW, AdamWStoSign, SGDStoSign]
 SHAPES = [(8, 64), (33,), (5, 32), (2, 2, 32), (1,)]
@@ -383,7 +383,7 @@ def test_gradients_are_multiplied_at_the_steps_that_ask_for_it(cls: type, device
 def test_kernel_noise_does_not_depend_on_chunking(
     monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    from signconv.runtime import launch
+    from signconv.runtime.kernel import launch
 
     results = []
     for rows in (4, 16):

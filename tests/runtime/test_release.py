@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import signconv
 from signconv.runtime import release
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different
+from signconv.verification.bits import different
 
 
 def make(device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> nn.Sequential:

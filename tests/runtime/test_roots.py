@@ -15,12 +15,13 @@ from torch import Tensor
 
 from signconv.lower import storage
 from signconv.lower.powers import NEWTON, split
-from signconv.runtime import device_codes, torch_roots
-from signconv.runtime import device_ops as dev
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import FORMATS, ROOT, ROOT_ORDERS
-from signconv.verify.bits import different
+from signconv.runtime.kernel import constants
+from signconv.runtime.kernel import ops as dev
+from signconv.runtime.reference import ops as ref
+from signconv.runtime.reference import roots as root_codec
+from signconv.verification.bits import different
 
 Rows = Callable[[int], int]
 #: Every upper half of a field, in the middle of what may follow
@@ -58,7 +59,7 @@ def test_root_is_within_one_ulp(n: int) -> None:
     x = floats(200_000, n)
     assert ulps(ref.root(x, n), x.double().numpy() ** (1 / n)) <= 1
     whole = torch.arange(1.0, 5.0)
-    assert torch.equal(ref.root(torch_roots.power(whole, n), n), whole)
+    assert torch.equal(ref.root(root_codec.power(whole, n), n), whole)
 
 
 @pytest.mark.parametrize("e", EXPONENTS)
@@ -131,7 +132,7 @@ def spread(count: int, n: int, seed: int) -> Tensor:
 def test_orders_are_the_same_in_compiler_and_runtime() -> None:
     assert storage.ROOT_ORDERS == ROOT_ORDERS
     assert {f.code for f in FORMATS.values() if f.order > 1} == {ROOT + n for n in ROOT_ORDERS}
-    assert device_codes.ROOT.value == ROOT
+    assert constants.ROOT.value == ROOT
 
 
 @orders
@@ -140,9 +141,9 @@ def test_guess_is_below_the_root_and_near(n: int) -> None:
     low = 2.0 ** (-9 * n - 1)
     x = torch.cat([floats(300_000, 5), torch.linspace(1, 2.0**n, 300_000)])
     x = x[(x >= low) & (x < 2.0 ** (8 * n))]
-    ratio = torch_roots._root_below(x, n).double() / x.double() ** (1 / n)
+    ratio = root_codec._root_below(x, n).double() / x.double() ** (1 / n)
     assert float(ratio.min()) > 0.95 and float(ratio.max()) < 1
-    assert float(torch_roots._root_below(torch.zeros(1), n)) == 0
+    assert float(root_codec._root_below(torch.zeros(1), n)) == 0
 
 
 @orders
@@ -169,7 +170,7 @@ def test_mean_over_all_halves_is_the_moment(n: int) -> None:
 def test_linear_probability_would_be_biased(n: int) -> None:
     """algorithms.md C8: rounding the root without bias shifts the moment, visibly."""
     v = torch.full((1 << 16,), (1.0625**n))
-    plain = torch_roots.power(
+    plain = root_codec.power(
         ref.decode_fp8(
             ref.encode_fp8(ref.real_power(v, *split(1 / n)), UNIT, FIELDS, "e4m3"), "e4m3"
         ),

@@ -10,11 +10,11 @@ import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lion import Lion
 
-from signconv.runtime import device_ops as dev
-from signconv.runtime import launch, multi_tensor
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import BLOCK
-from signconv.verify.bits import compare
+from signconv.runtime.kernel import launch
+from signconv.runtime.kernel import ops as dev
+from signconv.verification.bits import compare
 from tests.support import ROOT
 
 
@@ -67,7 +67,7 @@ def test_a_pointer_that_is_not_aligned_takes_the_masked_branch(device: str) -> N
     (engine,) = optimizer._engines.values()
     found = {}
     for bucket in engine.buckets:
-        aligned = bucket.table[:, multi_tensor.ALIGNED].tolist()
+        aligned = bucket.table[:, engine.ALIGNED].tolist()
         found |= dict(zip(map(id, bucket.members), aligned, strict=True))
     assert [found[id(p)] for p in params] == [1, 0, 0]
 

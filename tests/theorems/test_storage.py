@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from signconv.runtime import torch_ops as ref
 from signconv.runtime.formats import FORMATS
+from signconv.runtime.reference import ops as ref
 from tests.support_runs import OWN, built, keywords, run
 
 LANES = 20_000

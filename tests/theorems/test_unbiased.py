@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from signconv.runtime import torch_ops as ref
+from signconv.runtime.reference import ops as ref
 from tests.support_runs import built, converted, keywords, run, updates
 
 N = 1 << 22

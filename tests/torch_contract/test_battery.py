@@ -20,7 +20,7 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import Optimizer
 
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.verify.bits import different
+from signconv.verification.bits import different
 from tests.support import generated_classes
 
 CLASSES = generated_classes()

@@ -1,0 +1,197 @@
+"""What is legal in a Program; runs after the DSL and after every pass."""
+
+from __future__ import annotations
+
+from signconv.errors import SpecError, nearest
+from signconv.ir.analysis import (
+    Ranges,
+    evaluation_order,
+    first_origin,
+    is_scalar,
+    reads_gradient,
+    unread,
+)
+from signconv.ir.nodes import (
+    FUNCTIONS,
+    REDUCTIONS,
+    RELATIONS,
+    Const,
+    Expr,
+    Hyper,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    Temp,
+    all_expressions,
+    walk,
+)
+
+LINKS = ("ratio", "stosign", "expected", "sign")
+DECAYS = ("l2", "decoupled", "independent")
+
+
+def check(p: Program) -> Program:
+    """Return ``p`` if it is legal; raise SpecError naming what is not, with the user's line."""
+    if p.link not in LINKS:
+        raise SpecError("SC151", f"unknown link {p.link!r}; {nearest(p.link, LINKS)}")
+    if p.link in ("stosign", "expected") and p.denominator is None:
+        raise SpecError("SC151", f"link {p.link} needs a denominator")
+    if p.decay is not None and p.decay.kind not in DECAYS:
+        raise SpecError("SC137", f"unknown decay {p.decay.kind!r}; {nearest(p.decay.kind, DECAYS)}")
+    _names(p)
+    for e in all_expressions(p):
+        for n in walk(e):
+            _node(p, n)
+    _hypers(p)
+    _moments(p)
+    _scalars(p)
+    return p
+
+
+def _names(p: Program) -> None:
+    seen: set[str] = set()
+    x: Hyper | Moment | Temp
+    for x in [*p.hypers, *p.defined]:
+        if x.name in seen:
+            raise SpecError("SC114", f"{x.name!r} is bound twice", x.origin)
+        if not x.name.isidentifier() or not x.name.isascii():
+            raise SpecError("SC111", f"{x.name!r} is not an ASCII identifier", x.origin)
+        seen.add(x.name)
+
+
+def _node(p: Program, n: Expr) -> None:
+    if isinstance(n, Ref):
+        tables = {
+            "hyper": {h.name for h in p.hypers},
+            "value": {m.name for m in p.moments},
+            "prev": {m.name for m in p.moments},
+            "temp": {x.name for x in p.temps},
+            "grad": {"grad"},
+            "param": {"param"},
+            "t": {"t"},
+        }
+        if n.kind not in tables:
+            raise SpecError("SC152", f"a program cannot refer to a {n.kind} ({n.name})")
+        if n.name not in tables[n.kind]:
+            raise SpecError("SC109", f"undefined symbol {n.name!r}; {nearest(n.name, p.names)}")
+    elif isinstance(n, Op):
+        if n.fn not in FUNCTIONS:
+            raise SpecError(
+                "SC152", f"unknown function {n.fn!r}; {nearest(n.fn, FUNCTIONS)}", n.origin
+            )
+        if len(n.args) != FUNCTIONS[n.fn]:
+            raise SpecError("SC152", f"{n.fn} takes {FUNCTIONS[n.fn]} arguments", n.origin)
+        if n.fn == "stochastic_sign":
+            raise SpecError(
+                "SC149",
+                "stochastic_sign(m, sigma) can only be the whole update: update = "
+                "stochastic_sign(…)",
+                n.origin,
+            )
+        if n.fn in REDUCTIONS and is_scalar(n.args[0], p):
+            raise SpecError(
+                "SC150", f"{n.fn}() of a scalar: it runs over the elements of a tensor", n.origin
+            )
+        _call(p, n)
+
+
+def _call(p: Program, n: Op) -> None:
+    if n.fn == "corrected":
+        m = n.args[0]
+        if not isinstance(m, Ref) or m.kind != "value" or p.moment(m.name).kind != "ema":
+            raise SpecError("SC142", ".corrected (bias correction) belongs to an ema", n.origin)
+        if p.moment(m.name).init != "zero":
+            raise SpecError("SC142", ".corrected needs an ema that starts from zero", n.origin)
+    if n.fn == "root" and not (isinstance(n.args[1], Const) and n.args[1].value >= 1):
+        raise SpecError("SC124", "root(x, order) takes a number >= 1 as order", n.origin)
+    if n.fn == "pow":
+        exponent = n.args[1]
+        if isinstance(exponent, Const):
+            if not is_scalar(n.args[0], p) and not 1 <= exponent.value <= 16:
+                raise SpecError(
+                    "SC144",
+                    "a power of an elementwise expression takes an exponent from 1 to 16",
+                    n.origin,
+                )
+        elif not (is_scalar(n.args[0], p) and is_scalar(exponent, p)):
+            raise SpecError(
+                "SC145", "beta**t is for scalars: hyperparameters, t and numbers", n.origin
+            )
+    for i, a in enumerate(n.args):
+        relation = isinstance(a, Op) and a.fn in RELATIONS
+        if relation != (n.fn == "where" and i == 0):
+            raise SpecError(
+                "SC143",
+                "a comparison belongs in the first place of where(…), and nothing else does",
+                n.origin,
+            )
+
+
+def _hypers(p: Program) -> None:
+    if p.hyper("lr") is None:
+        raise SpecError("SC138", f"{p.name} has no lr: add `lr = hyper(1e-3, ge=0)`", p.origin)
+    for h in p.hypers:
+        if not h.allows(h.default):
+            raise SpecError(
+                "SC121",
+                f"the default {h.name} = {h.default:g} is outside its own range: {h.legal}",
+                h.origin,
+            )
+    for name in unread(p, [h.name for h in p.hypers if h.name != "lr"]):
+        raise SpecError("SC139", f"hyperparameter {name!r} is never read", p.hyper(name).origin)  # type: ignore[union-attr]
+
+
+def _moments(p: Program) -> None:
+    evaluation_order(p)
+    _powers(p)
+    names = [m.name for m in p.moments]
+    for name in unread(p, names):
+        raise SpecError("SC139", f"moment {name!r} is never read", p.moment(name).origin)
+    for name in unread(p, [x.name for x in p.temps]):
+        raise SpecError("SC139", f"{name!r} is never read", p.temp(name).origin)
+    ranges = Ranges(p)
+    for m in p.moments:
+        if m.beta is not None and not is_scalar(m.beta, p):
+            raise SpecError(
+                "SC147", f"the beta of {m.name!r} must be the same for all elements", m.origin
+            )
+        if m.kind == "max" and not (m.input is not None and ranges.nonneg(m.input)):
+            raise SpecError(
+                "SC148",
+                f"max_ema needs an input that is never negative: {m.name} = max_ema(abs(…), …)",
+                m.origin,
+            )
+
+
+def _powers(p: Program) -> None:
+    ranges = Ranges(p)
+    for e in all_expressions(p):
+        for n in walk(e):
+            if isinstance(n, Op) and n.fn == "pow" and isinstance(n.args[1], Const):
+                whole = n.args[1].value == int(n.args[1].value)
+                if not whole and not is_scalar(n.args[0], p) and not ranges.nonneg(n.args[0]):
+                    raise SpecError(
+                        "SC146",
+                        f"a power {n.args[1].value:g} of what may be negative: write "
+                        f"abs(x)**{n.args[1].value:g}",
+                        n.origin,
+                    )
+
+
+def _scalars(p: Program) -> None:
+    if not reads_gradient(p):
+        raise SpecError("SC140", f"{p.name}'s update does not depend on the gradient", p.origin)
+    for e in p.roots:
+        if isinstance(e, Op) and e.fn in RELATIONS:
+            raise SpecError(
+                "SC143", "a comparison is no update: use where(condition, a, b)", e.origin
+            )
+    if p.decay is not None and not is_scalar(p.decay.weight, p):
+        raise SpecError(
+            "SC147", "the weight of a decay must be the same for all elements", p.decay.origin
+        )
+    for e in all_expressions(p):
+        for n in walk(e):
+            if isinstance(n, Op) and n.fn == "mod" and not is_scalar(n, p):
+                raise SpecError("SC145", "t % k is for scalars", first_origin(n))

@@ -1,0 +1,126 @@
+"""What the user named: a built-in spec, a class in a file or a module, or the class itself."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import pkgutil
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+from signconv.dsl.optimizer import PREBOUND, Optimizer
+from signconv.errors import Origin, SignconvError, SpecError, nearest
+from signconv.ir.nodes import Program
+
+
+def builtin_names() -> list[str]:
+    """Names of the built-in specs."""
+    import signconv.specs as package
+
+    return sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+
+
+def resolve(spec: str) -> Program:
+    """The Program that a SPEC names; SpecError with the user's file and line where it fails."""
+    if ":" in spec:
+        where, _, name = spec.rpartition(":")
+        if not name.isidentifier():
+            raise SpecError(
+                "SC103", f"{spec!r}: after the colon comes the name of an optimizer class"
+            )
+        module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
+        return _pick(module, name, where)
+    if spec.endswith(".py"):
+        found = ", ".join(f"{spec}:{n}" for n in sorted(_optimizers(_load_file(Path(spec)))))
+        raise SpecError(
+            "SC104", f"{spec!r} names a file; name the optimizer in it: {found or spec + ':Name'}"
+        )
+    if spec not in builtin_names():
+        raise SpecError("SC102", f"unknown optimizer {spec!r}; {nearest(spec, builtin_names())}")
+    module = importlib.import_module(f"signconv.specs.{spec}")
+    (program,) = _optimizers(module).values()
+    return replace(program, key=spec)
+
+
+def _pick(module: ModuleType, name: str, where: str) -> Program:
+    found = _optimizers(module)
+    if name not in found:
+        raise SpecError("SC105", f"{where} defines no optimizer {name!r}; {nearest(name, found)}")
+    return found[name]
+
+
+def _optimizers(module: ModuleType) -> dict[str, Program]:
+    return {
+        name: value.program
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+    }
+
+
+def _load_module(name: str) -> ModuleType:
+    found = None
+    with contextlib.suppress(Exception, SystemExit):
+        found = importlib.util.find_spec(name)
+    with _user_errors(found.origin if found and found.origin else name):
+        return importlib.import_module(name)
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise SpecError("SC106", f"there is no file {str(path)!r}")
+    made = importlib.util.spec_from_file_location(f"signconv_user_{path.stem}", path)
+    assert made is not None and made.loader is not None
+    module = importlib.util.module_from_spec(made)
+    with _user_errors(str(path)):
+        made.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _user_errors(where: str) -> Iterator[None]:
+    """Turn whatever goes wrong in the user's file into a SpecError with its line."""
+    try:
+        yield
+    except SignconvError:
+        raise
+    except SyntaxError as error:
+        raise SpecError(
+            "SC108",
+            f"syntax error: {error.msg}",
+            Origin(error.filename or where, error.lineno or 0),
+        ) from error
+    except NameError as error:
+        known = {*PREBOUND, *((error.name and _class_names(error)) or ())}
+        hint = nearest(error.name or "", known)
+        raise SpecError(
+            "SC109", f"undefined symbol {error.name!r}; {hint}", _line_of(error, where)
+        ) from error
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            "SC107", f"there is no module {error.name!r}", _line_of(error, where)
+        ) from error
+    except (Exception, SystemExit) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SpecError("SC110", words, _line_of(error, where)) from error
+
+
+def _line_of(error: BaseException, where: str) -> Origin | None:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == where or Path(frame.filename) == Path(where).absolute():
+            return Origin(frame.filename, frame.lineno or 0)
+    ours = str(Path(__file__).parents[1])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((ours, "<")):
+            return Origin(frame.filename, frame.lineno or 0)
+    return None
+
+
+def _class_names(error: BaseException) -> list[str]:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return [] if trace is None else [n for n in trace.tb_frame.f_locals if not n.startswith("_")]

@@ -1,0 +1,269 @@
+"""``signconv show``: what an optimizer is and what can be proved of it, as text, LaTeX or JSON.
+
+``assemble`` returns a dict of plain values with these keys, the same for every optimizer; the
+renderings read nothing else.  A quantity that does not apply is None (JSON: null).
+
+    name, spec, command, doc   class name, SPEC, the command that builds it, the spec's docstring
+    algorithm, remarks         lines of the step; what a reader must know beside them
+    latex                      the step and the bound as an align* block (amsmath)
+    hyperparameters            [{name, default, range}]
+    removed                    [{name, reason}]
+    passes, notes              [{request, summary, source, provides}]; what the passes say they did
+    link                       ratio, stosign, expected or sign
+    state                      {fp8|bf16|fp32: {moments: {name: {format, bytes}}, bytes,
+                               moved: {bf16|fp32: bytes per step with parameters of that type}}}
+    built                      {state, moments}: what --state chose
+    operations                 {arithmetic, other, passes}: per parameter and step, of the fp32 math
+    bound                      {status, value, formula, method, numerator_weights,
+                               denominator_weights, condition, assumptions, always, reason, tied,
+                               attained, early: {steps, t, value}, search, offset}
+    claims                     {bound, update, unbiased, rounding}: lists of sentences
+    fp8                        {largest, share, steps, elements}: measured; largest None: infinite
+    rounding                   [{moment, format, use, exponent, single, gaussian}]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from dataclasses import asdict
+from typing import Any
+
+from signconv.errors import LoweringError
+from signconv.ir.describe import algorithm, remarks
+from signconv.ir.nodes import Op, Program, references, walk
+from signconv.lower.kernel_program import KernelProgram
+from signconv.lower.storage import plan
+from signconv.passes.base import parse, registry
+from signconv.pipeline import Build
+from signconv.prove.claims import bound_claims, rounding_claims, unbiased_claims, update_claims
+from signconv.prove.formulas import algorithm_latex, formula_latex, formula_text
+from signconv.prove.proofs import EARLY, Bound, prove
+from signconv.prove.ratios import fraction, stripped
+from signconv.prove.rounding import shifts
+from signconv.runtime.formats import FORMATS
+
+WIDTH = 100
+#: Operations that count as arithmetic; comparisons, selections, abs and sign count as other.
+ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt", "cbrt", "newton_root", "real_power",
+                        "ratio", "mean_ratio", "signed"})  # fmt: skip
+
+
+def assemble(made: Build) -> dict[str, Any]:
+    """Everything ``show`` knows of a build; deterministic, a few seconds at most."""
+    p = made.program
+    bound = prove(p)
+    excess = _excess(made, bound)
+    formats = {m.name: m.format for m in plan(p, "fp8")}
+    rounding = [asdict(x) for x in shifts(p, formats)]
+    proved = _bound(p, bound)
+    return {
+        "name": made.module.class_name,
+        "spec": made.spec,
+        "command": made.command,
+        "doc": " ".join(p.doc.split()),
+        "algorithm": algorithm(p),
+        "remarks": remarks(p),
+        "latex": algorithm_latex(p, _bound_latex(bound)),
+        "hyperparameters": [
+            {"name": h.name, "default": h.default, "range": h.legal} for h in p.hypers
+        ],
+        "removed": [{"name": n, "reason": why} for n, why in p.removed],
+        "passes": [_pass(text) for text in p.history],
+        "notes": list(p.notes),
+        "link": p.link,
+        "state": {s: _state(p, made.kernel, s) for s in ("fp8", "bf16", "fp32")},
+        "built": {
+            "state": made.kernel.state,
+            "moments": {
+                m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
+                for m in made.kernel.moments
+            },
+        },
+        "operations": _operations(made.kernel),
+        "bound": proved,
+        "claims": {
+            "bound": bound_claims(proved),
+            "update": update_claims(p, bound, excess),
+            "unbiased": unbiased_claims(p, bound, excess),
+            "rounding": rounding_claims(rounding),
+        },
+        "fp8": excess,
+        "rounding": rounding,
+    }
+
+
+def _pass(text: str) -> dict[str, str]:
+    found = registry()[parse(text).name]
+    return {
+        "request": text,
+        "summary": found.summary,
+        "source": found.source,
+        "provides": found.provides,
+    }
+
+
+def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
+    """Bytes per parameter where rows are multiples of 32, and bytes a step reads and writes."""
+    moments: dict[str, dict[str, Any]] = {
+        m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
+        for m in plan(p, state)
+    }
+    size = float(sum(m["bytes"] for m in moments.values()))
+    moved = {
+        name: bytes_moved(width, size, bool(kernel.reductions))
+        for name, width in (("bf16", 2), ("fp32", 4))
+    }
+    return {"moments": moments, "bytes": size, "moved": moved}
+
+
+def bytes_moved(width: int, state: float, reductions: bool) -> float:
+    """Bytes per parameter that a step reads and writes, each counted once.
+
+    width: bytes of a parameter and of its gradient; state: bytes of state per parameter.
+    Parameter and moments are read and written, the gradient is read; reductions read all of them
+    once more.
+    """
+    again = 1 if reductions else 0
+    return (2 + again) * width + (1 + again) * width + (2 + again) * state
+
+
+def _operations(kernel: KernelProgram) -> dict[str, int]:
+    """Operations per parameter of the lowered math; storage and random bits are not counted."""
+    statements = [s.expr for s in (*kernel.math, *kernel.reduce_math)]
+    nodes = [n.fn for e in statements for n in walk(e) if isinstance(n, Op)]
+    arithmetic = sum(fn in ARITHMETIC for fn in nodes)
+    return {
+        "arithmetic": arithmetic,
+        "other": len(nodes) - arithmetic,
+        "passes": 2 if kernel.reductions else 1,
+    }
+
+
+def _number(x: float | None) -> float | None:
+    return x if x is not None and math.isfinite(x) else None
+
+
+def _bound(p: Program, b: Bound) -> dict[str, Any]:
+    weights = b.series or (None, None)
+    early = {"steps": EARLY, "t": b.early[0], "value": b.early[1]} if b.early else None
+    return {
+        "status": b.status,
+        "value": _number(b.value),
+        "formula": None if b.closed is None else formula_text(b.closed),
+        "method": b.method,
+        "numerator_weights": weights[0],
+        "denominator_weights": weights[1],
+        "condition": list(b.condition),
+        "assumptions": list(b.assumptions),
+        "always": b.always,
+        "reason": b.always_reason or b.reason,
+        "tied": list(b.tied),
+        "attained": _number(b.attained),
+        "early": early,
+        "search": _number(b.search),
+        "offset": _offset(p),
+    }
+
+
+def _offset(p: Program) -> list[str]:
+    """Hyperparameters added to the denominator, which the bound leaves out."""
+    made: set[str] = set()
+    for e in fraction(p)[1]:
+        made |= references(e, "hyper") - references(stripped(p, e), "hyper")
+    return sorted(made)
+
+
+def _bound_latex(b: Bound) -> str:
+    ratio = r"\left|\text{numerator}/\text{denominator}\right|"
+    if b.status != "proved":
+        return ""
+    if b.always:
+        return rf"{ratio} \le 1 \quad\text{{at every step}}"
+    formula = "" if b.closed is None else f"{formula_latex(b.closed)} = "
+    return rf"\sup_{{t \to \infty}} {ratio} = {formula}{b.value:.6g}\ldots"
+
+
+def _excess(made: Build, bound: Bound) -> dict[str, Any] | None:
+    """What FP8 storage does to a bound of 1 that holds in exact arithmetic, by running it."""
+    p = made.program
+    if not bound.at_most_one or bound.by_construction or p.denominator is None or not p.moments:
+        return None
+    from signconv.prove.excess import measure
+    from signconv.verification.differential import build_like
+
+    try:
+        x = asdict(measure(made if made.kernel.state == "fp8" else build_like(made, "fp8")))
+    except LoweringError:
+        return None
+    return {**x, "largest": _number(x["largest"])}
+
+
+# ---------------------------------------------------------------- renderings
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """The dict as JSON, keys in the order of this module's docstring."""
+    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def as_latex(report: dict[str, Any]) -> str:
+    """The step and its bound as an align* block, with what is proved as comments."""
+    lines = [f"% {report['name']}: {report['command']}; needs amsmath"]
+    for sentence in [x for group in report["claims"].values() for x in group]:
+        lines += textwrap.wrap(sentence, WIDTH, initial_indent="% ", subsequent_indent="%   ")
+    return "\n".join([*lines, report["latex"]])
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report for a terminal of 100 columns."""
+    r = report
+    lines = [*_wrapped(f"{r['name']}: {r['doc']}", ""), r["command"], ""]
+    for x in r["algorithm"]:
+        lines += _wrapped(x, "    ")
+    for x in ["", *r["remarks"]]:
+        lines += _wrapped(x, "") or [""]
+    lines += ["", "Hyperparameters"]
+    lines += [f"    {h['name']} = {h['default']:g}   ({h['range']})" for h in r["hyperparameters"]]
+    for x in r["removed"]:
+        lines += _wrapped(f"{x['name']}: removed; {x['reason']}", "    ")
+    lines += ["", f"Passes: {', '.join(x['request'] for x in r['passes']) or 'none'}"]
+    for x in r["passes"]:
+        words = f"{x['request']}: {x['summary']} ({x['source']}). Provides {x['provides']}."
+        lines += _wrapped(words, "    ")
+    lines += ["", *_table(r), "", "What is proved, and what is measured"]
+    for sentence in [x for group in r["claims"].values() for x in group]:
+        lines += _wrapped(sentence, "  - ", "    ")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: str, hanging: str | None = None) -> list[str]:
+    after = f"{indent}    " if hanging is None else hanging
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=after,
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+
+
+def _table(r: dict[str, Any]) -> list[str]:
+    states = list(r["state"])
+    rows = [("State, bytes per parameter (rows of whole 32s)", *states)]
+    for name in next(iter(r["state"].values()))["moments"]:
+        cells = [r["state"][s]["moments"][name] for s in states]
+        rows.append((f"    {name}", *(f"{c['format']} {c['bytes']:.3f}" for c in cells)))
+    rows.append(("    in all", *(f"{r['state'][s]['bytes']:.3f}" for s in states)))
+    for dtype in ("bf16", "fp32"):
+        cells = [f"{r['state'][s]['moved'][dtype]:.3f}" for s in states]
+        rows.append((f"    read and written per step, {dtype} parameters", *cells))
+    width = max(len(row[0]) for row in rows) + 2
+    lines = [row[0].ljust(width) + "".join(c.rjust(17) for c in row[1:]) for row in rows]
+    built = r["built"]
+    total = sum(m["bytes"] for m in built["moments"].values())
+    lines.append(f"    {total:.3f}  in all as built here, --state {built['state']}")
+    ops = r["operations"]
+    lines += ["", "Operations per parameter and step, storage and random bits apart"]
+    lines.append(f"    {ops['arithmetic']} arithmetic, {ops['other']} others (abs, max, …)")
+    if ops["passes"] > 1:
+        lines[-1] += "; two passes over the tensor, for its norms and means"
+    return lines

@@ -1,0 +1,387 @@
+"""The CPU kernels of a program: its reference, traced row by row, inside two loops of LLVM IR.
+
+Two kernels at most: the step, and for programs with ``norm`` or ``mean`` the sums before it.  Each
+takes tables like the GPU kernel's: any number of tensors per call, any number of
+threads, which take chunks off one counter.  Without fast-math flags LLVM neither contracts nor
+reassociates, so the bits are the reference's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+import torch
+from llvmlite import ir
+
+from signconv.runtime.cpu.lanes import LLVM, POINTER, Lanes, Stored, Trace, random_bits, spread
+from signconv.runtime.errors import coded
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.program import OptimizerProgram
+
+#: Columns of the table of tensors (int64) before the moments' pointers.
+SCALARS_ROW, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(6)
+#: Rows of 32 elements per chunk where sums are taken (a power of two, for their tree), and at least
+#: elsewhere.
+CHUNK_LEVELS = 9
+CHUNK_ROWS = 1 << CHUNK_LEVELS
+
+I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
+F32, VOID = ir.FloatType(), ir.VoidType()
+#: What a kernel's one argument points to, int64 each: six tables, the number of chunks, the rows of
+#: a whole one, and how many have been taken.
+ARGUMENTS = ("table", "chunks", "scalars", "keys", "reduced", "partials", "total", "rows", "taken")
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a kernel is compiled for: storage of parameter and gradient, and whether rows have
+    block scales."""
+
+    param: torch.dtype
+    grad: torch.dtype
+    blocks: bool
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Addresses of compiled functions; ``reductions`` names what makes a number of each sum, in
+    order; ``engine`` owns the code."""
+
+    step: int
+    reduce: int | None
+    reductions: tuple[str, ...]
+    assembly: str
+    engine: Any
+
+
+_compiled: dict[tuple[Any, Variant, int], Kernels] = {}
+
+
+@cache
+def width() -> int:
+    """Elements worked on together: a row of 32 with AVX-512, where masks and narrow codes then need
+    no shuffles (docs/performance.md), else a register of AVX2."""
+    return 32 if llvm.get_host_cpu_features().get("avx512f") else 8
+
+
+def kernels(program: OptimizerProgram, variant: Variant) -> Kernels:
+    """The kernels of one variant, compiled at the first call; NotImplementedError, with the
+    operation's name, for a reference that does something no instruction is known for."""
+    key = (program.reference, variant, width())
+    with _lock:
+        if key not in _compiled:
+            try:
+                _compiled[key] = _compile(program, variant)
+            except NotImplementedError as error:
+                raise coded(
+                    NotImplementedError,
+                    "SC604",
+                    f"{program.name}: {error}; use backend='reference'",
+                ) from error
+        return _compiled[key]
+
+
+def columns(program: OptimizerProgram, variant: Variant) -> list[tuple[str, torch.dtype, bool]]:
+    """(name in the state, dtype, one value per element) of each pointer after the gradient's."""
+    found = []
+    for m in program.moments:
+        fmt = m.format_for(variant.blocks)
+        found.append((m.name, fmt.dtype, True))
+        if fmt.scaled:
+            found.append((f"{m.name}_scale", torch.uint8, False))
+    return found
+
+
+# ---------------------------------------------------------------- LLVM
+
+
+def _compile(program: OptimizerProgram, variant: Variant) -> Kernels:
+    module = ir.Module(program.name)
+    reductions = _Kernel(module, program, variant, "step").emit()
+    if reductions:
+        _Kernel(module, program, variant, "reduce").emit()
+    engine, assembly = _machine_code(str(module))
+    addresses = [engine.get_function_address(n) for n in ("step", "reduce")]
+    return Kernels(addresses[0], addresses[1] or None, reductions, assembly, engine)
+
+
+def _machine_code(source: str) -> tuple[Any, str]:
+    """For this machine's CPU; the code lives as long as the engine."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+    )
+    module = llvm.parse_assembly(source)
+    module.verify()
+    # No combining of instructions: it narrows comparisons to the bytes of FP8 codes, whose masks
+    # then take shuffles to meet those of fp32 vectors
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_simplify_cfg_pass()
+    passes.add_new_gvn_pass()
+    passes.add_aggressive_dce_pass()
+    passes.add_loop_rotate_pass()
+    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
+    assembly = machine.emit_assembly(module)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine, assembly
+
+
+class _Kernel:
+    """One exported function and the loop over rows that it calls."""
+
+    def __init__(self, module: Any, program: OptimizerProgram, variant: Variant, name: str) -> None:
+        self.module, self.program, self.variant, self.name = module, program, variant, name
+        self.columns = columns(program, variant)
+        #: dtype, and whether every element has one, of each pointer of the table
+        self.pointers = [(variant.param, True), (variant.grad, True)]
+        self.pointers += [(dtype, wide) for _, dtype, wide in self.columns]
+        self.reducing = name == "reduce"
+
+    def emit(self) -> tuple[str, ...]:
+        rows, reductions = self._rows()
+        self._chunks(rows, len(reductions))
+        return reductions
+
+    # ---------------------------------------------------------------- rows
+
+    def _rows(self) -> tuple[Any, tuple[str, ...]]:
+        """Function (pointers…, scalars, keys, this tensor's reduced numbers or the open sums,
+        global index of the first element, number of the first row, elements per row, rows)."""
+        types = [POINTER] * (len(self.pointers) + 3) + [I64, I64, I32, I64]
+        function = ir.Function(self.module, ir.FunctionType(VOID, types), f"{self.name}_rows")
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        *bases, scalars, keys, extra, index, first, lanes, count = function.args
+        b = ir.IRBuilder(function.append_basic_block("entry"))
+        trace = Trace(b, width(), storing=not self.reducing)
+
+        def numbers(pointer: Any, n: int) -> list[Any]:
+            """Spread here, once: LLVM is not asked to move it out of the loop."""
+            return [spread(b, x, width()) for x in _load_all(b, pointer, n, F32)]
+
+        read = numbers(scalars, 1 + len(self.program.outputs))
+        drawn = _load_all(b, keys, 2 * self.program.words, I32)
+        reduced = [] if self.reducing else numbers(extra, self.program.reductions)
+        with _loop(b, count) as r:
+            element = _times(b, r, BLOCK)
+            factor, *outputs = [_wide(trace, x) for x in read]
+            if not self.reducing:
+                trace.reduced = lambda i: _wide(trace, reduced[i])
+            stored = []
+            for (dtype, wide), base in zip(self.pointers, bases, strict=True):
+                place = _at(b, base, element if wide else r, LLVM[dtype])
+                stored.append(Stored(trace, dtype, place, wide))
+            param, grad, *moments = stored
+            bits = [
+                random_bits(trace, b.add(index, element), *drawn[2 * w : 2 * w + 2])
+                for w in range(self.program.words)
+            ]
+            self.program.reference(
+                param,
+                grad,
+                {name: x for (name, _, _), x in zip(self.columns, moments, strict=True)},
+                {m.name: m.format_for(self.variant.blocks) for m in self.program.moments},
+                factor,
+                outputs,
+                bits,
+            )
+            trace.emit()
+            if self.reducing:
+                inside = _inside(b, lanes)
+                for which, x in enumerate(trace.summands):
+                    carry = _row_sum(b, [x.at(i) for i in trace.parts], inside)
+                    _add_open(b, _open_sums(b, extra, which), b.add(first, r), carry)
+        b.ret_void()
+        return function, tuple(trace.reductions)
+
+    # ---------------------------------------------------------------- chunks
+
+    def _chunks(self, rows: Any, reductions: int) -> None:
+        """Take chunks off the counter until none is left."""
+        function = ir.Function(self.module, ir.FunctionType(VOID, [POINTER]), self.name)
+        arguments = function.args[0]
+        start, take, work, done = (
+            function.append_basic_block(n) for n in ("entry", "take", "work", "done")
+        )
+        b = ir.IRBuilder(start)
+        scratch = [_stack(b, BLOCK * dtype.itemsize) for dtype, _ in self.pointers]
+        sums = _stack(b, reductions * (CHUNK_LEVELS + 1) * 4)
+        *addresses, total, most = _load_all(b, arguments, len(ARGUMENTS) - 1, I64)
+        tables = [b.inttoptr(x, POINTER) for x in addresses]
+        table, chunks, scalars, keys, reduced, partials = tables
+        counter = _at(b, arguments, ARGUMENTS.index("taken"), I64)
+        b.branch(take)
+        b.position_at_end(take)
+        k = b.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
+        b.cbranch(b.icmp_signed("<", k, total), work, done)
+        b.position_at_end(done)
+        b.ret_void()
+
+        b.position_at_end(work)
+        tensor, first = _load_all(b, _at(b, chunks, _times(b, k, 2), I64), 2, I64)
+        entries = FIRST_MOMENT + len(self.columns)
+        entry = _at(b, table, _times(b, tensor, entries), I64)
+        clock, offset, numel, *addresses = _load_all(b, entry, entries, I64)
+        scalars = _at(b, scalars, _times(b, clock, 1 + len(self.program.outputs)), F32)
+        keys = _at(b, keys, _times(b, clock, 2 * self.program.words), I32)
+        extra = sums if self.reducing else _at(b, reduced, _times(b, tensor, reductions), F32)
+        element = _times(b, first, BLOCK)
+        index, left = b.add(offset, element), b.sub(numel, element)
+        most = _times(b, most, BLOCK)
+        here = b.select(b.icmp_signed("<", left, most), left, most)
+        whole, tail = b.sdiv(here, ir.Constant(I64, BLOCK)), b.srem(here, ir.Constant(I64, BLOCK))
+        bases = [
+            _at(b, b.inttoptr(a, POINTER), element if wide else first, LLVM[dtype])
+            for a, (dtype, wide) in zip(addresses, self.pointers, strict=True)
+        ]
+        zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
+        b.call(rows, [*bases, scalars, keys, extra, index, zero, ir.Constant(I32, BLOCK), whole])
+        with b.if_then(b.icmp_signed(">", tail, zero), likely=False):
+            # The last elements go through a row of their own; block scales need whole rows, so
+            # there are none here
+            end = _times(b, whole, BLOCK)
+            places = [
+                (_at(b, base, end, LLVM[dtype]), row, dtype.itemsize)
+                for base, row, (dtype, wide) in zip(bases, scratch, self.pointers, strict=True)
+                if wide
+            ]
+            for place, row, size in places:
+                self._memcpy(b, row, place, _times(b, tail, size))
+            lanes = b.trunc(tail, I32)
+            b.call(
+                rows,
+                [*scratch, scalars, keys, extra, b.add(index, end), whole, lanes, one],
+            )
+            if not self.reducing:
+                for place, row, size in places:
+                    self._memcpy(b, place, row, _times(b, tail, size))
+        if self.reducing:
+            partial = _at(b, partials, _times(b, k, reductions), F32)
+            rest = b.add(whole, b.zext(b.icmp_signed(">", tail, zero), I64))
+            with _loop(b, b.sub(ir.Constant(I64, CHUNK_ROWS), rest)) as i:
+                for which in range(reductions):
+                    carry = ir.Constant(F32, 0.0)
+                    _add_open(b, _open_sums(b, sums, which), b.add(rest, i), carry)
+            for which in range(reductions):
+                sum_ = b.load(_at(b, _open_sums(b, sums, which), CHUNK_LEVELS, F32), typ=F32)
+                b.store(sum_, _at(b, partial, which, F32))
+        b.branch(take)
+
+    def _memcpy(self, b: Any, target: Any, source: Any, size: Any) -> None:
+        f = self._declare("llvm.memcpy.p0.p0.i64", [POINTER, POINTER, I64, I1])
+        b.call(f, [target, source, size, ir.Constant(I1, 0)])
+
+    def _declare(self, name: str, types: list[Any]) -> Any:
+        known = self.module.globals.get(name)
+        return known or ir.Function(self.module, ir.FunctionType(VOID, types), name)
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def _at(b: Any, pointer: Any, i: Any, element: Any) -> Any:
+    if isinstance(i, int):
+        i = ir.Constant(I64, i)
+    return b.gep(pointer, [i], source_etype=element)
+
+
+def _wide(trace: Trace, value: Any) -> Lanes:
+    return Lanes(trace, torch.float32, True, lambda part: value)
+
+
+def _stack(b: Any, size: int) -> Any:
+    room = b.alloca(ir.ArrayType(I8, size))
+    room.align = 64
+    room.type = POINTER  # llvmlite makes it a typed one, which LLVM has no more
+    return room
+
+
+def _load_all(b: Any, pointer: Any, n: int, element: Any) -> list[Any]:
+    return [b.load(_at(b, pointer, i, element), typ=element) for i in range(n)]
+
+
+def _times(b: Any, x: Any, n: int) -> Any:
+    return b.mul(x, ir.Constant(I64, n))
+
+
+@contextmanager
+def _loop(b: Any, count: Any) -> Iterator[Any]:
+    """for i in range(count)."""
+    function = b.function
+    before = b.block
+    head, body, end = (function.append_basic_block(n) for n in ("head", "body", "end"))
+    b.branch(head)
+    b.position_at_end(head)
+    i = b.phi(I64)
+    i.add_incoming(ir.Constant(I64, 0), before)
+    b.cbranch(b.icmp_signed("<", i, count), body, end)
+    b.position_at_end(body)
+    yield i
+    i.add_incoming(b.add(i, ir.Constant(I64, 1)), b.block)
+    b.branch(head)
+    b.position_at_end(end)
+
+
+def _inside(b: Any, lanes: Any) -> Any:
+    """Which of 32 elements exist."""
+    numbers = ir.Constant(ir.VectorType(I32, BLOCK), list(range(BLOCK)))
+    return b.icmp_signed("<", numbers, spread(b, lanes, BLOCK))
+
+
+def _row_sum(b: Any, parts: list[Any], inside: Any) -> Any:
+    """The tree of ``reference.ops.tree_sum`` over one row: neighbours first."""
+    sums = []
+    for i, value in enumerate(parts):
+        n = value.type.count
+        none = ir.Constant(value.type, ir.Undefined)
+        mine = ir.Constant(ir.VectorType(I32, n), [i * n + j for j in range(n)])
+        zeros = ir.Constant(value.type, [0.0] * n)
+        mask = b.shuffle_vector(inside, ir.Constant(inside.type, ir.Undefined), mine)
+        value = b.select(mask, value, zeros)
+        while n > 1:
+            n //= 2
+            even, odd = (
+                ir.Constant(ir.VectorType(I32, n), [2 * j + k for j in range(n)]) for k in (0, 1)
+            )
+            none = ir.Constant(value.type, ir.Undefined)
+            value = b.fadd(b.shuffle_vector(value, none, even), b.shuffle_vector(value, none, odd))
+        sums.append(b.extract_element(value, ir.Constant(I32, 0)))
+    while len(sums) > 1:
+        sums = [b.fadd(x, y) for x, y in zip(sums[0::2], sums[1::2], strict=True)]
+    return sums[0]
+
+
+def _open_sums(b: Any, sums: Any, which: int) -> Any:
+    return _at(b, sums, which * (CHUNK_LEVELS + 1), F32)
+
+
+def _add_open(b: Any, sums: Any, r: Any, x: Any) -> None:
+    """The same tree over the rows of a chunk, as in binary counting: ``sums`` holds one open sum
+    per level; row ``r`` closes those below the lowest zero bit of r and leaves theirs open."""
+    function, before = b.function, b.block
+    head, join, end = (function.append_basic_block(n) for n in ("level", "join", "open"))
+    b.branch(head)
+    b.position_at_end(head)
+    level, carry = b.phi(I64), b.phi(F32)
+    level.add_incoming(ir.Constant(I64, 0), before)
+    carry.add_incoming(x, before)
+    place = _at(b, sums, level, F32)
+    b.cbranch(b.trunc(b.lshr(r, level), I1), join, end)
+    b.position_at_end(join)
+    carry.add_incoming(b.fadd(b.load(place, typ=F32), carry), join)
+    level.add_incoming(b.add(level, ir.Constant(I64, 1)), join)
+    b.branch(head)
+    b.position_at_end(end)
+    b.store(carry, place)

@@ -1,0 +1,178 @@
+"""fp32 to bf16 and FP8 codes and back, in Triton (algorithms.md D)."""
+
+from __future__ import annotations
+
+from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel import arithmetic, ptx
+from signconv.runtime.kernel import roots as device_roots
+from signconv.runtime.kernel.constants import ARITHMETIC, E5M2, INTERPRETED, PTX_FP8
+
+
+@triton.jit
+def widen(x, CODEC: tl.constexpr):
+    """A stored parameter or gradient, bf16 or fp32, as fp32, exactly."""
+    if x.dtype == tl.bfloat16:
+        if CODEC != ARITHMETIC:
+            return ptx.decode_bf16(x)
+        if INTERPRETED:
+            return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def encode_bf16(x, field, CODEC: tl.constexpr):
+    """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
+    low bits are cut off instead, so that finite values never become Inf."""
+    if CODEC != ARITHMETIC:
+        return ptx.encode_bf16(x, field)
+    bits = x.to(tl.uint32, bitcast=True)
+    bits = tl.where(tl.abs(x) <= 3.3895313892515355e38, bits + (field >> 16), bits)
+    return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
+def decode_fp8(code, scale, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """uint8 codes times ``scale`` (a power of two) as fp32, exactly."""
+    if FORMAT == E5M2:  # the upper byte of an fp16
+        if CODEC != ARITHMETIC:
+            return ptx.decode_e5m2(code, scale)
+        return (code.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32) * scale
+    if CODEC == PTX_FP8:
+        return ptx.decode_e4m3(code, scale)
+    # Sign and magnitude where fp32 has them; the exponent's bias is made up by 2^120
+    wide = code.to(tl.int8, bitcast=True).to(tl.int32).to(tl.uint32, bitcast=True)
+    field = (wide << 20) & 0x87F00000
+    x = field.to(tl.float32, bitcast=True)
+    nan = tl.abs(x) == 3.6111186478129074e-34  # code 0x7F: 1.875 * 2^-112
+    return tl.where(nan, float("nan"), x * 1.329227995784916e36) * scale
+
+
+@triton.jit
+def encode_fp8(x, scale, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """Finite fp32 to uint8 codes by unbiased stochastic rounding on the bits.
+
+    ``scale`` is a power of two that gives fp32 the code's exponents, subnormals included, and no
+    overflow (E5M2: x >= 0); the upper 20 (E5M2: 21) bits of ``field`` decide the rounding.
+    """
+    if CODEC != ARITHMETIC:
+        if FORMAT == E5M2:
+            return ptx.encode_e5m2(x, scale, field)
+        return ptx.encode_e4m3(x, scale, field)
+    bits = (x * scale).to(tl.uint32, bitcast=True)
+    if FORMAT == E5M2:
+        code = (bits + (field >> 11)) >> 21
+    else:
+        bits += field >> 12
+        code = (bits >> 20) | ((bits >> 24) & 0x80)  # the byte's upper bit is 0 before the sign
+    return code.to(tl.uint8)
+
+
+@triton.jit
+def encode_fp8_nearest(x, FORMAT: tl.constexpr):
+    """fp32 to uint8 codes, ties to even; Inf and NaN store NaN, the rest saturates.
+
+    Below the smallest normal number one fp32 addition rounds to the code's spacing.
+    """
+    size = tl.abs(x)
+    if FORMAT == E5M2:
+        size = tl.where(size < 65536.0, size, 65536.0)
+        field = (size * 1.925929944387236e-34).to(tl.int32, bitcast=True)
+        normal = (field + 0xFFFFF + ((field >> 21) & 1)) >> 21
+        tiny = (size + 128.0).to(tl.int32, bitcast=True) - 0x43000000
+        code = tl.minimum(tl.where(size < 6.103515625e-05, tiny, normal), 0x7B)
+    else:
+        size = tl.where(size < 512.0, size, 512.0)
+        field = (size * 7.52316384526264e-37).to(tl.int32, bitcast=True)
+        normal = (field + 0x7FFFF + ((field >> 20) & 1)) >> 20
+        tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+        code = tl.minimum(tl.where(size < 0.015625, tiny, normal), 0x7E)
+    bits = x.to(tl.uint32, bitcast=True)
+    code = code | ((bits >> 24) & 0x80).to(tl.int32)
+    return tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
+
+
+@triton.jit
+def bf16_nearest(x):
+    """The nearest bf16 as fp32, ties to even; Inf and NaN stay."""
+    if not INTERPRETED:
+        return x.to(tl.bfloat16).to(tl.float32)
+    bits = x.to(tl.uint32, bitcast=True)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return tl.where(tl.abs(x) < float("inf"), rounded.to(tl.float32, bitcast=True), x)
+
+
+@triton.jit
+def _magnitude(x):
+    return x.to(tl.uint32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def _nan_maximum(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _highest(largest, x):
+    """The largest of all rows' largest bits [ROWS]; ``x`` [ROWS, 32] is their tile."""
+    return arithmetic.tile_maximum(tl.broadcast_to(largest[:, None], x.shape))
+
+
+@triton.jit
+def _byte(largest, FORMAT: tl.constexpr):
+    """E8M0 byte [ROWS, 1] for the bits of a row's largest magnitude: one binade below overflow."""
+    exponent = (largest >> 23).to(tl.int32)
+    return tl.maximum(exponent - (14 if FORMAT == E5M2 else 7), 1)[:, None]
+
+
+@triton.jit
+def _power_of_two(exponent):
+    """2**exponent for -126 <= exponent <= 127."""
+    return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """Codes [ROWS, 32] and E8M0 bytes [ROWS, 1]: the scale of a row is that of its largest finite
+    magnitude, one binade below overflow; Inf and NaN store NaN.
+
+    Scaled by 2^(bias - byte) fp32 has the code's exponents.  Where that power of two is no normal
+    fp32 number, and for Inf and NaN, a second branch takes over, with the scale in two factors.
+    """
+    BIAS: tl.constexpr = 15 if FORMAT == E5M2 else 7
+    # The largest number of the first branch: its byte gives the scale 2^-126
+    LIMIT: tl.constexpr = (156 if FORMAT == E5M2 else 141) << 23
+    # E5M2 holds what is never negative: its bits are its magnitude, and unsigned a NaN with a
+    # sign is still the largest
+    if FORMAT == E5M2:
+        largest = tl.max(x.to(tl.uint32, bitcast=True), axis=1)
+    elif CODEC == ARITHMETIC:
+        largest = tl.max(_magnitude(x), axis=1)
+    else:
+        largest = tl.reduce(tl.abs(x), 1, _nan_maximum).to(tl.uint32, bitcast=True)
+    if _highest(largest, x) < LIMIT:
+        byte = _byte(largest, FORMAT)
+        code = encode_fp8(x, _power_of_two(BIAS - byte), field, FORMAT, CODEC)
+    else:
+        finite = _magnitude(x) < 0x7F800000
+        byte = _byte(tl.max(tl.where(finite, _magnitude(x), 0), axis=1), FORMAT)
+        first = tl.maximum(BIAS - byte, -126)
+        scaled = x * _power_of_two(first)
+        code = encode_fp8(scaled, _power_of_two(BIAS - byte - first), field, FORMAT, CODEC)
+        code = tl.where(finite, code, 0x7F).to(tl.uint8)
+    return code, byte
+
+
+@triton.jit
+def encode_root_blocks(v, field, N: tl.constexpr):
+    """As ``encode_blocks``, of N-th roots; moments above 2^124 saturate."""
+    largest = tl.max(_magnitude(v), axis=1)
+    if _highest(largest, v) < device_roots.LARGEST_ROOT_BITS:
+        byte = device_roots.root_scale(largest, N)
+        code = device_roots.encode_roots(v, field, byte, N)
+    else:
+        finite = _magnitude(v) < 0x7F800000
+        v = tl.minimum(tl.where(finite, v, 0.0), 2.1267647932558654e37)  # 2^124
+        byte = device_roots.root_scale(tl.max(_magnitude(v), axis=1), N)
+        code = device_roots.encode_roots(v, field, byte, N)
+        code = tl.where(finite, code, 0x7F).to(tl.uint8)
+    return code, byte

@@ -1,0 +1,118 @@
+"""How kernels are launched: tiles, registers and codecs, by program and device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.kernel import constants
+from signconv.runtime.kernel.reduce import tree_sum
+from signconv.runtime.program import OptimizerProgram
+
+#: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
+#: (docs/performance.md).
+ROWS, WARPS = 8, 1
+#: Rows at a time where masks are needed: few, so that this branch costs the other no registers.
+TAIL_ROWS = 4
+#: The interpreter takes 24 ms per tile whatever its size, so it gets large ones; four per program,
+#: so that fetching two ahead is tested, and tails in one.
+INTERPRETER_SHAPE = 16, 4
+
+
+@dataclass(frozen=True)
+class LaunchShape:
+    """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
+
+    Of several tiles each is fetched while the two before are stepped.  Fewer registers are more
+    programs in flight, until spilled ones cost more than that brings.
+    """
+
+    rows: int
+    tiles: int
+    registers: int | None
+
+    @property
+    def chunk(self) -> int:
+        """Rows that one program steps."""
+        return self.rows * self.tiles
+
+    def limits(self, codec: int) -> dict[str, int]:
+        """Launch options of the step kernel."""
+        nvidia = codec != constants.ARITHMETIC.value
+        return {"maxnreg": self.registers} if nvidia and self.registers else {}
+
+
+def interpreted() -> bool:
+    """Whether the kernels of this process run under Triton's interpreter."""
+    return HAS_TRITON and type(tree_sum).__name__ == "InterpretedFunction"
+
+
+def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
+    """The fastest of those tried on an H200, by what is stored and computed per element."""
+    if interpreted():
+        return LaunchShape(*INTERPRETER_SHAPE, None)
+    formats = [m.format_for(True) for m in program.moments]
+    wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
+    if wide or program.reductions:
+        return LaunchShape(ROWS, 1, None)
+    if any(f.order > 1 for f in formats):
+        return LaunchShape(ROWS, 1, 64)
+    if len(formats) < 2:
+        return LaunchShape(ROWS, 4, 64)
+    few = len(formats) == 2 and param == torch.bfloat16 and not program.quotients
+    return LaunchShape(ROWS, 3 if few else 2, 80)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Where launches go to ``device``: Triton launches on the current device, whichever the
+    pointers are of."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
+class Launcher:
+    """A kernel with its grid and its constants: through Triton the first time, then the compiled
+    kernel itself.
+
+    Triton compares constants, types, alignments and the kernel's globals at every launch, about
+    20 µs; here none of them can change but the tensors' dtype and alignment, which are the key.
+    Triton's own switches (debugging, instrumentation) count when a kernel is first launched.
+    """
+
+    def __init__(self, kernel: Any, programs: int, constants: Mapping[str, Any]) -> None:
+        self.kernel, self.grid = kernel, (programs, 1, 1)
+        self.constants = dict(constants)
+        self.known: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, *tensors: Tensor) -> None:
+        """Launch on the current device and stream; ``tensors`` are the kernel's first arguments."""
+        key = tuple((t.dtype, t.data_ptr() % 16) for t in tensors)
+        found = self.known.get(key)
+        if found is not None:
+            run, rest = found
+            run(*tensors, *rest)
+            return
+        made = self.kernel[self.grid](*tensors, **self.constants)
+        if made is not None:  # the interpreter compiles nothing
+            names = self.kernel.arg_names[len(tensors) :]
+            self.known[key] = made[self.grid], tuple(self.constants[n] for n in names)
+
+
+def codec_for(capability: tuple[int, int] | None) -> int:
+    """CODEC of the kernels for a CUDA compute capability; None is any other GPU."""
+    if capability is None or capability < (8, 0) or interpreted():
+        return int(constants.ARITHMETIC.value)
+    return int((constants.PTX_FP8 if capability >= (8, 9) else constants.PTX).value)
+
+
+def device_codec(device: torch.device) -> int:
+    """CODEC of the kernels on a device of this machine."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return codec_for(torch.cuda.get_device_capability(device) if nvidia else None)

@@ -1,0 +1,244 @@
+"""Parameters, master weights and moments as they lie in memory: loads and stores in Triton.
+
+A tile is [ROWS, 32] consecutive elements; a row of 32 is one scale block.  FULL tiles load and
+store without a mask, which is what makes the accesses 16 bytes wide.
+"""
+
+from __future__ import annotations
+
+from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel import codecs as device_codecs
+from signconv.runtime.kernel import ptx
+from signconv.runtime.kernel.constants import (
+    BF16,
+    E4M3,
+    E4M3_RAW,
+    FP32,
+    INTERPRETED,
+    PLAIN,
+    PTX_FP8,
+    ROOT,
+    SPLIT,
+    WHOLE,
+)
+from signconv.runtime.kernel.roots import power
+
+
+@triton.jit
+def split_master(x):
+    """The nearest bf16 (as fp32), ties away from zero, and the signed 16-bit rest of the bits.
+
+    Ties to even would leave 65,537 fp32 numbers to every even bf16, one too many.  NaN becomes
+    the one NaN 0x7FC00000, whose rest is 0.
+    """
+    bits = tl.where(x == x, x.to(tl.uint32, bitcast=True), 0x7FC00000)
+    low = bits.to(tl.uint16).to(tl.int16, bitcast=True)
+    high = ((bits + 0x8000) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return high, low
+
+
+@triton.jit
+def join_master(high, low):
+    """The fp32 number split_master took apart; a pair it never makes that spells NaN is ``high``.
+
+    Such a pair is a weight set to 0 from outside beside a negative rest.
+    """
+    bits = high.to(tl.int32, bitcast=True) + low.to(tl.int32)
+    x = bits.to(tl.float32, bitcast=True)
+    return tl.where(x == x, x, high)
+
+
+@triton.jit
+def row_check(x, offsets):
+    """int32 [ROWS, 1]: a checksum of a row of 32 bf16 numbers (as fp32).
+
+    Any one changed element changes it for certain (every operation is a bijection of its bits).
+    """
+    lane = (offsets & 31).to(tl.uint32) << 16
+    mixed = ((x.to(tl.uint32, bitcast=True) >> 16) | lane) * 0x7FEB352D
+    mixed ^= mixed >> 15
+    # By way of int64, since the interpreter's sum is one
+    return tl.sum(mixed, axis=1, keep_dims=True).to(tl.int64).to(tl.int32)
+
+
+@triton.jit
+def load(ptr, offsets, mask, FULL: tl.constexpr):
+    if FULL:
+        return tl.load(ptr + offsets)
+    return tl.load(ptr + offsets, mask=mask, other=0)
+
+
+@triton.jit
+def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
+    if FULL:
+        tl.store(ptr + offsets, value)
+    else:
+        tl.store(ptr + offsets, value, mask=mask)
+
+
+@triton.jit
+def store_float(ptr, offsets, x, field, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
+    """From fp32: as it is, or rounded stochastically to bf16."""
+    if ptr.dtype.element_ty == tl.bfloat16:
+        x = device_codecs.encode_bf16(x, field, CODEC)
+    _store(ptr, offsets, x, mask, FULL)
+
+
+@triton.jit
+def _master(masters, TYPE: tl.constexpr, FULL: tl.constexpr):
+    ptr = tl.load(masters).to(tl.pointer_type(TYPE))
+    if FULL:
+        ptr = tl.multiple_of(ptr, 16)
+    return ptr
+
+
+@triton.jit
+def decode_param(
+    p,
+    masters,
+    start,
+    offsets,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+    CODEC: tl.constexpr,
+):
+    """A stored parameter as fp32 [ROWS, 32], with a master weight that; ``start`` is the tile's.
+
+    ``masters`` points at the table's pointers to remainders and checks (SPLIT) or to fp32 weights
+    (WHOLE).  Where a bf16 weight is not the one that was stored, it was changed from outside and
+    counts as it is: each element for itself (WHOLE), or its row of 32 (SPLIT).
+    """
+    p = device_codecs.widen(p, CODEC)
+    if FORMAT == SPLIT:
+        low = load(_master(masters, tl.int16, FULL) + start, offsets, mask, FULL)
+        check = load(_master(masters + 1, tl.int32, FULL) + start // 32, row, row_mask, FULL)
+        p = tl.where(row_check(p, offsets) == check, join_master(p, low), p)
+    elif FORMAT == WHOLE:
+        whole = load(_master(masters, tl.float32, FULL) + start, offsets, mask, FULL)
+        high, low = split_master(whole)
+        same = high.to(tl.uint32, bitcast=True) == p.to(tl.uint32, bitcast=True)
+        p = tl.where(same, whole, p)
+    return p
+
+
+@triton.jit
+def store_param(
+    ptr,
+    masters,
+    start,
+    offsets,
+    x,
+    field,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+    CODEC: tl.constexpr,
+):
+    """A parameter from fp32 [ROWS, 32], with a master weight that one too."""
+    if FORMAT == PLAIN:
+        store_float(ptr + start, offsets, x, field, mask, FULL, CODEC)
+    else:
+        high, low = split_master(x)
+        code = (high.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        _store(ptr + start, offsets, code, mask, FULL)
+        if FORMAT == SPLIT:
+            _store(_master(masters, tl.int16, FULL) + start, offsets, low, mask, FULL)
+            check = row_check(high, offsets)
+            _store(_master(masters + 1, tl.int32, FULL) + start // 32, row, check, row_mask, FULL)
+        else:
+            _store(_master(masters, tl.float32, FULL) + start, offsets, x, mask, FULL)
+
+
+@triton.jit
+def fetch_moment(
+    ptr,
+    scale_ptr,
+    start,
+    offsets,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """A moment as it is stored: codes [ROWS, 32] and, of the scaled formats, bytes [ROWS, 1].
+
+    ``ptr`` is untyped (uint8) and typed here; ``start`` is the tile's first element.
+    """
+    byte = tl.full((), 0, tl.uint8)
+    if FORMAT == FP32:
+        code = load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
+    elif FORMAT == BF16:
+        code = load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL)
+    else:
+        code = load(ptr + start, offsets, mask, FULL)
+        if FORMAT != E4M3_RAW:
+            byte = load(scale_ptr + start // 32, row, row_mask, FULL)
+    return code, byte
+
+
+@triton.jit
+def decode_moment(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """What ``fetch_moment`` found as fp32 [ROWS, 32]."""
+    if FORMAT == FP32:
+        x = code
+    elif FORMAT == BF16:
+        x = device_codecs.widen(code, CODEC)
+    elif FORMAT == E4M3_RAW:
+        x = device_codecs.decode_fp8(code, 1.0, FORMAT, CODEC)
+    else:
+        scale = (byte.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
+        x = device_codecs.decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
+        if FORMAT > ROOT:
+            x = power(x, FORMAT - ROOT)
+    return x
+
+
+@triton.jit
+def store_moment(
+    ptr,
+    scale_ptr,
+    start,
+    offsets,
+    x,
+    field,
+    mask,
+    row,
+    row_mask,
+    FORMAT: tl.constexpr,
+    FULL: tl.constexpr,
+    CODEC: tl.constexpr,
+):
+    """Encode fp32 [ROWS, 32] and store; the scale used to encode is the one that is stored."""
+    if FORMAT == FP32:
+        _store(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, x, mask, FULL)
+    elif FORMAT == BF16:
+        code = device_codecs.encode_bf16(x, field, CODEC)
+        _store(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, code, mask, FULL)
+    elif FORMAT == E4M3_RAW:
+        if CODEC == PTX_FP8:
+            code = ptx.encode_e4m3_nearest(x)
+        else:
+            code = device_codecs.encode_fp8_nearest(x, E4M3)
+        _store(ptr + start, offsets, code, mask, FULL)
+    else:
+        if FORMAT > ROOT:
+            code, byte = device_codecs.encode_root_blocks(x, field, FORMAT - ROOT)
+        else:
+            code, byte = device_codecs.encode_blocks(x, field, FORMAT, CODEC)
+        _store(ptr + start, offsets, code, mask, FULL)
+        _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
+
+
+@triton.jit
+def extent(left, MOST: tl.constexpr):
+    """How many elements of a chunk there are; in the interpreter all, which masks then leave out:
+    that of Triton 3.6 cannot take a bound from a tensor with NumPy 2.4."""
+    if INTERPRETED:
+        return MOST
+    return tl.minimum(left, MOST).to(tl.int32)

@@ -1,0 +1,301 @@
+"""Codecs, roots and quotients for NVIDIA GPUs, in PTX: ``kernel.ops`` in fewer instructions.
+
+A step's speed is decided by its integer instructions, and Triton handles the bytes of a packed
+register one at a time.  Here two or four elements share the packing.  Every function returns the
+bits of its namesake in ``kernel.ops``, which runs everywhere else; a GPU test compares them.
+
+Fields are 32 random bits, of which an encoder takes the upper ones.
+"""
+
+from __future__ import annotations
+
+from signconv.runtime.compat import tl, triton
+
+
+@triton.jit
+def sqrt(x):
+    """The correctly rounded square root of 2^-100 <= x <= 2^100 (Markstein's correction of an
+    approximation with a fused multiply-add, as in the compiler's own fast path)."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 y, s, h, r;
+        rsqrt.approx.ftz.f32 y, $1;
+        mul.rn.f32 s, $1, y;
+        mul.rn.f32 h, y, 0f3F000000;
+        neg.f32 r, s;
+        fma.rn.f32 r, r, s, $1;
+        fma.rn.f32 $0, r, h, s;
+        }
+        """,
+        "=f,f",
+        args=[x],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def divide(a, b):
+    """a / b, correctly rounded, for 2^-60 <= |a|, |b| <= 2^60, by Markstein's corrections."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 r, n, e, q;
+        rcp.approx.ftz.f32 r, $2;
+        neg.f32 n, $2;
+        fma.rn.f32 e, n, r, 0f3F800000;
+        fma.rn.f32 r, r, e, r;
+        mul.rn.f32 q, $1, r;
+        fma.rn.f32 e, n, q, $1;
+        fma.rn.f32 q, e, r, q;
+        fma.rn.f32 e, n, q, $1;
+        fma.rn.f32 $0, e, r, q;
+        }
+        """,
+        "=f,f,f",
+        args=[a, b],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def two_to_four(field):
+    """The upper 23 bits of ``field`` as the fraction of a number in [2, 4)."""
+    return tl.inline_asm_elementwise(
+        "shf.r.clamp.b32 $0, $1, 0x80, 9;",
+        "=r,r",
+        args=[field],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def decode_e4m3(code, scale):
+    """uint8 codes times scale as fp32; needs the conversion of compute capability 8.9."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .b16 a, b, h0, h1, h2, h3;
+        .reg .b32 p, q;
+        .reg .f32 x0, x1, x2, x3;
+        mov.b32 {a, b}, $4;
+        cvt.rn.f16x2.e4m3x2 p, a;
+        cvt.rn.f16x2.e4m3x2 q, b;
+        mov.b32 {h0, h1}, p;
+        mov.b32 {h2, h3}, q;
+        cvt.f32.f16 x0, h0;
+        cvt.f32.f16 x1, h1;
+        cvt.f32.f16 x2, h2;
+        cvt.f32.f16 x3, h3;
+        mul.rn.f32 $0, x0, $5;
+        mul.rn.f32 $1, x1, $6;
+        mul.rn.f32 $2, x2, $7;
+        mul.rn.f32 $3, x3, $8;
+        }
+        """,
+        "=f,=f,=f,=f,r,f,f,f,f",
+        args=[code, scale],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def decode_e5m2(code, scale):
+    """uint8 codes times scale as fp32: a code is the upper byte of an fp16."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .b16 h0, h1, h2, h3;
+        .reg .b32 p, q;
+        .reg .f32 x0, x1, x2, x3;
+        prmt.b32 p, $4, 0, 0x1404;
+        prmt.b32 q, $4, 0, 0x3424;
+        mov.b32 {h0, h1}, p;
+        mov.b32 {h2, h3}, q;
+        cvt.f32.f16 x0, h0;
+        cvt.f32.f16 x1, h1;
+        cvt.f32.f16 x2, h2;
+        cvt.f32.f16 x3, h3;
+        mul.rn.f32 $0, x0, $5;
+        mul.rn.f32 $1, x1, $6;
+        mul.rn.f32 $2, x2, $7;
+        mul.rn.f32 $3, x3, $8;
+        }
+        """,
+        "=f,=f,=f,=f,r,f,f,f,f",
+        args=[code, scale],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def encode_e4m3(x, scale, field):
+    """x * scale, whose exponents are the code's, to uint8 codes by stochastic rounding.
+
+    The kept bits are 26 to 20 and the sign; the field's upper 20 bits decide the rounding.
+    """
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 x0, x1, x2, x3;
+        .reg .b32 y0, y1, y2, y3, n0, n1, n2, n3, p, q, s, t;
+        mul.rn.f32 x0, $1, $5;
+        mul.rn.f32 x1, $2, $6;
+        mul.rn.f32 x2, $3, $7;
+        mul.rn.f32 x3, $4, $8;
+        mov.b32 y0, x0;
+        mov.b32 y1, x1;
+        mov.b32 y2, x2;
+        mov.b32 y3, x3;
+        shr.u32 n0, $9, 12;
+        shr.u32 n1, $10, 12;
+        shr.u32 n2, $11, 12;
+        shr.u32 n3, $12, 12;
+        add.u32 y0, y0, n0;
+        add.u32 y1, y1, n1;
+        add.u32 y2, y2, n2;
+        add.u32 y3, y3, n3;
+        prmt.b32 p, y0, y1, 0x7632;
+        prmt.b32 q, y2, y3, 0x7632;
+        shl.b32 s, p, 4;
+        shl.b32 t, q, 4;
+        lop3.b32 p, p, s, 0x80008000, 0xE4;
+        lop3.b32 q, q, t, 0x80008000, 0xE4;
+        prmt.b32 $0, p, q, 0x7531;
+        }
+        """,
+        "=r,f,f,f,f,f,f,f,f,r,r,r,r",
+        args=[x, scale, field],
+        dtype=tl.uint8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def encode_e5m2(x, scale, field):
+    """x * scale >= 0, whose exponents are the code's, to uint8 codes by stochastic rounding.
+
+    The kept bits are 27 to 21; the field's upper 21 bits decide the rounding.
+    """
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 x0, x1, x2, x3;
+        .reg .b32 y0, y1, y2, y3, n0, n1, n2, n3, p, q;
+        mul.rn.f32 x0, $1, $5;
+        mul.rn.f32 x1, $2, $6;
+        mul.rn.f32 x2, $3, $7;
+        mul.rn.f32 x3, $4, $8;
+        mov.b32 y0, x0;
+        mov.b32 y1, x1;
+        mov.b32 y2, x2;
+        mov.b32 y3, x3;
+        shr.u32 n0, $9, 11;
+        shr.u32 n1, $10, 11;
+        shr.u32 n2, $11, 11;
+        shr.u32 n3, $12, 11;
+        add.u32 y0, y0, n0;
+        add.u32 y1, y1, n1;
+        add.u32 y2, y2, n2;
+        add.u32 y3, y3, n3;
+        prmt.b32 p, y0, y1, 0x7632;
+        prmt.b32 q, y2, y3, 0x7632;
+        shl.b32 p, p, 3;
+        shl.b32 q, q, 3;
+        prmt.b32 $0, p, q, 0x7531;
+        }
+        """,
+        "=r,f,f,f,f,f,f,f,f,r,r,r,r",
+        args=[x, scale, field],
+        dtype=tl.uint8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def decode_bf16(x):
+    """bf16 as fp32."""
+    return tl.inline_asm_elementwise(
+        """
+        shl.b32 $0, $2, 16;
+        and.b32 $1, $2, 0xFFFF0000;
+        """,
+        "=r,=r,r",
+        args=[x],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def encode_bf16(x, field):
+    """fp32 to bf16 by stochastic rounding; past the largest bf16 the low bits are cut off."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .pred k0, k1;
+        .reg .f32 a0, a1;
+        .reg .b32 y0, y1, n0, n1;
+        abs.f32 a0, $1;
+        abs.f32 a1, $2;
+        setp.le.f32 k0, a0, 0f7F7F0000;
+        setp.le.f32 k1, a1, 0f7F7F0000;
+        mov.b32 y0, $1;
+        mov.b32 y1, $2;
+        selp.b32 n0, $3, 0, k0;
+        selp.b32 n1, $4, 0, k1;
+        shr.u32 n0, n0, 16;
+        shr.u32 n1, n1, 16;
+        add.u32 y0, y0, n0;
+        add.u32 y1, y1, n1;
+        prmt.b32 $0, y0, y1, 0x7632;
+        }
+        """,
+        "=r,f,f,r,r",
+        args=[x, field],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def encode_e4m3_nearest(x):
+    """fp32 to uint8 codes, ties to even, saturating; Inf and NaN store NaN.
+
+    Needs the conversion of compute capability 8.9, which would store Inf as 448: x + 0*x makes
+    it NaN and changes nothing else.
+    """
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 x0, x1, x2, x3;
+        .reg .b16 a, b;
+        fma.rn.f32 x0, $1, 0f00000000, $1;
+        fma.rn.f32 x1, $2, 0f00000000, $2;
+        fma.rn.f32 x2, $3, 0f00000000, $3;
+        fma.rn.f32 x3, $4, 0f00000000, $4;
+        cvt.rn.satfinite.e4m3x2.f32 a, x1, x0;
+        cvt.rn.satfinite.e4m3x2.f32 b, x3, x2;
+        mov.b32 $0, {a, b};
+        }
+        """,
+        "=r,f,f,f,f",
+        args=[x],
+        dtype=tl.uint8,
+        is_pure=True,
+        pack=4,
+    )

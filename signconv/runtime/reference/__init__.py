@@ -1,0 +1,1 @@
+"""The reference backend: PyTorch, one operation at a time, written for truth."""

@@ -1,0 +1,121 @@
+"""fp32 to bf16 and FP8 codes and back, in PyTorch (algorithms.md D)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.reference.bits import shift_right
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """An FP8 format: mantissa bits, fp32 exponent field of its smallest normal number, largest
+    finite code, the power of two above it, and by how much the exponent of a block's scale lies
+    below that of its maximum."""
+
+    mantissa: int
+    smallest: int
+    largest: int
+    overflow: float
+    headroom: int
+
+
+_FP8 = {"e4m3": _Layout(3, 121, 0x7E, 512.0, 7), "e5m2": _Layout(2, 113, 0x7B, 65536.0, 14)}
+_FP8["e4m3-raw"] = _FP8["e4m3"]
+
+
+def decode_bf16(x: Tensor) -> Tensor:
+    return (x.view(torch.int16).to(torch.int32) << 16).view(torch.float32)
+
+
+def encode_bf16(x: Tensor, field: Tensor) -> Tensor:
+    """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
+    low bits are cut off instead, so that finite values never become Inf."""
+    bits = x.view(torch.int32)
+    rounded = bits + shift_right(field, 16)
+    bits = torch.where(x.abs() <= 3.3895313892515355e38, rounded, bits)
+    return (bits >> 16).to(torch.int16).view(torch.bfloat16)
+
+
+def decode_fp8(code: Tensor, fmt: str) -> Tensor:
+    """uint8 codes to fp32, exactly, before the block scale."""
+    layout = _FP8[fmt]
+    wide = code.to(torch.int32)
+    magnitude = wide & 0x7F
+    field = (magnitude << (23 - layout.mantissa)).view(torch.float32)
+    x = field * 2.0 ** (layout.smallest - 1)
+    x = torch.where(magnitude > layout.largest, torch.nan, x)
+    if fmt == "e5m2":
+        x = torch.where(magnitude == 0x7C, torch.inf, x)
+    return torch.where(wide >= 0x80, -x, x)
+
+
+def encode_fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
+    """fp32 to uint8 codes of x * 2^(127 - byte) by unbiased stochastic rounding on the bits.
+
+    Scaled by 2^-120 (E5M2: 2^-112) besides, fp32 has the code's exponents, subnormals included;
+    both factors are one, or two where their product is no normal fp32 number.  The upper 20
+    (E5M2: 21) bits of ``field`` (int32) are added below the kept mantissa.  Inf and NaN store NaN;
+    what is too large saturates.
+    """
+    layout = _FP8[fmt]
+    drop = 23 - layout.mantissa
+    exponent = (128 - layout.smallest) - byte
+    first = exponent.clamp(min=-126)
+    size = x.abs() * _power_of_two(first) * _power_of_two(exponent - first)
+    limit = layout.overflow * 2.0 ** (1 - layout.smallest)
+    bits = torch.where(size < limit, size, limit).view(torch.int32)
+    return _finish(x, (bits + shift_right(field, 32 - drop)) >> drop, layout)
+
+
+def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
+    """fp32 to uint8 codes, ties to even, by integers; Inf and NaN store NaN, the rest saturates.
+
+    For raw FP8 state, as S3GD ships it (nearest rounding stalls a slow EMA).  Below the smallest
+    normal number one fp32 addition rounds to the code's spacing: scaling would round twice.
+    """
+    layout = _FP8[fmt]
+    drop = 23 - layout.mantissa
+    field = _field(x, layout)
+    normal = (field + (1 << (drop - 1)) - 1 + ((field >> drop) & 1)) >> drop
+    magic = torch.tensor((layout.smallest + drop) << 23, dtype=torch.int32).view(torch.float32)
+    tiny = x.abs().clamp(max=1.0) + magic.to(x.device)
+    subnormal = tiny.view(torch.int32) - int(magic.view(torch.int32))
+    code = torch.where(x.abs() < 2.0 ** (layout.smallest - 127), subnormal, normal)
+    return _finish(x, code, layout)
+
+
+def _field(x: Tensor, layout: _Layout) -> Tensor:
+    """Bits of abs(x) with the code's exponent bias; what is too large is one binade above."""
+    clamped = torch.where(x.abs() < layout.overflow, x.abs(), layout.overflow)
+    return (clamped * 2.0 ** (1 - layout.smallest)).view(torch.int32)
+
+
+def _finish(x: Tensor, code: Tensor, layout: _Layout) -> Tensor:
+    code = code.clamp(max=layout.largest)
+    code = torch.where(x.isfinite(), code, 0x7F)
+    negative = (x.view(torch.int32) < 0) & x.isfinite()
+    return torch.where(negative, code + 0x80, code).to(torch.uint8)
+
+
+def bf16_nearest(x: Tensor) -> Tensor:
+    """The nearest bf16 as fp32, ties to even; Inf and NaN stay."""
+    bits = x.contiguous().view(torch.int32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+    return torch.where(x.isfinite(), rounded.view(torch.float32), x)
+
+
+def block_scale(x: Tensor, fmt: str) -> Tensor:
+    """E8M0 byte per row of 32 (int32 [numel/32]), from the largest finite magnitude."""
+    magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
+    finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
+    return ((finite.amax(dim=1) >> 23) - _FP8[fmt].headroom).clamp(min=1)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent for -126 <= exponent <= 127."""
+    return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)

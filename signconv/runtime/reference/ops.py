@@ -1,0 +1,120 @@
+"""The PyTorch half of the runtime: the same functions as ``kernel.ops``, on whole tensors.
+
+Written for truth, not for speed: every operation is one IEEE binary32 or integer operation, so
+that the results equal the kernel's bit for bit.  Tensors are flat; ``numel`` is a multiple of 32
+wherever a block scale is involved.
+
+The CPU backend compiles these functions by calling them on ``cpu_lanes.Lanes``, which answers
+torch's functions; those few that cannot be read off row by row ask it first, by torch's own
+protocol (``torch.overrides``).
+"""
+
+from __future__ import annotations
+
+from signconv.runtime.reference.arithmetic import (
+    cbrt,
+    exp,
+    log,
+    maximum,
+    mean_ratio,
+    minimum,
+    nonneg_maximum,
+    ratio,
+    sign,
+    signed,
+    sqrt,
+    tanh,
+)
+from signconv.runtime.reference.codecs import (
+    bf16_nearest,
+    block_scale,
+    decode_bf16,
+    decode_fp8,
+    encode_bf16,
+    encode_fp8,
+    encode_fp8_nearest,
+)
+from signconv.runtime.reference.memory import (
+    join_master,
+    load_float,
+    load_moment,
+    load_param,
+    row_check,
+    split_master,
+    store_float,
+    store_moment,
+    store_param,
+)
+from signconv.runtime.reference.random_bits import (
+    draw_keys,
+    high_field,
+    low_field,
+    mix32,
+    random_bits,
+    sign_noise,
+)
+from signconv.runtime.reference.reduce import (
+    mean_of_sum,
+    norm_of_sum,
+    tree_sum,
+)
+from signconv.runtime.reference.roots import (
+    power,
+    real_power,
+    root,
+)
+from signconv.runtime.reference.scalars import (
+    divide64,
+    exp64,
+    log64,
+    power64,
+    real_power64,
+)
+
+__all__ = [
+    "bf16_nearest",
+    "block_scale",
+    "cbrt",
+    "decode_bf16",
+    "decode_fp8",
+    "divide64",
+    "draw_keys",
+    "encode_bf16",
+    "encode_fp8",
+    "encode_fp8_nearest",
+    "exp",
+    "exp64",
+    "high_field",
+    "join_master",
+    "load_float",
+    "load_moment",
+    "load_param",
+    "log",
+    "log64",
+    "low_field",
+    "maximum",
+    "mean_of_sum",
+    "mean_ratio",
+    "minimum",
+    "mix32",
+    "nonneg_maximum",
+    "norm_of_sum",
+    "power",
+    "power64",
+    "random_bits",
+    "ratio",
+    "real_power",
+    "real_power64",
+    "root",
+    "row_check",
+    "sign",
+    "sign_noise",
+    "signed",
+    "split_master",
+    "sqrt",
+    "store_float",
+    "store_moment",
+    "store_param",
+    "tanh",
+    "tree_sum",
+]

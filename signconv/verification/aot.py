@@ -1,0 +1,216 @@
+"""Ahead-of-time compilation of step kernels for GPUs that this machine does not have.
+
+Needs a process in which kernels are compiled, not interpreted (TRITON_INTERPRET unset).
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from signconv.errors import VerifyError
+from signconv.runtime.compat import HAS_TRITON, tl
+from signconv.runtime.formats import PLAIN
+from signconv.runtime.kernel.engine import FIRST_MOMENT, find_nonfinite
+from signconv.runtime.kernel.launch import TAIL_ROWS, WARPS, codec_for, interpreted, launch_shape
+from signconv.runtime.optimizer import FusedOptimizer
+
+#: Targets: backend, architecture, threads per warp.
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+#: What the runtime passes as CODEC on each of them.
+CODECS = {
+    "sm_80": codec_for((8, 0)),
+    "sm_90": codec_for((9, 0)),
+    "sm_100": codec_for((10, 0)),
+    "gfx942": codec_for(None),
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One compiled kernel: its assembly and what can be read off it."""
+
+    target: str
+    asm: dict[str, Any]
+    spills: int
+
+    @property
+    def wide_loads(self) -> int:
+        """16-byte loads from global memory in the PTX."""
+        return len(re.findall(r"ld\.global(?:\.[\w:]+)*\.v4\.[bu]32", self.asm.get("ptx", "")))
+
+    @property
+    def wide_stores(self) -> int:
+        """16-byte stores to global memory in the PTX."""
+        return len(re.findall(r"st\.global(?:\.[\w:]+)*\.v4\.[bu]32", self.asm.get("ptx", "")))
+
+    @property
+    def contractions(self) -> list[str]:
+        """Fused multiply-adds in the PTX that may round otherwise than the two operations."""
+        return contractions(self.asm.get("ptx", ""))
+
+
+#: Bits of 0, 1 and -1 (either sign of 0), and of -0 alone: fp32, then bf16, then fp16.
+_EXACT_FACTORS = {
+    *(0x00000000, 0x80000000, 0x3F800000, 0xBF800000),
+    *(0x0000, 0x8000, 0x3F80, 0xBF80, 0x3C00, 0xBC00),
+}
+_NEUTRAL_ADDENDS = {"f32": 0x80000000, "bf16": 0x8000, "f16": 0x8000}
+
+
+def contractions(ptx: str) -> list[str]:
+    """The fused multiply-adds of ``ptx`` that are not one operation written as two.
+
+    ``x*1 + y``, ``x*0 + y`` and ``x*y + (-0)`` round once, as the sum or the product alone does:
+    sm_80 has no other bf16 arithmetic.  A register counts as a constant where one ``mov`` and
+    nothing else writes it.  Inline assembly (``runtime/ptx.py``) is nobody's contraction: what it
+    fuses was written so, and is tested against what it must equal.
+    """
+    ptx = without_assembly(ptx)
+    constants: dict[str, set[int | None]] = {}
+    for line in ptx.split(";"):
+        words = re.fullmatch(r"(?s).*?([a-z][\w.:]*)\s+(\{[^}]*\}|%\w+),(.*)", line)
+        if words:
+            value = _literal(words[3]) if words[1].startswith("mov.") else None
+            for register in re.findall(r"%\w+", words[2]):
+                constants.setdefault(register, set()).add(value)
+
+    def bits(operand: str) -> int | None:
+        found = constants.get(operand, {_literal(operand)})
+        return next(iter(found)) if len(found) == 1 else None
+
+    found = []
+    for line in re.findall(r"\bfma\.[^;]+", ptx):
+        name, _, operands = line.partition(" ")
+        _, *factors, addend = (x.strip() for x in operands.split(","))
+        exact = any(bits(x) in _EXACT_FACTORS for x in factors)
+        if not exact and bits(addend) != _NEUTRAL_ADDENDS.get(name.rpartition(".")[2], -1):
+            found.append(" ".join(line.split()))
+    return found
+
+
+def without_assembly(ptx: str) -> str:
+    """PTX as it was compiled, without what inline assembly put there."""
+    return re.sub(r"(?s)// begin inline asm.*?// end inline asm", "", ptx)
+
+
+def _literal(operand: str) -> int | None:
+    match = re.fullmatch(r"0[fFxX]([0-9a-fA-F]+)", operand.strip())
+    return int(match[1], 16) if match else None
+
+
+def compile_step(
+    optimizer: type[FusedOptimizer],
+    target: str,
+    dtype: torch.dtype = torch.bfloat16,
+    blocks: bool = True,
+    master: int = PLAIN,
+    scaled: bool = False,
+) -> Compiled:
+    """Compile the step kernel of a generated class as the runtime launches it.
+
+    ``blocks``: rows are multiples of 32; ``master``: how parameters are stored (formats.py);
+    ``scaled``: with a factor for the gradients.
+    Raises VerifyError where kernels are interpreted.
+    """
+    signature, constants = _signature(optimizer, dtype, blocks)
+    codec = CODECS[target] if target in TARGETS else 0
+    constants |= {"CODEC": codec, "SCALED": scaled, "p_format": master}
+    limits = launch_shape(optimizer.program, dtype).limits(codec)
+    return _compile(optimizer.program.step_kernel, signature, constants, target, limits)
+
+
+def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
+    """Compile the scalar kernel of a generated class."""
+    names = ("*fp64", "*fp64", "*i64", "*fp64", "*i64", "*fp32", "*fp32", "*fp32", "*i32")
+    keys = optimizer.program.scalar_kernel.arg_names
+    return _compile(
+        optimizer.program.scalar_kernel, dict(zip(keys, names, strict=True)), {}, target
+    )
+
+
+def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
+    """Compile what looks for non-finite gradients, bf16, in chunks of a generated class.
+
+    Raises VerifyError where kernels are interpreted.
+    """
+    shape = launch_shape(optimizer.program, torch.bfloat16)
+    columns = FIRST_MOMENT + 2 * len(optimizer.program.moments) + 2
+    constants = {"COLUMNS": columns, "G": tl.bfloat16, "ROWS": shape.rows, "TILES": shape.tiles}
+    pointers = {"table": "*i64", "chunks": "*i32", "flag": "*fp32"}
+    signature = {n: pointers.get(n, "constexpr") for n in find_nonfinite.arg_names}
+    return _compile(find_nonfinite, signature, constants, target)
+
+
+def _signature(
+    optimizer: type[FusedOptimizer], dtype: torch.dtype, blocks: bool
+) -> tuple[dict[str, str], dict[str, Any]]:
+    kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
+    names = optimizer.program.step_kernel.arg_names
+    formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
+    shape = launch_shape(optimizer.program, dtype)
+    constants = {"P_TYPE": kind, "G_TYPE": kind, "TAIL": TAIL_ROWS, **formats}
+    constants |= {"ROWS": shape.rows, "TILES": shape.tiles}
+    pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
+    pointers["reduced"] = "*fp32"
+    return {n: pointers.get(n, "constexpr") for n in names}, constants
+
+
+def _compile(
+    kernel: Any,
+    signature: dict[str, str],
+    constants: dict[str, Any],
+    target: str,
+    limits: dict[str, int] | None = None,
+) -> Compiled:
+    if not HAS_TRITON or interpreted():
+        raise VerifyError(
+            "SC610",
+            "kernels are interpreted in this process: unset TRITON_INTERPRET to compile them",
+        )
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if target not in TARGETS:
+        raise VerifyError("SC706", f"unknown target {target!r}; valid: {', '.join(TARGETS)}")
+    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
+    source = ASTSource(kernel, signature, constants, attributes)
+    made = triton.compile(
+        source,
+        target=GPUTarget(*TARGETS[target]),
+        options={"num_warps": WARPS, "enable_fp_fusion": False, **(limits or {})},
+    )
+    return Compiled(target, made.asm, _spills(made))
+
+
+def cuobjdump(code: bytes, option: str) -> str:
+    """What NVIDIA's cuobjdump, which Triton brings along, prints of machine code."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        command = [str(tool), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _spills(made: Any) -> int:
+    """Bytes of stack per thread in NVIDIA machine code: what ptxas spilled; 0 for other targets."""
+    code = made.asm.get("cubin")
+    if code is None:
+        return 0
+    return sum(int(x) for x in re.findall(r"STACK:(\d+)", cuobjdump(code, "--dump-resource-usage")))

@@ -1,0 +1,263 @@
+"""Kernel against reference, bit for bit; a module to run, since the interpreter needs a process.
+
+The kernel runs on the GPU, or under Triton's interpreter on the CPU (TRITON_INTERPRET=1), or is
+the CPU backend's; the reference always runs on the CPU.  Both continue from one trained state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.errors import VerifyError
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.kernel import launch
+from signconv.runtime.optimizer import FusedOptimizer
+from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.reference import codecs
+from signconv.runtime.reference import roots as root_codec
+from signconv.verification.report import Row
+
+WARM_UP = 30
+
+
+def load_class(path: Path) -> Any:
+    """The optimizer class that a generated file defines."""
+    found = importlib.util.spec_from_file_location(f"signconv_verified_{path.stem}", path)
+    if found is None or found.loader is None or not path.is_file():
+        raise VerifyError("SC702", f"there is no module {path}")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise VerifyError("SC703", f"{path} cannot be loaded: {words}") from error
+    for value in vars(module).values():
+        if (
+            isinstance(value, type)
+            and issubclass(value, FusedOptimizer)
+            and hasattr(value, "program")
+        ):
+            return value
+    raise VerifyError("SC704", f"{path} defines no generated optimizer")
+
+
+def shapes(chunk: int) -> list[tuple[int, ...]]:
+    """Block, tail and chunk edges, rows that are and are not multiples of 32."""
+    return [
+        (1,), (31,), (32,), (33,), (chunk - 1,), (chunk + 1,), (chunk // 32 + 1, 32),
+        (48, 64), (40, 33), (2, 3, 96), (chunk // 8, 32),
+    ]  # fmt: skip
+
+
+def parameters(dtype: torch.dtype, chunk: int, device: str) -> list[Tensor]:
+    """One tensor per shape, one that is not contiguous and one whose pointer is not aligned."""
+    rng = torch.Generator().manual_seed(7)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=rng).to(dtype)
+
+    made = [normal(*s) for s in shapes(chunk)]
+    made.append(normal(64, 32).t())
+    made.append(normal(chunk + 1)[1:].view(-1, 32))
+    placed = []
+    for p in made:
+        storage = p.untyped_storage().to(device=device) if device != "cpu" else None
+        if storage is not None:
+            p = torch.empty(0, dtype=dtype, device=device).set_(
+                storage, p.storage_offset(), p.shape, p.stride()
+            )
+        placed.append(p.requires_grad_())
+    return placed
+
+
+def step_gradients(params: list[Tensor], t: int) -> list[Tensor]:
+    """Gradients over decades inside a block, with zeros, equal on every device.
+
+    Six decades for fp32 parameters; two for bf16 ones, which steps far below 1 do not move.
+    """
+    made = []
+    for i, p in enumerate(params):
+        rng = torch.Generator().manual_seed(1000 * t + i)
+        fixed = torch.Generator().manual_seed(i)
+        low, decades = (-5, 6) if p.dtype == torch.float32 else (-1, 2)
+        scale = 10.0 ** (low + decades * torch.rand(p.shape, generator=fixed))
+        g = torch.randn(p.shape, generator=rng) * scale
+        g[torch.rand(p.shape, generator=rng) < 0.01] = 0.0
+        made.append(g.to(p.dtype))
+    return made
+
+
+@contextlib.contextmanager
+def roundings() -> Iterator[dict[str, int]]:
+    """Count how often the reference's stochastic rounding went up and down."""
+    counts = {"up": 0, "down": 0}
+    kept = codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots
+
+    def count(x: Tensor, y: Tensor) -> None:
+        counts["up"] += int((y.abs() > x.abs()).sum())
+        counts["down"] += int((y.abs() < x.abs()).sum())
+
+    # An operand is no Tensor while the CPU backend compiles the same functions
+    def fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
+        code = kept[0](x, byte, field, fmt)
+        if isinstance(x, Tensor):
+            count(x, codecs.decode_fp8(code, fmt) * 2.0 ** (byte - 127.0))
+        return code
+
+    def bf16(x: Tensor, field: Tensor) -> Tensor:
+        code = kept[1](x, field)
+        if isinstance(x, Tensor):
+            count(x, codecs.decode_bf16(code))
+        return code
+
+    def roots(v: Tensor, field: Tensor, byte: Tensor, n: int) -> Tensor:
+        code = kept[2](v, field, byte, n)
+        if isinstance(v, Tensor):
+            scale = (byte << 23).view(torch.float32)
+            count(v, root_codec.power(codecs.decode_fp8(code, "e4m3") * scale, n))
+        return code
+
+    codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots = fp8, bf16, roots
+    try:
+        yield counts
+    finally:
+        codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots = kept
+
+
+def different(a: Tensor, b: Tensor) -> int:
+    """Elements whose bits differ; any NaN equals any NaN."""
+    a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
+    if a.dtype in (torch.float32, torch.bfloat16):
+        ints = torch.int32 if a.dtype == torch.float32 else torch.int16
+        return int(((a.view(ints) != b.view(ints)) & ~(a.isnan() & b.isnan())).sum())
+    return int((a != b).sum())
+
+
+def chunk_of(program: OptimizerProgram, backend: str, dtype: torch.dtype) -> int:
+    """Elements that one program of the kernel takes."""
+    if backend == "cpu":
+        from signconv.runtime.cpu import compile as cpu_compile
+
+        return BLOCK * cpu_compile.CHUNK_ROWS
+    return BLOCK * launch.launch_shape(program, dtype).chunk
+
+
+def compare(
+    cls: Any,
+    dtype: torch.dtype,
+    device: str,
+    steps: int,
+    backend: str = "triton",
+    chunk: int | None = None,
+) -> Row:
+    """Train with the reference, then run ``steps`` steps with both and compare every bit.
+
+    ``chunk``: of the shapes to run; the backend's own unless given.
+    """
+    chunk = chunk or chunk_of(cls.program, backend, dtype)
+    name = f"{str(dtype).removeprefix('torch.')} parameters"
+    cpu = parameters(dtype, chunk, "cpu")
+    # A seed that fits 32 bits and one that does not: Triton types them differently
+    small = dtype == torch.float32 and cls.program.math == "fp32"
+    lr, seed = (1e-2, 5) if small else (1.0, 2**40 + 3)
+    reference = cls(cpu, lr=lr, seed=seed, backend="reference")
+
+    def grads(optimizer: FusedOptimizer, params: list[Tensor], t: int) -> None:
+        for p, g in zip(params, step_gradients(params, t), strict=True):
+            p.grad = g.to(p.device)
+        optimizer.step()
+
+    for t in range(1, WARM_UP + 1):
+        grads(reference, cpu, t)
+    other = parameters(dtype, chunk, device)
+    for p, q in zip(cpu, other, strict=True):
+        q.detach().copy_(p.detach())
+    kernel = cls(other, lr=lr, seed=seed, backend=backend)
+    kernel.load_state_dict(reference.state_dict())
+    moved = [torch.zeros(p.shape, dtype=torch.bool) for p in cpu]
+    begin, wrong, first = time.perf_counter(), 0, ""
+    with roundings() as counts:
+        for t in range(WARM_UP + 1, WARM_UP + steps + 1):
+            before = [p.detach().clone() for p in cpu]
+            grads(reference, cpu, t)
+            grads(kernel, other, t)
+            moved = [m | (a != p.detach()) for m, a, p in zip(moved, before, cpu, strict=True)]
+            for p, q in zip(cpu, other, strict=True):
+                pairs = {"parameter": (p, q)}
+                pairs |= {k: (v, kernel.state[q][k]) for k, v in reference.state[p].items()}
+                for what, (a, b) in pairs.items():
+                    n = different(a, b)
+                    wrong += n
+                    if n and not first:
+                        first = f"; first at step {t}, shape {tuple(p.shape)}, {what}: {n} differ"
+    detail = f"{wrong} of {_elements(reference, cpu)} values x {steps} steps differ{first}"
+    problems = _weak(cls, reference, cpu, counts, _share(moved), dtype)
+    seconds = time.perf_counter() - begin
+    ok = None if problems and not wrong else wrong == 0
+    detail += "; agreement proves little: " + ", ".join(problems) if problems else ""
+    witness = "reference - cpu" if backend == "cpu" else "reference - kernel"
+    return Row(witness, name, ok, f"{detail} ({seconds:.0f} s)")
+
+
+def _share(moved: list[Tensor]) -> float:
+    """The share of coordinates that moved at any step (a walk of signs may come back)."""
+    return sum(int(m.sum()) for m in moved) / sum(m.numel() for m in moved)
+
+
+def _elements(optimizer: FusedOptimizer, params: list[Tensor]) -> int:
+    return sum(p.numel() + sum(v.numel() for v in optimizer.state[p].values()) for p in params)
+
+
+def _weak(
+    cls: Any,
+    optimizer: FusedOptimizer,
+    params: list[Tensor],
+    counts: dict[str, int],
+    moved: float,
+    dtype: torch.dtype,
+) -> list[str]:
+    """Reasons why agreement would prove little: few codes, one-sided rounding, idle parameters."""
+    problems = []
+    for m in cls.program.moments:
+        values = torch.cat([optimizer.state[p][m.name].reshape(-1).float() for p in params])
+        if values.unique().numel() < 50:
+            problems.append(f"{m.name} has only {values.unique().numel()} distinct values")
+    stochastic = set(cls.program.formats.values()) - {"fp32", "e4m3-raw"}
+    rounded = stochastic or (dtype == torch.bfloat16 and cls.program.math == "fp32")
+    if rounded and not (counts["up"] and counts["down"]):
+        problems.append(f"rounded up {counts['up']} times, down {counts['down']} times")
+    if moved < 0.9:
+        problems.append(f"only {moved:.0%} of the parameters moved")
+    return problems
+
+
+def main() -> None:
+    """Print one JSON list of rows."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=3)
+    arguments = parser.parse_args()
+    cls = load_class(arguments.path)
+    rows: list[dict[str, Any]] = []
+    warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, from the interpreter
+    for dtype in (torch.float32, torch.bfloat16):
+        rows.append(compare(cls, dtype, arguments.device, arguments.steps).as_dict())
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

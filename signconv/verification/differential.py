@@ -1,0 +1,91 @@
+"""``signconv verify``: all witnesses for one optimizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from signconv.errors import SignconvError, VerifyError
+from signconv.lower import lower
+from signconv.pipeline import Build, build, write
+from signconv.render.module import render
+from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON
+from signconv.verification import bits, witnesses
+from signconv.verification.report import Row
+
+
+def verify(made: Build, path: Path | None, device: str, steps: int = 3) -> Iterator[Row]:
+    """Rows of all checks; ``path`` is a module to check instead of a fresh build.
+
+    device: "cpu" (kernel under Triton's interpreter) or "cuda".
+    """
+    yield witnesses.oracle_row(made.spec, made.base)
+    yield from witnesses.pass_rows(made.base, made.program.history)
+    with tempfile.TemporaryDirectory() as folder:
+        exact = build_like(made, "fp32")
+        fp32_path, _ = write(exact.module, Path(folder) / "fp32")
+        yield witnesses.reference_row(made.program, bits.load_class(fp32_path))
+        if path is None:
+            path, _ = write(made.module, Path(folder))
+        else:
+            same = path.read_text(encoding="utf-8") == made.module.source
+            words = "what the compiler emits now" if same else f"differs from `{made.command}`"
+            yield Row("file - compiler", path.name, same, words)
+        yield from cpu_rows(path, steps)
+        yield from kernel_rows(path, device, steps)
+
+
+def build_like(made: Build, state: str) -> Build:
+    """The same program with another state format."""
+    kernel = lower(made.program, state)
+    module = render(kernel, f"{made.module.class_name}Exact", made.module.file_name, made.spec, "")
+    return Build(made.spec, made.base, made.program, kernel, module)
+
+
+def cpu_rows(path: Path, steps: int) -> list[Row]:
+    """The CPU backend against the reference."""
+    if not HAS_LLVM:
+        return [Row("reference - cpu", "", None, f"llvmlite is not installed: {CPU_REMEDY}")]
+    cls = bits.load_class(path)
+    dtypes = (torch.float32, torch.bfloat16)
+    return [bits.compare(cls, dtype, "cpu", steps, backend="cpu") for dtype in dtypes]
+
+
+def kernel_rows(path: Path, device: str, steps: int) -> list[Row]:
+    """Kernel against reference in a process of its own."""
+    if not HAS_TRITON:
+        return [Row("reference - kernel", "", None, "Triton is not installed on this machine")]
+    environment = dict(os.environ)
+    environment.pop("TRITON_INTERPRET", None)
+    if device == "cpu":
+        environment["TRITON_INTERPRET"] = "1"
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [root, *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    command = [sys.executable, "-m", "signconv.verification.bits", str(path), "--device", device]
+    command += ["--steps", str(steps)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        return [Row("reference - kernel", "", False, f"the kernel did not run: {last[0]}")]
+    return [Row(**row) for row in json.loads(done.stdout.strip().splitlines()[-1])]
+
+
+def from_module(path: Path) -> Build:
+    """Rebuild what a generated module says it is."""
+    program = bits.load_class(path).program
+    convert = ",".join(program.passes) or None
+    try:
+        return build(program.spec, convert, program.state, math=program.math)
+    except SignconvError as error:
+        raise VerifyError(
+            "SC705", f"{path} says it was built from {program.spec!r}: {error}"
+        ) from error
