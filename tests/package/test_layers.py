@@ -30,6 +30,7 @@ ALLOWED = {
 ABOVE = {"prove/report.py", "prove/excess.py"}
 #: The files of the runtime that need the extra ``cpu``.
 LLVM = {"runtime/cpu/compile.py", "runtime/cpu/lanes.py"}
+#: What files of the runtime need beside torch and Triton, and import when they are called for.
 CALLED = {"runtime/inspect.py": {"rich"}, **{file: {"llvmlite"} for file in LLVM}}
 COMPILER = (
     "dsl", "ir", "prove", "passes", "lower", "render", "specs", "pipeline", "verification", "cli",
