@@ -13,11 +13,13 @@ from signconv.errors import BuildError
 from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Expr, Hyper, Program, mul, references
 from signconv.ir.show import Infix
-from signconv.lower.kernel_program import KernelProgram, MomentPlan, Reduction, Statement
+from signconv.lower.kernel_program import Function, KernelProgram, MomentPlan, Reduction, Statement
 from signconv.render.environment import environment
 from signconv.render.printers import (
     PythonScalarPrinter,
+    TorchFunctionPrinter,
     TorchPrinter,
+    TritonFunctionPrinter,
     TritonPrinter,
     TritonScalarPrinter,
 )
@@ -115,6 +117,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
             for s in k.math
         ],
+        "functions": [function_lines(f) for f in k.functions],
         "arguments": arguments,
         "math_codec": _by_codec(k.math),
         "reduce_codec": _by_codec(k.reduce_math)
@@ -157,7 +160,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "removed": [(n, _string_lines(r)) for n, r in p.removed],
         "needs_initial_lr": "initial_lr" in k.outputs
         or any("initial_lr" in references(s.expr, "hyper") for s in k.scalars),
-        "uses_torch": any("torch." in TorchPrinter()(s.expr) for s in k.math),
+        "uses_torch": bool(k.functions) or any("torch." in TorchPrinter()(s.expr) for s in k.math),
         "uses_real_t": any("real_t" in PythonScalarPrinter()(s.expr) for s in k.scalars),
         "python_math": any("math." in PythonScalarPrinter()(s.expr) for s in k.scalars),
     }
@@ -173,6 +176,16 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
 
 
 # ---------------------------------------------------------------- arithmetic lines
+
+
+def function_lines(f: Function) -> dict[str, object]:
+    """What ``functions.py.j2`` prints of a decomposed function."""
+    printers = {"triton": TritonFunctionPrinter(), "torch": TorchFunctionPrinter()}
+    lines = {
+        dialect: [*(_line(4, s, printer) for s in f.statements), f"    return {printer(f.result)}"]
+        for dialect, printer in printers.items()
+    }
+    return {"name": f.name, "parameters": f.parameters, "doc": f.doc, **lines}
 
 
 def _line(indent: int, s: Statement, printer: Infix) -> str:
