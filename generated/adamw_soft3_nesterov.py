@@ -72,6 +72,26 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
 
 @triton.jit
+def _cbrt(x):
+    """The cube root of x >= 0 within 1 ULP, without a division."""
+    tiny = x < 2.0**-64
+    # moved by a power of two: no residual underflows, no cube overflows
+    z = x * tl.where(tiny, 2.0**72, 0.125)
+    # z**(-1/3) from an exponent divided by three, then one step of third order
+    y = (0x54A20000 - dev.divided(z.to(tl.int32, bitcast=True), 3)).to(tl.float32, bitcast=True)
+    e = 1.0 - z * y * y * y
+    y = y * (1.000000834465027 + e * (0.33469223976135254 + e * 0.2230465412139892))
+    square = y * y
+    # the root in 12 bits, whose square is exact, then Newton's step with its second-order term
+    bits = ((z * square).to(tl.int32, bitcast=True) + 0x800) & -0x1000
+    root = bits.to(tl.float32, bitcast=True)
+    change = (z - root * root * root) * (square * 0.3333333432674408)
+    root = root + (change + change * change * y)
+    root = root * tl.where(tiny, 2.0**-24, 2.0)
+    return tl.where((x > 0.0) & (x < float("inf")), root, x)
+
+
+@triton.jit
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, s_prev = moments
@@ -85,7 +105,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     s = beta * s_prev + one_minus_beta * (abs_g * abs_g * abs_g)  # moment of abs(g)**3
     numerator = beta * m + one_minus_beta * g  # beta * m + (1 - beta) * g
     # root(beta * s + (1 - beta) * abs(g)**3, 3)
-    denominator = dev.cbrt(beta * s + one_minus_beta * (abs_g * abs_g * abs_g))
+    denominator = _cbrt(beta * s + one_minus_beta * (abs_g * abs_g * abs_g))
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = dev.ratio(numerator, denominator, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
@@ -93,6 +113,25 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
 
 # ---------------------------------------------------------------- the reference
+
+
+def _cbrt_reference(x: Tensor) -> Tensor:
+    """The cube root of x >= 0 within 1 ULP, without a division."""
+    tiny = x < 2.0**-64
+    # moved by a power of two: no residual underflows, no cube overflows
+    z = x * torch.where(tiny, 2.0**72, 0.125)
+    # z**(-1/3) from an exponent divided by three, then one step of third order
+    y = (0x54A20000 - ref.divided(z.view(torch.int32), 3)).view(torch.float32)
+    e = 1.0 - z * y * y * y
+    y = y * (1.000000834465027 + e * (0.33469223976135254 + e * 0.2230465412139892))
+    square = y * y
+    # the root in 12 bits, whose square is exact, then Newton's step with its second-order term
+    bits = ((z * square).view(torch.int32) + 0x800) & -0x1000
+    root = bits.view(torch.float32)
+    change = (z - root * root * root) * (square * 0.3333333432674408)
+    root = root + (change + change * change * y)
+    root = root * torch.where(tiny, 2.0**-24, 2.0)
+    return torch.where((x > 0.0) & (x < torch.inf), root, x)
 
 
 def _math_reference(
@@ -110,7 +149,7 @@ def _math_reference(
     s = beta * s_prev + one_minus_beta * (abs_g * abs_g * abs_g)  # moment of abs(g)**3
     numerator = beta * m + one_minus_beta * g  # beta * m + (1 - beta) * g
     # root(beta * s + (1 - beta) * abs(g)**3, 3)
-    denominator = ref.cbrt(beta * s + one_minus_beta * (abs_g * abs_g * abs_g))
+    denominator = _cbrt_reference(beta * s + one_minus_beta * (abs_g * abs_g * abs_g))
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = ref.ratio(numerator, denominator)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p

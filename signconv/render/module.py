@@ -14,6 +14,7 @@ from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Expr, Hyper, Op, Program, Ref, mul, walk
 from signconv.ir.show import Infix
 from signconv.lower.kernel_program import (
+    Function,
     KernelProgram,
     MomentPlan,
     Reduction,
@@ -23,7 +24,9 @@ from signconv.lower.kernel_program import (
 from signconv.render.environment import environment
 from signconv.render.printers import (
     PythonScalarPrinter,
+    TorchFunctionPrinter,
     TorchPrinter,
+    TritonFunctionPrinter,
     TritonPrinter,
     TritonScalarPrinter,
 )
@@ -94,8 +97,6 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     moments = [m.name for m in k.moments]
     remembered = [name for name, _ in k.memory]
     reductions = [r.name for r in k.reductions]
-    math = [s.expr for s in (*k.math, *k.reduce_math)] + [_summand(r) for r in k.reductions]
-    scalars = [s.expr for s in k.scalars]
     digest = program_hash(k)
     constructor = _constructor(p)
     context = {
@@ -128,6 +129,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
             for s in k.math
         ],
+        "functions": [function_lines(f) for f in k.functions],
         "reductions": _tuple_literal([r.kind for r in k.reductions]) if reductions else "",
         "reduce_math": [
             {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
@@ -148,11 +150,9 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "lr_default": repr(_lr(p).default),
         "removed": [(n, _string_lines(r)) for n, r in p.removed],
         "quotients": _by_codec(k.math),
-        "uses_dev": _calls("dev", TritonPrinter, math)
-        or _calls("dev", TritonScalarPrinter, scalars),
-        "uses_ref": _calls("ref", TorchPrinter, math)
-        or _calls("ref", PythonScalarPrinter, scalars),
-        "uses_torch": any("torch." in TorchPrinter()(s.expr) for s in k.math),
+        "uses_dev": _calls("dev", k, TritonPrinter, TritonFunctionPrinter, TritonScalarPrinter),
+        "uses_ref": _calls("ref", k, TorchPrinter, TorchFunctionPrinter, PythonScalarPrinter),
+        "uses_torch": bool(k.functions) or any("torch." in TorchPrinter()(s.expr) for s in k.math),
         "uses_real_t": any("real_t" in PythonScalarPrinter()(s.expr) for s in k.scalars),
         "python_math": any("math." in PythonScalarPrinter()(s.expr) for s in k.scalars),
     }
@@ -193,13 +193,24 @@ def _read_by_summands(k: KernelProgram) -> list[str]:
     return [name if name in read else "_" for name in k.outputs]
 
 
-def _calls(module: str, printer: type[Infix], expressions: Sequence[Expr]) -> bool:
-    """Whether any operation is printed as a function of ``module``."""
-    named = {fn for fn, name in printer.calls.items() if name.startswith(f"{module}.")}
-    if "ipow" in named:
-        named |= {"pow"}
-    used = {n.fn for e in expressions for n in walk(e) if isinstance(n, Op)}
-    return bool(named & (used - printer.infix))
+def _calls(
+    module: str, k: KernelProgram, math: type[Infix], functions: type[Infix], scalars: type[Infix]
+) -> bool:
+    """Whether anything is printed as a function of ``module``; a printer for each kind of code."""
+    operands = [_summand(r) for r in k.reductions]
+    inner = [e for f in k.functions for e in (*(s.expr for s in f.statements), f.result)]
+    code = (
+        (math, [*(s.expr for s in (*k.math, *k.reduce_math)), *operands]),
+        (functions, inner),
+        (scalars, [s.expr for s in k.scalars]),
+    )
+    for printer, expressions in code:
+        named = {fn for fn, name in printer.calls.items() if name.startswith(f"{module}.")}
+        named |= {"pow"} if "ipow" in named else set()
+        used = {n.fn for e in expressions for n in walk(e) if isinstance(n, Op)}
+        if named & (used - printer.infix):
+            return True
+    return False
 
 
 def _results(outputs: Sequence[str], remembered: Sequence[str]) -> str:
@@ -216,6 +227,16 @@ def _results(outputs: Sequence[str], remembered: Sequence[str]) -> str:
 
 
 # ---------------------------------------------------------------- arithmetic lines
+
+
+def function_lines(f: Function) -> dict[str, object]:
+    """What ``functions.py.j2`` prints of a decomposed function."""
+    printers = {"triton": TritonFunctionPrinter(), "torch": TorchFunctionPrinter()}
+    lines = {
+        dialect: [*(_line(4, s, printer) for s in f.statements), f"    return {printer(f.result)}"]
+        for dialect, printer in printers.items()
+    }
+    return {"name": f.name, "parameters": f.parameters, "doc": f.doc, **lines}
 
 
 def _line(indent: int, s: Statement, printer: Infix) -> str:

@@ -27,6 +27,7 @@ from signconv.runtime.kernel import launch
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.reference import ops as ref
 from signconv.verification.bits import different
+from tests.decomposed import printed
 
 Rows = Callable[[int], int]
 Array = npt.NDArray[np.float32]
@@ -184,7 +185,7 @@ def test_other_functions_are_as_close_as_they_claim(name: str, limit: int) -> No
     if name == "tanh":
         x = torch.cat([torch.linspace(-9.5, 9.5, 10**6), x, -x])
     x = x[x.isfinite() & ((x > 0) | (name in ("exp", "tanh")))]
-    y = getattr(ref, name)(x)
+    y = printed(name).reference(x)
     distance = ulps(y, getattr(np, name)(x.double().numpy()))
     wrong = ~(distance <= limit)
     worst = torch.nan_to_num(distance, nan=torch.inf).argmax()
@@ -194,12 +195,13 @@ def test_other_functions_are_as_close_as_they_claim(name: str, limit: int) -> No
 def test_other_functions_of_special_values() -> None:
     x = torch.tensor([0.0, -0.0, 1.0, math.inf, -math.inf, math.nan, -1.0])
     with np.errstate(all="ignore"):
-        assert same(ref.log(x), np.log(x.numpy()))
+        assert same(printed("log").reference(x), np.log(x.numpy()))
         ends = x[[0, 1, 3, 4, 5]]
-        assert same(ref.exp(ends), np.exp(ends.numpy()))
-    assert ref.tanh(ends[:4]).tolist() == [0, 0, 1, -1] and bool(ref.tanh(ends[4]).isnan())
+        assert same(printed("exp").reference(ends), np.exp(ends.numpy()))
+    y = printed("tanh").reference(ends)
+    assert y[:4].tolist() == [0, 0, 1, -1] and bool(y[4].isnan())
     roots = x[[0, 2, 3, 5]]
-    assert same(ref.cbrt(roots), roots.numpy())
+    assert same(printed("cbrt").reference(roots), roots.numpy())
 
 
 # ---------------------------------------------------------------- float64 scalars
@@ -318,16 +320,8 @@ def _unary_kernel(x_ptr, out_ptr, n, OP: tl.constexpr, BLOCK: tl.constexpr):
         y = dev.sign(x)
     elif OP == "sqrt":
         y = dev.sqrt(x, CODEC)
-    elif OP == "bf16_nearest":
-        y = dev.bf16_nearest(x)
-    elif OP == "exp":
-        y = dev.exp(x)
-    elif OP == "log":
-        y = dev.log(x)
-    elif OP == "tanh":
-        y = dev.tanh(x)
     else:
-        y = dev.cbrt(x)
+        y = dev.bf16_nearest(x)
     tl.store(out_ptr + i, y, mask=i < n)
 
 
@@ -346,6 +340,10 @@ def _binary_kernel(a_ptr, b_ptr, out_ptr, n, OP: tl.constexpr, BLOCK: tl.constex
         y = dev.minimum(dev.maximum(a, -0.5), 1.5)
     elif OP == "signed":
         y = dev.signed(tl.load(b_ptr), a)
+    elif OP == "quotient":
+        y = dev.quotient(a, b)
+    elif OP == "sixth":
+        y = dev.quotient(a, 6.0)
     else:
         y = dev.ratio(a, b, CODEC) if OP == "ratio" else dev.mean_ratio(a, b, CODEC)
     tl.store(out_ptr + i, y, mask=i < n)
@@ -433,12 +431,17 @@ def test_roots_and_quotients_of_tiles_are_correctly_rounded(op: str, device: str
 
 
 @quiet
-@pytest.mark.parametrize("op", ["maximum", "minimum", "ratio", "mean_ratio", "clip"])
+@pytest.mark.parametrize(
+    "op", ["maximum", "minimum", "ratio", "mean_ratio", "clip", "quotient", "sixth"]
+)
 def test_kernel_agrees_on_two_values(op: str, device: str, tile_rows: Rows) -> None:
     a, b = pairs()
     got = elementwise(_binary_kernel, op, (a, b), device, tile_rows)
     if op == "clip":
         expected = ref.minimum(ref.maximum(a, -0.5), 1.5)
+    elif op == "sixth":
+        expected = ref.quotient(a, 6.0)
+        assert different(expected, a / torch.tensor([6.0])) == 0
     else:
         expected = getattr(ref, op)(a, b)
     assert different(got, expected) == 0
@@ -464,13 +467,45 @@ def test_kernel_agrees_on_signed(step: float, device: str, tile_rows: Rows) -> N
 
 
 @quiet
-@pytest.mark.parametrize("op", ["sign", "sqrt", "cbrt", "bf16_nearest", "exp", "log", "tanh"])
+@pytest.mark.parametrize("op", ["sign", "sqrt", "bf16_nearest"])
 def test_kernel_agrees_on_one_value(op: str, device: str, tile_rows: Rows) -> None:
     x = positive(200_000, seed=9)
-    if op not in ("sqrt", "cbrt", "log"):
+    if op != "sqrt":
         x = torch.cat([pairs()[0], torch.linspace(-110, 100, 100_000), x, -x])
     got = elementwise(_unary_kernel, op, (x,), device, tile_rows)
     assert different(got, getattr(ref, op)(x)) == 0
+
+
+@quiet
+@pytest.mark.parametrize("name", ["cbrt", "exp", "log", "tanh"])
+def test_every_backend_agrees_on_functions(name: str, device: str, tile_rows: Rows) -> None:
+    x = positive(200_000, seed=9)
+    if name not in ("cbrt", "log"):
+        x = torch.cat([pairs()[0], torch.linspace(-110, 100, 100_000), x, -x])
+    function = printed(name)
+    expected = function.reference(x)
+    got = function.in_kernel(x, device, 32 * tile_rows(x.numel()))
+    assert different(got, expected) == 0
+    pytest.importorskip("llvmlite")
+    assert different(function.on_cpu(x), expected) == 0
+
+
+@triton.jit
+def _divided_kernel(x_ptr, out_ptr, N: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(out_ptr + i, dev.divided(tl.load(x_ptr + i), N))
+
+
+@pytest.mark.parametrize("n", [3, 5, 7, 11, 16])
+def test_whole_numbers_divide_alike(n: int, device: str) -> None:
+    """What is at least 0, as the bits of positive floats are: both ends, a walk between them."""
+    walk = torch.arange(0, 2**31, 2**31 // 3000)[:3000]
+    x = torch.cat([torch.arange(512), walk, 2**31 - 1 - torch.arange(584)]).to(torch.int32)
+    out = torch.empty_like(x, device=device)
+    _divided_kernel[(1,)](x.to(device), out, n, len(x))
+    expected = [value // n for value in x.tolist()]
+    assert ref.divided(x, n).tolist() == expected
+    assert out.tolist() == expected
 
 
 @quiet

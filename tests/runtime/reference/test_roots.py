@@ -15,13 +15,12 @@ from torch import Tensor
 
 from signconv.lower import storage
 from signconv.lower.powers import NEWTON, split
-from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import FORMATS, ROOT, ROOT_ORDERS
 from signconv.runtime.kernel import constants
-from signconv.runtime.kernel import ops as dev
 from signconv.runtime.reference import ops as ref
 from signconv.runtime.reference import roots as root_codec
 from signconv.verification.bits import different
+from tests.decomposed import printed
 
 Rows = Callable[[int], int]
 #: Every upper half of a field, in the middle of what may follow
@@ -54,12 +53,20 @@ def ulps(got: Tensor, wanted: np.ndarray) -> float:
 # ---------------------------------------------------------------- functions of a kernel's math
 
 
+def root(x: Tensor, n: int) -> Tensor:
+    return printed("newton_root", n).reference(x)
+
+
+def real_power(x: Tensor, e: float) -> Tensor:
+    return printed("real_power", *split(e)).reference(x)
+
+
 @roots
 def test_root_is_within_one_ulp(n: int) -> None:
     x = floats(200_000, n)
-    assert ulps(ref.root(x, n), x.double().numpy() ** (1 / n)) <= 1
+    assert ulps(root(x, n), x.double().numpy() ** (1 / n)) <= 1
     whole = torch.arange(1.0, 5.0)
-    assert torch.equal(ref.root(root_codec.power(whole, n), n), whole)
+    assert torch.equal(root(root_codec.power(whole, n), n), whole)
 
 
 @pytest.mark.parametrize("e", EXPONENTS)
@@ -67,7 +74,7 @@ def test_real_power_is_as_close_as_it_claims(e: float) -> None:
     x = floats(200_000, 3)
     with np.errstate(over="ignore"):
         wanted = x.double().numpy() ** e
-    got = ref.real_power(x, *split(e))
+    got = real_power(x, e)
     assert ulps(got, wanted) <= (4 if e <= 2 else 20)
     assert bool(got[torch.tensor(wanted > 3.5e38)].isinf().all())
     assert float(got[torch.tensor(wanted < 1e-46)].sum()) == 0
@@ -76,7 +83,7 @@ def test_real_power_is_as_close_as_it_claims(e: float) -> None:
 def test_special_values() -> None:
     x = torch.tensor([0.0, torch.inf, torch.nan, -1.0, 1.0])
     wanted = torch.tensor([0.0, torch.inf, torch.nan, torch.nan, 1.0])
-    for got in (ref.root(x, 5), ref.root(x, 16), ref.real_power(x, *split(1.5))):
+    for got in (root(x, 5), root(x, 16), real_power(x, 1.5)):
         assert different(got, wanted) == 0
 
 
@@ -88,25 +95,19 @@ def test_split_is_exact_where_it_must_be(e: float) -> None:
         assert np.float64(np.float32(high) * np.float32(k)) == high * k
 
 
-@triton.jit
-def _math_kernel(x_ptr, out_ptr, n, N: tl.constexpr, HIGH: tl.constexpr, LOW: tl.constexpr,
-                 BLOCK: tl.constexpr):  # fmt: skip
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + i, mask=i < n, other=1.0)
-    y = dev.root(x, N) if N > 0 else dev.real_power(x, HIGH, LOW)
-    tl.store(out_ptr + i, y, mask=i < n)
-
-
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, on Inf and NaN
 @pytest.mark.parametrize("which", [*NEWTON, *EXPONENTS])
-def test_kernel_agrees(which: float, device: str, tile_rows: Rows) -> None:
+def test_every_backend_agrees(which: float, device: str, tile_rows: Rows) -> None:
     x = torch.cat([floats(30_000, 4), torch.tensor([0.0, torch.inf, torch.nan, -2.0])])
-    n = int(which) if which in NEWTON and isinstance(which, int) else 0
-    high, low = split(which)
-    wanted = ref.root(x, n) if n else ref.real_power(x, high, low)
-    out, block = torch.empty_like(x, device=device), 32 * tile_rows(len(x))
-    _math_kernel[(-(-len(x) // block),)](x.to(device), out, len(x), n, high, low, block)
-    assert different(out, wanted) == 0
+    if which in NEWTON and isinstance(which, int):
+        function = printed("newton_root", which)
+    else:
+        function = printed("real_power", *split(which))
+    expected = function.reference(x)
+    got = function.in_kernel(x, device, 32 * tile_rows(len(x)))
+    assert different(got, expected) == 0
+    pytest.importorskip("llvmlite")
+    assert different(function.on_cpu(x), expected) == 0
 
 
 # ---------------------------------------------------------------- codes of roots
@@ -171,9 +172,7 @@ def test_linear_probability_would_be_biased(n: int) -> None:
     """algorithms.md C8: rounding the root without bias shifts the moment, visibly."""
     v = torch.full((1 << 16,), (1.0625**n))
     plain = root_codec.power(
-        ref.decode_fp8(
-            ref.encode_fp8(ref.real_power(v, *split(1 / n)), UNIT, FIELDS, "e4m3"), "e4m3"
-        ),
+        ref.decode_fp8(ref.encode_fp8(real_power(v, 1 / n), UNIT, FIELDS, "e4m3"), "e4m3"),
         n,
     )
     code, scale = stored(v, FIELDS, n)
