@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import textwrap
@@ -13,6 +12,7 @@ from signconv.errors import BuildError
 from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Expr, Hyper, Program, mul, references
 from signconv.ir.show import Infix
+from signconv.lower.identity import program_hash
 from signconv.lower.kernel_program import KernelProgram, MomentPlan, Reduction, Statement
 from signconv.render.environment import environment
 from signconv.render.printers import (
@@ -24,8 +24,6 @@ from signconv.render.printers import (
 from signconv.runtime.formats import FORMATS, ROOT_ORDERS
 
 WIDTH = 100
-#: Raised when the meaning of the runtime functions changes: old checkpoints are then refused.
-RUNTIME_VERSION = 1
 
 STORAGE = {
     "fp32": "fp32",
@@ -50,25 +48,6 @@ class Module:
     source: str
 
 
-def program_hash(k: KernelProgram) -> str:
-    """16 hex digits over everything that decides the numbers; names and documentation are not."""
-    parts = [
-        RUNTIME_VERSION,
-        k.state,
-        k.scalars,
-        k.outputs,
-        k.math,
-        k.moments,
-        k.words,
-        k.memory,
-        k.reductions,
-        k.precision,
-    ]
-    described = repr([[_bare(s) for s in x] if isinstance(x, tuple) else x for x in parts])
-    described += repr([(h.name, h.ge, h.gt, h.le, h.lt) for h in k.program.hypers])
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
-
-
 def _summand(r: Reduction) -> Expr:
     """What is summed over the tensor: squares for a norm."""
     return mul(r.operand, r.operand) if r.kind == "norm" else r.operand
@@ -76,10 +55,6 @@ def _summand(r: Reduction) -> Expr:
 
 def _by_codec(statements: tuple[Statement, ...]) -> bool:
     return any("CODEC" in _line(0, s, TritonPrinter()) for s in statements)
-
-
-def _bare(x: object) -> object:
-    return (x.target, x.expr) if isinstance(x, Statement) else x
 
 
 def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command: str) -> Module:
@@ -388,4 +363,4 @@ def _string_lines(words: str) -> list[str]:
     return [f'"{x}{" " if i < len(lines) - 1 else ""}"' for i, x in enumerate(lines)]
 
 
-__all__ = ["Module", "program_hash", "render"]
+__all__ = ["Module", "render"]
