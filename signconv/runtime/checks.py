@@ -125,7 +125,7 @@ def groups(
             )
         theirs = new.get("program")
         if not legacy.accepts(theirs, program.hash):
-            own = theirs and new.get("format") == program.state and not legacy.known(theirs)
+            theirs_own = theirs and new.get("format") == program.state and not legacy.known(theirs)
             raise coded(
                 ValueError,
                 "SC503",
@@ -133,7 +133,7 @@ def groups(
                 f"with {new.get('format', 'unknown')} state, {name} is program "
                 f"{program.hash} with {program.state} state: their moments mean "
                 "different things, so load it with the optimizer that wrote it"
-                + (_FROM_0_1 if own else ""),
+                + (_FROM_0_1 if theirs_own else ""),
             )
         missing = {*META, *(h.key for h in program.hypers)} - set(new)
         if missing:
