@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from signconv.errors import LoweringError
-from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
+from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, walk
 from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
 
@@ -22,6 +22,8 @@ SCALAR = frozenset({
     "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "mod", "exp",
     "log",     "lt", "le", "gt", "ge", "eq", "ne",
 })  # fmt: skip
+#: Roots and quotients: a kernel has them in more than one instruction sequence.
+QUOTIENTS = frozenset({"div", "sqrt", "ratio", "mean_ratio"})
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class Reduction:
     kind: str
     operand: Expr
 
+    @property
+    def summand(self) -> Expr:
+        """What is summed over the tensor: squares for a norm."""
+        return mul(self.operand, self.operand) if self.kind == "norm" else self.operand
+
 
 @dataclass(frozen=True)
 class KernelProgram:
@@ -121,6 +128,35 @@ class KernelProgram:
     reductions: tuple[Reduction, ...] = ()
     reduce_math: tuple[Statement, ...] = ()
     functions: tuple[Function, ...] = ()
+
+    @property
+    def summands(self) -> tuple[Expr, ...]:
+        """What each reduction sums over the tensor."""
+        return tuple(r.summand for r in self.reductions)
+
+    @property
+    def quotients(self) -> bool:
+        """Whether the step of an element takes roots or quotients."""
+        return _calls((s.expr for s in self.math), QUOTIENTS)
+
+    @property
+    def reduce_quotients(self) -> bool:
+        """Whether what the reductions sum takes roots or quotients."""
+        return _calls((*(s.expr for s in self.reduce_math), *self.summands), QUOTIENTS)
+
+    def uses(self, functions: Set[str]) -> bool:
+        """Whether any elementwise code, that of reductions included, has one of ``functions``."""
+        statements = (*self.math, *self.reduce_math)
+        return _calls((*(s.expr for s in statements), *self.summands), functions)
+
+    def uses_inside(self, functions: Set[str]) -> bool:
+        """Whether any decomposed function has one of ``functions``."""
+        bodies = (e for f in self.functions for e in (*(s.expr for s in f.statements), f.result))
+        return _calls(bodies, functions)
+
+    def uses_scalar(self, functions: Set[str]) -> bool:
+        """Whether the scalar code has one of ``functions``."""
+        return _calls((s.expr for s in self.scalars), functions)
 
     def check(self) -> KernelProgram:
         """Every name is defined before it is used and every function is one a printer knows."""
@@ -172,6 +208,10 @@ class KernelProgram:
                 raise LoweringError("SC306", f"{s.target}: no backend can print {n.fn!r} here")
             if not isinstance(n, Ref | Op | Const):
                 raise LoweringError("SC390", f"{s.target}: unknown node {n!r}")
+
+
+def _calls(expressions: Iterable[Expr], functions: Set[str]) -> bool:
+    return any(isinstance(n, Op) and n.fn in functions for e in expressions for n in walk(e))
 
 
 def local_name(r: Ref) -> str:

@@ -10,12 +10,17 @@ from signconv.ir.nodes import Const, Expr, Op, Ref
 from signconv.ir.show import Infix
 from signconv.lower.decompositions import DECOMPOSITIONS
 from signconv.lower.exact import Integer
-from signconv.lower.kernel_program import function_name, local_name
+from signconv.lower.kernel_program import QUOTIENTS, function_name, local_name
 
 
 class _Code(Infix):
     #: Follows the names of decomposed functions; None where there are none.
     function_end: ClassVar[str | None] = None
+
+    def functions_of(self, module: str) -> frozenset[str]:
+        """The functions of expressions that are printed as calls into a module."""
+        names = {f for f, name in self.calls.items() if name.split(".")[0] == module}
+        return frozenset(names | ({"pow"} if "ipow" in names else set()))
 
     def ref(self, r: Ref) -> str:
         return local_name(r)
@@ -40,7 +45,7 @@ class TritonPrinter(_Code):
     function_end = ""
     infix = frozenset({"add", "sub", "mul"})
     #: These choose their instructions by the kernel's CODEC.
-    by_codec = frozenset({"div", "sqrt", "ratio", "mean_ratio"})
+    by_codec = QUOTIENTS
     calls = {
         "div": "dev.divide",
         "sqrt": "dev.sqrt",
@@ -199,6 +204,19 @@ def _integral(e: Expr) -> bool:
     if isinstance(e, Ref):
         return e.kind == "t"
     return isinstance(e, Op) and e.fn in _Integer.infix and all(_integral(a) for a in e.args)
+
+
+def reads_real_t(e: Expr) -> bool:
+    """Whether scalar code reads t as a real number, outside whole powers and whole comparisons."""
+    if isinstance(e, Ref):
+        return e.kind == "t"
+    if not isinstance(e, Op):
+        return False
+    if e.fn == "pow" and _integral(e.args[1]):
+        return reads_real_t(e.args[0])
+    if (e.fn == "mod" or _relation(e.fn)) and all(_integral(a) for a in e.args):
+        return False
+    return any(reads_real_t(a) for a in e.args)
 
 
 class TritonScalarPrinter(_Scalar):

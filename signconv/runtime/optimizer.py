@@ -306,6 +306,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         for new, old in zip(groups, self.param_groups, strict=True):
             new["params"], new["master"] = old["params"], old["master"]
+            # An earlier release's names for this program; it is saved under today's
+            new["program"], new["format"] = self.program.hash, self.program.storage
         self.__setstate__({"state": loaded, "param_groups": groups})
         for p, entry in self.state.items():
             if isinstance(p, Tensor) and "offset" in entry:
