@@ -111,7 +111,7 @@ fault("SC152", "unknown function 'sine'; did you mean 'sign'")(
 
 
 def kernel(**changes: Any) -> Any:
-    return replace(pipeline.build("lion", None, "fp32").kernel, **changes)
+    return replace(pipeline.build("lion", state="fp32").kernel, **changes)
 
 
 fault("SC306", "x: no backend can print 'mod' here")(
@@ -134,7 +134,7 @@ def _(folder: Path, _: Any) -> None:
 
 @fault("SC310", "a stochastic sign needs its draw: pass noise=")
 def _(*_: Any) -> None:
-    evaluator = Evaluator(pipeline.build("sgd", "stosign").program)
+    evaluator = Evaluator(pipeline.build("sgd", convert="stosign").program)
     p = np.ones(3)
     evaluator.step(p, p, evaluator.initial_state(p), 1)
 

@@ -85,7 +85,7 @@ def test_a_description(code: str, tmp_path: Path) -> None:
 def test_a_build(code: str, tmp_path: Path) -> None:
     body, convert, state, math, words = BUILDS[code]
     with pytest.raises(SignconvError) as caught:
-        build(spec_file(tmp_path, body).spec, convert, state, math=math)
+        build(spec_file(tmp_path, body).spec, convert=convert, state=state, math=math)
     read(caught.value, code, words)
 
 
