@@ -42,7 +42,7 @@ def test_every_raise_has_a_code() -> None:
 
 def test_internal_errors_stay_inside() -> None:
     where = {s.file for s in SITES if s.kind == "NotImplementedError" and not s.code}
-    assert where == {"runtime/cpu_lanes.py"}
+    assert where == {"runtime/cpu/lanes.py"}
     own = {n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, Exception)}
     assert not own & INTERNAL
 
@@ -92,7 +92,7 @@ def test_a_build(code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", FAULTS)
 def test_an_act(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     act, words = FAULTS[code]
-    kinds: Any = (SignconvError, ValueError, TypeError, RuntimeError)
+    kinds: Any = (SignconvError, ValueError, TypeError, RuntimeError, ImportError)
     with pytest.raises(kinds) as caught, monkeypatch.context() as patch:
         act(tmp_path, patch)
     read(caught.value, code, words)
