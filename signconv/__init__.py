@@ -7,17 +7,27 @@ torch, triton and ``signconv.runtime``.  ``signconv.compile`` pulls the compiler
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from signconv.pipeline import build as build
+    from signconv.pipeline import compile as compile
+    from signconv.runtime.cast import cast as cast
+    from signconv.runtime.inspect import inspect as inspect
+    from signconv.runtime.release import gradient_release as gradient_release
+    from signconv.verification.verify import verify as verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "cast", "compile", "gradient_release", "inspect"]
+__all__ = ["__version__", "build", "cast", "compile", "gradient_release", "inspect", "verify"]
 
-#: Where each name comes from, loaded when it is first used.
+#: Where each name comes from, loaded when it is first used; above for type checkers.
 _HOME = {
+    "build": "signconv.pipeline",
     "cast": "signconv.runtime.cast",
     "compile": "signconv.pipeline",
     "gradient_release": "signconv.runtime.release",
     "inspect": "signconv.runtime.inspect",
+    "verify": "signconv.verification.verify",
 }
 
 
@@ -25,3 +35,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'signconv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

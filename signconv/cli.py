@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from signconv import __version__
-from signconv.errors import SignconvError, VerifyError
+from signconv.errors import SignconvError
 
 app = typer.Typer(
     name="signconv",
@@ -110,9 +111,11 @@ def build(
     if everything and given:
         raise typer.BadParameter(f"--all builds a fixed list: leave out {given}")
     if spec is not None:
-        made = [pipeline.build(spec, convert, state.value, name, math.value)]
+        made = [
+            pipeline.build(spec, convert=convert, state=state.value, math=math.value, name=name)
+        ]
     else:
-        made = [pipeline.build(e.spec, e.convert, e.state, math=e.math) for e in GENERATED]
+        made = [pipeline.build(**asdict(e)) for e in GENERATED]
     changed = False
     for b in made:
         path = out_dir / b.module.file_name
@@ -153,7 +156,7 @@ def show(
     from signconv.prove import report
 
     with _busy("proving"):
-        made = report.assemble(pipeline.build(spec, convert, state.value))
+        made = report.assemble(pipeline.build(spec, convert=convert, state=state.value))
     render = {"text": report.as_text, "latex": report.as_latex, "json": report.as_json}
     typer.echo(render[format.value](made))
 
@@ -170,33 +173,22 @@ def verify(
     steps: Annotated[int, typer.Option(min=1, help="steps compared bit for bit")] = 3,
 ) -> None:
     """Check one optimizer: oracle, passes, reference and kernel against each other."""
-    from signconv import pipeline
-    from signconv.verification import differential
+    from signconv.verification import verify as verification
 
-    where = _device(device)
-    path = Path(subject) if subject.endswith(".py") else None
-    if path is not None and convert:
-        raise VerifyError(
-            "SC701", "a generated module says itself which passes made it: leave out --convert"
-        )
-    with _busy("building"):
-        if path is not None:
-            made = differential.from_module(path)
-        else:
-            made = pipeline.build(subject, convert, state.value, math=math.value)
-    table = Table(title=f"{made.module.class_name} on {where}", title_justify="left")
-    for column in ("check", "subject", "result", "detail"):
-        table.add_column(column)
-    failed = False
     with _busy("checking") as progress:
-        for row in differential.verify(made, path, where, steps):
-            progress.update(progress.task_ids[0], description=f"checked {row.witness}")
-            word = "not run" if row.ok is None else "ok" if row.ok else "FAILED"
-            style = "yellow" if row.ok is None else "green" if row.ok else "bold red"
-            table.add_row(row.witness, row.subject, f"[{style}]{word}[/]", escape(row.detail))
-            failed |= row.ok is False
-    out.print(table)
-    if failed:
+        report = verification.verify(
+            subject,
+            convert=convert,
+            state=state.value,
+            math=math.value,
+            device=device.value,
+            steps=steps,
+            watch=lambda row: progress.update(
+                progress.task_ids[0], description=f"checked {row.witness}"
+            ),
+        )
+    out.print(report.table())
+    if not report:
         raise typer.Exit(1)
 
 
@@ -235,29 +227,18 @@ def bench(
 ) -> None:
     """Time a step: device, host, traffic, memory; beside a copy and beside other libraries."""
     from signconv.bench import command
+    from signconv.verification.verify import device_type
 
+    where = device_type(device.value)
     record = command.run(
         command.Options(
-            specs, convert, state.value, math.value, param_dtype.value, _device(device), workload,
+            specs, convert, state.value, math.value, param_dtype.value, where, workload,
             with_peers, tuple(peer or ()), peer_limit, json_file, chart_file, quick,
         ),
         sys.argv[1:], out, err,
     )  # fmt: skip
     if any("error" in row for row in record["rows"] if row["kind"] == "ours"):
         raise typer.Exit(1)
-
-
-def _device(device: Device) -> str:
-    """The device's type: ``auto`` is the GPU if there is one."""
-    import torch
-
-    if device is Device.auto:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise VerifyError(
-            "SC605", "--device cuda: this machine has no CUDA device; leave --device auto"
-        )
-    return device.value
 
 
 def _busy(words: str) -> Progress:

@@ -272,7 +272,7 @@ def test_build_writes_one_file(run: Run, tmp_path: Path) -> None:
     done = run("build", "adamw", "--convert", "stosign", "--out", out)
     assert (done.code, done.err) == (0, "")
     assert re.search(r"adamw_stosign\.py written: class AdamWStoSign, fp8 state\n$", done.out)
-    source = build("adamw", "stosign").module.source
+    source = build("adamw", convert="stosign").module.source
     assert snapshot(out) == {"adamw_stosign.py": source.encode()}
     assert (out / "adamw_stosign.py").stat().st_mode & 0o777 == 0o644
     stamp = (out / "adamw_stosign.py").stat().st_mtime_ns

@@ -59,7 +59,10 @@ def main() -> int:
         task = progress.add_task("", total=len(wanted))
         for configuration in wanted:
             progress.update(task, description=label(*configuration))
-            path, _ = write(build(*configuration).module, Path(folder))
+            path, _ = write(
+                build(configuration[0], convert=configuration[1], state=configuration[2]).module,
+                Path(folder),
+            )
             for row in kernel_rows(path, arguments.device, arguments.steps):
                 word = "not run" if row.ok is None else "ok" if row.ok else "FAILED"
                 failed += row.ok is not True

@@ -86,12 +86,13 @@ def parse(text: str, default: Subject) -> Subject:
 
 def build(subject: Subject) -> Built:
     """Build and import a subject; SignconvError as ``pipeline.build`` raises it."""
-    made = pipeline.build(subject.spec, subject.convert, subject.state, math=subject.math)
-    optimizer = pipeline.compile(subject.spec, subject.convert, subject.state, subject.math)
-    state = sum(m.bytes_per_element for m in _formats(optimizer))
-    moved = bytes_moved(subject.dtype.itemsize, state, bool(made.kernel.reductions))
+    spec, convert, state, math = subject.spec, subject.convert, subject.state, subject.math
+    made = pipeline.build(spec, convert=convert, state=state, math=math)
+    optimizer = pipeline.compile(spec, convert=convert, state=state, math=math)
+    stored = sum(m.bytes_per_element for m in _formats(optimizer))
+    moved = bytes_moved(subject.dtype.itemsize, stored, bool(made.kernel.reductions))
     ordered = replace(subject, convert=",".join(made.program.history) or None)
-    return Built(ordered, optimizer, state, moved)
+    return Built(ordered, optimizer, stored, moved)
 
 
 def _formats(optimizer: Any) -> list[Any]:

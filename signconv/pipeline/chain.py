@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from signconv.errors import SpecError
 from signconv.ir.check import check
@@ -10,8 +11,9 @@ from signconv.ir.nodes import Program
 from signconv.lower import lower
 from signconv.lower.kernel_program import KernelProgram
 from signconv.passes.base import Request, canonical, parse, transform
+from signconv.pipeline.files import write
 from signconv.pipeline.naming import DEFAULT_MATH, DEFAULT_STATE, command_of, label_of, names_of
-from signconv.pipeline.resolve import resolve
+from signconv.pipeline.resolve import Spec, named, resolve
 from signconv.render.module import Module, render
 
 
@@ -27,38 +29,44 @@ class Build:
 
     @property
     def command(self) -> str:
-        return command_of(
-            self.spec, self.program.history, self.kernel.state, math=self.kernel.precision
-        )
+        return command_of(self.spec, self.program.history, self.kernel.state, self.kernel.precision)
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the module into ``folder``, atomically; returns its path.
+
+        Raises BuildError where the folder cannot be written.
+        """
+        return write(self.module, Path(folder))[0]
 
 
 def build(
-    spec: str,
+    spec: Spec,
+    *,
     convert: str | None = None,
     state: str = DEFAULT_STATE,
-    name: str | None = None,
     math: str = DEFAULT_MATH,
+    name: str | None = None,
 ) -> Build:
-    """Build one optimizer in memory.
+    """Build one optimizer in memory; ``.module`` is its text, ``.write(folder)`` writes it.
 
-    spec: a built-in name, ``path/to/file.py:Name`` or ``package.module:Name``; convert: passes,
-    comma-separated; state: fp8, fp8-raw, bf16 or fp32; name: class name, default from spec and
-    passes; math: fp32, or bf16: every operation rounded to bf16.
+    spec: a subclass of ``signconv.dsl.Optimizer``, a built-in name, ``path/to/file.py:Name`` or
+    ``package.module:Name``; convert: passes, comma-separated; state: fp8, fp8-raw, bf16 or fp32;
+    math: fp32, or bf16: every operation rounded to bf16; name: class name, default from spec and
+    passes.
     Raises SignconvError (one line for people) for anything that is not valid.
     """
-    if not isinstance(spec, str) or not isinstance(convert, str | None):
+    if not isinstance(convert, str | None):
         raise SpecError(
-            "SC101",
-            'an optimizer is named by a string ("adamw", "path/to/file.py:Name"), passes by '
-            'one, comma-separated ("soft:p=3,stosign")',
+            "SC155", 'passes are named by one string, comma-separated: convert="soft:p=3,stosign"'
         )
+    spec = named(spec)
     requests = canonical(requests_of(convert))
     base = resolve(spec)
     program = apply_passes(base, requests)
     kernel = lower(program, state, math)
     class_name, stem = names_of(program, requests, state, math, name)
     label = label_of(spec)
-    command = command_of(label, program.history, state, name, math)
+    command = command_of(label, program.history, state, math, name)
     module = render(kernel, class_name, f"{stem}.py", label, command)
     return Build(label, base, program, kernel, module)
 

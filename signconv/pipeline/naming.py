@@ -6,6 +6,7 @@ import keyword
 import re
 from pathlib import Path
 
+from signconv.dsl.optimizer import Optimizer
 from signconv.errors import BuildError
 from signconv.ir.nodes import Program
 from signconv.passes.base import Request, registry
@@ -30,18 +31,37 @@ def names_of(
     if math != DEFAULT_MATH:
         titles.append(f"Math{math.upper()}")
         stems.append(f"math{math}")
-    if name is not None and (
-        not (name.isidentifier() and name.isascii()) or keyword.iskeyword(name)
+    if name is not None and not (
+        isinstance(name, str)
+        and name.isidentifier()
+        and name.isascii()
+        and not keyword.iskeyword(name)
     ):
         raise BuildError("SC307", f"--name {name!r} is not a class name")
     stem = "_".join(stems) if name is None else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return name or "".join(titles), stem
 
 
-def label_of(spec: str) -> str:
+#: Opens the label of a class that no command line can name.
+NO_FILE, IN_FUNCTION = "<no file>", "<function>"
+
+
+def label_of(spec: str | type[Optimizer]) -> str:
     """The spec as it enters the file: no folder of this machine."""
-    where, colon, name = spec.rpartition(":")
-    return f"{Path(where).name}{colon}{name}" if where.endswith(".py") else spec
+    if isinstance(spec, str):
+        where, colon, name = spec.rpartition(":")
+        return f"{Path(where).name}{colon}{name}" if where.endswith(".py") else spec
+    file = Path(spec.program.origin.file) if spec.program.origin else Path()
+    if "<locals>" in spec.__qualname__:
+        return f"{IN_FUNCTION}:{spec.__name__}"
+    if spec.__qualname__ == spec.__name__ and file.suffix == ".py" and file.is_file():
+        return f"{file.name}:{spec.__name__}"
+    return f"{NO_FILE}:{spec.__name__}"
+
+
+def nameable(label: str) -> bool:
+    """Whether a command line can name what has this label."""
+    return not label.startswith((NO_FILE, IN_FUNCTION))
 
 
 def _title(key: str, value: str) -> str:
@@ -51,13 +71,25 @@ def _title(key: str, value: str) -> str:
 
 
 def command_of(
-    spec: str,
+    label: str,
     history: tuple[str, ...],
     state: str,
-    name: str | None = None,
     math: str = DEFAULT_MATH,
+    name: str | None = None,
 ) -> str:
-    parts = ["signconv build", spec]
+    """What builds the file again: a command line, or a line of Python beside the user's class."""
+    if not nameable(label):
+        options = {
+            "convert": ",".join(history) or None,
+            "state": None if state == DEFAULT_STATE else state,
+            "math": None if math == DEFAULT_MATH else math,
+            "name": name,
+        }
+        given = "".join(f', {k}="{v}"' for k, v in options.items() if v)
+        where, _, own = label.rpartition(":")
+        words = "in a function" if where == IN_FUNCTION else "without a file"
+        return f"signconv.build({own}{given}).write(folder)  # a class {words}"
+    parts = ["signconv build", label]
     parts += [f"--convert {','.join(history)}"] if history else []
     parts += [f"--state {state}"] if state != DEFAULT_STATE else []
     parts += [f"--math {math}"] if math != DEFAULT_MATH else []

@@ -16,6 +16,9 @@ from signconv.dsl.optimizer import PREBOUND, Optimizer
 from signconv.errors import Origin, SignconvError, SpecError, nearest
 from signconv.ir.nodes import Program
 
+#: What names an optimizer: a string, or the class that describes it.
+Spec = str | type[Optimizer]
+
 
 def builtin_names() -> list[str]:
     """Names of the built-in specs."""
@@ -24,8 +27,25 @@ def builtin_names() -> list[str]:
     return sorted(info.name for info in pkgutil.iter_modules(package.__path__))
 
 
-def resolve(spec: str) -> Program:
+def named(spec: Spec) -> Spec:
+    """The built-in name for a built-in's class; SpecError for what names no optimizer."""
+    if isinstance(spec, str):
+        return spec
+    if isinstance(spec, type) and issubclass(spec, Optimizer) and spec is not Optimizer:
+        package, _, name = spec.__module__.rpartition(".")
+        return name if package == "signconv.specs" else spec
+    raise SpecError(
+        "SC101",
+        f"{getattr(spec, '__name__', None) or repr(spec)} describes no optimizer: give a subclass "
+        'of signconv.dsl.Optimizer, or a string ("adamw", "path/to/file.py:Name")',
+    )
+
+
+def resolve(spec: Spec) -> Program:
     """The Program that a SPEC names; SpecError with the user's file and line where it fails."""
+    spec = named(spec)
+    if not isinstance(spec, str):
+        return spec.program
     if ":" in spec:
         where, _, name = spec.rpartition(":")
         if not name.isidentifier():

@@ -125,7 +125,9 @@ def groups(
             )
         theirs = new.get("program")
         if not legacy.accepts(theirs, program.hash):
-            theirs_own = theirs and new.get("format") == program.storage and not legacy.known(theirs)
+            theirs_own = (
+                theirs and new.get("format") == program.storage and not legacy.known(theirs)
+            )
             raise coded(
                 ValueError,
                 "SC503",

@@ -15,8 +15,10 @@ import torch
 from signconv.errors import SignconvError, VerifyError
 from signconv.lower import lower
 from signconv.pipeline import Build, build, write
+from signconv.pipeline.naming import nameable
 from signconv.render.module import render
 from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON
+from signconv.runtime.program import OptimizerProgram
 from signconv.verification import bits, witnesses
 from signconv.verification.report import Row
 
@@ -81,10 +83,23 @@ def kernel_rows(path: Path, device: str, steps: int) -> list[Row]:
 
 def from_module(path: Path) -> Build:
     """Rebuild what a generated module says it is."""
-    program = bits.load_class(path).program
-    convert = ",".join(program.passes) or None
+    program: OptimizerProgram = bits.load_class(path).program
+    if not nameable(program.spec):
+        raise VerifyError(
+            "SC707",
+            f"{path} was built from a class that only its own Python process has "
+            f"({program.spec}): call signconv.verify with that class",
+        )
+
+    def rebuilt(name: str | None) -> Build:
+        convert = ",".join(program.passes) or None
+        return build(
+            program.spec, convert=convert, state=program.state, math=program.math, name=name
+        )
+
     try:
-        return build(program.spec, convert, program.storage, math=program.precision)
+        made = rebuilt(None)
+        return made if made.module.class_name == program.name else rebuilt(program.name)
     except SignconvError as error:
         raise VerifyError(
             "SC705", f"{path} says it was built from {program.spec!r}: {error}"

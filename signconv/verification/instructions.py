@@ -223,7 +223,9 @@ def table() -> dict[str, Any]:
 
     kernels = {}
     for label, (spec, convert, state, math, dtype) in KERNELS.items():
-        made = compile_step(build_class(spec, convert, state, math), TARGET, dtype)
+        made = compile_step(
+            build_class(spec, convert=convert, state=state, math=math), TARGET, dtype
+        )
         kernels[label] = count(made)
     return {
         "target": TARGET,

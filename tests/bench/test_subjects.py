@@ -73,7 +73,7 @@ def test_bytes_are_those_that_show_and_the_state_itself_tell(text: str) -> None:
 
 
 def _programs(s: Subject) -> tuple:
-    made = pipeline.build(s.spec, s.convert, s.state, math=s.math)
+    made = pipeline.build(s.spec, convert=s.convert, state=s.state, math=s.math)
     return made.program, made.kernel
 
 

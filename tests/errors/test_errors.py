@@ -85,14 +85,14 @@ def test_a_description(code: str, tmp_path: Path) -> None:
 def test_a_build(code: str, tmp_path: Path) -> None:
     body, convert, state, math, words = BUILDS[code]
     with pytest.raises(SignconvError) as caught:
-        build(spec_file(tmp_path, body).spec, convert, state, math=math)
+        build(spec_file(tmp_path, body).spec, convert=convert, state=state, math=math)
     read(caught.value, code, words)
 
 
 @pytest.mark.parametrize("code", FAULTS)
 def test_an_act(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     act, words = FAULTS[code]
-    kinds: Any = (SignconvError, ValueError, TypeError, RuntimeError)
+    kinds: Any = (SignconvError, ValueError, TypeError, RuntimeError, ImportError)
     with pytest.raises(kinds) as caught, monkeypatch.context() as patch:
         act(tmp_path, patch)
     read(caught.value, code, words)

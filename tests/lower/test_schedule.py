@@ -24,7 +24,7 @@ CORRECTED = "numerator = m.corrected\ndenominator = sqrt(v.corrected)"
 
 
 def lowered(folder: Path, body: str, convert: str | None = None, state: str = "fp32"):
-    return build(spec_file(folder, body).spec, convert, state).kernel
+    return build(spec_file(folder, body).spec, convert=convert, state=state).kernel
 
 
 def lines(statements: tuple[Statement, ...]) -> list[str]:
@@ -424,7 +424,7 @@ def test_bits_plan(count: int, below: int, convert: str | None, tmp_path: Path) 
 
 def test_sign_noise_and_parameter_never_share(tmp_path: Path) -> None:
     """Read off the generated code, kernel and reference."""
-    source = build(spec_file(tmp_path, PAIR + CORRECTED).spec, "stosign").module.source
+    source = build(spec_file(tmp_path, PAIR + CORRECTED).spec, convert="stosign").module.source
     assert source.count("dev.sign_noise(dev.low_field(bits0), CODEC)") == 1
     assert source.count("ref.sign_noise(ref.low_field(bits[0]))") == 1
     (stored,) = re.findall(r"dev\.store_param\([^F]*", source)

@@ -119,17 +119,17 @@ ALL = ("presign", "soft:p=2", "nesterov", "stosign")
 
 
 def test_canonical_order_whatever_order_is_typed() -> None:
-    wanted = build("adamw", ",".join(ALL), "fp32")
+    wanted = build("adamw", convert=",".join(ALL), state="fp32")
     assert wanted.program.history == ALL
     for order in permutations(ALL):
-        made = build("adamw", ",".join(order), "fp32")
+        made = build("adamw", convert=",".join(order), state="fp32")
         assert (made.program, made.module) == (wanted.program, wanted.module)
 
 
 @pytest.mark.parametrize("link", LINKS)
 def test_canonical_order_with_every_link(link: str) -> None:
-    a = build("adamw", f"{link},nesterov,soft:p=2")
-    b = build("adamw", f"soft:p=2,nesterov,{link}")
+    a = build("adamw", convert=f"{link},nesterov,soft:p=2")
+    b = build("adamw", convert=f"soft:p=2,nesterov,{link}")
     assert a.module == b.module
     assert a.program.history == ("soft:p=2", "nesterov", link)
 
@@ -162,7 +162,7 @@ REFUSED = {
 @pytest.mark.parametrize("convert", REFUSED)
 def test_refused(convert: str) -> None:
     with pytest.raises(PassError, match=REFUSED[convert]):
-        build("adamw", convert)
+        build("adamw", convert=convert)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_refused(convert: str) -> None:
 )
 def test_does_not_apply(spec: str, convert: str, message: str) -> None:
     with pytest.raises(PassError, match=message):
-        build(spec, convert)
+        build(spec, convert=convert)
 
 
 @pytest.mark.parametrize("name", ["presign", "nesterov", *LINKS])

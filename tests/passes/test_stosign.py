@@ -240,7 +240,7 @@ def test_no_name_left(tmp_path: Path) -> None:
 def test_betas_stay_a_pair_in_the_constructor(tmp_path: Path) -> None:
     """A spec with beta1 gets betas=(beta1, beta2)."""
     body = "beta1 = hyper(0.9, ge=0, lt=1)\nm = ema(grad, beta1)\nnumerator = m"
-    source = build(spec_file(tmp_path, body).spec, "stosign").module.source
+    source = build(spec_file(tmp_path, body).spec, convert="stosign").module.source
     assert "betas: tuple[float, float] = (0.9, 1.0)" in source
 
 
@@ -264,10 +264,10 @@ def test_betas_stay_a_pair_in_the_constructor(tmp_path: Path) -> None:
 def test_refusals(convert: str, message: str | None, tmp_path: Path) -> None:
     spec = spec_file(tmp_path, "numerator = grad").spec
     if message is None:
-        build(spec, convert)
+        build(spec, convert=convert)
         return
     with pytest.raises(PassError, match=message):
-        build(spec, convert)
+        build(spec, convert=convert)
 
 
 def test_a_converted_program_is_not_converted_again(tmp_path: Path) -> None:

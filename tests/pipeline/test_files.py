@@ -123,7 +123,7 @@ def test_many_processes_write_one_file(tmp_path: Path) -> None:
 
 
 def test_two_processes_build_one_cache_entry(tmp_path: Path) -> None:
-    code = "import signconv; print(signconv.compile('sgd', 'stosign').program.hash)"
+    code = "import signconv; print(signconv.compile('sgd', convert='stosign').program.hash)"
     env = environment(SIGNCONV_CACHE=str(tmp_path / "cache"))
     both = [
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stdout=-1, text=True)
@@ -335,7 +335,7 @@ def test_what_does_not_parse_is_not_written(
 
     monkeypatch.setattr(emit, "_tuple_literal", lambda items: "(")
     with pytest.raises(BuildError, match="did not come out as valid Python"):
-        build("sgd", "stosign")
+        build("sgd", convert="stosign")
 
 
 def test_nothing_loads_pickles() -> None:

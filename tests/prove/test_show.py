@@ -27,7 +27,7 @@ SHOWN = [
 
 @cache
 def shown(spec: str, convert: str | None = None) -> dict[str, Any]:
-    return report.assemble(build(spec, convert))
+    return report.assemble(build(spec, convert=convert))
 
 
 def claims(spec: str, convert: str | None = None) -> str:
@@ -241,8 +241,8 @@ def test_no_excess_in_fp32() -> None:
 
 def test_excess_of_a_stochastic_sign_is_that_of_its_ratio() -> None:
     """Through the stored state; for an fp32 state that is the ratio's own value."""
-    x = excess.measure(build("s3", "stosign", "fp32"), steps=30, size=256)
-    y = excess.measure(build("s3", None, "fp32"), steps=30, size=256)
+    x = excess.measure(build("s3", convert="stosign", state="fp32"), steps=30, size=256)
+    y = excess.measure(build("s3", state="fp32"), steps=30, size=256)
     assert x.largest == pytest.approx(y.largest, rel=1e-5)
 
 

@@ -30,7 +30,7 @@ LAYERS = ("passes", "lower", "render")
 
 @pytest.fixture(scope="module")
 def sources() -> dict[tuple, str]:
-    return {c: build(*c).module.source for c in CONFIGURATIONS}
+    return {c: build(c[0], convert=c[1], state=c[2]).module.source for c in CONFIGURATIONS}
 
 
 # ---------------------------------------------------------------- undefined variables
@@ -200,7 +200,7 @@ def test_kernel_and_reference_do_the_same_statements(configuration: tuple, sourc
 HASHES = """
 import hashlib, json, sys
 from signconv.pipeline import build
-sources = [build(*c).module.source for c in json.loads(sys.argv[1])]
+sources = [build(c[0], convert=c[1], state=c[2]).module.source for c in json.loads(sys.argv[1])]
 print(json.dumps([hashlib.sha256(s.encode()).hexdigest() for s in sources]))
 """
 

@@ -29,7 +29,7 @@ def modules(state: str, folder: Path) -> list[Path]:
     made = {}
     for e in dict.fromkeys(replace(e, state=state) for e in GENERATED):
         try:
-            module = build(e.spec, e.convert, state, math=e.math).module
+            module = build(e.spec, convert=e.convert, state=state, math=e.math).module
         except LoweringError as error:
             if error.code != "SC302":  # fp8-raw is for averages of signs
                 raise
@@ -68,7 +68,7 @@ def test_every_optimizer_resumes_in_a_new_process(state: str, tmp_path: Path) ->
 def on_backend(entries: Iterable[Entry], backend: str, where: str, folder: Path) -> list[Case]:
     cases = []
     for e in entries:
-        path = write(build(e.spec, e.convert, e.state, math=e.math).module, folder)[0]
+        path = write(build(e.spec, convert=e.convert, state=e.state, math=e.math).module, folder)[0]
         stop = draw_stop(path.stem, SEED)
         cases.append(Case(path.stem, str(path), backend, where, None, stop))
     return cases
@@ -91,7 +91,7 @@ def test_every_kernel_resumes_in_a_new_process(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_lost_a_step_is_noticed(tmp_path: Path) -> None:
     """The comparison itself: one step too few, or another seed of the noise, must not pass."""
-    path = write(build("adamw", "stosign").module, tmp_path)[0]
+    path = write(build("adamw", convert="stosign").module, tmp_path)[0]
     case = Case("a", str(path), "reference", "cpu", None, 3)
     whole = Run(case).train(1, STEPS).snapshot()
     saved = Run(case).train(1, 3).snapshot()
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_lost_a_step_is_noticed(tmp_path: Path) -> None:
 
 def test_a_group_added_after_loading_draws_its_own_bits(tmp_path: Path) -> None:
     """Its offset goes on where the saved ones ended, as without saving and loading."""
-    path = write(build("adamw", "stosign").module, tmp_path)[0]
+    path = write(build("adamw", convert="stosign").module, tmp_path)[0]
     case = Case("a", str(path), "reference", "cpu", None, 3)
     ends = []
     for saved in (None, Run(case).train(1, 3).snapshot()):

@@ -58,7 +58,7 @@ def class_of(made: Build, folder: Path) -> type[FusedOptimizer]:
 
 def built_class(folder: Path, body: str, convert: str | None = None, state: str = "fp32"):
     """The optimizer class of a spec given as the body of a class."""
-    return class_of(build(spec_file(folder, body).spec, convert, state), folder)
+    return class_of(build(spec_file(folder, body).spec, convert=convert, state=state), folder)
 
 
 def generated_classes() -> dict[str, type[FusedOptimizer]]:

@@ -46,7 +46,8 @@ def _folder() -> Path:
 @cache
 def built(spec: str, convert: str | None = None, state: str = "fp32") -> type[FusedOptimizer]:
     """The generated class; one build per test session."""
-    return class_of(build(spec, convert, state), _folder() / f"{len(list(_folder().iterdir()))}")
+    made = build(spec, convert=convert, state=state)
+    return class_of(made, _folder() / f"{len(list(_folder().iterdir()))}")
 
 
 def keywords(cls: type[FusedOptimizer], hypers: Mapping[str, float]) -> dict[str, object]:

@@ -38,7 +38,14 @@ def name(configuration: tuple) -> str:
 @pytest.mark.parametrize("configuration", MATRIX, ids=name)
 def test_kernel_equals_reference(configuration: tuple, dtype: torch.dtype, tmp_path: Path) -> None:
     """Three steps from trained state, in this process (conftest.py)."""
-    row = bits.compare(class_of(build(*configuration), tmp_path), dtype, DEVICE, steps=3)
+    row = bits.compare(
+        class_of(
+            build(configuration[0], convert=configuration[1], state=configuration[2]), tmp_path
+        ),
+        dtype,
+        DEVICE,
+        steps=3,
+    )
     assert row.ok, f"{row.subject}: {row.detail}"
 
 
@@ -46,7 +53,9 @@ def test_kernel_equals_reference(configuration: tuple, dtype: torch.dtype, tmp_p
 @pytest.mark.parametrize("configuration", LONG, ids=name)
 def test_kernel_equals_reference_for_long(configuration: tuple, tmp_path: Path) -> None:
     """Fifty steps, as `make verify-all` does for all: in a process of its own, both dtypes."""
-    path, _ = write(build(*configuration).module, tmp_path)
+    path, _ = write(
+        build(configuration[0], convert=configuration[1], state=configuration[2]).module, tmp_path
+    )
     rows = differential.kernel_rows(path, DEVICE, steps=50)
     assert [r.subject for r in rows] == ["float32 parameters", "bfloat16 parameters"]
     for row in rows:
@@ -56,7 +65,7 @@ def test_kernel_equals_reference_for_long(configuration: tuple, tmp_path: Path) 
 @pytest.mark.parametrize("convert", [None, "stosign", "stosign:eps=keep"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_float64_witnesses_agree(spec: str, convert: str | None, tmp_path: Path) -> None:
-    for row in float64_rows(build(spec, convert, "fp32"), tmp_path):
+    for row in float64_rows(build(spec, convert=convert, state="fp32"), tmp_path):
         assert row.ok, f"{row.witness}: {row.detail}"
 
 
@@ -99,7 +108,7 @@ ALL_AGREE = {ORACLE: True, LAW: True, EVALUATOR: True, KERNEL: True}
 
 @pytest.fixture
 def adamw_stosign(tmp_path: Path) -> Build:
-    return build("adamw", "stosign", "fp32")
+    return build("adamw", convert="stosign", state="fp32")
 
 
 def test_nothing_wrong(adamw_stosign: Build, tmp_path: Path) -> None:
@@ -165,7 +174,7 @@ def test_fault_in_the_spec(fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """All code agrees on the wrong algorithm; only the oracle knows the right one."""
     wrong = fault(resolve("adamw"))
     monkeypatch.setattr("signconv.pipeline.chain.resolve", lambda spec: wrong)
-    made = build("adamw", "stosign", "fp32")
+    made = build("adamw", convert="stosign", state="fp32")
     assert made.base == wrong
     assert all_rows(made, tmp_path) == ALL_AGREE | {ORACLE: False}
 
@@ -184,7 +193,7 @@ def test_fault_in_the_pass(fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     right = stosign.PASS.apply
     wrong = replace(stosign.PASS, apply=lambda p, options: fault(right(p, options)))
     monkeypatch.setattr(stosign, "PASS", wrong)
-    made = build("adamw", "stosign", "fp32")
+    made = build("adamw", convert="stosign", state="fp32")
     assert all_rows(made, tmp_path) == ALL_AGREE | {LAW: False}
 
 
@@ -227,7 +236,7 @@ def test_fault_in_the_lowering(fault: str, tmp_path: Path, monkeypatch: pytest.M
     spec, convert, changes = LOWERING_FAULTS[fault]
     for owner, attribute, value in changes:
         monkeypatch.setattr(owner, attribute, value)
-    made = build(spec, convert, "fp32")
+    made = build(spec, convert=convert, state="fp32")
     wanted = ALL_AGREE | {EVALUATOR: False}
     if convert is None:
         wanted.pop(LAW)
@@ -267,14 +276,14 @@ def test_fault_in_both_printers(
     wanted = ALL_AGREE | {EVALUATOR: False}
     if convert is None:
         wanted.pop(LAW)
-    assert all_rows(build(spec, convert, "fp32"), tmp_path) == wanted
+    assert all_rows(build(spec, convert=convert, state="fp32"), tmp_path) == wanted
 
 
 def test_fault_in_one_printer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     printing(monkeypatch, printers.TritonPrinter, sqrt="abs")
     wanted = ALL_AGREE | {KERNEL: False}
     wanted.pop(LAW)
-    assert all_rows(build("adamw", None, "fp32"), tmp_path) == wanted
+    assert all_rows(build("adamw", state="fp32"), tmp_path) == wanted
 
 
 # ---------------------------------------------------------------- a weak test says so
@@ -282,7 +291,7 @@ def test_fault_in_one_printer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_too_few_states_are_reported(tmp_path: Path) -> None:
     """Agreement on idle parameters and few codes proves nothing."""
-    cls = class_of(build("adamw", None, "fp8"), tmp_path)
+    cls = class_of(build("adamw", state="fp8"), tmp_path)
     p = torch.zeros(64, requires_grad=True)
     optimizer = cls([p], backend="reference")
     p.grad = torch.zeros(64)
@@ -296,7 +305,7 @@ def test_too_few_states_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_module_that_differs_from_the_compiler_is_reported(tmp_path: Path) -> None:
-    made = build("sgd", "stosign")
+    made = build("sgd", convert="stosign")
     path, _ = write(made.module, tmp_path)
     path.write_text(made.module.source + "\n# edited\n")
     rows = list(differential.verify(differential.from_module(path), path, DEVICE, steps=1))

@@ -32,7 +32,7 @@ def page() -> str:
 
 
 def _row(e: Entry) -> str:
-    made = build(e.spec, e.convert, e.state, math=e.math)
+    made = build(e.spec, convert=e.convert, state=e.state, math=e.math)
     sources = [made.program.doc.strip().splitlines()[0].rstrip(".")]
     sources += [f"{x}: {registry()[parse(x).name].source}" for x in made.program.history]
     options = [e.spec, *([f"--convert {e.convert}"] if e.convert else [])]

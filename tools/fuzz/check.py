@@ -102,7 +102,7 @@ def compiled(case: Case, folder: Path) -> Build:
     convert = ",".join(kept) or None
     for state, math in ((case.state, case.math), ("fp8", case.math), ("fp8", "fp32")):
         try:
-            return build(spec, convert, state, math=math)
+            return build(spec, convert=convert, state=state, math=math)
         except LoweringError as error:
             last = error
     raise last

@@ -94,7 +94,7 @@ def test_a_piece_per_thread_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("convert", [None, "stosign", "soft:p=3,nesterov"])
 @pytest.mark.parametrize("state", ["fp32", "bf16"])
 def test_other_storage(convert: str | None, state: str, tmp_path: Path) -> None:
-    cls = class_of(build("adamw", convert, state), tmp_path)
+    cls = class_of(build("adamw", convert=convert, state=state), tmp_path)
     row = bits.compare(cls, torch.float32, "cpu", 3, backend="cpu", chunk=SMALL)
     assert row.ok, row.detail
 

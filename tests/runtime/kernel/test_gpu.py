@@ -17,7 +17,7 @@ from signconv.verification.bits import compare, different
 
 pytestmark = pytest.mark.gpu
 
-MODULES = [build(e.spec, e.convert, e.state, math=e.math).module for e in GENERATED]
+MODULES = [build(e.spec, convert=e.convert, state=e.state, math=e.math).module for e in GENERATED]
 CLASSES = {
     m.class_name: getattr(
         importlib.import_module(f"signconv.generated.{m.file_name[:-3]}"), m.class_name
