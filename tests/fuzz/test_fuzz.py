@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz.check import Tally, check
-from tests.fuzz.programs import Case, cases, read_case
+from tools.fuzz.check import Tally, check
+from tools.fuzz.programs import Case, cases, read_case
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.py"))
 #: NumPy's, from the interpreter and the float64 evaluator on extreme gradients.

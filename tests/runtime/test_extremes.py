@@ -17,7 +17,7 @@ from signconv.prove.proofs import prove
 from signconv.prove.ratios import fraction
 from signconv.runtime.reference import ops as ref
 from tests.support import class_of
-from tests.support_runs import OWN, built, converted, keywords
+from tests.support.runs import OWN, built, converted, keywords
 
 #: Ratios with a finite bound whose numerator's moment is kept below what the denominator holds.
 RATIOS = [

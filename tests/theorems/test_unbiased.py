@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from signconv.runtime.reference import ops as ref
-from tests.support_runs import built, converted, keywords, run, updates
+from tests.support.runs import built, converted, keywords, run, updates
 
 N = 1 << 22
 BLOCK = 1 << 11
