@@ -18,8 +18,8 @@ Options = Mapping[str, str]
 class Pass:
     """A rewrite of a Program, found by name on the command line.
 
-    ``order`` places it in the canonical sequence (design.md 3); passes of one ``group`` exclude
-    each other; ``options`` maps an option's name to its legal values in words.  ``apply`` returns
+    ``order`` places it in the canonical sequence (docs/design.md#passes); passes of
+    one ``group`` exclude each other; ``options`` maps an option's name to its legal values in words.  ``apply`` returns
     a rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper
     and its algorithm.
     """

@@ -1,7 +1,7 @@
 """What each pass promises, checked on the float64 evaluator before against after.
 
-Written from algorithms.md B and the passes' papers, not from the passes' code.  ``signconv
-verify`` runs them, and so do the tests on random programs.
+Written from docs/design.md#passes and the passes' papers, not from the passes' code.
+``signconv verify`` runs them, and so do the tests on random programs.
 """
 
 from __future__ import annotations
