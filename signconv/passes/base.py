@@ -19,9 +19,9 @@ class Pass:
     """A rewrite of a Program, found by name on the command line.
 
     ``order`` places it in the canonical sequence (docs/design.md#passes); passes of
-    one ``group`` exclude each other; ``options`` maps an option's name to its legal values in words.  ``apply`` returns
-    a rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper
-    and its algorithm.
+    one ``group`` exclude each other; ``options`` maps an option's name to its legal values in
+    words.  ``apply`` returns a rebuilt Program, or raises PassError where the pass does not
+    apply.  ``source`` is the paper and its algorithm.
     """
 
     name: str
