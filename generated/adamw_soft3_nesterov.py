@@ -25,86 +25,58 @@ Passes: soft:p=3, nesterov.  Program 40fe4857bd30af2f.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.formats import Format
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.runtime.program import HyperSlot, MomentSlot, OptimizerProgram
+from signconv.runtime.program import (
+    HyperSlot,
+    MomentSlot,
+    OptimizerProgram,
+    RandomBits,
+    Step,
+    Tensors,
+)
 from signconv.runtime.reference import ops as ref
 
 # ---------------------------------------------------------------- scalars, float64, once per step
 
 
 def _scalars(
-    t: int,
-    initial_lr: float,
-    lr: float,
-    beta: float,
-    weight_decay: float,
-) -> tuple[float, ...]:
-    """What the step reads beside tensors; the kernel below computes the same on the device."""
+    t: int, initial_lr: float, hypers: Sequence[float], states: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What the step reads beside tensors, and the new scalar states."""
+    lr, beta, weight_decay = hypers
+
     one_minus_beta = 1.0 - beta
     lr_weight_decay = lr * weight_decay
-    return (
-        beta,
-        one_minus_beta,
-        lr,
-        lr_weight_decay,
-    )
+    return (beta, one_minus_beta, lr, lr_weight_decay), ()
 
 
 @triton.jit
-def _scalar_kernel(
-    lr_ptr,
-    hypers,
-    clock,
-    memory,
-    seed_ptr,
-    skip_ptr,
-    scale_ptr,
-    scalar_table,
-    key_table,
-):
-    """One program per group of parameters with equal t; a skipped step does not advance t."""
-    row = tl.program_id(0)
-    active = tl.load(skip_ptr) == 0
-    t = tl.load(clock + row) + 1
-    tl.store(clock + row, t, mask=active)
-    lr = tl.load(lr_ptr).to(tl.float64)
-    beta = tl.load(hypers + 1)
-    weight_decay = tl.load(hypers + 2)
+def _scalars_kernel(t, initial_lr, hypers, states):
+    """``_scalars`` on the device."""
+    lr, beta, weight_decay = hypers
+
     one_minus_beta = 1.0 - beta
     lr_weight_decay = lr * weight_decay
-    out = scalar_table + row * 5
-    factor = tl.load(hypers + 4) / tl.load(scale_ptr).to(tl.float64)
-    tl.store(out, factor.to(tl.float32))
-    tl.store(out + 1, beta.to(tl.float32))
-    tl.store(out + 2, one_minus_beta.to(tl.float32))
-    tl.store(out + 3, lr.to(tl.float32))
-    tl.store(out + 4, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 3, tl.load(seed_ptr), t, active, 1)
+    return (beta, one_minus_beta, lr, lr_weight_decay), ()
 
 
 # ---------------------------------------------------------------- the kernel
 
 
 @triton.jit
-def _math(
-    p,
-    g,
-    m_prev,
-    s_prev,
-    beta,
-    one_minus_beta,
-    lr,
-    lr_weight_decay,
-    CODEC: tl.constexpr,
-):
+def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
+    m_prev, s_prev = moments
+    beta, one_minus_beta, lr, lr_weight_decay = scalars
+
     m_size = tl.abs(m_prev)  # abs(m.prev)
     # what rounding took from it, the bound gives back
     s_prev = dev.nonneg_maximum(s_prev, m_size * m_size * m_size)
@@ -117,437 +89,19 @@ def _math(
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = dev.ratio(numerator, denominator, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, m, s
-
-
-@triton.jit
-def _fetch(
-    start,
-    numel,
-    p_ptr,
-    g_ptr,
-    m_ptr,
-    m_scale_ptr,
-    s_ptr,
-    s_scale_ptr,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    m_format: tl.constexpr,
-    s_format: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    """A tile as it is stored."""
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    s_ptr = s_ptr.to(tl.pointer_type(tl.uint8))
-    s_scale_ptr = s_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        s_ptr = tl.multiple_of(s_ptr, 16)
-        s_scale_ptr = tl.multiple_of(s_scale_ptr, 16)
-
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
-    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
-    m_stored, m_byte = dev.fetch_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
-    )
-    s_stored, s_byte = dev.fetch_moment(
-        s_ptr, s_scale_ptr, start, offsets, mask, row, row_mask, s_format, FULL
-    )
-    return (
-        p_stored,
-        g_stored,
-        m_stored,
-        m_byte,
-        s_stored,
-        s_byte,
-    )
-
-
-@triton.jit
-def _tile(
-    entry,
-    start,
-    clock_row,
-    index0,
-    numel,
-    p_ptr,
-    g_ptr,
-    m_ptr,
-    m_scale_ptr,
-    s_ptr,
-    s_scale_ptr,
-    p_stored,
-    g_stored,
-    m_stored,
-    m_byte,
-    s_stored,
-    s_byte,
-    factor,
-    beta,
-    one_minus_beta,
-    lr,
-    lr_weight_decay,
-    key0,
-    other_key0,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    m_format: tl.constexpr,
-    s_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    s_ptr = s_ptr.to(tl.pointer_type(tl.uint8))
-    s_scale_ptr = s_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        s_ptr = tl.multiple_of(s_ptr, 16)
-        s_scale_ptr = tl.multiple_of(s_scale_ptr, 16)
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p = dev.decode_param(
-        p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
-    )
-    g = dev.widen(g_stored, CODEC)
-    if SCALED:
-        g = g * factor
-    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
-    s_prev = dev.decode_moment(s_stored, s_byte, s_format, CODEC)
-    index = index0 + start + row * 32
-    bits0 = dev.random_bits(index, lane, key0, other_key0)
-
-    # The optimizer
-    p, m, s = _math(
-        p,
-        g,
-        m_prev,
-        s_prev,
-        beta,
-        one_minus_beta,
-        lr,
-        lr_weight_decay,
-        CODEC,
-    )
-
-    # Encode and store
-    dev.store_param(
-        p_ptr,
-        entry + 10,
-        start,
-        offsets,
-        p,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        p_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        m_ptr,
-        m_scale_ptr,
-        start,
-        offsets,
-        m,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        m_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        s_ptr,
-        s_scale_ptr,
-        start,
-        offsets,
-        s,
-        dev.low_field(bits0),
-        mask,
-        row,
-        row_mask,
-        s_format,
-        FULL,
-        CODEC,
-    )
-
-
-@triton.jit
-def _step_kernel(
-    table,
-    chunks,
-    scalar_table,
-    key_table,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    m_format: tl.constexpr,
-    s_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    TAIL: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
-    that is not full or not aligned goes TAIL rows at a time, with masks."""
-    pid = tl.program_id(0)
-    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
-    active = tl.load(key_table) != 0  # one answer for the whole launch
-    aligned = tl.load(entry + 1) != 0
-    # What the table says about the tensor: all of it at once, before anything depends on it
-    clock_row = tl.load(entry)
-    index0 = tl.load(entry + 2)
-    numel = tl.load(entry + 3)
-    p_ptr = tl.load(entry + 4)
-    g_ptr = tl.load(entry + 5)
-    m_ptr = tl.load(entry + 6)
-    m_scale_ptr = tl.load(entry + 7)
-    s_ptr = tl.load(entry + 8)
-    s_scale_ptr = tl.load(entry + 9)
-    scalars = scalar_table + clock_row * 5
-    factor = tl.load(scalars)
-    beta = tl.load(scalars + 1)
-    one_minus_beta = tl.load(scalars + 2)
-    lr = tl.load(scalars + 3)
-    lr_weight_decay = tl.load(scalars + 4)
-    keys = key_table + clock_row * 3 + 1
-    key0 = tl.load(keys + 0)
-    other_key0 = tl.load(keys + 1)
-    left = numel - start
-    if not active:
-        return
-    if aligned & (left >= TILES * ROWS * 32):
-        (
-            p_stored,
-            g_stored,
-            m_stored,
-            m_byte,
-            s_stored,
-            s_byte,
-        ) = _fetch(
-            start,
-            numel,
-            p_ptr,
-            g_ptr,
-            m_ptr,
-            m_scale_ptr,
-            s_ptr,
-            s_scale_ptr,
-            P_TYPE,
-            G_TYPE,
-            m_format,
-            s_format,
-            ROWS,
-            True,
-        )
-        if TILES > 1:
-            (
-                p_stored_next,
-                g_stored_next,
-                m_stored_next,
-                m_byte_next,
-                s_stored_next,
-                s_byte_next,
-            ) = _fetch(
-                start + ROWS * 32,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                s_ptr,
-                s_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                m_format,
-                s_format,
-                ROWS,
-                True,
-            )
-        for tile in tl.static_range(TILES):
-            place = start + tile * (ROWS * 32)
-            if tile + 2 < TILES:
-                (
-                    p_stored_far,
-                    g_stored_far,
-                    m_stored_far,
-                    m_byte_far,
-                    s_stored_far,
-                    s_byte_far,
-                ) = _fetch(
-                    place + 2 * ROWS * 32,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    s_ptr,
-                    s_scale_ptr,
-                    P_TYPE,
-                    G_TYPE,
-                    m_format,
-                    s_format,
-                    ROWS,
-                    True,
-                )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                s_ptr,
-                s_scale_ptr,
-                p_stored,
-                g_stored,
-                m_stored,
-                m_byte,
-                s_stored,
-                s_byte,
-                factor,
-                beta,
-                one_minus_beta,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                m_format,
-                s_format,
-                CODEC,
-                SCALED,
-                ROWS,
-                True,
-            )
-            if tile + 1 < TILES:
-                p_stored = p_stored_next
-                g_stored = g_stored_next
-                m_stored = m_stored_next
-                m_byte = m_byte_next
-                s_stored = s_stored_next
-                s_byte = s_byte_next
-            if tile + 2 < TILES:
-                p_stored_next = p_stored_far
-                g_stored_next = g_stored_far
-                m_stored_next = m_stored_far
-                m_byte_next = m_byte_far
-                s_stored_next = s_stored_far
-                s_byte_next = s_byte_far
-    else:
-        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
-            place = start + first
-            (
-                p_stored_tail,
-                g_stored_tail,
-                m_stored_tail,
-                m_byte_tail,
-                s_stored_tail,
-                s_byte_tail,
-            ) = _fetch(
-                place,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                s_ptr,
-                s_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                m_format,
-                s_format,
-                TAIL,
-                False,
-            )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                s_ptr,
-                s_scale_ptr,
-                p_stored_tail,
-                g_stored_tail,
-                m_stored_tail,
-                m_byte_tail,
-                s_stored_tail,
-                s_byte_tail,
-                factor,
-                beta,
-                one_minus_beta,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                m_format,
-                s_format,
-                CODEC,
-                SCALED,
-                TAIL,
-                False,
-            )
+    return p, (m, s)
 
 
 # ---------------------------------------------------------------- the reference
 
 
 def _math_reference(
-    p: Tensor,
-    g: Tensor,
-    m_prev: Tensor,
-    s_prev: Tensor,
-    beta: Tensor,
-    one_minus_beta: Tensor,
-    lr: Tensor,
-    lr_weight_decay: Tensor,
-) -> tuple[Tensor, ...]:
+    p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor], noise: Tensor
+) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
+    m_prev, s_prev = moments
+    beta, one_minus_beta, lr, lr_weight_decay = scalars
+
     m_size = torch.abs(m_prev)  # abs(m.prev)
     # what rounding took from it, the bound gives back
     s_prev = ref.nonneg_maximum(s_prev, m_size * m_size * m_size)
@@ -560,50 +114,7 @@ def _math_reference(
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = ref.ratio(numerator, denominator)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, m, s
-
-
-def _reference(
-    param: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    formats: dict[str, Format],
-    factor: Tensor,
-    scalars: list[Tensor],
-    bits: list[Tensor],
-) -> None:
-    """Step one contiguous parameter in place, all tensors on one device."""
-    # Load and decode
-    p = ref.load_param(param, state)
-    g = ref.load_float(grad) * factor
-    m_prev = ref.load_moment(state["m"], state.get("m_scale"), formats["m"])
-    s_prev = ref.load_moment(state["s"], state.get("s_scale"), formats["s"])
-
-    # The optimizer
-    p, m, s = _math_reference(
-        p,
-        g,
-        m_prev,
-        s_prev,
-        *scalars,
-    )
-
-    # Encode and store
-    ref.store_param(param, p, ref.high_field(bits[0]), state)
-    ref.store_moment(
-        state["m"],
-        state.get("m_scale"),
-        m,
-        ref.high_field(bits[0]),
-        formats["m"],
-    )
-    ref.store_moment(
-        state["s"],
-        state.get("s_scale"),
-        s,
-        ref.low_field(bits[0]),
-        formats["s"],
-    )
+    return p, (m, s)
 
 
 # ---------------------------------------------------------------- the optimizer
@@ -637,15 +148,15 @@ class AdamWSoft3Nesterov(FusedOptimizer):
         hash="40fe4857bd30af2f",
         spec="adamw",
         passes=("soft:p=3", "nesterov"),
-        state="fp8",
+        storage="fp8",
         hypers=(
             HyperSlot("lr", 0.001, "lr", ge=0),
             HyperSlot("beta", 0.95, "beta", ge=0, lt=1),
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", 0, "high"),
-            MomentSlot("s", "e4m3-root3", "bf16", 0, "low"),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
+            MomentSlot("s", "e4m3-root3", "bf16", RandomBits(0, "low")),
         ),
         outputs=(
             "beta",
@@ -654,11 +165,9 @@ class AdamWSoft3Nesterov(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
         quotients=True,
-        scalars=_scalars,
-        reference=_reference,
-        scalar_kernel=_scalar_kernel,
-        step_kernel=_step_kernel,
         removed={
             "beta1": "soft has one beta for both moments and needs no eps",
             "beta2": "soft has one beta for both moments and needs no eps",

@@ -32,30 +32,33 @@ Passes: none.  Program 6a3c8caa71f8c177.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.formats import Format
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.runtime.program import HyperSlot, MomentSlot, OptimizerProgram
+from signconv.runtime.program import (
+    HyperSlot,
+    MomentSlot,
+    OptimizerProgram,
+    RandomBits,
+    Step,
+    Tensors,
+)
 from signconv.runtime.reference import ops as ref
 
 # ---------------------------------------------------------------- scalars, float64, once per step
 
 
 def _scalars(
-    t: int,
-    initial_lr: float,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    beta3: float,
-    eps: float,
-    weight_decay: float,
-) -> tuple[float, ...]:
-    """What the step reads beside tensors; the kernel below computes the same on the device."""
+    t: int, initial_lr: float, hypers: Sequence[float], states: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What the step reads beside tensors, and the new scalar states."""
+    lr, beta1, beta2, beta3, eps, weight_decay = hypers
+
     later = 0.0 if t == 1 else 1.0  # where(t == 1, 0, 1)
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
@@ -65,6 +68,67 @@ def _scalars(
     n_correction = ref.divide64(1.0, 1.0 - ref.power64(beta3, t))  # 1 / (1 - beta3**t)
     lr_weight_decay = lr * weight_decay
     return (
+        (
+            later,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            beta3,
+            one_minus_beta3,
+            m_correction,
+            d_correction,
+            n_correction,
+            eps,
+            lr,
+            lr_weight_decay,
+        ),
+        (),
+    )
+
+
+@triton.jit
+def _scalars_kernel(t, initial_lr, hypers, states):
+    """``_scalars`` on the device."""
+    lr, beta1, beta2, beta3, eps, weight_decay = hypers
+
+    # where(t == 1, 0, 1)
+    later = tl.where(t == 1, tl.full((), 0.0, tl.float64), tl.full((), 1.0, tl.float64))
+    one_minus_beta1 = 1.0 - beta1
+    one_minus_beta2 = 1.0 - beta2
+    one_minus_beta3 = 1.0 - beta3
+    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
+    d_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
+    n_correction = 1.0 / (1.0 - dev.power64(beta3, t))  # 1 / (1 - beta3**t)
+    lr_weight_decay = lr * weight_decay
+    return (
+        (
+            later,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            beta3,
+            one_minus_beta3,
+            m_correction,
+            d_correction,
+            n_correction,
+            eps,
+            lr,
+            lr_weight_decay,
+        ),
+        (),
+    )
+
+
+# ---------------------------------------------------------------- the kernel
+
+
+@triton.jit
+def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
+    """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
+    g_prev_prev, m_prev, d_prev, n_prev = moments
+    (
         later,
         beta1,
         one_minus_beta1,
@@ -78,87 +142,8 @@ def _scalars(
         eps,
         lr,
         lr_weight_decay,
-    )
+    ) = scalars
 
-
-@triton.jit
-def _scalar_kernel(
-    lr_ptr,
-    hypers,
-    clock,
-    memory,
-    seed_ptr,
-    skip_ptr,
-    scale_ptr,
-    scalar_table,
-    key_table,
-):
-    """One program per group of parameters with equal t; a skipped step does not advance t."""
-    row = tl.program_id(0)
-    active = tl.load(skip_ptr) == 0
-    t = tl.load(clock + row) + 1
-    tl.store(clock + row, t, mask=active)
-    lr = tl.load(lr_ptr).to(tl.float64)
-    beta1 = tl.load(hypers + 1)
-    beta2 = tl.load(hypers + 2)
-    beta3 = tl.load(hypers + 3)
-    eps = tl.load(hypers + 4)
-    weight_decay = tl.load(hypers + 5)
-    # where(t == 1, 0, 1)
-    later = tl.where(t == 1, tl.full((), 0.0, tl.float64), tl.full((), 1.0, tl.float64))
-    one_minus_beta1 = 1.0 - beta1
-    one_minus_beta2 = 1.0 - beta2
-    one_minus_beta3 = 1.0 - beta3
-    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
-    d_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    n_correction = 1.0 / (1.0 - dev.power64(beta3, t))  # 1 / (1 - beta3**t)
-    lr_weight_decay = lr * weight_decay
-    out = scalar_table + row * 14
-    factor = tl.load(hypers + 7) / tl.load(scale_ptr).to(tl.float64)
-    tl.store(out, factor.to(tl.float32))
-    tl.store(out + 1, later.to(tl.float32))
-    tl.store(out + 2, beta1.to(tl.float32))
-    tl.store(out + 3, one_minus_beta1.to(tl.float32))
-    tl.store(out + 4, beta2.to(tl.float32))
-    tl.store(out + 5, one_minus_beta2.to(tl.float32))
-    tl.store(out + 6, beta3.to(tl.float32))
-    tl.store(out + 7, one_minus_beta3.to(tl.float32))
-    tl.store(out + 8, m_correction.to(tl.float32))
-    tl.store(out + 9, d_correction.to(tl.float32))
-    tl.store(out + 10, n_correction.to(tl.float32))
-    tl.store(out + 11, eps.to(tl.float32))
-    tl.store(out + 12, lr.to(tl.float32))
-    tl.store(out + 13, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 5, tl.load(seed_ptr), t, active, 2)
-
-
-# ---------------------------------------------------------------- the kernel
-
-
-@triton.jit
-def _math(
-    p,
-    g,
-    g_prev_prev,
-    m_prev,
-    d_prev,
-    n_prev,
-    later,
-    beta1,
-    one_minus_beta1,
-    beta2,
-    one_minus_beta2,
-    beta3,
-    one_minus_beta3,
-    m_correction,
-    d_correction,
-    n_correction,
-    eps,
-    lr,
-    lr_weight_decay,
-    CODEC: tl.constexpr,
-):
-    """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     g_prev = g
     change = later * (g - g_prev_prev)  # later * (g - g_prev.prev)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
@@ -170,197 +155,18 @@ def _math(
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
     update = dev.ratio(numerator, dev.sqrt(n * n_correction, CODEC) + eps, CODEC)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, g_prev, m, d, n
+    return p, (g_prev, m, d, n)
 
 
-@triton.jit
-def _fetch(
-    start,
-    numel,
-    p_ptr,
-    g_ptr,
-    g_prev_ptr,
-    g_prev_scale_ptr,
-    m_ptr,
-    m_scale_ptr,
-    d_ptr,
-    d_scale_ptr,
-    n_ptr,
-    n_scale_ptr,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    g_prev_format: tl.constexpr,
-    m_format: tl.constexpr,
-    d_format: tl.constexpr,
-    n_format: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    """A tile as it is stored."""
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    g_prev_ptr = g_prev_ptr.to(tl.pointer_type(tl.uint8))
-    g_prev_scale_ptr = g_prev_scale_ptr.to(tl.pointer_type(tl.uint8))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    d_ptr = d_ptr.to(tl.pointer_type(tl.uint8))
-    d_scale_ptr = d_scale_ptr.to(tl.pointer_type(tl.uint8))
-    n_ptr = n_ptr.to(tl.pointer_type(tl.uint8))
-    n_scale_ptr = n_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        g_prev_ptr = tl.multiple_of(g_prev_ptr, 16)
-        g_prev_scale_ptr = tl.multiple_of(g_prev_scale_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        d_ptr = tl.multiple_of(d_ptr, 16)
-        d_scale_ptr = tl.multiple_of(d_scale_ptr, 16)
-        n_ptr = tl.multiple_of(n_ptr, 16)
-        n_scale_ptr = tl.multiple_of(n_scale_ptr, 16)
-
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
-    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
-    g_prev_stored, g_prev_byte = dev.fetch_moment(
-        g_prev_ptr, g_prev_scale_ptr, start, offsets, mask, row, row_mask, g_prev_format, FULL
-    )
-    m_stored, m_byte = dev.fetch_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
-    )
-    d_stored, d_byte = dev.fetch_moment(
-        d_ptr, d_scale_ptr, start, offsets, mask, row, row_mask, d_format, FULL
-    )
-    n_stored, n_byte = dev.fetch_moment(
-        n_ptr, n_scale_ptr, start, offsets, mask, row, row_mask, n_format, FULL
-    )
-    return (
-        p_stored,
-        g_stored,
-        g_prev_stored,
-        g_prev_byte,
-        m_stored,
-        m_byte,
-        d_stored,
-        d_byte,
-        n_stored,
-        n_byte,
-    )
+# ---------------------------------------------------------------- the reference
 
 
-@triton.jit
-def _tile(
-    entry,
-    start,
-    clock_row,
-    index0,
-    numel,
-    p_ptr,
-    g_ptr,
-    g_prev_ptr,
-    g_prev_scale_ptr,
-    m_ptr,
-    m_scale_ptr,
-    d_ptr,
-    d_scale_ptr,
-    n_ptr,
-    n_scale_ptr,
-    p_stored,
-    g_stored,
-    g_prev_stored,
-    g_prev_byte,
-    m_stored,
-    m_byte,
-    d_stored,
-    d_byte,
-    n_stored,
-    n_byte,
-    factor,
-    later,
-    beta1,
-    one_minus_beta1,
-    beta2,
-    one_minus_beta2,
-    beta3,
-    one_minus_beta3,
-    m_correction,
-    d_correction,
-    n_correction,
-    eps,
-    lr,
-    lr_weight_decay,
-    key0,
-    other_key0,
-    key1,
-    other_key1,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    g_prev_format: tl.constexpr,
-    m_format: tl.constexpr,
-    d_format: tl.constexpr,
-    n_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    g_prev_ptr = g_prev_ptr.to(tl.pointer_type(tl.uint8))
-    g_prev_scale_ptr = g_prev_scale_ptr.to(tl.pointer_type(tl.uint8))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    d_ptr = d_ptr.to(tl.pointer_type(tl.uint8))
-    d_scale_ptr = d_scale_ptr.to(tl.pointer_type(tl.uint8))
-    n_ptr = n_ptr.to(tl.pointer_type(tl.uint8))
-    n_scale_ptr = n_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        g_prev_ptr = tl.multiple_of(g_prev_ptr, 16)
-        g_prev_scale_ptr = tl.multiple_of(g_prev_scale_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        d_ptr = tl.multiple_of(d_ptr, 16)
-        d_scale_ptr = tl.multiple_of(d_scale_ptr, 16)
-        n_ptr = tl.multiple_of(n_ptr, 16)
-        n_scale_ptr = tl.multiple_of(n_scale_ptr, 16)
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p = dev.decode_param(
-        p_stored, entry + 14, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
-    )
-    g = dev.widen(g_stored, CODEC)
-    if SCALED:
-        g = g * factor
-    g_prev_prev = dev.decode_moment(g_prev_stored, g_prev_byte, g_prev_format, CODEC)
-    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
-    d_prev = dev.decode_moment(d_stored, d_byte, d_format, CODEC)
-    n_prev = dev.decode_moment(n_stored, n_byte, n_format, CODEC)
-    index = index0 + start + row * 32
-    bits0 = dev.random_bits(index, lane, key0, other_key0)
-    bits1 = dev.random_bits(index, lane, key1, other_key1)
-
-    # The optimizer
-    p, g_prev, m, d, n = _math(
-        p,
-        g,
-        g_prev_prev,
-        m_prev,
-        d_prev,
-        n_prev,
+def _math_reference(
+    p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor], noise: Tensor
+) -> tuple[Tensor, Tensors]:
+    """The step in fp32, the same statements as ``_math``."""
+    g_prev_prev, m_prev, d_prev, n_prev = moments
+    (
         later,
         beta1,
         one_minus_beta1,
@@ -374,446 +180,8 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
-        CODEC,
-    )
+    ) = scalars
 
-    # Encode and store
-    dev.store_param(
-        p_ptr,
-        entry + 14,
-        start,
-        offsets,
-        p,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        p_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        g_prev_ptr,
-        g_prev_scale_ptr,
-        start,
-        offsets,
-        g_prev,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        g_prev_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        m_ptr,
-        m_scale_ptr,
-        start,
-        offsets,
-        m,
-        dev.low_field(bits1),
-        mask,
-        row,
-        row_mask,
-        m_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        d_ptr,
-        d_scale_ptr,
-        start,
-        offsets,
-        d,
-        dev.high_field(bits1),
-        mask,
-        row,
-        row_mask,
-        d_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        n_ptr,
-        n_scale_ptr,
-        start,
-        offsets,
-        n,
-        dev.low_field(bits0),
-        mask,
-        row,
-        row_mask,
-        n_format,
-        FULL,
-        CODEC,
-    )
-
-
-@triton.jit
-def _step_kernel(
-    table,
-    chunks,
-    scalar_table,
-    key_table,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    g_prev_format: tl.constexpr,
-    m_format: tl.constexpr,
-    d_format: tl.constexpr,
-    n_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    TAIL: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
-    that is not full or not aligned goes TAIL rows at a time, with masks."""
-    pid = tl.program_id(0)
-    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 16
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
-    active = tl.load(key_table) != 0  # one answer for the whole launch
-    aligned = tl.load(entry + 1) != 0
-    # What the table says about the tensor: all of it at once, before anything depends on it
-    clock_row = tl.load(entry)
-    index0 = tl.load(entry + 2)
-    numel = tl.load(entry + 3)
-    p_ptr = tl.load(entry + 4)
-    g_ptr = tl.load(entry + 5)
-    g_prev_ptr = tl.load(entry + 6)
-    g_prev_scale_ptr = tl.load(entry + 7)
-    m_ptr = tl.load(entry + 8)
-    m_scale_ptr = tl.load(entry + 9)
-    d_ptr = tl.load(entry + 10)
-    d_scale_ptr = tl.load(entry + 11)
-    n_ptr = tl.load(entry + 12)
-    n_scale_ptr = tl.load(entry + 13)
-    scalars = scalar_table + clock_row * 14
-    factor = tl.load(scalars)
-    later = tl.load(scalars + 1)
-    beta1 = tl.load(scalars + 2)
-    one_minus_beta1 = tl.load(scalars + 3)
-    beta2 = tl.load(scalars + 4)
-    one_minus_beta2 = tl.load(scalars + 5)
-    beta3 = tl.load(scalars + 6)
-    one_minus_beta3 = tl.load(scalars + 7)
-    m_correction = tl.load(scalars + 8)
-    d_correction = tl.load(scalars + 9)
-    n_correction = tl.load(scalars + 10)
-    eps = tl.load(scalars + 11)
-    lr = tl.load(scalars + 12)
-    lr_weight_decay = tl.load(scalars + 13)
-    keys = key_table + clock_row * 5 + 1
-    key0 = tl.load(keys + 0)
-    other_key0 = tl.load(keys + 1)
-    key1 = tl.load(keys + 2)
-    other_key1 = tl.load(keys + 3)
-    left = numel - start
-    if not active:
-        return
-    if aligned & (left >= TILES * ROWS * 32):
-        (
-            p_stored,
-            g_stored,
-            g_prev_stored,
-            g_prev_byte,
-            m_stored,
-            m_byte,
-            d_stored,
-            d_byte,
-            n_stored,
-            n_byte,
-        ) = _fetch(
-            start,
-            numel,
-            p_ptr,
-            g_ptr,
-            g_prev_ptr,
-            g_prev_scale_ptr,
-            m_ptr,
-            m_scale_ptr,
-            d_ptr,
-            d_scale_ptr,
-            n_ptr,
-            n_scale_ptr,
-            P_TYPE,
-            G_TYPE,
-            g_prev_format,
-            m_format,
-            d_format,
-            n_format,
-            ROWS,
-            True,
-        )
-        if TILES > 1:
-            (
-                p_stored_next,
-                g_stored_next,
-                g_prev_stored_next,
-                g_prev_byte_next,
-                m_stored_next,
-                m_byte_next,
-                d_stored_next,
-                d_byte_next,
-                n_stored_next,
-                n_byte_next,
-            ) = _fetch(
-                start + ROWS * 32,
-                numel,
-                p_ptr,
-                g_ptr,
-                g_prev_ptr,
-                g_prev_scale_ptr,
-                m_ptr,
-                m_scale_ptr,
-                d_ptr,
-                d_scale_ptr,
-                n_ptr,
-                n_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                g_prev_format,
-                m_format,
-                d_format,
-                n_format,
-                ROWS,
-                True,
-            )
-        for tile in tl.static_range(TILES):
-            place = start + tile * (ROWS * 32)
-            if tile + 2 < TILES:
-                (
-                    p_stored_far,
-                    g_stored_far,
-                    g_prev_stored_far,
-                    g_prev_byte_far,
-                    m_stored_far,
-                    m_byte_far,
-                    d_stored_far,
-                    d_byte_far,
-                    n_stored_far,
-                    n_byte_far,
-                ) = _fetch(
-                    place + 2 * ROWS * 32,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    g_prev_ptr,
-                    g_prev_scale_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    d_ptr,
-                    d_scale_ptr,
-                    n_ptr,
-                    n_scale_ptr,
-                    P_TYPE,
-                    G_TYPE,
-                    g_prev_format,
-                    m_format,
-                    d_format,
-                    n_format,
-                    ROWS,
-                    True,
-                )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                g_prev_ptr,
-                g_prev_scale_ptr,
-                m_ptr,
-                m_scale_ptr,
-                d_ptr,
-                d_scale_ptr,
-                n_ptr,
-                n_scale_ptr,
-                p_stored,
-                g_stored,
-                g_prev_stored,
-                g_prev_byte,
-                m_stored,
-                m_byte,
-                d_stored,
-                d_byte,
-                n_stored,
-                n_byte,
-                factor,
-                later,
-                beta1,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                beta3,
-                one_minus_beta3,
-                m_correction,
-                d_correction,
-                n_correction,
-                eps,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                key1,
-                other_key1,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                g_prev_format,
-                m_format,
-                d_format,
-                n_format,
-                CODEC,
-                SCALED,
-                ROWS,
-                True,
-            )
-            if tile + 1 < TILES:
-                p_stored = p_stored_next
-                g_stored = g_stored_next
-                g_prev_stored = g_prev_stored_next
-                g_prev_byte = g_prev_byte_next
-                m_stored = m_stored_next
-                m_byte = m_byte_next
-                d_stored = d_stored_next
-                d_byte = d_byte_next
-                n_stored = n_stored_next
-                n_byte = n_byte_next
-            if tile + 2 < TILES:
-                p_stored_next = p_stored_far
-                g_stored_next = g_stored_far
-                g_prev_stored_next = g_prev_stored_far
-                g_prev_byte_next = g_prev_byte_far
-                m_stored_next = m_stored_far
-                m_byte_next = m_byte_far
-                d_stored_next = d_stored_far
-                d_byte_next = d_byte_far
-                n_stored_next = n_stored_far
-                n_byte_next = n_byte_far
-    else:
-        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
-            place = start + first
-            (
-                p_stored_tail,
-                g_stored_tail,
-                g_prev_stored_tail,
-                g_prev_byte_tail,
-                m_stored_tail,
-                m_byte_tail,
-                d_stored_tail,
-                d_byte_tail,
-                n_stored_tail,
-                n_byte_tail,
-            ) = _fetch(
-                place,
-                numel,
-                p_ptr,
-                g_ptr,
-                g_prev_ptr,
-                g_prev_scale_ptr,
-                m_ptr,
-                m_scale_ptr,
-                d_ptr,
-                d_scale_ptr,
-                n_ptr,
-                n_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                g_prev_format,
-                m_format,
-                d_format,
-                n_format,
-                TAIL,
-                False,
-            )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                g_prev_ptr,
-                g_prev_scale_ptr,
-                m_ptr,
-                m_scale_ptr,
-                d_ptr,
-                d_scale_ptr,
-                n_ptr,
-                n_scale_ptr,
-                p_stored_tail,
-                g_stored_tail,
-                g_prev_stored_tail,
-                g_prev_byte_tail,
-                m_stored_tail,
-                m_byte_tail,
-                d_stored_tail,
-                d_byte_tail,
-                n_stored_tail,
-                n_byte_tail,
-                factor,
-                later,
-                beta1,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                beta3,
-                one_minus_beta3,
-                m_correction,
-                d_correction,
-                n_correction,
-                eps,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                key1,
-                other_key1,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                g_prev_format,
-                m_format,
-                d_format,
-                n_format,
-                CODEC,
-                SCALED,
-                TAIL,
-                False,
-            )
-
-
-# ---------------------------------------------------------------- the reference
-
-
-def _math_reference(
-    p: Tensor,
-    g: Tensor,
-    g_prev_prev: Tensor,
-    m_prev: Tensor,
-    d_prev: Tensor,
-    n_prev: Tensor,
-    later: Tensor,
-    beta1: Tensor,
-    one_minus_beta1: Tensor,
-    beta2: Tensor,
-    one_minus_beta2: Tensor,
-    beta3: Tensor,
-    one_minus_beta3: Tensor,
-    m_correction: Tensor,
-    d_correction: Tensor,
-    n_correction: Tensor,
-    eps: Tensor,
-    lr: Tensor,
-    lr_weight_decay: Tensor,
-) -> tuple[Tensor, ...]:
-    """The step in fp32, the same statements as ``_math``."""
     g_prev = g
     change = later * (g - g_prev_prev)  # later * (g - g_prev.prev)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
@@ -825,68 +193,7 @@ def _math_reference(
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
     update = ref.ratio(numerator, ref.sqrt(n * n_correction) + eps)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, g_prev, m, d, n
-
-
-def _reference(
-    param: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    formats: dict[str, Format],
-    factor: Tensor,
-    scalars: list[Tensor],
-    bits: list[Tensor],
-) -> None:
-    """Step one contiguous parameter in place, all tensors on one device."""
-    # Load and decode
-    p = ref.load_param(param, state)
-    g = ref.load_float(grad) * factor
-    g_prev_prev = ref.load_moment(state["g_prev"], state.get("g_prev_scale"), formats["g_prev"])
-    m_prev = ref.load_moment(state["m"], state.get("m_scale"), formats["m"])
-    d_prev = ref.load_moment(state["d"], state.get("d_scale"), formats["d"])
-    n_prev = ref.load_moment(state["n"], state.get("n_scale"), formats["n"])
-
-    # The optimizer
-    p, g_prev, m, d, n = _math_reference(
-        p,
-        g,
-        g_prev_prev,
-        m_prev,
-        d_prev,
-        n_prev,
-        *scalars,
-    )
-
-    # Encode and store
-    ref.store_param(param, p, ref.high_field(bits[0]), state)
-    ref.store_moment(
-        state["g_prev"],
-        state.get("g_prev_scale"),
-        g_prev,
-        ref.high_field(bits[0]),
-        formats["g_prev"],
-    )
-    ref.store_moment(
-        state["m"],
-        state.get("m_scale"),
-        m,
-        ref.low_field(bits[1]),
-        formats["m"],
-    )
-    ref.store_moment(
-        state["d"],
-        state.get("d_scale"),
-        d,
-        ref.high_field(bits[1]),
-        formats["d"],
-    )
-    ref.store_moment(
-        state["n"],
-        state.get("n_scale"),
-        n,
-        ref.low_field(bits[0]),
-        formats["n"],
-    )
+    return p, (g_prev, m, d, n)
 
 
 # ---------------------------------------------------------------- the optimizer
@@ -921,7 +228,7 @@ class Adan(FusedOptimizer):
         hash="6a3c8caa71f8c177",
         spec="adan",
         passes=(),
-        state="fp8",
+        storage="fp8",
         hypers=(
             HyperSlot("lr", 0.001, "lr", ge=0),
             HyperSlot("beta1", 0.98, "betas", index=0, ge=0, lt=1),
@@ -931,10 +238,10 @@ class Adan(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("g_prev", "e4m3", "bf16", 0, "high"),
-            MomentSlot("m", "bf16", "bf16", 1, "low"),
-            MomentSlot("d", "bf16", "bf16", 1, "high"),
-            MomentSlot("n", "bf16", "bf16", 0, "low"),
+            MomentSlot("g_prev", "e4m3", "bf16", RandomBits(0, "high")),
+            MomentSlot("m", "bf16", "bf16", RandomBits(1, "low")),
+            MomentSlot("d", "bf16", "bf16", RandomBits(1, "high")),
+            MomentSlot("n", "bf16", "bf16", RandomBits(0, "low")),
         ),
         outputs=(
             "later",
@@ -952,11 +259,9 @@ class Adan(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=2,
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
         quotients=True,
-        scalars=_scalars,
-        reference=_reference,
-        scalar_kernel=_scalar_kernel,
-        step_kernel=_step_kernel,
     )
 
     def __init__(

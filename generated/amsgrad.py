@@ -29,29 +29,33 @@ Passes: none.  Program d377314f9fe17148.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.formats import Format
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.runtime.program import HyperSlot, MomentSlot, OptimizerProgram
+from signconv.runtime.program import (
+    HyperSlot,
+    MomentSlot,
+    OptimizerProgram,
+    RandomBits,
+    Step,
+    Tensors,
+)
 from signconv.runtime.reference import ops as ref
 
 # ---------------------------------------------------------------- scalars, float64, once per step
 
 
 def _scalars(
-    t: int,
-    initial_lr: float,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> tuple[float, ...]:
-    """What the step reads beside tensors; the kernel below computes the same on the device."""
+    t: int, initial_lr: float, hypers: Sequence[float], states: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What the step reads beside tensors, and the new scalar states."""
+    lr, beta1, beta2, eps, weight_decay = hypers
+
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
     v_floor = (
@@ -67,41 +71,27 @@ def _scalars(
     denominator_scale = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
     lr_weight_decay = lr * weight_decay
     return (
-        v_floor,
-        beta1,
-        one_minus_beta1,
-        beta2,
-        one_minus_beta2,
-        m_correction,
-        denominator_scale,
-        eps,
-        lr,
-        lr_weight_decay,
+        (
+            v_floor,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            m_correction,
+            denominator_scale,
+            eps,
+            lr,
+            lr_weight_decay,
+        ),
+        (),
     )
 
 
 @triton.jit
-def _scalar_kernel(
-    lr_ptr,
-    hypers,
-    clock,
-    memory,
-    seed_ptr,
-    skip_ptr,
-    scale_ptr,
-    scalar_table,
-    key_table,
-):
-    """One program per group of parameters with equal t; a skipped step does not advance t."""
-    row = tl.program_id(0)
-    active = tl.load(skip_ptr) == 0
-    t = tl.load(clock + row) + 1
-    tl.store(clock + row, t, mask=active)
-    lr = tl.load(lr_ptr).to(tl.float64)
-    beta1 = tl.load(hypers + 1)
-    beta2 = tl.load(hypers + 2)
-    eps = tl.load(hypers + 3)
-    weight_decay = tl.load(hypers + 4)
+def _scalars_kernel(t, initial_lr, hypers, states):
+    """``_scalars`` on the device."""
+    lr, beta1, beta2, eps, weight_decay = hypers
+
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
     v_floor = tl.where(
@@ -114,220 +104,31 @@ def _scalar_kernel(
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     denominator_scale = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
     lr_weight_decay = lr * weight_decay
-    out = scalar_table + row * 11
-    factor = tl.load(hypers + 6) / tl.load(scale_ptr).to(tl.float64)
-    tl.store(out, factor.to(tl.float32))
-    tl.store(out + 1, v_floor.to(tl.float32))
-    tl.store(out + 2, beta1.to(tl.float32))
-    tl.store(out + 3, one_minus_beta1.to(tl.float32))
-    tl.store(out + 4, beta2.to(tl.float32))
-    tl.store(out + 5, one_minus_beta2.to(tl.float32))
-    tl.store(out + 6, m_correction.to(tl.float32))
-    tl.store(out + 7, denominator_scale.to(tl.float32))
-    tl.store(out + 8, eps.to(tl.float32))
-    tl.store(out + 9, lr.to(tl.float32))
-    tl.store(out + 10, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 5, tl.load(seed_ptr), t, active, 2)
+    return (
+        (
+            v_floor,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            m_correction,
+            denominator_scale,
+            eps,
+            lr,
+            lr_weight_decay,
+        ),
+        (),
+    )
 
 
 # ---------------------------------------------------------------- the kernel
 
 
 @triton.jit
-def _math(
-    p,
-    g,
-    m_prev,
-    v_prev,
-    v_max_prev,
-    v_floor,
-    beta1,
-    one_minus_beta1,
-    beta2,
-    one_minus_beta2,
-    m_correction,
-    denominator_scale,
-    eps,
-    lr,
-    lr_weight_decay,
-    CODEC: tl.constexpr,
-):
+def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
-    # what rounding took from it, the bound gives back
-    v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
-    v_max = dev.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
-    # sqrt(v_max / (1 - beta2**t)) + eps
-    denominator = dev.sqrt(v_max * denominator_scale, CODEC) + eps
-    # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
-    update = dev.ratio(m * m_correction, denominator, CODEC)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, m, v, v_max
-
-
-@triton.jit
-def _fetch(
-    start,
-    numel,
-    p_ptr,
-    g_ptr,
-    m_ptr,
-    m_scale_ptr,
-    v_ptr,
-    v_scale_ptr,
-    v_max_ptr,
-    v_max_scale_ptr,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    m_format: tl.constexpr,
-    v_format: tl.constexpr,
-    v_max_format: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    """A tile as it is stored."""
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
-    v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
-    v_max_ptr = v_max_ptr.to(tl.pointer_type(tl.uint8))
-    v_max_scale_ptr = v_max_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        v_ptr = tl.multiple_of(v_ptr, 16)
-        v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
-        v_max_ptr = tl.multiple_of(v_max_ptr, 16)
-        v_max_scale_ptr = tl.multiple_of(v_max_scale_ptr, 16)
-
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
-    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
-    m_stored, m_byte = dev.fetch_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
-    )
-    v_stored, v_byte = dev.fetch_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
-    )
-    v_max_stored, v_max_byte = dev.fetch_moment(
-        v_max_ptr, v_max_scale_ptr, start, offsets, mask, row, row_mask, v_max_format, FULL
-    )
-    return (
-        p_stored,
-        g_stored,
-        m_stored,
-        m_byte,
-        v_stored,
-        v_byte,
-        v_max_stored,
-        v_max_byte,
-    )
-
-
-@triton.jit
-def _tile(
-    entry,
-    start,
-    clock_row,
-    index0,
-    numel,
-    p_ptr,
-    g_ptr,
-    m_ptr,
-    m_scale_ptr,
-    v_ptr,
-    v_scale_ptr,
-    v_max_ptr,
-    v_max_scale_ptr,
-    p_stored,
-    g_stored,
-    m_stored,
-    m_byte,
-    v_stored,
-    v_byte,
-    v_max_stored,
-    v_max_byte,
-    factor,
-    v_floor,
-    beta1,
-    one_minus_beta1,
-    beta2,
-    one_minus_beta2,
-    m_correction,
-    denominator_scale,
-    eps,
-    lr,
-    lr_weight_decay,
-    key0,
-    other_key0,
-    key1,
-    other_key1,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    m_format: tl.constexpr,
-    v_format: tl.constexpr,
-    v_max_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
-    v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
-    v_max_ptr = v_max_ptr.to(tl.pointer_type(tl.uint8))
-    v_max_scale_ptr = v_max_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        v_ptr = tl.multiple_of(v_ptr, 16)
-        v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
-        v_max_ptr = tl.multiple_of(v_max_ptr, 16)
-        v_max_scale_ptr = tl.multiple_of(v_max_scale_ptr, 16)
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p = dev.decode_param(
-        p_stored, entry + 12, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
-    )
-    g = dev.widen(g_stored, CODEC)
-    if SCALED:
-        g = g * factor
-    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
-    v_prev = dev.decode_moment(v_stored, v_byte, v_format, CODEC)
-    v_max_prev = dev.decode_moment(v_max_stored, v_max_byte, v_max_format, CODEC)
-    index = index0 + start + row * 32
-    bits0 = dev.random_bits(index, lane, key0, other_key0)
-    bits1 = dev.random_bits(index, lane, key1, other_key1)
-
-    # The optimizer
-    p, m, v, v_max = _math(
-        p,
-        g,
-        m_prev,
-        v_prev,
-        v_max_prev,
+    m_prev, v_prev, v_max_prev = moments
+    (
         v_floor,
         beta1,
         one_minus_beta1,
@@ -338,382 +139,42 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
-        CODEC,
-    )
+    ) = scalars
 
-    # Encode and store
-    dev.store_param(
-        p_ptr,
-        entry + 12,
-        start,
-        offsets,
-        p,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        p_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        m_ptr,
-        m_scale_ptr,
-        start,
-        offsets,
-        m,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        m_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        v_ptr,
-        v_scale_ptr,
-        start,
-        offsets,
-        v,
-        dev.low_field(bits1),
-        mask,
-        row,
-        row_mask,
-        v_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        v_max_ptr,
-        v_max_scale_ptr,
-        start,
-        offsets,
-        v_max,
-        dev.low_field(bits0),
-        mask,
-        row,
-        row_mask,
-        v_max_format,
-        FULL,
-        CODEC,
-    )
-
-
-@triton.jit
-def _step_kernel(
-    table,
-    chunks,
-    scalar_table,
-    key_table,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    m_format: tl.constexpr,
-    v_format: tl.constexpr,
-    v_max_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    TAIL: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
-    that is not full or not aligned goes TAIL rows at a time, with masks."""
-    pid = tl.program_id(0)
-    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 14
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
-    active = tl.load(key_table) != 0  # one answer for the whole launch
-    aligned = tl.load(entry + 1) != 0
-    # What the table says about the tensor: all of it at once, before anything depends on it
-    clock_row = tl.load(entry)
-    index0 = tl.load(entry + 2)
-    numel = tl.load(entry + 3)
-    p_ptr = tl.load(entry + 4)
-    g_ptr = tl.load(entry + 5)
-    m_ptr = tl.load(entry + 6)
-    m_scale_ptr = tl.load(entry + 7)
-    v_ptr = tl.load(entry + 8)
-    v_scale_ptr = tl.load(entry + 9)
-    v_max_ptr = tl.load(entry + 10)
-    v_max_scale_ptr = tl.load(entry + 11)
-    scalars = scalar_table + clock_row * 11
-    factor = tl.load(scalars)
-    v_floor = tl.load(scalars + 1)
-    beta1 = tl.load(scalars + 2)
-    one_minus_beta1 = tl.load(scalars + 3)
-    beta2 = tl.load(scalars + 4)
-    one_minus_beta2 = tl.load(scalars + 5)
-    m_correction = tl.load(scalars + 6)
-    denominator_scale = tl.load(scalars + 7)
-    eps = tl.load(scalars + 8)
-    lr = tl.load(scalars + 9)
-    lr_weight_decay = tl.load(scalars + 10)
-    keys = key_table + clock_row * 5 + 1
-    key0 = tl.load(keys + 0)
-    other_key0 = tl.load(keys + 1)
-    key1 = tl.load(keys + 2)
-    other_key1 = tl.load(keys + 3)
-    left = numel - start
-    if not active:
-        return
-    if aligned & (left >= TILES * ROWS * 32):
-        (
-            p_stored,
-            g_stored,
-            m_stored,
-            m_byte,
-            v_stored,
-            v_byte,
-            v_max_stored,
-            v_max_byte,
-        ) = _fetch(
-            start,
-            numel,
-            p_ptr,
-            g_ptr,
-            m_ptr,
-            m_scale_ptr,
-            v_ptr,
-            v_scale_ptr,
-            v_max_ptr,
-            v_max_scale_ptr,
-            P_TYPE,
-            G_TYPE,
-            m_format,
-            v_format,
-            v_max_format,
-            ROWS,
-            True,
-        )
-        if TILES > 1:
-            (
-                p_stored_next,
-                g_stored_next,
-                m_stored_next,
-                m_byte_next,
-                v_stored_next,
-                v_byte_next,
-                v_max_stored_next,
-                v_max_byte_next,
-            ) = _fetch(
-                start + ROWS * 32,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                v_max_ptr,
-                v_max_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                m_format,
-                v_format,
-                v_max_format,
-                ROWS,
-                True,
-            )
-        for tile in tl.static_range(TILES):
-            place = start + tile * (ROWS * 32)
-            if tile + 2 < TILES:
-                (
-                    p_stored_far,
-                    g_stored_far,
-                    m_stored_far,
-                    m_byte_far,
-                    v_stored_far,
-                    v_byte_far,
-                    v_max_stored_far,
-                    v_max_byte_far,
-                ) = _fetch(
-                    place + 2 * ROWS * 32,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    v_ptr,
-                    v_scale_ptr,
-                    v_max_ptr,
-                    v_max_scale_ptr,
-                    P_TYPE,
-                    G_TYPE,
-                    m_format,
-                    v_format,
-                    v_max_format,
-                    ROWS,
-                    True,
-                )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                v_max_ptr,
-                v_max_scale_ptr,
-                p_stored,
-                g_stored,
-                m_stored,
-                m_byte,
-                v_stored,
-                v_byte,
-                v_max_stored,
-                v_max_byte,
-                factor,
-                v_floor,
-                beta1,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                m_correction,
-                denominator_scale,
-                eps,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                key1,
-                other_key1,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                m_format,
-                v_format,
-                v_max_format,
-                CODEC,
-                SCALED,
-                ROWS,
-                True,
-            )
-            if tile + 1 < TILES:
-                p_stored = p_stored_next
-                g_stored = g_stored_next
-                m_stored = m_stored_next
-                m_byte = m_byte_next
-                v_stored = v_stored_next
-                v_byte = v_byte_next
-                v_max_stored = v_max_stored_next
-                v_max_byte = v_max_byte_next
-            if tile + 2 < TILES:
-                p_stored_next = p_stored_far
-                g_stored_next = g_stored_far
-                m_stored_next = m_stored_far
-                m_byte_next = m_byte_far
-                v_stored_next = v_stored_far
-                v_byte_next = v_byte_far
-                v_max_stored_next = v_max_stored_far
-                v_max_byte_next = v_max_byte_far
-    else:
-        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
-            place = start + first
-            (
-                p_stored_tail,
-                g_stored_tail,
-                m_stored_tail,
-                m_byte_tail,
-                v_stored_tail,
-                v_byte_tail,
-                v_max_stored_tail,
-                v_max_byte_tail,
-            ) = _fetch(
-                place,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                v_max_ptr,
-                v_max_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                m_format,
-                v_format,
-                v_max_format,
-                TAIL,
-                False,
-            )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                v_max_ptr,
-                v_max_scale_ptr,
-                p_stored_tail,
-                g_stored_tail,
-                m_stored_tail,
-                m_byte_tail,
-                v_stored_tail,
-                v_byte_tail,
-                v_max_stored_tail,
-                v_max_byte_tail,
-                factor,
-                v_floor,
-                beta1,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                m_correction,
-                denominator_scale,
-                eps,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                key1,
-                other_key1,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                m_format,
-                v_format,
-                v_max_format,
-                CODEC,
-                SCALED,
-                TAIL,
-                False,
-            )
+    # what rounding took from it, the bound gives back
+    v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
+    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
+    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    v_max = dev.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
+    # sqrt(v_max / (1 - beta2**t)) + eps
+    denominator = dev.sqrt(v_max * denominator_scale, CODEC) + eps
+    # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
+    update = dev.ratio(m * m_correction, denominator, CODEC)
+    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    return p, (m, v, v_max)
 
 
 # ---------------------------------------------------------------- the reference
 
 
 def _math_reference(
-    p: Tensor,
-    g: Tensor,
-    m_prev: Tensor,
-    v_prev: Tensor,
-    v_max_prev: Tensor,
-    v_floor: Tensor,
-    beta1: Tensor,
-    one_minus_beta1: Tensor,
-    beta2: Tensor,
-    one_minus_beta2: Tensor,
-    m_correction: Tensor,
-    denominator_scale: Tensor,
-    eps: Tensor,
-    lr: Tensor,
-    lr_weight_decay: Tensor,
-) -> tuple[Tensor, ...]:
+    p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor], noise: Tensor
+) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
+    m_prev, v_prev, v_max_prev = moments
+    (
+        v_floor,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        m_correction,
+        denominator_scale,
+        eps,
+        lr,
+        lr_weight_decay,
+    ) = scalars
+
     # what rounding took from it, the bound gives back
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
@@ -723,59 +184,7 @@ def _math_reference(
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
     update = ref.ratio(m * m_correction, denominator)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, m, v, v_max
-
-
-def _reference(
-    param: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    formats: dict[str, Format],
-    factor: Tensor,
-    scalars: list[Tensor],
-    bits: list[Tensor],
-) -> None:
-    """Step one contiguous parameter in place, all tensors on one device."""
-    # Load and decode
-    p = ref.load_param(param, state)
-    g = ref.load_float(grad) * factor
-    m_prev = ref.load_moment(state["m"], state.get("m_scale"), formats["m"])
-    v_prev = ref.load_moment(state["v"], state.get("v_scale"), formats["v"])
-    v_max_prev = ref.load_moment(state["v_max"], state.get("v_max_scale"), formats["v_max"])
-
-    # The optimizer
-    p, m, v, v_max = _math_reference(
-        p,
-        g,
-        m_prev,
-        v_prev,
-        v_max_prev,
-        *scalars,
-    )
-
-    # Encode and store
-    ref.store_param(param, p, ref.high_field(bits[0]), state)
-    ref.store_moment(
-        state["m"],
-        state.get("m_scale"),
-        m,
-        ref.high_field(bits[0]),
-        formats["m"],
-    )
-    ref.store_moment(
-        state["v"],
-        state.get("v_scale"),
-        v,
-        ref.low_field(bits[1]),
-        formats["v"],
-    )
-    ref.store_moment(
-        state["v_max"],
-        state.get("v_max_scale"),
-        v_max,
-        ref.low_field(bits[0]),
-        formats["v_max"],
-    )
+    return p, (m, v, v_max)
 
 
 # ---------------------------------------------------------------- the optimizer
@@ -810,7 +219,7 @@ class AMSGrad(FusedOptimizer):
         hash="d377314f9fe17148",
         spec="amsgrad",
         passes=(),
-        state="fp8",
+        storage="fp8",
         hypers=(
             HyperSlot("lr", 0.001, "lr", ge=0),
             HyperSlot("beta1", 0.9, "betas", index=0, ge=0, lt=1),
@@ -819,9 +228,9 @@ class AMSGrad(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", 0, "high"),
-            MomentSlot("v", "e5m2", "bf16", 1, "low"),
-            MomentSlot("v_max", "e5m2", "bf16", 0, "low"),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(1, "low")),
+            MomentSlot("v_max", "e5m2", "bf16", RandomBits(0, "low")),
         ),
         outputs=(
             "v_floor",
@@ -836,11 +245,9 @@ class AMSGrad(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=2,
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
         quotients=True,
-        scalars=_scalars,
-        reference=_reference,
-        scalar_kernel=_scalar_kernel,
-        step_kernel=_step_kernel,
     )
 
     def __init__(

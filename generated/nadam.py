@@ -30,31 +30,34 @@ Passes: none.  Program 49bf34e0f4942956.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.formats import Format
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.runtime.program import HyperSlot, MomentSlot, OptimizerProgram
+from signconv.runtime.program import (
+    HyperSlot,
+    MomentSlot,
+    OptimizerProgram,
+    RandomBits,
+    Step,
+    Tensors,
+)
 from signconv.runtime.reference import ops as ref
 
 # ---------------------------------------------------------------- scalars, float64, once per step
 
 
 def _scalars(
-    t: int,
-    initial_lr: float,
-    mu_product_prev: float,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    momentum_decay: float,
-) -> tuple[float, ...]:
-    """What the step reads beside tensors; the kernel below computes the same on the device."""
+    t: int, initial_lr: float, hypers: Sequence[float], states: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What the step reads beside tensors, and the new scalar states."""
+    lr, beta1, beta2, eps, weight_decay, momentum_decay = hypers
+    (mu_product_prev,) = states
+
     real_t = float(t)
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
@@ -79,48 +82,32 @@ def _scalars(
     v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
     lr_weight_decay = lr * weight_decay
     return (
-        v_floor,
-        beta1,
-        one_minus_beta1,
-        beta2,
-        one_minus_beta2,
-        mu_next,
-        numerator_scale,
-        one_minus_mu,
-        numerator_scale2,
-        v_correction,
-        eps,
-        lr,
-        lr_weight_decay,
-        mu_product,
+        (
+            v_floor,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            mu_next,
+            numerator_scale,
+            one_minus_mu,
+            numerator_scale2,
+            v_correction,
+            eps,
+            lr,
+            lr_weight_decay,
+        ),
+        (mu_product,),
     )
 
 
 @triton.jit
-def _scalar_kernel(
-    lr_ptr,
-    hypers,
-    clock,
-    memory,
-    seed_ptr,
-    skip_ptr,
-    scale_ptr,
-    scalar_table,
-    key_table,
-):
-    """One program per group of parameters with equal t; a skipped step does not advance t."""
-    row = tl.program_id(0)
-    active = tl.load(skip_ptr) == 0
-    t = tl.load(clock + row) + 1
-    tl.store(clock + row, t, mask=active)
+def _scalars_kernel(t, initial_lr, hypers, states):
+    """``_scalars`` on the device."""
+    lr, beta1, beta2, eps, weight_decay, momentum_decay = hypers
+    (mu_product_prev,) = states
+
     real_t = t.to(tl.float64)
-    lr = tl.load(lr_ptr).to(tl.float64)
-    beta1 = tl.load(hypers + 1)
-    beta2 = tl.load(hypers + 2)
-    eps = tl.load(hypers + 3)
-    weight_decay = tl.load(hypers + 4)
-    momentum_decay = tl.load(hypers + 5)
-    mu_product_prev = tl.load(memory + row * 1 + 0)
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
     v_floor = tl.where(
@@ -140,203 +127,34 @@ def _scalar_kernel(
     numerator_scale2 = 1.0 / (1.0 - mu_product)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
     lr_weight_decay = lr * weight_decay
-    tl.store(memory + row * 1 + 0, mu_product, mask=active)
-    out = scalar_table + row * 14
-    factor = tl.load(hypers + 7) / tl.load(scale_ptr).to(tl.float64)
-    tl.store(out, factor.to(tl.float32))
-    tl.store(out + 1, v_floor.to(tl.float32))
-    tl.store(out + 2, beta1.to(tl.float32))
-    tl.store(out + 3, one_minus_beta1.to(tl.float32))
-    tl.store(out + 4, beta2.to(tl.float32))
-    tl.store(out + 5, one_minus_beta2.to(tl.float32))
-    tl.store(out + 6, mu_next.to(tl.float32))
-    tl.store(out + 7, numerator_scale.to(tl.float32))
-    tl.store(out + 8, one_minus_mu.to(tl.float32))
-    tl.store(out + 9, numerator_scale2.to(tl.float32))
-    tl.store(out + 10, v_correction.to(tl.float32))
-    tl.store(out + 11, eps.to(tl.float32))
-    tl.store(out + 12, lr.to(tl.float32))
-    tl.store(out + 13, lr_weight_decay.to(tl.float32))
-    dev.store_keys(key_table + row * 3, tl.load(seed_ptr), t, active, 1)
+    return (
+        (
+            v_floor,
+            beta1,
+            one_minus_beta1,
+            beta2,
+            one_minus_beta2,
+            mu_next,
+            numerator_scale,
+            one_minus_mu,
+            numerator_scale2,
+            v_correction,
+            eps,
+            lr,
+            lr_weight_decay,
+        ),
+        (mu_product,),
+    )
 
 
 # ---------------------------------------------------------------- the kernel
 
 
 @triton.jit
-def _math(
-    p,
-    g,
-    m_prev,
-    v_prev,
-    v_floor,
-    beta1,
-    one_minus_beta1,
-    beta2,
-    one_minus_beta2,
-    mu_next,
-    numerator_scale,
-    one_minus_mu,
-    numerator_scale2,
-    v_correction,
-    eps,
-    lr,
-    lr_weight_decay,
-    CODEC: tl.constexpr,
-):
+def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
-    # what rounding took from it, the bound gives back
-    v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
-    # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
-    numerator = mu_next * m * numerator_scale + one_minus_mu * g * numerator_scale2
-    # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
-    # (sqrt(v.corrected) + eps)
-    update = dev.ratio(numerator, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, m, v
-
-
-@triton.jit
-def _fetch(
-    start,
-    numel,
-    p_ptr,
-    g_ptr,
-    m_ptr,
-    m_scale_ptr,
-    v_ptr,
-    v_scale_ptr,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    m_format: tl.constexpr,
-    v_format: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    """A tile as it is stored."""
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
-    v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        v_ptr = tl.multiple_of(v_ptr, 16)
-        v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
-
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p_stored = dev.load(p_ptr + start, offsets, mask, FULL)
-    g_stored = dev.load(g_ptr + start, offsets, mask, FULL)
-    m_stored, m_byte = dev.fetch_moment(
-        m_ptr, m_scale_ptr, start, offsets, mask, row, row_mask, m_format, FULL
-    )
-    v_stored, v_byte = dev.fetch_moment(
-        v_ptr, v_scale_ptr, start, offsets, mask, row, row_mask, v_format, FULL
-    )
-    return (
-        p_stored,
-        g_stored,
-        m_stored,
-        m_byte,
-        v_stored,
-        v_byte,
-    )
-
-
-@triton.jit
-def _tile(
-    entry,
-    start,
-    clock_row,
-    index0,
-    numel,
-    p_ptr,
-    g_ptr,
-    m_ptr,
-    m_scale_ptr,
-    v_ptr,
-    v_scale_ptr,
-    p_stored,
-    g_stored,
-    m_stored,
-    m_byte,
-    v_stored,
-    v_byte,
-    factor,
-    v_floor,
-    beta1,
-    one_minus_beta1,
-    beta2,
-    one_minus_beta2,
-    mu_next,
-    numerator_scale,
-    one_minus_mu,
-    numerator_scale2,
-    v_correction,
-    eps,
-    lr,
-    lr_weight_decay,
-    key0,
-    other_key0,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    m_format: tl.constexpr,
-    v_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    # ROWS rows of 32 elements, a row is one scale block
-    left = numel - start
-    row = tl.arange(0, ROWS)[:, None]
-    lane = tl.arange(0, 32)[None, :]
-    offsets = row * 32 + lane
-    p_ptr = p_ptr.to(tl.pointer_type(P_TYPE))
-    g_ptr = g_ptr.to(tl.pointer_type(G_TYPE))
-    m_ptr = m_ptr.to(tl.pointer_type(tl.uint8))
-    m_scale_ptr = m_scale_ptr.to(tl.pointer_type(tl.uint8))
-    v_ptr = v_ptr.to(tl.pointer_type(tl.uint8))
-    v_scale_ptr = v_scale_ptr.to(tl.pointer_type(tl.uint8))
-    if FULL:
-        p_ptr = tl.multiple_of(p_ptr, 16)
-        g_ptr = tl.multiple_of(g_ptr, 16)
-        m_ptr = tl.multiple_of(m_ptr, 16)
-        m_scale_ptr = tl.multiple_of(m_scale_ptr, 16)
-        v_ptr = tl.multiple_of(v_ptr, 16)
-        v_scale_ptr = tl.multiple_of(v_scale_ptr, 16)
-    mask = offsets < left
-    row_mask = row * 32 < left
-    p = dev.decode_param(
-        p_stored, entry + 10, start, offsets, mask, row, row_mask, p_format, FULL, CODEC
-    )
-    g = dev.widen(g_stored, CODEC)
-    if SCALED:
-        g = g * factor
-    m_prev = dev.decode_moment(m_stored, m_byte, m_format, CODEC)
-    v_prev = dev.decode_moment(v_stored, v_byte, v_format, CODEC)
-    index = index0 + start + row * 32
-    bits0 = dev.random_bits(index, lane, key0, other_key0)
-
-    # The optimizer
-    p, m, v = _math(
-        p,
-        g,
-        m_prev,
-        v_prev,
+    m_prev, v_prev = moments
+    (
         v_floor,
         beta1,
         one_minus_beta1,
@@ -350,336 +168,45 @@ def _tile(
         eps,
         lr,
         lr_weight_decay,
-        CODEC,
-    )
+    ) = scalars
 
-    # Encode and store
-    dev.store_param(
-        p_ptr,
-        entry + 10,
-        start,
-        offsets,
-        p,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        p_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        m_ptr,
-        m_scale_ptr,
-        start,
-        offsets,
-        m,
-        dev.high_field(bits0),
-        mask,
-        row,
-        row_mask,
-        m_format,
-        FULL,
-        CODEC,
-    )
-    dev.store_moment(
-        v_ptr,
-        v_scale_ptr,
-        start,
-        offsets,
-        v,
-        dev.low_field(bits0),
-        mask,
-        row,
-        row_mask,
-        v_format,
-        FULL,
-        CODEC,
-    )
-
-
-@triton.jit
-def _step_kernel(
-    table,
-    chunks,
-    scalar_table,
-    key_table,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    p_format: tl.constexpr,
-    m_format: tl.constexpr,
-    v_format: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    TAIL: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
-    that is not full or not aligned goes TAIL rows at a time, with masks."""
-    pid = tl.program_id(0)
-    entry = table + tl.load(chunks + 2 * pid).to(tl.int64) * 12
-    start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * (TILES * ROWS * 32)
-    active = tl.load(key_table) != 0  # one answer for the whole launch
-    aligned = tl.load(entry + 1) != 0
-    # What the table says about the tensor: all of it at once, before anything depends on it
-    clock_row = tl.load(entry)
-    index0 = tl.load(entry + 2)
-    numel = tl.load(entry + 3)
-    p_ptr = tl.load(entry + 4)
-    g_ptr = tl.load(entry + 5)
-    m_ptr = tl.load(entry + 6)
-    m_scale_ptr = tl.load(entry + 7)
-    v_ptr = tl.load(entry + 8)
-    v_scale_ptr = tl.load(entry + 9)
-    scalars = scalar_table + clock_row * 14
-    factor = tl.load(scalars)
-    v_floor = tl.load(scalars + 1)
-    beta1 = tl.load(scalars + 2)
-    one_minus_beta1 = tl.load(scalars + 3)
-    beta2 = tl.load(scalars + 4)
-    one_minus_beta2 = tl.load(scalars + 5)
-    mu_next = tl.load(scalars + 6)
-    numerator_scale = tl.load(scalars + 7)
-    one_minus_mu = tl.load(scalars + 8)
-    numerator_scale2 = tl.load(scalars + 9)
-    v_correction = tl.load(scalars + 10)
-    eps = tl.load(scalars + 11)
-    lr = tl.load(scalars + 12)
-    lr_weight_decay = tl.load(scalars + 13)
-    keys = key_table + clock_row * 3 + 1
-    key0 = tl.load(keys + 0)
-    other_key0 = tl.load(keys + 1)
-    left = numel - start
-    if not active:
-        return
-    if aligned & (left >= TILES * ROWS * 32):
-        (
-            p_stored,
-            g_stored,
-            m_stored,
-            m_byte,
-            v_stored,
-            v_byte,
-        ) = _fetch(
-            start,
-            numel,
-            p_ptr,
-            g_ptr,
-            m_ptr,
-            m_scale_ptr,
-            v_ptr,
-            v_scale_ptr,
-            P_TYPE,
-            G_TYPE,
-            m_format,
-            v_format,
-            ROWS,
-            True,
-        )
-        if TILES > 1:
-            (
-                p_stored_next,
-                g_stored_next,
-                m_stored_next,
-                m_byte_next,
-                v_stored_next,
-                v_byte_next,
-            ) = _fetch(
-                start + ROWS * 32,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                m_format,
-                v_format,
-                ROWS,
-                True,
-            )
-        for tile in tl.static_range(TILES):
-            place = start + tile * (ROWS * 32)
-            if tile + 2 < TILES:
-                (
-                    p_stored_far,
-                    g_stored_far,
-                    m_stored_far,
-                    m_byte_far,
-                    v_stored_far,
-                    v_byte_far,
-                ) = _fetch(
-                    place + 2 * ROWS * 32,
-                    numel,
-                    p_ptr,
-                    g_ptr,
-                    m_ptr,
-                    m_scale_ptr,
-                    v_ptr,
-                    v_scale_ptr,
-                    P_TYPE,
-                    G_TYPE,
-                    m_format,
-                    v_format,
-                    ROWS,
-                    True,
-                )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                p_stored,
-                g_stored,
-                m_stored,
-                m_byte,
-                v_stored,
-                v_byte,
-                factor,
-                v_floor,
-                beta1,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                mu_next,
-                numerator_scale,
-                one_minus_mu,
-                numerator_scale2,
-                v_correction,
-                eps,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                m_format,
-                v_format,
-                CODEC,
-                SCALED,
-                ROWS,
-                True,
-            )
-            if tile + 1 < TILES:
-                p_stored = p_stored_next
-                g_stored = g_stored_next
-                m_stored = m_stored_next
-                m_byte = m_byte_next
-                v_stored = v_stored_next
-                v_byte = v_byte_next
-            if tile + 2 < TILES:
-                p_stored_next = p_stored_far
-                g_stored_next = g_stored_far
-                m_stored_next = m_stored_far
-                m_byte_next = m_byte_far
-                v_stored_next = v_stored_far
-                v_byte_next = v_byte_far
-    else:
-        for first in range(0, dev.extent(left, TILES * ROWS * 32), TAIL * 32):
-            place = start + first
-            (
-                p_stored_tail,
-                g_stored_tail,
-                m_stored_tail,
-                m_byte_tail,
-                v_stored_tail,
-                v_byte_tail,
-            ) = _fetch(
-                place,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                P_TYPE,
-                G_TYPE,
-                m_format,
-                v_format,
-                TAIL,
-                False,
-            )
-            _tile(
-                entry,
-                place,
-                clock_row,
-                index0,
-                numel,
-                p_ptr,
-                g_ptr,
-                m_ptr,
-                m_scale_ptr,
-                v_ptr,
-                v_scale_ptr,
-                p_stored_tail,
-                g_stored_tail,
-                m_stored_tail,
-                m_byte_tail,
-                v_stored_tail,
-                v_byte_tail,
-                factor,
-                v_floor,
-                beta1,
-                one_minus_beta1,
-                beta2,
-                one_minus_beta2,
-                mu_next,
-                numerator_scale,
-                one_minus_mu,
-                numerator_scale2,
-                v_correction,
-                eps,
-                lr,
-                lr_weight_decay,
-                key0,
-                other_key0,
-                P_TYPE,
-                G_TYPE,
-                p_format,
-                m_format,
-                v_format,
-                CODEC,
-                SCALED,
-                TAIL,
-                False,
-            )
+    # what rounding took from it, the bound gives back
+    v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
+    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
+    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
+    numerator = mu_next * m * numerator_scale + one_minus_mu * g * numerator_scale2
+    # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
+    # (sqrt(v.corrected) + eps)
+    update = dev.ratio(numerator, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    return p, (m, v)
 
 
 # ---------------------------------------------------------------- the reference
 
 
 def _math_reference(
-    p: Tensor,
-    g: Tensor,
-    m_prev: Tensor,
-    v_prev: Tensor,
-    v_floor: Tensor,
-    beta1: Tensor,
-    one_minus_beta1: Tensor,
-    beta2: Tensor,
-    one_minus_beta2: Tensor,
-    mu_next: Tensor,
-    numerator_scale: Tensor,
-    one_minus_mu: Tensor,
-    numerator_scale2: Tensor,
-    v_correction: Tensor,
-    eps: Tensor,
-    lr: Tensor,
-    lr_weight_decay: Tensor,
-) -> tuple[Tensor, ...]:
+    p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor], noise: Tensor
+) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
+    m_prev, v_prev = moments
+    (
+        v_floor,
+        beta1,
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        mu_next,
+        numerator_scale,
+        one_minus_mu,
+        numerator_scale2,
+        v_correction,
+        eps,
+        lr,
+        lr_weight_decay,
+    ) = scalars
+
     # what rounding took from it, the bound gives back
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
@@ -690,50 +217,7 @@ def _math_reference(
     # (sqrt(v.corrected) + eps)
     update = ref.ratio(numerator, ref.sqrt(v * v_correction) + eps)
     p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
-    return p, m, v
-
-
-def _reference(
-    param: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    formats: dict[str, Format],
-    factor: Tensor,
-    scalars: list[Tensor],
-    bits: list[Tensor],
-) -> None:
-    """Step one contiguous parameter in place, all tensors on one device."""
-    # Load and decode
-    p = ref.load_param(param, state)
-    g = ref.load_float(grad) * factor
-    m_prev = ref.load_moment(state["m"], state.get("m_scale"), formats["m"])
-    v_prev = ref.load_moment(state["v"], state.get("v_scale"), formats["v"])
-
-    # The optimizer
-    p, m, v = _math_reference(
-        p,
-        g,
-        m_prev,
-        v_prev,
-        *scalars,
-    )
-
-    # Encode and store
-    ref.store_param(param, p, ref.high_field(bits[0]), state)
-    ref.store_moment(
-        state["m"],
-        state.get("m_scale"),
-        m,
-        ref.high_field(bits[0]),
-        formats["m"],
-    )
-    ref.store_moment(
-        state["v"],
-        state.get("v_scale"),
-        v,
-        ref.low_field(bits[0]),
-        formats["v"],
-    )
+    return p, (m, v)
 
 
 # ---------------------------------------------------------------- the optimizer
@@ -769,7 +253,7 @@ class NAdam(FusedOptimizer):
         hash="49bf34e0f4942956",
         spec="nadam",
         passes=(),
-        state="fp8",
+        storage="fp8",
         hypers=(
             HyperSlot("lr", 0.002, "lr", ge=0),
             HyperSlot("beta1", 0.9, "betas", index=0, ge=0, lt=1),
@@ -779,8 +263,8 @@ class NAdam(FusedOptimizer):
             HyperSlot("momentum_decay", 0.004, "momentum_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", 0, "high"),
-            MomentSlot("v", "e5m2", "bf16", 0, "low"),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(0, "low")),
         ),
         outputs=(
             "v_floor",
@@ -798,12 +282,10 @@ class NAdam(FusedOptimizer):
             "lr_weight_decay",
         ),
         words=1,
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
+        scalar_states=(("mu_product", 1.0),),
         quotients=True,
-        memory=(("mu_product", 1.0),),
-        scalars=_scalars,
-        reference=_reference,
-        scalar_kernel=_scalar_kernel,
-        step_kernel=_step_kernel,
     )
 
     def __init__(

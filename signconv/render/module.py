@@ -11,9 +11,15 @@ from dataclasses import dataclass
 
 from signconv.errors import BuildError
 from signconv.ir.describe import algorithm, remarks
-from signconv.ir.nodes import Expr, Hyper, Program, mul, references
+from signconv.ir.nodes import Expr, Hyper, Op, Program, Ref, mul, walk
 from signconv.ir.show import Infix
-from signconv.lower.kernel_program import KernelProgram, MomentPlan, Reduction, Statement
+from signconv.lower.kernel_program import (
+    KernelProgram,
+    MomentPlan,
+    Reduction,
+    Statement,
+    local_name,
+)
 from signconv.render.environment import environment
 from signconv.render.printers import (
     PythonScalarPrinter,
@@ -85,10 +91,11 @@ def _bare(x: object) -> object:
 def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command: str) -> Module:
     """Fill the templates; the result is parsed before it is returned (BuildError otherwise)."""
     p = k.program
-    arguments = ["p", "g", *(f"{m.name}_prev" for m in k.moments)]
-    inputs = [*arguments, *k.outputs]
-    arguments += ["noise"] if k.noise else []
-    arguments += [*(r.name for r in k.reductions), *k.outputs]
+    moments = [m.name for m in k.moments]
+    remembered = [name for name, _ in k.memory]
+    reductions = [r.name for r in k.reductions]
+    math = [s.expr for s in (*k.math, *k.reduce_math)] + [_summand(r) for r in k.reductions]
+    scalars = [s.expr for s in k.scalars]
     digest = program_hash(k)
     constructor = _constructor(p)
     context = {
@@ -109,45 +116,30 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         ],
         "outputs": k.outputs,
         "words": k.words,
-        "memory": k.memory,
-        "memory_literal": "(" + "".join(f'("{n}", {x!r}),' for n, x in k.memory) + ")",
+        "scalar_states": _tuple([f'("{n}", {x!r})' for n, x in k.memory]) if k.memory else "",
+        "unpack_hypers": _unpack([h.name for h in p.hypers], "hypers"),
+        "unpack_states": _unpack([f"{n}_prev" for n in remembered], "states"),
+        "unpack_moments": _unpack([f"{m}_prev" for m in moments], "moments"),
+        "unpack_scalars": _unpack([*k.outputs, *reductions], "scalars"),
+        "unpack_outputs": _unpack(_read_by_summands(k), "scalars"),
+        "results": _results(k.outputs, remembered),
+        "new_moments": _tuple(moments),
         "math": [
             {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
             for s in k.math
         ],
-        "arguments": arguments,
-        "math_codec": _by_codec(k.math),
-        "reduce_codec": _by_codec(k.reduce_math)
-        or any("CODEC" in TritonPrinter()(_summand(r)) for r in k.reductions),
-        "once": [
-            *("factor", *k.outputs),
-            *(f"{key}{w}" for w in range(k.words) for key in ("key", "other_key")),
-        ],
-        "formats": [f"{m.name}_format" for m in k.moments],
-        "stored": [
-            *("p_stored", "g_stored"),
-            *(f"{m.name}_{end}" for m in k.moments for end in ("stored", "byte")),
-        ],
-        "columns": [
-            *("clock_row", "index0", "numel", "p_ptr", "g_ptr"),
-            *(f"{m.name}_{end}" for m in k.moments for end in ("ptr", "scale_ptr")),
-        ],
-        "inputs": inputs,
-        "reductions": k.reductions,
+        "reductions": _tuple_literal([r.kind for r in k.reductions]) if reductions else "",
         "reduce_math": [
             {"triton": _line(4, s, TritonPrinter()), "torch": _line(4, s, TorchPrinter())}
             for s in k.reduce_math
         ],
-        "summand_names": ", ".join(f"sum{i}" for i in range(len(k.reductions))),
-        "operands_torch": ", ".join(TorchPrinter()(_summand(r)) for r in k.reductions),
-        "operands": ", ".join(TritonPrinter()(_summand(r)) for r in k.reductions),
-        "returns": ", ".join(["p", *(m.name for m in k.moments)]),
+        "operands_torch": _tuple([TorchPrinter()(_summand(r)) for r in k.reductions]),
+        "operands": _tuple([TritonPrinter()(_summand(r)) for r in k.reductions]),
         "moments": k.moments,
-        "noise": k.noise,
         "class_name": class_name,
         "spec_literal": json.dumps(spec, ensure_ascii=False),
         "passes_tuple": _tuple_literal(p.history),
-        "state": k.state,
+        "storage": k.state,
         "precision": k.precision,
         "hyper_slots": [_hyper_slot(h, _betas(p)) for h in p.hypers],
         "moment_slots": [_moment_slot(m) for m in k.moments],
@@ -155,8 +147,11 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "lr_doc": f"learning rate, {_lr(p).legal}; a float or a one-element tensor.",
         "lr_default": repr(_lr(p).default),
         "removed": [(n, _string_lines(r)) for n, r in p.removed],
-        "needs_initial_lr": "initial_lr" in k.outputs
-        or any("initial_lr" in references(s.expr, "hyper") for s in k.scalars),
+        "quotients": _by_codec(k.math),
+        "uses_dev": _calls("dev", TritonPrinter, math)
+        or _calls("dev", TritonScalarPrinter, scalars),
+        "uses_ref": _calls("ref", TorchPrinter, math)
+        or _calls("ref", PythonScalarPrinter, scalars),
         "uses_torch": any("torch." in TorchPrinter()(s.expr) for s in k.math),
         "uses_real_t": any("real_t" in PythonScalarPrinter()(s.expr) for s in k.scalars),
         "python_math": any("math." in PythonScalarPrinter()(s.expr) for s in k.scalars),
@@ -170,6 +165,54 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             "SC390", f"{file_name} did not come out as valid Python: {error}"
         ) from error
     return Module(class_name, file_name, source)
+
+
+# ---------------------------------------------------------------- tuples
+
+
+def _tuple(items: Sequence[str]) -> str:
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def _unpack(names: Sequence[str], source: str) -> str:
+    """``a, b = source``, a line or, where it is too long, a name a line."""
+    if not names:
+        return ""
+    if len(names) == 1:
+        return f"    ({names[0]},) = {source}\n"
+    flat = f"    {', '.join(names)} = {source}"
+    if len(flat) <= WIDTH:
+        return f"{flat}\n"
+    return "    (\n" + "".join(f"        {n},\n" for n in names) + f"    ) = {source}\n"
+
+
+def _read_by_summands(k: KernelProgram) -> list[str]:
+    """The outputs, those that no reduction reads as ``_``."""
+    exprs = [*(s.expr for s in k.reduce_math), *(r.operand for r in k.reductions)]
+    read = {local_name(n) for e in exprs for n in walk(e) if isinstance(n, Ref)}
+    return [name if name in read else "_" for name in k.outputs]
+
+
+def _calls(module: str, printer: type[Infix], expressions: Sequence[Expr]) -> bool:
+    """Whether any operation is printed as a function of ``module``."""
+    named = {fn for fn, name in printer.calls.items() if name.startswith(f"{module}.")}
+    if "ipow" in named:
+        named |= {"pow"}
+    used = {n.fn for e in expressions for n in walk(e) if isinstance(n, Op)}
+    return bool(named & (used - printer.infix))
+
+
+def _results(outputs: Sequence[str], remembered: Sequence[str]) -> str:
+    """The pair that ``_scalars`` returns."""
+    parts = [_tuple(outputs), _tuple(remembered)]
+    if len(f"    return {', '.join(parts)}") <= WIDTH:
+        return ", ".join(parts)
+    lines = []
+    for part, names in zip(parts, (outputs, remembered), strict=True):
+        if len(part) + 9 > WIDTH:
+            part = "(\n" + "".join(f"            {n},\n" for n in names) + "        )"
+        lines.append(f"        {part},\n")
+    return f"(\n{''.join(lines)}    )"
 
 
 # ---------------------------------------------------------------- arithmetic lines
@@ -374,7 +417,7 @@ def _hyper_slot(h: Hyper, betas: list[str]) -> str:
 
 
 def _moment_slot(m: MomentPlan) -> str:
-    parts = [f'"{m.name}"', f'"{m.format}"', f'"{m.fallback}"', str(m.word), f'"{m.half}"']
+    parts = [f'"{m.name}"', f'"{m.format}"', f'"{m.fallback}"', f'RandomBits({m.word}, "{m.half}")']
     parts += [] if m.init == 0.0 else [f"init={m.init!r}"]
     return f"MomentSlot({', '.join(parts)}),"
 

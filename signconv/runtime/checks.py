@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import sharded
+from signconv.runtime.backend import NAMES
 from signconv.runtime.errors import coded
 from signconv.runtime.program import OptimizerProgram
 
-BACKENDS = ("auto", "triton", "cpu", "reference")
 #: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
 META = ("program", "format", "seed", "maximize", "skip_nonfinite", "master", "lr0")
 
 
 def arguments(backend: str, seed: object) -> None:
     """Raise ValueError for a backend or a seed that no optimizer has."""
-    if backend not in BACKENDS:
-        raise coded(ValueError, "SC401", f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend not in NAMES:
+        raise coded(ValueError, "SC401", f"backend={backend!r} is not one of {', '.join(NAMES)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise coded(ValueError, "SC402", f"seed = {seed!r} is not an integer in 0 <= seed < 2**63")
 
@@ -124,7 +124,7 @@ def groups(
                 "SC503",
                 f"this state_dict belongs to program {theirs or '(none: another optimizer)'} "
                 f"with {new.get('format', 'unknown')} state, {name} is program "
-                f"{program.hash} with {program.state} state: their moments mean "
+                f"{program.hash} with {program.storage} state: their moments mean "
                 "different things, so load it with the optimizer that wrote it",
             )
         missing = {*META, *(h.key for h in program.hypers)} - set(new)

@@ -84,7 +84,7 @@ def from_module(path: Path) -> Build:
     program = bits.load_class(path).program
     convert = ",".join(program.passes) or None
     try:
-        return build(program.spec, convert, program.state, math=program.math)
+        return build(program.spec, convert, program.storage, math=program.precision)
     except SignconvError as error:
         raise VerifyError(
             "SC705", f"{path} says it was built from {program.spec!r}: {error}"

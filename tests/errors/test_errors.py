@@ -25,7 +25,7 @@ SITES = list(raises(ROOT / "signconv"))
 INTERNAL = {
     "AttributeError",  # what hasattr, getattr and __getattr__ ask for
     "KeyError",  # what a class body's mapping raises for a name of another scope
-    "NotImplementedError",  # cpu_lanes': cpu_compile names the program and adds the code
+    "NotImplementedError",  # cpu/lanes': cpu/compile names the program and adds the code
     "Unproved",  # becomes the reason in `show`
     "typer.BadParameter",  # a usage error, SC700
     "typer.Exit",
@@ -42,7 +42,7 @@ def test_every_raise_has_a_code() -> None:
 
 def test_internal_errors_stay_inside() -> None:
     where = {s.file for s in SITES if s.kind == "NotImplementedError" and not s.code}
-    assert where == {"runtime/cpu_lanes.py"}
+    assert where == {"runtime/cpu/lanes.py"}
     own = {n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, Exception)}
     assert not own & INTERNAL
 

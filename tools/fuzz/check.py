@@ -75,7 +75,7 @@ def check(case: Case, device: str = "cpu") -> Result:
         cls = load_class(write(made.module, folder)[0])
         tally.links[made.program.link] += 1
         found = list(verdicts(made.base, made.program.history))
-        tally.laws.update(law.promise for _, law, wrong in found if wrong is not None)
+        tally.laws.update(law.promise for _, law, wrong in found if law and wrong is not None)
         problems = [f"law of {text}: {wrong}" for text, _, wrong in found if wrong]
         problems += run(case, made, cls, device, tally)
     return Result(problems, "", tally)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hypothesis import strategies as st
+
+from signconv.passes.base import Pass, registry
 
 HEAD = "from signconv.dsl import Optimizer\n\n\nclass Mine(Optimizer):\n"
 SHAPES = (
@@ -18,10 +20,33 @@ GRADIENTS = (
     "normal", "decades", "small", "subnormal", "huge", "zeros", "spike", "nonfinite",
 )  # fmt: skip
 STATES = ("fp8", "fp32", "bf16", "fp8-raw")
-PASSES = (
-    "presign", "soft:p=1", "soft:p=2", "soft:p=3", "soft:p=4", "nesterov",
-    "stosign", "stosign", "stosign:eps=keep", "expected", "expected:eps=keep", "sign",
-)  # fmt: skip
+#: Of an option that takes a range, as many values from its lower end.
+FEW = 4
+
+
+def requests(known: Iterable[Pass]) -> list[str]:
+    """Every pass as it may be asked for: without options, and with each value of each option.
+
+    An option that takes a range has no default, so its pass is not asked for without it.
+    """
+    made = []
+    for x in known:
+        values = {key: _values(words) for key, words in x.options.items()}
+        if not any("…" in words for words in x.options.values()):
+            made.append(x.name)
+        made += [f"{x.name}:{key}={value}" for key in values for value in values[key]]
+    return made
+
+
+def _values(words: str) -> list[str]:
+    """What an option takes: ``keep|drop``, or the numbers of ``1…8``."""
+    low, dots, high = words.partition("…")
+    if not dots:
+        return words.split("|")
+    return [str(n) for n in range(int(low), min(int(high), int(low) + FEW - 1) + 1)]
+
+
+PASSES = requests(registry().values())
 
 
 @dataclass(frozen=True)
@@ -323,7 +348,9 @@ def _read_lines(lines: list[tuple[str, str]]) -> tuple[str, ...]:
 def cases(draw: Any) -> Case:
     """A spec, the passes to try on it (those that do not apply are left out), and a run."""
     body = _Author(draw).write()
-    convert = draw(st.lists(st.sampled_from(PASSES), max_size=3, unique_by=lambda x: x[:4]))
+    convert = draw(
+        st.lists(st.sampled_from(PASSES), max_size=3, unique_by=lambda x: x.partition(":")[0])
+    )
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
     kinds = [draw(st.sampled_from(GRADIENTS)) for _ in shapes]
     return Case(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 Edit = tuple[str, str, str]
 
-TORCH, DEVICE = "signconv/runtime/torch", "signconv/runtime/device"  # _math.py and so on
+REFERENCE, TRITON = "signconv/runtime/reference", "signconv/runtime/kernel"
 TABLES, STEP = "signconv/runtime/kernel/engine.py", "signconv/runtime/optimizer.py"
 LOWER, SIGN = "signconv/lower/schedule.py", "signconv/lower/sign_form.py"
 STORE, EVALUATE = "signconv/lower/storage.py", "signconv/ir/evaluate.py"
@@ -289,105 +289,105 @@ MUTANTS = (
     Mutant(
         "draws: the same at every step",
         (
-            (f"{TORCH}_random.py", "^ (seed >> 32 & MASK)) ^ (t & MASK))", "^ (seed >> 32 & MASK)))"),
-            (f"{DEVICE}_random.py", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi) ^ step)", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi))"),
-            (f"{DEVICE}_random.py", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi) ^ step)", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi))"),
+            (f"{REFERENCE}/random_bits.py", "^ (seed >> 32 & MASK)) ^ (t & MASK))", "^ (seed >> 32 & MASK)))"),
+            (f"{TRITON}/random_bits.py", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi) ^ step)", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi))"),
+            (f"{TRITON}/random_bits.py", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi) ^ step)", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi))"),
         ),
         ("tests/runtime/reference/test_random_bits.py::test_keys_do_not_repeat", "tests/runtime/reference/test_random_bits.py::test_one_element_over_time",),
     ),
     Mutant(
         "draws: every word is stream 0",
         (
-            (f"{TORCH}_random.py", "word = stream * 0x9E3779B9", "word = 0"),
-            (f"{DEVICE}_random.py", "word = tl.full((), stream, tl.uint32) * 0x9E3779B9", "word = tl.full((), 0, tl.uint32)"),
+            (f"{REFERENCE}/random_bits.py", "word = stream * 0x9E3779B9", "word = 0"),
+            (f"{TRITON}/random_bits.py", "word = tl.full((), stream, tl.uint32) * 0x9E3779B9", "word = tl.full((), 0, tl.uint32)"),
         ),
         ("tests/runtime/reference/test_random_bits.py::test_keys_do_not_repeat",),
     ),
     Mutant(
         "draws: the sign's noise from the parameter's bits",
         (
-            (f"{TORCH}_random.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
-            (f"{DEVICE}_random.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
+            (f"{REFERENCE}/random_bits.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
+            (f"{TRITON}/random_bits.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
         ),
         ("tests/runtime/reference/test_random_bits.py::test_halves_of_a_word_are_independent", "tests/runtime/reference/test_random_bits.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
     ),
     Mutant(
         "sign noise: -1 possible, the mean half a step low",
         (
-            (f"{TORCH}_random.py", "0x40000001).view(torch.float32) - 3.0", "0x40000000).view(torch.float32) - 3.0"),
-            (f"{DEVICE}_random.py", "((field >> 9) | 0x40000001)", "((field >> 9) | 0x40000000)"),
+            (f"{REFERENCE}/random_bits.py", "0x40000001).view(torch.float32) - 3.0", "0x40000000).view(torch.float32) - 3.0"),
+            (f"{TRITON}/random_bits.py", "((field >> 9) | 0x40000001)", "((field >> 9) | 0x40000000)"),
         ),
         ("tests/runtime/reference/test_random_bits.py::test_sign_noise_is_every_midpoint_once",),
     ),
     Mutant(
         "FP8: nearest instead of stochastic rounding",
         (
-            (f"{TORCH}_codecs.py", "(bits + shift_right(field, 32 - drop)) >> drop", "(bits + (1 << (drop - 1))) >> drop"),
-            (f"{DEVICE}_codecs.py", "bits += field >> 12", "bits += 0x80000"),
-            (f"{DEVICE}_codecs.py", "(bits + (field >> 11)) >> 21", "(bits + 0x100000) >> 21"),
+            (f"{REFERENCE}/codecs.py", "(bits + shift_right(field, 32 - drop)) >> drop", "(bits + (1 << (drop - 1))) >> drop"),
+            (f"{TRITON}/codecs.py", "bits += field >> 12", "bits += 0x80000"),
+            (f"{TRITON}/codecs.py", "(bits + (field >> 11)) >> 21", "(bits + 0x100000) >> 21"),
         ),
         ("tests/runtime/reference/test_codecs.py::test_mean_over_all_halves_is_the_value",),
     ),
     Mutant(
         "bf16: cut off instead of rounded stochastically",
         (
-            (f"{TORCH}_codecs.py", "rounded = bits + shift_right(field, 16)", "rounded = bits + 0 * field"),
-            (f"{DEVICE}_codecs.py", "3.3895313892515355e38, bits + (field >> 16), bits)", "3.3895313892515355e38, bits + 0 * field, bits)"),
+            (f"{REFERENCE}/codecs.py", "rounded = bits + shift_right(field, 16)", "rounded = bits + 0 * field"),
+            (f"{TRITON}/codecs.py", "3.3895313892515355e38, bits + (field >> 16), bits)", "3.3895313892515355e38, bits + 0 * field, bits)"),
         ),
         ("tests/runtime/reference/test_codecs.py::test_bf16_mean_over_all_halves_is_exactly_the_value",),
     ),
     Mutant(
         "block scale: the exponent off by one, no headroom",
         (
-            (f"{TORCH}_codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 8)'),
-            (f"{DEVICE}_codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 8)"),
+            (f"{REFERENCE}/codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 8)'),
+            (f"{TRITON}/codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 8)"),
         ),
         ("tests/runtime/reference/test_codecs.py::test_headroom_is_one_binade",),
     ),
     Mutant(
         "block scale: the exponent off by one, half the range unused",
         (
-            (f"{TORCH}_codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 6)'),
-            (f"{DEVICE}_codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 6)"),
+            (f"{REFERENCE}/codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 6)'),
+            (f"{TRITON}/codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 6)"),
         ),
         ("tests/runtime/reference/test_codecs.py::test_headroom_is_one_binade",),
     ),
     Mutant(
         "max: NaN in the first operand lost",
         (
-            (f"{TORCH}_math.py", "return torch.where(a.isnan(), a, torch.where(b.isnan(), b, larger))", "return torch.where(b.isnan(), b, larger)"),
-            (f"{DEVICE}_math.py", "return tl.where(a != a, a, tl.where(b != b, b, larger))", "return tl.where(b != b, b, larger)"),
+            (f"{REFERENCE}/arithmetic.py", "return torch.where(a.isnan(), a, torch.where(b.isnan(), b, larger))", "return torch.where(b.isnan(), b, larger)"),
+            (f"{TRITON}/arithmetic.py", "return tl.where(a != a, a, tl.where(b != b, b, larger))", "return tl.where(b != b, b, larger)"),
         ),
         ("tests/runtime/reference/test_arithmetic.py::test_maximum_and_minimum",),
     ),
     Mutant(
         "ratio: x/0 moves the parameter",
         (
-            (f"{TORCH}_math.py", "torch.where((b == 0) & (a.abs() < torch.inf), 0.0, torch.div(a, b))", "torch.where((b == 0) & (a == 0), 0.0, torch.div(a, b))"),
-            (f"{DEVICE}_math.py", 'tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))', "tl.where((b == 0) & (a == 0), 0.0, tl.div_rn(a, b))"),
+            (f"{REFERENCE}/arithmetic.py", "torch.where((b == 0) & (a.abs() < torch.inf), 0.0, torch.div(a, b))", "torch.where((b == 0) & (a == 0), 0.0, torch.div(a, b))"),
+            (f"{TRITON}/arithmetic.py", 'tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))', "tl.where((b == 0) & (a == 0), 0.0, tl.div_rn(a, b))"),
         ),
         ("tests/runtime/reference/test_arithmetic.py::test_ratio_is_the_quotient_except_over_zero",),
     ),
     Mutant(
         "bf16 arithmetic: ties away from zero",
         (
-            (f"{TORCH}_codecs.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000", "(bits + 0x8000) & -0x10000"),
-            (f"{DEVICE}_codecs.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000", "(bits + 0x8000) & 0xFFFF0000"),
+            (f"{REFERENCE}/codecs.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000", "(bits + 0x8000) & -0x10000"),
+            (f"{TRITON}/codecs.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000", "(bits + 0x8000) & 0xFFFF0000"),
         ),
         ("tests/runtime/reference/test_codecs.py::test_bf16_nearest_equals_torch",),
     ),
     Mutant(
         "master weights: rounded down instead of to nearest",
         (
-            (f"{TORCH}_memory.py", "((bits + 0x8000) & -0x10000).view(torch.float32), bits.to", "(bits & -0x10000).view(torch.float32), bits.to"),
-            (f"{DEVICE}_memory.py", "((bits + 0x8000) & 0xFFFF0000).to(tl.float32, bitcast=True)", "(bits & 0xFFFF0000).to(tl.float32, bitcast=True)"),
+            (f"{REFERENCE}/memory.py", "((bits + 0x8000) & -0x10000).view(torch.float32), bits.to", "(bits & -0x10000).view(torch.float32), bits.to"),
+            (f"{TRITON}/memory.py", "((bits + 0x8000) & 0xFFFF0000).to(tl.float32, bitcast=True)", "(bits & 0xFFFF0000).to(tl.float32, bitcast=True)"),
         ),
         ("tests/runtime/test_master.py::test_the_bf16_half_is_the_nearest_and_differs_from_torchs_at_ties_alone",),
     ),
     # ---------------------------------------------------------------- one twin, optimizer, files
     Mutant(
         "sums: halves added, not neighbours (torch alone)",
-        ((f"{TORCH}_reduce.py", "x = x[0::2] + x[1::2]", "x = x[: len(x) // 2] + x[len(x) // 2 :]"),),
+        ((f"{REFERENCE}/reduce.py", "x = x[0::2] + x[1::2]", "x = x[: len(x) // 2] + x[len(x) // 2 :]"),),
         ("tests/runtime/reference/test_arithmetic.py::test_kernel_sums_by_the_same_tree",),
     ),
     Mutant(
@@ -412,7 +412,7 @@ MUTANTS = (
     ),
     Mutant(
         "build: the target written in place",
-        (("signconv/pipeline.py", "    handle, temporary = tempfile.mkstemp(", "    path.write_text(source)\n    handle, temporary = tempfile.mkstemp("),),
+        (("signconv/pipeline/files.py", "    handle, temporary = tempfile.mkstemp(", "    path.write_text(source)\n    handle, temporary = tempfile.mkstemp("),),
         ("tests/pipeline/test_files.py",),
     ),
 )  # fmt: skip

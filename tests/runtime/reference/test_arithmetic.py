@@ -540,12 +540,17 @@ ONLY_TORCH = {
 
 
 #: Functions of a room for another room, which nothing else calls.
-INNER = {"roots": {"encode_roots", "root_scale"}, "math": {"tile_maximum"}}
-ROOMS = ("codecs", "math", "memory", "random", "reduce", "roots", "scalars")
+INNER = {"roots": {"encode_roots", "root_scale"}, "arithmetic": {"tile_maximum"}}
+ROOMS = ("codecs", "arithmetic", "memory", "random_bits", "reduce", "roots", "scalars")
+#: What a half has beside the rooms: how it is run.
+BESIDE = {
+    "kernel": {"constants", "engine", "launch", "ops", "ptx", "sums", "__init__"},
+    "reference": {"bits", "engine", "ops", "__init__"},
+}
 
 
 def room(half: str, name: str) -> ModuleType:
-    return importlib.import_module(f"signconv.runtime.{half}_{name}")
+    return importlib.import_module(f"signconv.runtime.{half}.{name}")
 
 
 def public(module: ModuleType) -> set[str]:
@@ -555,19 +560,18 @@ def public(module: ModuleType) -> set[str]:
         kernel = type(value).__name__ in ("JITFunction", "InterpretedFunction")
         function = value.fn if kernel else value
         own = inspect.isfunction(function) and function.__module__ == module.__name__
-        if own and kernel == ("device_" in module.__name__) and not name.startswith("_"):
+        if own and kernel == (".kernel." in module.__name__) and not name.startswith("_"):
             names.add(name)
     return names
 
 
 def test_both_halves_have_the_same_functions_in_the_same_rooms(device: str) -> None:
     runtime = ROOT / "signconv" / "runtime"
-    for half, other in (("device", {"codes"}), ("torch", {"bits"})):
-        files = {p.stem.removeprefix(f"{half}_") for p in runtime.glob(f"{half}_*.py")}
-        assert files == {*ROOMS, "ops"} | other
+    for half, beside in BESIDE.items():
+        assert {p.stem for p in (runtime / half).glob("*.py")} == {*ROOMS, *beside}
     only_device, only_torch = set(), set()
     for name in ROOMS:
-        triton_, torch_ = public(room("device", name)), public(room("torch", name))
+        triton_, torch_ = public(room("kernel", name)), public(room("reference", name))
         assert triton_ & torch_
         only_device |= triton_ - torch_
         only_torch |= torch_ - triton_
@@ -575,11 +579,11 @@ def test_both_halves_have_the_same_functions_in_the_same_rooms(device: str) -> N
     assert only_torch == ONLY_TORCH
 
 
-@pytest.mark.parametrize("half", [dev, ref], ids=["device", "torch"])
+@pytest.mark.parametrize("half", [dev, ref], ids=["kernel", "reference"])
 def test_the_halves_gather_every_function_of_their_rooms(half: ModuleType) -> None:
     names = {}
     for name in ROOMS:
-        module = room(half.__name__.rpartition(".")[2].removesuffix("_ops"), name)
+        module = room(half.__name__.split(".")[2], name)
         found = {n: getattr(module, n) for n in public(module) - INNER.get(name, set())}
         assert not names.keys() & found.keys()
         names |= found
@@ -645,9 +649,9 @@ def banned_forms(source: str, allow: tuple[str, ...] = ()) -> list[str]:
 def test_the_reference_uses_no_form_that_rounds_differently() -> None:
     runtime = ROOT / "signconv" / "runtime"
     for name in ROOMS:
-        allow = ("sqrt",) if name == "math" else ()
-        assert banned_forms((runtime / f"torch_{name}.py").read_text(), allow) == [], name
-    assert banned_forms((runtime / "reference.py").read_text()) == []
+        allow = ("sqrt",) if name == "arithmetic" else ()
+        assert banned_forms((runtime / "reference" / f"{name}.py").read_text(), allow) == [], name
+    assert banned_forms((runtime / "reference" / "engine.py").read_text()) == []
     generated = sorted(ROOT.glob("generated/*.py"))
     assert generated
     for path in generated:
