@@ -1,4 +1,4 @@
-"""Powers and roots in terms of what the printers know (design.md 4).
+"""Powers and roots in terms of what the printers know (docs/design.md#numerics).
 
 Whole powers are products; roots of order 2, 3 and 4 are chains of sqrt and cbrt, other whole orders
 a Newton iteration of exact operations; any other exponent is one routine with a stated bound.

@@ -309,7 +309,8 @@ class Lowerer:
         return self._known.get(e) or self._define(self._fresh(f"{m.name}_{what}"), e)
 
     def floors(self) -> None:
-        """Where stored moments are rounded, keep the bound between them (design.md 6).
+        """Where stored moments are rounded, keep the bound between them
+        (docs/design.md#storage).
 
         With fp32 state only where nothing is added to the denominator: there a power of a tiny
         gradient rounds to a few units of the smallest float, or to 0, before the moment does.

@@ -28,11 +28,17 @@ from signconv.passes.base import registry
 from signconv.pipeline import apply_passes, requests_of, resolve, write
 from signconv.render.module import render
 from signconv.verification.bits import load_class
+from tests.docs.pages import anchors
 from tests.support import ROOT, environment
 
 README = ROOT / "README.md"
 EXAMPLE = ROOT / "examples" / "custom_optimizer.py"
-DOCS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def label(path: Path) -> str:
@@ -229,8 +235,8 @@ def test_readme_lists_every_command() -> None:
     assert listed == names
 
 
-def test_every_page_of_a_pass_has_its_pass() -> None:
-    assert {p.stem for p in (ROOT / "docs" / "passes").glob("*.md")} <= set(registry())
+def test_every_pass_has_its_page() -> None:
+    assert {p.stem for p in (ROOT / "docs" / "passes").glob("*.md")} == set(registry())
 
 
 WITHOUT_TRITON = """
@@ -265,14 +271,6 @@ def test_reference_runs_without_triton() -> None:
 
 
 # ---------------------------------------------------------------- links and file names
-
-
-def anchors(path: Path) -> set[str]:
-    """What a link to a heading of this file may end in, as GitHub spells it."""
-    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
-    return slugs | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 @every

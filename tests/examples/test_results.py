@@ -106,7 +106,7 @@ def test_quick(claim: str, tmp_path: Path) -> None:
         first = next(r for r in made["runs"] if r["optimizer"] == "adamw-raw")
         assert first["zero_shares"]["1"]["v"][0] > 0.99  # the collapse
         assert raw["held_out"]["mean"] is None or raw["held_out"]["mean"] > max(ends)
-    if claim == "ema_stall":  # algorithms.md C8: stuck at 0.75 after 11 steps
+    if claim == "ema_stall":  # docs/design.md#nearest-rounding-stalls: stuck at 0.75 after 11 steps
         paths = made["summary"]["paths"]
         assert paths["0.9"]["nearest"][-1] == 0.75
         assert paths["0.9"]["stochastic"][-1] == pytest.approx(1 - 0.9**40, abs=0.01)
@@ -114,7 +114,7 @@ def test_quick(claim: str, tmp_path: Path) -> None:
 
 
 def test_stosignsgd_converges_where_signsgd_does_not(tmp_path: Path) -> None:
-    """algorithms.md C5 and C6, a tenth of the steps."""
+    """docs/design.md#where-signsgd-stalls, a tenth of the steps."""
     run("converge.py", "--quick", "--out", str(tmp_path))
     made = json.loads((tmp_path / "converge.json").read_text())["summary"]
     rows, rate = made["rows"], made["rate"]

@@ -13,7 +13,7 @@ from tests.render.test_generated import label, path_of
 from tests.support import ROOT, python
 
 PACKAGE = ROOT / "signconv"
-#: Layer -> the parts of signconv it may import (style.md 3a; ir is what the layers share).
+#: Layer -> the parts of signconv it may import (docs/architecture.md#folders; all share ir).
 ALLOWED = {
     "errors": set(),
     "ir": {"ir", "errors"},

@@ -1,4 +1,4 @@
-"""Which passes commute (algorithms.md B), the canonical order, and what is refused.
+"""Which passes commute (docs/design.md#commutation), the canonical order, and what is refused.
 
 Programs are compared by what their links are applied to, not by signs, which hide most
 differences; the wrong orders are reached by applying the passes directly.

@@ -1,4 +1,5 @@
-"""What ``prove.proofs`` claims, against algorithms.md and by running extremal sequences."""
+"""What ``prove.proofs`` claims, against docs/design.md#the-largest-ratio, and by running
+extremal sequences."""
 
 import math
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ def checked(p: Program, hypers: Mapping[str, float] = {}) -> tuple[float, float]
     return b.value, b.attained
 
 
-# ---------------------------------------------------------------- algorithms.md C2 and C3
+# ---------------------------------------------------------------- docs/design.md#the-largest-ratio
 
 TABLE = {
     ("adam", ""): "(1-beta1)/(sqrt(1-beta2)*sqrt(1-beta1**2/beta2))",
@@ -237,7 +238,7 @@ def test_specs_written_here(case: str, tmp_path: Path) -> None:
 
 
 def test_a_maximum_beside_a_read_ahead_is_one_plus_two_beta(tmp_path: Path) -> None:
-    """algorithms.md B: sup|n_t|/G = 1 + 2b where G bounds |m_t| only."""
+    """docs/design.md#commutation: sup|n_t|/G = 1 + 2b where G bounds |m_t| only."""
     p = program_of(tmp_path, OWN["a maximum of another moment"])
     assert prove(p, {"b": 1.0, "a": 0.9}, steps=0).value == pytest.approx(2.8)
 
@@ -257,7 +258,8 @@ def test_search_never_beats_a_bound(spec: str) -> None:
 
 @pytest.mark.parametrize(("t", "value"), [(1, 1.0), (10, 1.043), (100, 2.243), (1000, 5.781)])
 def test_bias_correction_caps_the_first_steps(t: int, value: float) -> None:
-    """The figures of algorithms.md C3; the bound rises with t, so the last of t steps has it."""
+    """The figures of docs/design.md#the-largest-ratio; the bound rises with t, so the last of t
+    steps has it."""
     p = converted("adamw")
     ((ratio,),) = derive(p)
     step, size = extremal.early(ratio.program, ratio.weights({}), {}, t)

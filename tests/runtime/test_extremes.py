@@ -1,5 +1,6 @@
-"""Gradients of extreme sizes (design.md 6): a huge element among tiny ones, powers that underflow,
-and gradients times a power of two.  The reference runs; it equals the kernel bit for bit."""
+"""Gradients of extreme sizes (docs/design.md#storage): a huge element among tiny ones, powers that
+underflow, and gradients times a power of two.  The reference runs; it equals the kernel bit for
+bit."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_stalls_are_those_of_the_step_after_the_call() -> None:
 
 
 def test_nearest_rounding_shows_as_stalled_where_stochastic_rounding_moves_on() -> None:
-    """A constant gradient: raw E4M3 rounds a slow average back for good (anchors.md)."""
+    """A constant gradient: raw E4M3 rounds a slow average back for good."""
     for cls, low, high in ((S3GDFP8RAWMathBF16, 1.0, 1.0), (AdamW, 0.1, 0.5)):
         p = torch.ones(64, 64, requires_grad=True)
         optimizer = cls([p], backend="reference")

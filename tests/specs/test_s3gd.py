@@ -15,7 +15,8 @@ from signconv.runtime.reference import ops as ref
 def test_the_published_rule_in_torch_bf16_bit_for_bit(lr: float, weight_decay: float) -> None:
     """x *= 1 - lr*wd; m = b*m + (1-b)*sign(g); x -= lr*m; store FP8(m), all in bf16.
 
-    The rule of WhyPhyLabs/s3gd (algorithms.md A11), written with torch's own bf16 operations.
+    The rule of the S3GD post's public code (WhyPhyLabs/s3gd), written with torch's own bf16
+    operations.
     """
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(64, 32, generator=rng).bfloat16()
@@ -49,6 +50,6 @@ def limit(cls: type, steps: int = 200) -> float:
 
 
 def test_nearest_rounding_stalls_the_ema_and_stochastic_rounding_does_not() -> None:
-    """algorithms.md C8: E4M3, nearest, b = 0.9, from 0 towards 1: stuck at 0.75."""
+    """docs/design.md#nearest-rounding-stalls: E4M3, b = 0.9, from 0 towards 1: stuck at 0.75."""
     assert limit(S3GDFP8RAWMathBF16) == 0.75
     assert limit(S3GD) > 0.97

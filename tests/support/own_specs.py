@@ -21,7 +21,7 @@ from signconv.dsl import (
 
 
 class PlainSGD(Optimizer):
-    """algorithms.md A1 with beta1 = 0."""
+    """SGD without momentum."""
 
     lr = hyper(1e-3, ge=0)
     weight_decay = hyper(0.0, ge=0)
@@ -41,7 +41,8 @@ class MomentumFromZero(Optimizer):
 
 
 class LookAhead(Optimizer):
-    """Momentum from zero, read ahead with a weight of its own: nesterov[a] of algorithms.md B."""
+    """Momentum from zero, read ahead with a weight of its own: what Lion reads
+    (docs/design.md#identities)."""
 
     lr = hyper(1e-3, ge=0)
     momentum = hyper(0.99, ge=0, lt=1)

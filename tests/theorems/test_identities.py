@@ -1,4 +1,5 @@
-"""One optimizer reached in two ways (algorithms.md B): symbolically, lowered, and bit for bit."""
+"""One optimizer reached in two ways (docs/design.md#identities): symbolically, lowered, and
+bit for bit."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def scaled_run(entry: Entry, k: int, backend: str) -> tuple[list[Tensor], FusedO
 @backends
 @every
 def test_gradients_times_a_power_of_two(entry: Entry, backend: str) -> None:
-    """design.md 6: first-order state down to 1e-30, second moments for 2**-40 <= |g| <= 2**60."""
+    """docs/design.md#the-argument-of-a-sign: first-order state down to 1e-30, second moments for
+    2**-40 <= |g| <= 2**60."""
     program = made(entry).program
     free = scale_free(program) or entry.spec in UNDERIVED
     degrees = Degrees(without_eps(program)).moments.values()

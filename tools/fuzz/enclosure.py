@@ -276,8 +276,8 @@ _COMPARED: dict[Any, Callable[..., Fuzzy]] = {
 class Enclosing(Evaluator):
     """The evaluator on intervals; a sign update knows that the kernel compares powers.
 
-    sign(m + root(v)*n) is computed as sign(m*|m| + v*n*|n|), which underflows earlier (design.md
-    6 promises second moments down to gradients of 2^-40 and up to 2^60).
+    sign(m + root(v)*n) is computed as sign(m*|m| + v*n*|n|), which underflows earlier
+    (docs/design.md#the-argument-of-a-sign has the range of gradients).
     """
 
     def rounded_hypers(self, unit: float) -> None:

@@ -211,7 +211,8 @@ def write(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     """In the order of MUTANTS; whole at any moment, as the run may be cut off."""
     kept = [rows[m.name] for m in MUTANTS if m.name in rows]
     fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n ".join(map(json.dumps, kept))
+    fresh.write_text(f"[\n {lines}\n]\n", encoding="utf-8")
     fresh.replace(path)
 
 

@@ -1,4 +1,4 @@
-"""Elementwise fp32 arithmetic in Triton (design.md 4)."""
+"""Elementwise fp32 arithmetic in Triton (docs/design.md#numerics)."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _root_below(x, N: tl.constexpr):
 
 @triton.jit
 def encode_roots(v, field, byte, N: tl.constexpr):
-    """Codes of v**(1/N) for 0 <= v <= 2^124, rounded without bias in v (algorithms.md C8).
+    """Codes of v**(1/N) for 0 <= v <= 2^124, rounded without bias in v (docs/design.md#roots).
 
     Between the codes' values lo and hi, v becomes hi**N with probability
     (v - lo**N) / (hi**N - lo**N).  ``byte`` is the block's scale.

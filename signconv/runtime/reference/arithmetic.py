@@ -1,4 +1,4 @@
-"""Elementwise fp32 arithmetic in PyTorch (design.md 4)."""
+"""Elementwise fp32 arithmetic in PyTorch (docs/design.md#numerics)."""
 
 from __future__ import annotations
 

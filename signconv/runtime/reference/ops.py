@@ -4,7 +4,7 @@ Written for truth, not for speed: every operation is one IEEE binary32 or intege
 that the results equal the kernel's bit for bit.  Tensors are flat; ``numel`` is a multiple of 32
 wherever a block scale is involved.
 
-The CPU backend compiles these functions by calling them on ``cpu_lanes.Lanes``, which answers
+The CPU backend compiles these functions by calling them on ``cpu.lanes.Lanes``, which answers
 torch's functions; those few that cannot be read off row by row ask it first, by torch's own
 protocol (``torch.overrides``).
 """

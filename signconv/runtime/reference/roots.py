@@ -50,7 +50,7 @@ def _root_below(x: Tensor, n: int) -> Tensor:
 
 
 def encode_roots(v: Tensor, field: Tensor, byte: Tensor, n: int) -> Tensor:
-    """Codes of v**(1/n) for v >= 0, rounded without bias in v (algorithms.md C8).
+    """Codes of v**(1/n) for v >= 0, rounded without bias in v (docs/design.md#roots).
 
     Between the codes' values lo and hi, v becomes hi**n with probability
     (v - lo**n) / (hi**n - lo**n).  ``byte`` holds the scale of each element's block; Inf and NaN

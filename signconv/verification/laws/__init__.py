@@ -1,7 +1,8 @@
 """What each pass promises, checked on the float64 evaluator before against after.
 
-A module here states the law of the pass of its name as LAW.  It is written from algorithms.md B
-and the pass's paper, not from the pass's code, and therefore lies apart from it.  A pass without a
+A module here states the law of the pass of its name as LAW.  It is written from
+docs/design.md#passes and the pass's paper, not from the pass's code, and therefore lies apart from
+it.  A pass without a
 module here has no law yet.  ``signconv verify`` runs the laws, and so do the tests on random
 programs.
 """

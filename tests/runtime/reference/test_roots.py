@@ -169,7 +169,7 @@ def test_mean_over_all_halves_is_the_moment(n: int) -> None:
 
 @orders
 def test_linear_probability_would_be_biased(n: int) -> None:
-    """algorithms.md C8: rounding the root without bias shifts the moment, visibly."""
+    """docs/design.md#roots: rounding the root without bias shifts the moment, visibly."""
     v = torch.full((1 << 16,), (1.0625**n))
     plain = root_codec.power(
         ref.decode_fp8(ref.encode_fp8(real_power(v, 1 / n), UNIT, FIELDS, "e4m3"), "e4m3"),
@@ -249,7 +249,7 @@ def test_scale_equivariance(n: int) -> None:
 @pytest.mark.parametrize(("n", "beta", "steps"), [(3, 0.999, 3000), (5, 0.999, 3000), (8, 0.9, 60)])
 def test_a_long_average_is_unbiased(n: int, beta: float, steps: int) -> None:
     """An EMA from 0 towards 1, stored at every step: mean within four standard errors of the exact
-    one; 2048 lanes in blocks of 32.  Nearest rounding stalls, algorithms.md C8."""
+    one; 2048 lanes in blocks of 32.  Nearest rounding stalls."""
     gen = rng(11)
     v = torch.zeros(2048)
     for _ in range(steps):
