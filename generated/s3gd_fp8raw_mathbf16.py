@@ -98,10 +98,8 @@ def _math(
     weight_decay = dev.bf16_nearest(weight_decay)
     # moment of sign(g)
     m = dev.bf16_nearest(
-        (
-            dev.bf16_nearest(momentum * m_prev)
-            + dev.bf16_nearest(dev.bf16_nearest(1.0 - momentum) * dev.sign(g))
-        ),
+        dev.bf16_nearest(momentum * m_prev)
+        + dev.bf16_nearest(dev.bf16_nearest(1.0 - momentum) * dev.sign(g)),
     )
     update = m
     # decoupled weight decay
@@ -461,10 +459,8 @@ def _math_reference(
     weight_decay = ref.bf16_nearest(weight_decay)
     # moment of sign(g)
     m = ref.bf16_nearest(
-        (
-            ref.bf16_nearest(momentum * m_prev)
-            + ref.bf16_nearest(ref.bf16_nearest(1.0 - momentum) * ref.sign(g))
-        ),
+        ref.bf16_nearest(momentum * m_prev)
+        + ref.bf16_nearest(ref.bf16_nearest(1.0 - momentum) * ref.sign(g)),
     )
     update = m
     # decoupled weight decay
