@@ -7,9 +7,7 @@ from signconv.ir.analysis import Degrees, Ranges, scalar_moments
 from signconv.ir.bounds import unkept
 from signconv.ir.nodes import Const, Program, references
 from signconv.lower.kernel_program import MomentPlan
-
-#: Orders whose roots the runtime stores (runtime/formats.py; a test compares the two).
-ROOT_ORDERS = range(3, 9)
+from signconv.runtime.formats import ROOT_ORDERS
 
 STATES = ("fp8", "fp8-raw", "bf16", "fp32")
 

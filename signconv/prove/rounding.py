@@ -18,15 +18,9 @@ from signconv.ir.nodes import Expr, Moment, Program, Ref, references
 from signconv.prove.ratios import fraction, product
 from signconv.prove.signals import Linear, Unproved
 from signconv.prove.symbolic import View
+from signconv.runtime.formats import FORMATS
 
 Array = npt.NDArray[np.float64]
-
-#: Stored mantissa bits of each format and the order of the root that they hold; others are not
-#: estimated.
-MANTISSA = {
-    "fp32": (23, 1), "bf16": (7, 1), "e4m3": (3, 1), "e5m2": (2, 1),
-    **{f"e4m3-root{p}": (3, p) for p in range(3, 9)},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,20 +88,25 @@ def shifts(p: Program, formats: dict[str, str]) -> list[Shift]:
     for m in p.moments:
         if m.name not in scalar_moments(p):
             form = formats[m.name]
-            if linear and m.name in above and m.name not in below and form in MANTISSA:
+            if linear and m.name in above and m.name not in below and _estimated(form):
                 made.append(Shift(m.name, form, "linear"))
             else:
                 made.append(_shift(p, m, form, m.name in below - above))
     return made
 
 
+def _estimated(form: str) -> bool:
+    """Whether rounding in this format has an error model here: unbiased, or none."""
+    return FORMATS[form].rounding != "nearest"
+
+
 def _shift(p: Program, m: Moment, form: str, below: bool) -> Shift:
     degree = Degrees(p).moments[m.name]
     scales = isinstance(degree, int | float) and degree > 0
-    if not below or not scales or form not in MANTISSA:
+    if not below or not scales or not _estimated(form):
         return Shift(m.name, form, "other")
     assert isinstance(degree, int | float)
-    bits, root = MANTISSA[form]
+    bits, root = FORMATS[form].mantissa, FORMATS[form].order
     e = 1 / degree
     factor = e * (e + 1) / 2
     gaussian = None

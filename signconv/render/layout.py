@@ -133,7 +133,9 @@ class _Layout:
         """The names on the left where only the right side goes over several lines."""
         target = node.targets[0]
         if isinstance(target, ast.Tuple) and _one_line(target):
-            self._edit(target, target, (_bracketed("(", self._elements(target), ")"),))
+            top, end = _end(target)
+            left = _bracketed("(", self._elements(target), ")")
+            self._edit(target, target, (left,), room=len(self.rows[top]) - end)
         self.fit(node.value)
 
     def _long_target(self, node: ast.Assign, target: ast.Tuple) -> None:
@@ -179,21 +181,20 @@ class _Layout:
         if isinstance(e, ast.Tuple) and not self._in_parentheses(e):
             return (head, _bracketed(IfBroken("("), self._elements(e), IfBroken(")")))
         whole = self.docs(e)
+        wrapped = (head, _bracketed(IfBroken("("), whole, IfBroken(")")))
         if not isinstance(e, ast.BinOp | ast.Compare | ast.IfExp | ast.UnaryOp | ast.Attribute):
-            if isinstance(e, ast.Name | ast.Constant):
-                wrapped = f"{' ' * (indent + 4)}{self.cut(e)}"
-                return (
-                    (head, "(", Indent((Break(), *whole)), Break(), ")")
-                    if (len(wrapped) <= WIDTH)
-                    else (head, *whole)
-                )
-            return (head, *whole)
+            # Its own brackets serve, unless what stands before them is too long already
+            lines, inner = (
+                printed(x, indent, WIDTH).split("\n") for x in ((head, *whole), wrapped)
+            )
+            fits = len(lines[0]) > WIDTH >= max(map(len, inner))
+            return wrapped if fits else (head, *whole)
         if self._keeps_open(e):
             bare = (head, *_unbroken(whole))
             lines = printed(bare, indent, WIDTH).split("\n")
             if len(lines[0]) <= WIDTH:
                 return bare
-        return (head, _bracketed(IfBroken("("), whole, IfBroken(")")))
+        return wrapped
 
     def docs(self, node: Part) -> tuple[Doc, ...]:
         """A node as it stands in brackets, its own parentheses not included."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from signconv.ir.nodes import Hyper, Program
 from signconv.lower.kernel_program import MomentPlan
-from signconv.render.layout import tuple_of
+from signconv.render.layout import WIDTH, tuple_of
 
 
 def lr_of(p: Program) -> Hyper:
@@ -40,14 +41,25 @@ def constructor(p: Program) -> list[dict[str, str]]:
                     "name": "betas",
                     "type": f"tuple[{types}]",
                     "default": f"({values})",
-                    "doc": f"({', '.join(betas)}), {ranges}.",
+                    "doc": _described("betas", f"({', '.join(betas)}), {ranges}."),
                 }
             )
         else:
             arguments.append(
-                {"name": h.name, "type": "float", "default": repr(h.default), "doc": f"{h.legal}."}
+                {
+                    "name": h.name,
+                    "type": "float",
+                    "default": repr(h.default),
+                    "doc": _described(h.name, f"{h.legal}."),
+                }
             )
     return arguments
+
+
+def _described(name: str, words: str) -> str:
+    """An argument's words as they follow its name in the docstring, at an indentation of eight."""
+    lines = textwrap.wrap(f"{name}: {words}", WIDTH - 8, subsequent_indent=" " * 4)
+    return f"\n{' ' * 8}".join(lines)[len(name) + 2 :]
 
 
 def hyper_slot(h: Hyper, betas: list[str]) -> str:

@@ -8,20 +8,7 @@ from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Program
 from signconv.lower.kernel_program import KernelProgram
 from signconv.render.layout import WIDTH
-from signconv.runtime.formats import FORMATS, ROOT_ORDERS
-
-STORAGE = {
-    "fp32": "fp32",
-    "bf16": "bf16, rounded stochastically",
-    "e4m3-raw": "E4M3 codes without scales, rounded to nearest",
-    "e4m3": "E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically",
-    **{
-        f"e4m3-root{p}": f"E4M3 codes of the root of order {p} with a power-of-two scale per 32 "
-        "elements, rounded stochastically without bias in the moment itself"
-        for p in ROOT_ORDERS
-    },
-    "e5m2": "E5M2 codes with a power-of-two scale per 32 elements, rounded stochastically",
-}
+from signconv.runtime.formats import FORMATS
 
 
 def summary(k: KernelProgram) -> str:
@@ -66,7 +53,7 @@ def storage_lines(k: KernelProgram) -> list[str]:
     for m in k.moments:
         scaled = FORMATS[m.format].scaled
         fallback = f" ({m.fallback} where a row is not a multiple of 32)" if scaled else ""
-        lines.append(f"State {m.name}: {STORAGE[m.format]}{fallback}.")
+        lines.append(f"State {m.name}: {FORMATS[m.format].words}{fallback}.")
     return lines
 
 

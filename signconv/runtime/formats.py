@@ -1,56 +1,115 @@
-"""How a moment is stored: the names and numbers that kernel, reference and checkpoint share."""
+"""How a moment is stored: one object a format, which everything that stores or proves asks.
+
+To add a format: a row here, a class in ``reference/codecs.py`` (the CPU backend compiles that), and
+a branch of ``encode`` and ``decode`` in ``kernel/codecs.py``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from signconv.runtime.reference.codecs import Codec
 
 #: Elements of one row that share a block scale (OCP MX block size).
 BLOCK = 32
 
 
 @dataclass(frozen=True)
+class Float8:
+    """A byte of sign, exponent and mantissa: mantissa bits, fp32 exponent field of its smallest
+    normal number, largest finite code, the power of two above it, and by how much the exponent of
+    a block's scale lies below that of its maximum, so that nothing overflows."""
+
+    mantissa: int
+    smallest: int
+    largest: int
+    overflow: float
+    headroom: int
+
+
+E4M3 = Float8(3, 121, 0x7E, 512.0, 7)
+E5M2 = Float8(2, 113, 0x7B, 65536.0, 14)
+
+
+@dataclass(frozen=True)
 class Format:
     """One way to store a moment.
 
-    ``code`` selects it inside a kernel; ``dtype`` is the torch dtype of the stored tensor;
-    ``scaled`` says that every 32 elements carry one power-of-two scale (E8M0, one byte).  Codes
-    hold the root of the given ``order`` of the moment (1: the moment itself).
+    name: as in checkpoints and reports; code: its number inside kernels; dtype: of the stored
+    tensor; words: what a generated file's docstring says of it; mantissa: stored bits of it, and
+    rounding "exact", "nearest" or "stochastic", what an error estimate needs; random_bits: the
+    upper bits of its field of random bits that encoding reads; float8: layout of a byte of codes;
+    scaled: whether every 32 elements carry a power-of-two scale (E8M0, one byte); order: codes
+    hold the root of that order (1: the moment itself).
     """
 
     name: str
     code: int
     dtype: torch.dtype
+    words: str
+    mantissa: int
+    rounding: str
+    random_bits: int = 0
+    float8: Float8 | None = None
     scaled: bool = False
     order: int = 1
-
-    @property
-    def codes(self) -> str:
-        """The FP8 format of the codes."""
-        return "e4m3" if self.order > 1 else self.name
 
     @property
     def bytes_per_element(self) -> float:
         """Bytes one element takes, its share of the block scale included."""
         return self.dtype.itemsize + (1 / BLOCK if self.scaled else 0)
 
+    @property
+    def codec(self) -> Codec:
+        """Its encoder and decoder in PyTorch."""
+        from signconv.runtime.reference.codecs import codec_of
 
+        return codec_of(self)
+
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        """A stored moment as flat fp32 [numel], never a view: the step writes in place."""
+        return self.codec.decode(stored.view(-1), None if scale is None else scale.view(-1))
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes [numel] and block scales (uint8 [numel/32]; None where there are none) of flat
+        fp32; ``field``: random bits, int32 [numel]."""
+        return self.codec.encode(x, field)
+
+
+#: Formats with block scales have this code or a larger one.
+SCALED = 3
 #: A moment of order p > 2 is stored as its p-th root; inside a kernel its code is ROOT + p.
 ROOT = 16
 ROOT_ORDERS = range(3, 9)
+_SCALED = "codes with a power-of-two scale per 32 elements, rounded stochastically"
 
 FORMATS = {
     f.name: f
     for f in (
-        Format("fp32", 0, torch.float32),
-        Format("bf16", 1, torch.bfloat16),
-        Format("e4m3", 2, torch.uint8, scaled=True),
-        Format("e5m2", 3, torch.uint8, scaled=True),
-        Format("e4m3-raw", 4, torch.uint8),
-        *(Format(f"e4m3-root{p}", ROOT + p, torch.uint8, True, p) for p in ROOT_ORDERS),
+        Format("fp32", 0, torch.float32, "fp32", 23, "exact"),
+        Format("bf16", 1, torch.bfloat16, "bf16, rounded stochastically", 7, "stochastic", 16),
+        Format(
+            "e4m3-raw", 2, torch.uint8, "E4M3 codes without scales, rounded to nearest",
+            3, "nearest", 0, E4M3,
+        ),
+        Format("e4m3", 3, torch.uint8, f"E4M3 {_SCALED}", 3, "stochastic", 20, E4M3, True),
+        Format("e5m2", 4, torch.uint8, f"E5M2 {_SCALED}", 2, "stochastic", 21, E5M2, True),
+        *(
+            Format(
+                f"e4m3-root{p}", ROOT + p, torch.uint8,
+                f"E4M3 codes of the root of order {p} with a power-of-two scale per 32 elements, "
+                "rounded stochastically without bias in the moment itself",
+                3, "stochastic", 23, E4M3, True, p,
+            )
+            for p in ROOT_ORDERS
+        ),
     )
-}
+}  # fmt: skip
 
 #: How a parameter is stored, as kernels know it: fp32, or bf16 rounded stochastically; bf16 beside
 #: the other 16 bits of its fp32 master weight; bf16 beside the whole of it.

@@ -227,9 +227,8 @@ class _Part:
             zero, bad, full = exact == 0, ~exact.isfinite(), none
             changed = self._changed()
         elif x.dtype == torch.uint8:
-            assert self.fmt is not None
-            size = x & 0x7F
-            largest = 0x7B if self.fmt.name == "e5m2" else 0x7E
+            assert self.fmt is not None and self.fmt.float8 is not None
+            size, largest = x & 0x7F, self.fmt.float8.largest
             zero, full, bad = size == 0, size == largest, size > largest
         else:
             limit = torch.finfo(x.dtype).max

@@ -167,7 +167,7 @@ def test_wheel_holds_package_templates_and_generated(distributions: dict[str, Pa
     assert {f"signconv/_templates/{n}" for n in files_under("templates", "*.j2")} <= names
     assert {f"signconv/_generated/{n}" for n in files_under("generated", "*.py")} <= names
     assert {f"signconv/{n}" for n in files_under("signconv", "*.py")} <= names
-    assert "signconv/py.typed" in names
+    assert {"signconv/py.typed", "signconv/runtime/legacy_0_1.txt"} <= names
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names)
     version = distributions["wheel"].name.split("-")[1]
     assert {n.split("/")[0] for n in names} == {"signconv", f"signconv-{version}.dist-info"}

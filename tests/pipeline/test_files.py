@@ -331,9 +331,9 @@ def test_a_file_with_a_hostile_name(stem: str, tmp_path: Path) -> None:
 def test_what_does_not_parse_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from signconv.render import emit
+    from signconv.render import signature
 
-    monkeypatch.setattr(emit, "_tuple_literal", lambda items: "(")
+    monkeypatch.setattr(signature, "tuple_literal", lambda items: "(")
     with pytest.raises(BuildError, match="did not come out as valid Python"):
         build("sgd", convert="stosign")
 

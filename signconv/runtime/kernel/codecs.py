@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.kernel import arithmetic, ptx
-from signconv.runtime.kernel import roots as device_roots
-from signconv.runtime.kernel.constants import ARITHMETIC, E5M2, INTERPRETED, PTX_FP8
+from signconv.runtime.kernel import arithmetic, ptx, roots
+from signconv.runtime.kernel.constants import (
+    ARITHMETIC,
+    BF16,
+    E4M3,
+    E4M3_RAW,
+    E5M2,
+    FP32,
+    INTERPRETED,
+    PTX_FP8,
+    ROOT,
+)
 
 
 @triton.jit
@@ -166,13 +175,53 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
 def encode_root_blocks(v, field, N: tl.constexpr):
     """As ``encode_blocks``, of N-th roots; moments above 2^124 saturate."""
     largest = tl.max(_magnitude(v), axis=1)
-    if _highest(largest, v) < device_roots.LARGEST_ROOT_BITS:
-        byte = device_roots.root_scale(largest, N)
-        code = device_roots.encode_roots(v, field, byte, N)
+    if _highest(largest, v) < roots.LARGEST_ROOT_BITS:
+        byte = roots.root_scale(largest, N)
+        code = roots.encode_roots(v, field, byte, N)
     else:
         finite = _magnitude(v) < 0x7F800000
         v = tl.minimum(tl.where(finite, v, 0.0), 2.1267647932558654e37)  # 2^124
-        byte = device_roots.root_scale(tl.max(_magnitude(v), axis=1), N)
-        code = device_roots.encode_roots(v, field, byte, N)
+        byte = roots.root_scale(tl.max(_magnitude(v), axis=1), N)
+        code = roots.encode_roots(v, field, byte, N)
         code = tl.where(finite, code, 0x7F).to(tl.uint8)
+    return code, byte
+
+
+# ---------------------------------------------------------------- by format
+
+
+@triton.jit
+def decode(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """Stored codes [ROWS, 32] and, of scaled formats, E8M0 bytes [ROWS, 1] as fp32."""
+    if FORMAT == FP32:
+        x = code
+    elif FORMAT == BF16:
+        x = widen(code, CODEC)
+    elif FORMAT == E4M3_RAW:
+        x = decode_fp8(code, 1.0, FORMAT, CODEC)
+    else:
+        scale = (byte.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
+        x = decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
+        if FORMAT > ROOT:
+            x = roots.power(x, FORMAT - ROOT)
+    return x
+
+
+@triton.jit
+def encode(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """What is stored of fp32 [ROWS, 32], and E8M0 bytes [ROWS, 1] (of other formats a number)."""
+    byte = tl.full((), 0, tl.uint8)
+    if FORMAT == FP32:
+        code = x
+    elif FORMAT == BF16:
+        code = encode_bf16(x, field, CODEC)
+    elif FORMAT == E4M3_RAW:
+        if CODEC == PTX_FP8:
+            code = ptx.encode_e4m3_nearest(x)
+        else:
+            code = encode_fp8_nearest(x, E4M3)
+    elif FORMAT > ROOT:
+        code, byte = encode_root_blocks(x, field, FORMAT - ROOT)
+    else:
+        code, byte = encode_blocks(x, field, FORMAT, CODEC)
     return code, byte

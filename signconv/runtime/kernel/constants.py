@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 
-from signconv.runtime import program, tables
+from signconv.runtime import formats, program, tables
 from signconv.runtime.compat import tl
 
 # Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
 # on a GPU one instruction does it.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
-# Format codes (formats.py).
-FP32 = tl.constexpr(0)
-BF16 = tl.constexpr(1)
-E4M3 = tl.constexpr(2)
-E5M2 = tl.constexpr(3)
-E4M3_RAW = tl.constexpr(4)
-ROOT = tl.constexpr(16)  # + p: the p-th root in E4M3
+# Formats, by the numbers that formats.py gives them.
+FP32 = tl.constexpr(formats.FORMATS["fp32"].code)
+BF16 = tl.constexpr(formats.FORMATS["bf16"].code)
+E4M3 = tl.constexpr(formats.FORMATS["e4m3"].code)
+E5M2 = tl.constexpr(formats.FORMATS["e5m2"].code)
+E4M3_RAW = tl.constexpr(formats.FORMATS["e4m3-raw"].code)
+ROOT = tl.constexpr(formats.ROOT)  # + p: the p-th root in E4M3
+SCALED = tl.constexpr(formats.SCALED)
 
 # How codes are made (a kernel's CODEC): by arithmetic that runs everywhere; by the same arithmetic
 # in PTX, for NVIDIA GPUs; by that and the FP8 conversions of compute capability 8.9
@@ -29,10 +30,10 @@ ARITHMETIC = tl.constexpr(0)
 PTX = tl.constexpr(1)
 PTX_FP8 = tl.constexpr(2)
 
-# How a parameter is stored (formats.py).
-PLAIN = tl.constexpr(0)
-SPLIT = tl.constexpr(1)
-WHOLE = tl.constexpr(2)
+# How a parameter is stored.
+PLAIN = tl.constexpr(formats.PLAIN)
+SPLIT = tl.constexpr(formats.SPLIT)
+WHOLE = tl.constexpr(formats.WHOLE)
 
 # The table of tensors (tables.py), and how many numbers a row of the table of chunks has.
 COLUMN_CLOCK = tl.constexpr(int(tables.Column.CLOCK))

@@ -7,21 +7,16 @@ store without a mask, which is what makes the accesses 16 bytes wide.
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.kernel import codecs as device_codecs
-from signconv.runtime.kernel import ptx
+from signconv.runtime.kernel import codecs
 from signconv.runtime.kernel.constants import (
     BF16,
-    E4M3,
-    E4M3_RAW,
     FP32,
     INTERPRETED,
     PLAIN,
-    PTX_FP8,
-    ROOT,
+    SCALED,
     SPLIT,
     WHOLE,
 )
-from signconv.runtime.kernel.roots import power
 
 
 @triton.jit
@@ -80,7 +75,7 @@ def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
 def store_float(ptr, offsets, x, field, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
     """From fp32: as it is, or rounded stochastically to bf16."""
     if ptr.dtype.element_ty == tl.bfloat16:
-        x = device_codecs.encode_bf16(x, field, CODEC)
+        x = codecs.encode_bf16(x, field, CODEC)
     _store(ptr, offsets, x, mask, FULL)
 
 
@@ -111,7 +106,7 @@ def decode_param(
     (WHOLE).  Where a bf16 weight is not the one that was stored, it was changed from outside and
     counts as it is: each element for itself (WHOLE), or its row of 32 (SPLIT).
     """
-    p = device_codecs.widen(p, CODEC)
+    p = codecs.widen(p, CODEC)
     if FORMAT == SPLIT:
         low = load(_master(masters, tl.int16, FULL) + start, offsets, mask, FULL)
         check = load(_master(masters + 1, tl.int32, FULL) + start // 32, row, row_mask, FULL)
@@ -155,6 +150,16 @@ def store_param(
 
 
 @triton.jit
+def _typed(ptr, FORMAT: tl.constexpr):
+    """A pointer to what a format stores, from one to bytes."""
+    if FORMAT == FP32:
+        ptr = ptr.to(tl.pointer_type(tl.float32))
+    elif FORMAT == BF16:
+        ptr = ptr.to(tl.pointer_type(tl.bfloat16))
+    return ptr
+
+
+@triton.jit
 def fetch_moment(
     ptr,
     scale_ptr,
@@ -168,35 +173,13 @@ def fetch_moment(
 ):
     """A moment as it is stored: codes [ROWS, 32] and, of the scaled formats, bytes [ROWS, 1].
 
-    ``ptr`` is untyped (uint8) and typed here; ``start`` is the tile's first element.
+    ``ptr`` points to bytes and is typed here; ``start`` is the tile's first element.
     """
+    code = load(_typed(ptr, FORMAT) + start, offsets, mask, FULL)
     byte = tl.full((), 0, tl.uint8)
-    if FORMAT == FP32:
-        code = load(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, mask, FULL)
-    elif FORMAT == BF16:
-        code = load(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, mask, FULL)
-    else:
-        code = load(ptr + start, offsets, mask, FULL)
-        if FORMAT != E4M3_RAW:
-            byte = load(scale_ptr + start // 32, row, row_mask, FULL)
+    if FORMAT >= SCALED:
+        byte = load(scale_ptr + start // 32, row, row_mask, FULL)
     return code, byte
-
-
-@triton.jit
-def decode_moment(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
-    """What ``fetch_moment`` found as fp32 [ROWS, 32]."""
-    if FORMAT == FP32:
-        x = code
-    elif FORMAT == BF16:
-        x = device_codecs.widen(code, CODEC)
-    elif FORMAT == E4M3_RAW:
-        x = device_codecs.decode_fp8(code, 1.0, FORMAT, CODEC)
-    else:
-        scale = (byte.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
-        x = device_codecs.decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
-        if FORMAT > ROOT:
-            x = power(x, FORMAT - ROOT)
-    return x
 
 
 @triton.jit
@@ -215,23 +198,9 @@ def store_moment(
     CODEC: tl.constexpr,
 ):
     """Encode fp32 [ROWS, 32] and store; the scale used to encode is the one that is stored."""
-    if FORMAT == FP32:
-        _store(ptr.to(tl.pointer_type(tl.float32)) + start, offsets, x, mask, FULL)
-    elif FORMAT == BF16:
-        code = device_codecs.encode_bf16(x, field, CODEC)
-        _store(ptr.to(tl.pointer_type(tl.bfloat16)) + start, offsets, code, mask, FULL)
-    elif FORMAT == E4M3_RAW:
-        if CODEC == PTX_FP8:
-            code = ptx.encode_e4m3_nearest(x)
-        else:
-            code = device_codecs.encode_fp8_nearest(x, E4M3)
-        _store(ptr + start, offsets, code, mask, FULL)
-    else:
-        if FORMAT > ROOT:
-            code, byte = device_codecs.encode_root_blocks(x, field, FORMAT - ROOT)
-        else:
-            code, byte = device_codecs.encode_blocks(x, field, FORMAT, CODEC)
-        _store(ptr + start, offsets, code, mask, FULL)
+    code, byte = codecs.encode(x, field, FORMAT, CODEC)
+    _store(_typed(ptr, FORMAT) + start, offsets, code, mask, FULL)
+    if FORMAT >= SCALED:
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
 
 

@@ -21,7 +21,9 @@ from signconv.runtime.kernel.arithmetic import (
 )
 from signconv.runtime.kernel.codecs import (
     bf16_nearest,
+    decode,
     decode_fp8,
+    encode,
     encode_bf16,
     encode_blocks,
     encode_fp8,
@@ -30,7 +32,6 @@ from signconv.runtime.kernel.codecs import (
     widen,
 )
 from signconv.runtime.kernel.memory import (
-    decode_moment,
     decode_param,
     extent,
     fetch_moment,
@@ -67,12 +68,13 @@ from signconv.runtime.kernel.scalars import (
 
 __all__ = [
     "bf16_nearest",
+    "decode",
     "decode_fp8",
-    "decode_moment",
     "decode_param",
     "divide",
     "divided",
     "draw_keys",
+    "encode",
     "encode_bf16",
     "encode_blocks",
     "encode_fp8",

@@ -132,7 +132,7 @@ def _decode(
     moments = ()
     for i in tl.static_range(len(FORMATS)):
         code, byte = stored[2 + i]
-        moments = moments + (ops.decode_moment(code, byte, FORMATS[i], CODEC),)
+        moments = moments + (ops.decode(code, byte, FORMATS[i], CODEC),)
     return p, g, moments
 
 

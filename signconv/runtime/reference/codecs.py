@@ -2,30 +2,101 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.formats import BLOCK, FORMATS, Float8, Format
+from signconv.runtime.reference import roots
 from signconv.runtime.reference.bits import shift_right
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """An FP8 format: mantissa bits, fp32 exponent field of its smallest normal number, largest
-    finite code, the power of two above it, and by how much the exponent of a block's scale lies
-    below that of its maximum."""
+class Codec(ABC):
+    """Encoder and decoder of one format: flat tensors, blocks of 32 where there are scales."""
 
-    mantissa: int
-    smallest: int
-    largest: int
-    overflow: float
-    headroom: int
+    def __init__(self, fmt: Format) -> None:
+        self.fmt = fmt
+
+    @abstractmethod
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        """fp32 [numel] from what is stored [numel] and block scales (uint8 [numel/32]), exactly."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is stored, and block scales or None, from fp32 and random bits (int32 [numel])."""
 
 
-_FP8 = {"e4m3": _Layout(3, 121, 0x7E, 512.0, 7), "e5m2": _Layout(2, 113, 0x7B, 65536.0, 14)}
-_FP8["e4m3-raw"] = _FP8["e4m3"]
+class Float(Codec):
+    """fp32 as it is."""
+
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        return stored.clone()
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        return x, None
+
+
+class Bf16(Codec):
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        return decode_bf16(stored)
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        return encode_bf16(x, field), None
+
+
+class Raw(Codec):
+    """FP8 without scales, rounded to nearest."""
+
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        return decode_fp8(stored, self.fmt.name)
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        return encode_fp8_nearest(x, self.fmt.name), None
+
+
+class Blocks(Codec):
+    """FP8 with a scale per block."""
+
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        assert scale is not None
+        bits = scale.to(torch.int32) << 23
+        x = decode_fp8(stored, self.fmt.name)
+        return x * bits.view(torch.float32).repeat_interleave(BLOCK)
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        byte = block_scale(x, self.fmt.name)
+        code = encode_fp8(x, byte.repeat_interleave(BLOCK), field, self.fmt.name)
+        return code, byte.to(torch.uint8)
+
+
+class Roots(Blocks):
+    """FP8 with a scale per block, of the moment's root."""
+
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        return roots.power(super().decode(stored, scale), self.fmt.order)
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        byte = roots.root_scale(x, self.fmt.order)
+        code = roots.encode_roots(x, field, byte.repeat_interleave(BLOCK), self.fmt.order)
+        return code, byte.to(torch.uint8)
+
+
+@cache
+def codec_of(fmt: Format) -> Codec:
+    """The encoder and decoder of a format."""
+    if fmt.float8 is None:
+        return {torch.float32: Float, torch.bfloat16: Bf16}[fmt.dtype](fmt)
+    if not fmt.scaled:
+        return Raw(fmt)
+    return Roots(fmt) if fmt.order > 1 else Blocks(fmt)
+
+
+def _float8(name: str) -> Float8:
+    layout = FORMATS[name].float8
+    assert layout is not None
+    return layout
 
 
 def decode_bf16(x: Tensor) -> Tensor:
@@ -43,7 +114,7 @@ def encode_bf16(x: Tensor, field: Tensor) -> Tensor:
 
 def decode_fp8(code: Tensor, fmt: str) -> Tensor:
     """uint8 codes to fp32, exactly, before the block scale."""
-    layout = _FP8[fmt]
+    layout = _float8(fmt)
     wide = code.to(torch.int32)
     magnitude = wide & 0x7F
     field = (magnitude << (23 - layout.mantissa)).view(torch.float32)
@@ -62,7 +133,7 @@ def encode_fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
     (E5M2: 21) bits of ``field`` (int32) are added below the kept mantissa.  Inf and NaN store NaN;
     what is too large saturates.
     """
-    layout = _FP8[fmt]
+    layout = _float8(fmt)
     drop = 23 - layout.mantissa
     exponent = (128 - layout.smallest) - byte
     first = exponent.clamp(min=-126)
@@ -78,7 +149,7 @@ def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
     For raw FP8 state, as S3GD ships it (nearest rounding stalls a slow EMA).  Below the smallest
     normal number one fp32 addition rounds to the code's spacing: scaling would round twice.
     """
-    layout = _FP8[fmt]
+    layout = _float8(fmt)
     drop = 23 - layout.mantissa
     field = _field(x, layout)
     normal = (field + (1 << (drop - 1)) - 1 + ((field >> drop) & 1)) >> drop
@@ -89,13 +160,13 @@ def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
     return _finish(x, code, layout)
 
 
-def _field(x: Tensor, layout: _Layout) -> Tensor:
+def _field(x: Tensor, layout: Float8) -> Tensor:
     """Bits of abs(x) with the code's exponent bias; what is too large is one binade above."""
     clamped = torch.where(x.abs() < layout.overflow, x.abs(), layout.overflow)
     return (clamped * 2.0 ** (1 - layout.smallest)).view(torch.int32)
 
 
-def _finish(x: Tensor, code: Tensor, layout: _Layout) -> Tensor:
+def _finish(x: Tensor, code: Tensor, layout: Float8) -> Tensor:
     code = code.clamp(max=layout.largest)
     code = torch.where(x.isfinite(), code, 0x7F)
     negative = (x.view(torch.int32) < 0) & x.isfinite()
@@ -113,7 +184,7 @@ def block_scale(x: Tensor, fmt: str) -> Tensor:
     """E8M0 byte per row of 32 (int32 [numel/32]), from the largest finite magnitude."""
     magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
     finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
-    return ((finite.amax(dim=1) >> 23) - _FP8[fmt].headroom).clamp(min=1)
+    return ((finite.amax(dim=1) >> 23) - _float8(fmt).headroom).clamp(min=1)
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

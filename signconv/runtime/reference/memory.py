@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, Format
-from signconv.runtime.reference import codecs, roots
+from signconv.runtime.reference import codecs
 from signconv.runtime.reference.bits import shift_right
 
 
@@ -89,33 +89,14 @@ def store_param(param: Tensor, x: Tensor, field: Tensor, state: Mapping[str, Ten
 
 def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:
     """A stored moment as flat fp32, never a view: the step writes in place."""
-    if fmt.name == "fp32":
-        return stored.view(-1).clone()
-    if fmt.name == "bf16":
-        return codecs.decode_bf16(stored.view(-1))
-    x = codecs.decode_fp8(stored.view(-1), fmt.codes)
-    if scale is not None:
-        bits = scale.view(-1).to(torch.int32) << 23
-        x = x * bits.view(torch.float32).repeat_interleave(BLOCK)
-    return roots.power(x, fmt.order)
+    return fmt.decode(stored, scale)
 
 
 def store_moment(
     stored: Tensor, scale: Tensor | None, x: Tensor, field: Tensor, fmt: Format
 ) -> None:
     """Encode flat fp32 and store; the scale used to encode is the one that is stored."""
-    if fmt.name == "fp32":
-        stored.view(-1).copy_(x)
-    elif fmt.name == "bf16":
-        stored.view(-1).copy_(codecs.encode_bf16(x, field))
-    elif scale is None:
-        stored.view(-1).copy_(codecs.encode_fp8_nearest(x, fmt.name))
-    elif fmt.order > 1:
-        byte = roots.root_scale(x, fmt.order)
-        each = byte.repeat_interleave(BLOCK)
-        stored.view(-1).copy_(roots.encode_roots(x, field, each, fmt.order))
-        scale.view(-1).copy_(byte.to(torch.uint8))
-    else:
-        byte = codecs.block_scale(x, fmt.name)
-        stored.view(-1).copy_(codecs.encode_fp8(x, byte.repeat_interleave(BLOCK), field, fmt.name))
-        scale.view(-1).copy_(byte.to(torch.uint8))
+    code, byte = fmt.encode(x, field)
+    stored.view(-1).copy_(code)
+    if scale is not None and byte is not None:
+        scale.view(-1).copy_(byte)
