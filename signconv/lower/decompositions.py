@@ -102,27 +102,27 @@ def _split(b: Body, x: Value, moved: int) -> tuple[Value, Value]:
     """m and k of x = 2**k * m, 1/sqrt(2) < m <= sqrt(2); subnormals by way of 2**moved."""
     tiny = b.let("tiny", x < NORMAL)
     y = b.let("y", where(tiny, x * 2.0**moved, x))
-    pattern = b.let("bits", bits(y), "x = 2**k * m with m near 1")
-    m = b.let("m", of_bits((pattern & 0x7FFFFF) | 0x3F800000))
-    large = b.let("large", m > 1.4142135381698608)
-    m = b.let("m", where(large, m * 0.5, m))
+    pattern = b.let("bits", bits(y), "x = 2**k * mantissa, which is near 1")
+    mantissa = b.let("mantissa", of_bits((pattern & 0x7FFFFF) | 0x3F800000))
+    large = b.let("large", mantissa > 1.4142135381698608)
+    mantissa = b.let("mantissa", where(large, mantissa * 0.5, mantissa))
     k = b.let("k", to_float((pattern >> 23) - where(tiny, 127 + moved, 127) + to_int(large)))
-    return m, k
+    return mantissa, k
 
 
 def _log(b: Body, x: Value) -> Value:
     m, k = _split(b, x, 23)
-    s = b.let("s", quotient(m - 1.0, m + 1.0), "log(m) = 2 * (s + s**3 / 3 + s**5 / 5 + ...)")
-    square = b.let("square", s * s)
+    z = b.let("z", quotient(m - 1.0, m + 1.0), "log(mantissa) = 2 * (z + z**3 / 3 + z**5 / 5 ...)")
+    square = b.let("square", z * z)
     total = b.let("total", 0.1111111119389534 * square + 0.1428571492433548)
     total = b.let("total", total * square + 0.20000000298023224)
     total = b.let("total", total * square + 0.3333333432674408)
     rest = b.let(
         "rest",
-        2.0 * s * (total * square) + k * 1.428606765330187e-06,
+        2.0 * z * (total * square) + k * 1.428606765330187e-06,
         "ln(2) in two parts, k times the second is exact",
     )
-    y = b.let("y", rest + 2.0 * s + k * 0.693145751953125)
+    y = b.let("y", rest + 2.0 * z + k * 0.693145751953125)
     y = b.let("y", where(x == 0, -math.inf, where(x < 0, math.nan, y)))
     return where(x < math.inf, y, x)
 
@@ -166,19 +166,20 @@ def _root(b: Body, x: Value, order: float) -> Value:
 
 def _real_power(b: Body, x: Value, high: float, low: float) -> Value:
     m, k = _split(b, x, 24)
-    s = b.let("s", quotient(m - 1.0, m + 1.0), "log(m) = 2 * (s + s**3 / 3 + s**5 / 5 + ...)")
-    square = b.let("square", s * s)
+    z = b.let("z", quotient(m - 1.0, m + 1.0), "log(mantissa) = 2 * (z + z**3 / 3 + z**5 / 5 ...)")
+    square = b.let("square", z * z)
     total = b.let("total", square * 0.1111111119389534 + 0.1428571492433548)
     total = b.let("total", total * square + 0.20000000298023224)
     total = b.let("total", total * square + 0.3333333432674408)
-    log2 = b.let("log2", (s * (square * total) + s) * 2.885390043258667)
+    log2 = b.let("log2", (z * (square * total) + z) * 2.885390043258667)
     exact = b.let(
         "exact",
         k * high,
         "the exponent's first 12 bits: exact times k, so that a large k costs no accuracy",
     )
     near = b.let("near", floor(exact + 0.5))
-    rest = b.let("rest", (exact - near) + (k * low + log2 * (high + low)))
+    scaled = log2 * (high + low)
+    rest = b.let("rest", (exact - near) + (k * low + scaled if low else scaled))
     more = b.let("more", floor(rest + 0.5))
     f = b.let("f", rest - more)
     y = b.let("y", f * 1.5252733841654845e-05 + 0.00015403530444018543, "2**f by its series")
