@@ -1,7 +1,6 @@
 """The stosign pass: equations in, equations out, on specs written here; refusals; its law."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,31 +8,16 @@ import torch
 
 from signconv.errors import PassError
 from signconv.ir.describe import algorithm
-from signconv.ir.nodes import Program
-from signconv.passes import base
-from signconv.passes.base import Request, canonical, parse, registry, transform
-from signconv.pipeline import apply_passes, build, builtin_names, requests_of, resolve
+from signconv.passes.base import parse, transform
+from signconv.pipeline import build, builtin_names, resolve
 from signconv.verification.witnesses import pass_rows
+from tests.passes.bodies import ADAM, BARE, BOTH, DECAYED, RATIO, converted, refused
 from tests.support import built_class, program_of, spec_file
-
-RATIO = """\
-rate = hyper(0.9, ge=0, lt=1)
-tiny = hyper(1e-6, ge=0)
-wd = hyper(0.02, ge=0)
-m1 = ema(grad, rate)
-m2 = ema(grad**2, 0.99)
-numerator = m1
-denominator = {denominator}
-decay = decoupled(wd)
-"""
-MEAN = ["m1 = rate * m1.prev + (1 - rate) * g"]
-BOTH = [*MEAN, "m2 = 0.99 * m2.prev + (1 - 0.99) * g**2"]
-DECAYED = "p = p - lr * update - lr * wd * p"
 
 #: A spec, the pass as asked for, and the algorithm that has to come out.
 TABLE = {
     "offset behind a root goes": (
-        RATIO.format(denominator="sqrt(m2) + tiny"),
+        ADAM,
         "stosign",
         [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
     ),
@@ -58,7 +42,7 @@ TABLE = {
         [*BOTH, "update = sign(m1 + 2 * sqrt(m2 / 3) * noise)", DECAYED],
     ),
     "offset kept on request": (
-        RATIO.format(denominator="sqrt(m2) + tiny"),
+        ADAM,
         "stosign:eps=keep",
         [*BOTH, "update = sign(m1 + (sqrt(m2) + tiny) * noise)", DECAYED],
     ),
@@ -102,10 +86,6 @@ TABLE = {
 }
 
 
-def converted(folder: Path, body: str, convert: str) -> Program:
-    return apply_passes(program_of(folder, body), requests_of(convert))
-
-
 @pytest.mark.parametrize("case", TABLE)
 def test_equations(case: str, tmp_path: Path) -> None:
     body, convert, lines = TABLE[case]
@@ -126,7 +106,7 @@ def test_what_it_must_not_touch(tmp_path: Path) -> None:
 
 
 def test_eps_leaves_the_constructor_and_passing_it_names_the_way_out(tmp_path: Path) -> None:
-    body = RATIO.format(denominator="sqrt(m2) + tiny")
+    body = ADAM
     assert converted(tmp_path, body, "stosign").hyper("tiny") is None
     cls = built_class(tmp_path, body, "stosign")
     with pytest.raises(TypeError, match=r"no 'tiny': .*--convert stosign:eps=keep"):
@@ -141,7 +121,7 @@ def test_eps_leaves_the_constructor_and_passing_it_names_the_way_out(tmp_path: P
 )
 def test_a_coordinate_without_gradient(convert: str, stays: bool, tmp_path: Path) -> None:
     """Without eps it stays where it is, with eps it walks by lr."""
-    body = RATIO.format(denominator="sqrt(m2) + tiny")
+    body = ADAM
     p = torch.ones(64, requires_grad=True)
     optimizer = built_class(tmp_path, body, convert)([p], lr=0.5, wd=0.0)
     for _ in range(3):
@@ -157,41 +137,16 @@ def test_a_coordinate_without_gradient(convert: str, stays: bool, tmp_path: Path
 # ---------------------------------------------------------------- defaults, names
 
 
-@pytest.mark.parametrize("request_", ["stosign", "expected"])
-def test_defaults_of_a_ratio_stay_and_are_said_to(tmp_path: Path, request_: str) -> None:
+def test_defaults_of_a_ratio_stay_and_are_said_to(tmp_path: Path) -> None:
     """The mean update is the base's own, clipped at 1, and so is its best lr (docs/advice.md)."""
-    before = program_of(tmp_path, RATIO.format(denominator="sqrt(m2) + tiny"))
-    after = apply_passes(before, requests_of(request_))
-    kept = {h.name for h in after.hypers}
-    assert {"lr", "wd", "rate"} <= kept
-    assert list(after.hypers) == [h for h in before.hypers if h.name in kept]
-    assert any("defaults: as they were" in note for note in after.notes)
+    before, after = program_of(tmp_path, ADAM), converted(tmp_path, ADAM, "stosign")
+    assert list(after.hypers) == [h for h in before.hypers if h.name != "tiny"]
+    assert any("as they were, since the mean update is" in note for note in after.notes)
 
 
-BARE = """\
-rate = hyper(0.9, ge=0, lt=1)
-wd = hyper(0.02, ge=0)
-m = ema(grad, rate)
-update = m
-decay = decoupled(wd)
-"""
-
-
-@pytest.mark.parametrize(
-    ("body", "request_"),
-    [
-        (BARE, "stosign"),
-        (BARE, "expected"),
-        (BARE, "sign"),
-        (RATIO.format(denominator="sqrt(m2) + tiny"), "sign"),
-    ],
-)
-def test_defaults_are_scaled_where_the_size_changes(
-    tmp_path: Path, body: str, request_: str
-) -> None:
+def test_defaults_are_scaled_without_a_denominator(tmp_path: Path) -> None:
     """lr x 0.2 and weight decay x 5 keep lr * weight_decay."""
-    before = program_of(tmp_path, body)
-    after = apply_passes(before, requests_of(request_))
+    before, after = program_of(tmp_path, BARE), converted(tmp_path, BARE, "stosign")
     assert (before.hyper("lr").default, after.hyper("lr").default) == (1e-3, 2e-4)
     assert (before.hyper("wd").default, after.hyper("wd").default) == (0.02, 0.1)
     assert after.hyper("rate").default == 0.9
@@ -248,48 +203,29 @@ def test_betas_stay_a_pair_in_the_constructor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("convert", "message"),
+    ("convert", "code", "words"),
     [
-        ("stosing", "unknown pass 'stosing'; did you mean 'stosign'"),
-        ("", None),
-        ("stosign,", "unknown pass ''"),
-        ("stosign,stosign", "'stosign' is asked for twice"),
-        ("stosign,stosign:eps=keep", "'stosign' is asked for twice"),
-        ("stosign:eps", "no option 'eps'; it takes: eps=keep|drop"),
-        ("stosign:epsilon=keep", "no option 'epsilon=keep'; it takes: eps=keep|drop"),
-        ("stosign:eps=keep:eps=drop", "'eps' is given twice"),
-        ("stosign:eps=maybe", "neither eps=drop .* nor eps=keep"),
+        ("stosign:eps=maybe", "SC213", "neither eps=drop (default) nor eps=keep"),
+        ("stosign:eps", "SC202", "no option 'eps'; it takes: eps=keep|drop"),
+        ("stosign:epsilon=keep", "SC202", "no option 'epsilon=keep'; it takes: eps=keep|drop"),
+        ("stosign:eps=keep:eps=drop", "SC203", "'eps' is given twice"),
+        ("stosign,stosign:eps=keep", "SC204", "'stosign' is asked for twice"),
     ],
 )
-def test_refusals(convert: str, message: str | None, tmp_path: Path) -> None:
-    spec = spec_file(tmp_path, "numerator = grad").spec
-    if message is None:
-        build(spec, convert=convert)
-        return
-    with pytest.raises(PassError, match=message):
-        build(spec, convert=convert)
+def test_options(convert: str, code: str, words: str, tmp_path: Path) -> None:
+    found = refused(tmp_path, "numerator = grad", convert)
+    assert found[0] == code and words in found[1]
+
+
+def test_comes_last(tmp_path: Path) -> None:
+    p = converted(tmp_path, BARE, "stosign,nesterov,soft:p=2,presign")
+    assert p.history == ("presign", "soft:p=2", "nesterov", "stosign")
 
 
 def test_a_converted_program_is_not_converted_again(tmp_path: Path) -> None:
     p = converted(tmp_path, "numerator = grad", "stosign")
     with pytest.raises(PassError, match="already has the link stosign"):
         transform(p, parse("stosign"))
-
-
-def test_two_links_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With any other pass of the group, today or later."""
-    made = registry()
-    made["other"] = replace(made["stosign"], name="other", order=41)
-    monkeypatch.setattr(base, "registry", lambda: made)
-    with pytest.raises(PassError, match="'other' and 'stosign' exclude each other"):
-        canonical([Request("other"), Request("stosign")])
-
-
-def test_every_other_link_pass_is_refused_beside_it() -> None:
-    others = [p.name for p in registry().values() if p.group == "link" and p.name != "stosign"]
-    for name in others:
-        with pytest.raises(PassError, match="exclude each other"):
-            canonical([parse("stosign"), parse(name)])
 
 
 # ---------------------------------------------------------------- the law

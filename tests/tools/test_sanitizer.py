@@ -211,7 +211,7 @@ def test_the_tool_is_asked_of_a_python_and_its_words_are_kept(
     assert "--padding" not in other
     ports = {re.findall(r"--port (\d+)", text)[0] for text in (kept, other)}
     assert len(ports) == 2
-    assert "usage: sanitizer.py" in kept and "SUMMARY: 0 errors" in kept
+    assert "usage: tools.sanitizer" in kept and "SUMMARY: 0 errors" in kept
 
 
 def test_padding_is_more_than_a_kernel_can_run_over() -> None:

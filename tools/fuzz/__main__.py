@@ -67,7 +67,7 @@ def batch(number: int, programs: int, device: str, shrink: bool) -> tuple[Tally,
 
 def main() -> int:
     """Parse the command line and run until the time is up."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="tools.fuzz", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--no-shrink", action="store_true", help="keep failures as they come")

@@ -224,7 +224,7 @@ def slowest_first(mutants: list[Mutant]) -> list[Mutant]:
 
 def main() -> int:
     """Run all mutants, or those whose name holds ``--only``; 1 for an unexplained survivor."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="tools.mutation", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--only", default="", help="part of the names of the mutants to run")
     parser.add_argument("--first", action="store_true", help="leave the wider list out")
     parser.add_argument("--json", type=Path, help="where to record the table; kept rows are reused")

@@ -288,7 +288,7 @@ def check(runner: Runner, paths: list[str], tools: list[str], jobs: int) -> int:
 
 def main() -> int:
     """Find the tool and check, or step modules for it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="tools.sanitizer", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--launch", nargs="+", metavar="FILE", help="only step these modules")
     parser.add_argument("--only", default="", help="part of the names of the modules to run")
     parser.add_argument("--tools", default=",".join(TOOLS), help="memcheck,racecheck,initcheck,…")

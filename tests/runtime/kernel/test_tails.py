@@ -12,7 +12,7 @@ from signconv.generated.lion import Lion
 
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import BLOCK
-from signconv.runtime.kernel import launch
+from signconv.runtime.kernel import engine, launch
 from signconv.runtime.kernel import ops as dev
 from signconv.verification.bits import compare
 from tests.support import ROOT
@@ -64,9 +64,9 @@ def test_a_pointer_that_is_not_aligned_takes_the_masked_branch(device: str) -> N
         p.grad = torch.ones_like(p)
     params[2].grad = torch.ones(65, device=device)[1:]
     optimizer.step()
-    (engine,) = optimizer._engines.values()
+    (group,) = optimizer._engines.values()
     found = {}
-    for bucket in engine.buckets:
+    for bucket in group.buckets:
         aligned = bucket.table[:, engine.ALIGNED].tolist()
         found |= dict(zip(map(id, bucket.members), aligned, strict=True))
     assert [found[id(p)] for p in params] == [1, 0, 0]
