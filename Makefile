@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each makes its own virtual environment first.
+# Two commands: `make demo` and `make test`; `make help` lists all. Each makes its own virtual environment first.
 
 PYTHON ?= python3
 # Pinned: an unpinned torch fetches the newest build and several GB of CUDA packages with it.
@@ -12,10 +12,10 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint verify-all fuzz generated docs counts performance gpu sanitizer mutation clean distclean
+.PHONY: help setup demo check test test-long test-integrations lint verify-all fuzz generated docs counts performance gpu sanitizer mutation clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## virtual environment in .venv with everything that demo and test need
 
@@ -35,8 +35,17 @@ demo: setup  ## build an optimizer, verify its kernel, train a small model with 
 	$(BIN)/signconv verify adamw --convert stosign
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/train_tiny.py
 
+check: lint  ## lint, types, one optimizer through every layer (under two minutes)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup $(PYTEST_ARGS) @tests/check.txt
+
 test: lint  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not long" $(PYTEST_ARGS)
+
+test-long: setup  ## what takes hours: 10,000 random programs and other tests marked long
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m long --timeout 7200 $(PYTEST_ARGS)
+
+test-integrations: setup  ## with transformers, accelerate and Lightning, where they are installed
+	$(BIN)/python -m pytest -m integration $(PYTEST_ARGS)
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

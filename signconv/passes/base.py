@@ -21,8 +21,8 @@ class Pass:
     ``order`` places it in the canonical sequence (docs/design.md#passes); passes of one ``group``
     exclude each other; ``options`` maps an option's name to its values, ``keep|drop`` or a range
     ``1…8`` without default, which the tests on random programs draw from.  ``apply`` returns a
-    rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper and
-    its algorithm.  What the pass promises is checked by the law of its name
+    rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper
+    and its algorithm.  What the pass promises is checked by the law of its name
     (signconv/verification/laws/), where there is one.
     """
 

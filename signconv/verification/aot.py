@@ -84,8 +84,8 @@ def contractions(ptx: str) -> list[str]:
 
     ``x*1 + y``, ``x*0 + y`` and ``x*y + (-0)`` round once, as the sum or the product alone does:
     sm_80 has no other bf16 arithmetic.  A register counts as a constant where one ``mov`` and
-    nothing else writes it.  Inline assembly (``runtime/ptx.py``) is nobody's contraction: what it
-    fuses was written so, and is tested against what it must equal.
+    nothing else writes it.  Inline assembly (``runtime/kernel/ptx.py``) is nobody's
+    contraction: what it fuses was written so, and is tested against what it must equal.
     """
     ptx = without_assembly(ptx)
     constants: dict[str, set[int | None]] = {}

@@ -36,11 +36,13 @@ def trainer_example() -> ModuleType:
     return example("hf_trainer")
 
 
+@pytest.mark.integration
 def test_hugging_face_trainer_learns(tmp_path: Path) -> None:
     losses = trainer_example().main(tmp_path)
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.integration
 def test_hugging_face_trainer_resumes_bit_for_bit(tmp_path: Path) -> None:
     """From its own checkpoint, which holds codes and scales and is read with weights_only."""
     made = trainer_example()

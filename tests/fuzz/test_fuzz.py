@@ -28,10 +28,15 @@ def test_programs_that_once_failed(path: Path, device: str) -> None:
 
 
 BATCHES, PROGRAMS = 12, 25
+#: The same programs go on until there are 10,000.
+LONG = range(BATCHES, 400)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(BATCHES))
+@pytest.mark.parametrize(
+    "number",
+    [*range(BATCHES), *(pytest.param(n, marks=pytest.mark.long) for n in LONG)],
+)
 def test_random_programs(number: int, device: str) -> None:
     """The same programs in every run: the seed is fixed and no database is read."""
     tally = Tally()

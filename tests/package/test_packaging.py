@@ -177,8 +177,17 @@ def test_wheel_holds_package_templates_and_generated(distributions: dict[str, Pa
 def test_sdist_can_be_tested_and_holds_nothing_else(distributions: dict[str, Path]) -> None:
     with tarfile.open(distributions["sdist"]) as archive:
         names = {n.partition("/")[2] for n in archive.getnames()}
-    wanted = {"pyproject.toml", "README.md", "LICENSE", "Makefile"}
+    wanted = {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    }
     assert wanted | {"tests/package/test_packaging.py", "tools/mutation/mutants.py"} <= names
+    records = [n for n in names if n.startswith(("docs/raw", "docs/results/")) and n[-4:] != ".png"]
+    assert not records and not [n for n in names if n.startswith("docs/raw/")]
     tops = {n.split("/")[0] for n in names}
     folders = {"signconv", "templates", "generated", "tests", "tools", "docs", "examples"}
     assert tops <= wanted | folders | {"PKG-INFO", ".gitignore"}
