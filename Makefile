@@ -44,11 +44,11 @@ lint: setup  ## ruff and mypy
 	$(BIN)/mypy
 
 verify-all: setup  ## the full differential matrix at 50 steps (long)
-	$(BIN)/python tests/verify_all.py
+	$(BIN)/python tools/verify_all.py
 
 FUZZ ?= --minutes 60
 fuzz: setup  ## random programs against all witnesses, failures shrunk and kept (FUZZ="--minutes 60")
-	$(BIN)/python -m tests.fuzz $(FUZZ)
+	$(BIN)/python -m tools.fuzz $(FUZZ)
 
 generated: setup  ## rebuild every file in generated/
 	$(BIN)/signconv build --all
@@ -66,13 +66,13 @@ performance: setup  ## render docs/performance.md from its records, or from JSON
 	$(BIN)/python -m signconv.bench.page docs/performance.md $(JSON)
 
 gpu:  ## on a GPU machine, with its own Python: the tests marked gpu, then the benchmark
-	PYTHON=$(PYTHON) bash tests/gpu_session.sh
+	PYTHON=$(PYTHON) bash tools/gpu_session.sh
 
 sanitizer:  ## on a GPU machine with the CUDA toolkit: memcheck and racecheck of every kernel
-	$(PYTHON) -m tests.sanitizer
+	$(PYTHON) -m tools.sanitizer
 
 mutation: setup  ## break signconv in 61 small ways and record which test notices (JOBS at once)
-	$(BIN)/python -m tests.mutation --jobs $(JOBS) --json docs/raw/mutation.json --page docs/trust.md
+	$(BIN)/python -m tools.mutation --jobs $(JOBS) --json docs/raw/mutation.json --page docs/trust.md
 
 clean:  ## remove caches and build outputs, keep .venv
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

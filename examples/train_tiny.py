@@ -72,6 +72,26 @@ class Run:
         return self.held_out_loss[-1][1]
 
 
+def as_json(facts: dict[str, Any], runs: list[Run]) -> str:
+    """Facts and runs, a run a line: losses where the held-out one was taken, quartiles of times."""
+
+    def kept(run: Run) -> dict[str, Any]:
+        means = [
+            (step, round(statistics.fmean(run.train_loss[max(0, step - AVERAGED_STEPS) : step]), 4))
+            for step, _ in run.held_out_loss
+            if step
+        ]
+        held_out = [(step, round(loss, 4)) for step, loss in run.held_out_loss]
+        times = {
+            key: [round(x, 3) for x in statistics.quantiles(getattr(run, key), n=4)]
+            for key in ("optimizer_ms", "step_ms")
+        }
+        return asdict(run) | {"train_loss": means, "held_out_loss": held_out} | times
+
+    lines = ",\n  ".join(json.dumps(kept(run)) for run in runs)
+    return f'{{"facts": {json.dumps(facts)},\n "runs": [\n  {lines}\n]}}\n'
+
+
 class Reporter:
     """A progress bar on a terminal, plain lines elsewhere."""
 
@@ -314,7 +334,7 @@ def main(
     if sweep_lr:
         runs = sweep(corpus, steps, device)
         path = out / "sweep.json"
-        path.write_text(json.dumps(facts | {"runs": [asdict(run) for run in runs]}, indent=1))
+        path.write_text(as_json(facts, runs), encoding="utf-8")
         console.print(f"numbers: {path}", soft_wrap=True)
         return
 
@@ -333,7 +353,7 @@ def main(
     picture = picture or out / "loss.png"
     draw(runs, f"byte-level transformer, {parameters:,} parameters, sources of {python}", picture)
     path = out / "results.json"
-    path.write_text(json.dumps(facts | {"runs": [asdict(run) for run in runs]}, indent=1))
+    path.write_text(as_json(facts, runs), encoding="utf-8")
     console.print(f"picture: {picture}\nnumbers: {path}", soft_wrap=True)
     worse = [run for run in runs if not run.final_held_out_loss < run.held_out_loss[0][1]]
     if worse:

@@ -216,7 +216,7 @@ def bench(
         float, typer.Option(min=1, help="seconds for a peer's first step, and for the rest")
     ] = 120,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="every sample, as JSON")
+        Path | None, typer.Option("--json", metavar="FILE", help="medians and quartiles, as JSON")
     ] = None,
     chart_file: Annotated[
         Path | None, typer.Option("--chart", metavar="FILE", help="bar chart: .png, .svg or .pdf")

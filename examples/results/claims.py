@@ -177,9 +177,3 @@ def sweep_table(records: Mapping[str, Record], kind: str, name: str) -> list[lis
     """[lr, final held-out loss] of one sweep, by lr."""
     rows = [(r["lr"], final_loss(r)) for r in of_kind(records, kind, name)]
     return [[lr, loss if math.isfinite(loss) else None] for lr, loss in sorted(rows)]
-
-
-def smooth(losses: Sequence[float | None], window: int) -> list[float]:
-    """Moving average of the training loss; a missing value is a gap."""
-    values = [math.nan if x is None else x for x in losses]
-    return [statistics.fmean(values[max(0, i - window) : i]) for i in range(1, len(values) + 1)]

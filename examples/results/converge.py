@@ -24,7 +24,7 @@ from torch import Tensor
 
 SEEDS = 100
 START = (1.0, 0.3)
-OPTIMIZERS: dict[str, tuple[str, str | None, dict[str, float]]] = {
+OPTIMIZERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "signsgd": ("signsgd", None, {}),
     "stosignsgd": ("stosignsgd", None, {"momentum": 0.0}),
     "sgd-expected": ("sgd", "expected", {"momentum": 0.0}),

@@ -26,6 +26,7 @@ from gpu_all import environment
 from optimizers import make, state_bytes
 from plan import search
 from runs import Run, final_loss, schedule
+from runs import parts as parts_of
 from torch import Tensor, nn
 
 OPTIMIZERS = {  # index on the grid of the middle of the first lrs
@@ -130,7 +131,7 @@ def train(run: Run, length: Length, parts: Parts) -> dict[str, Any]:
         "seed": run.seed,
         "status": "ok" if finite else "diverged",
         "steps": steps,
-        "train_loss": path if finite else [],
+        "train_loss": parts_of(path) if finite else {},
         "held_out": held_out if finite else [],
         "test_loss": round(test_loss, 5) if finite else None,
         "test_accuracy": round(accuracy, 5),

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ FLOOR = 0.1  # of the peak lr, at the end of the cosine
 CHECK_EVERY = 50  # steps between looks at the clock and for a loss that is not finite
 PROBES = (1, 3, 10, 30, 103, 300, 1000, 3000)  # steps after which the state is looked at
 TIMED = range(20, 60)  # steps whose optimizer is timed
+PARTS = 20  # of a training whose losses a record keeps apart
 
 # ---------------------------------------------------------------- loss spikes: fixed beforehand
 
@@ -53,6 +55,28 @@ def spikes(losses: list[float], warmup: int) -> int:
             count += i - last > SPIKE_GAP
             last = i
     return count
+
+
+# ---------------------------------------------------------------- what a record keeps
+
+
+def parts(losses: list[float]) -> dict[str, list[float | None]]:
+    """Median and maximum of the training loss in PARTS equal parts; None for what is not finite.
+
+    The last step of part i of n is (i + 1)*len(losses)//n.
+    """
+    n = min(PARTS, len(losses))
+    bounds = [i * len(losses) // n for i in range(n + 1)] if n else [0]
+    cut = [losses[a:b] for a, b in pairwise(bounds)]
+    return {
+        "median": [_number(statistics.median(x)) for x in cut],
+        "max": [_number(math.nan if any(map(math.isnan, x)) else max(x)) for x in cut],
+    }
+
+
+def _number(x: float) -> float | None:
+    """Four decimals for JSON; None for what is not finite."""
+    return round(x, 4) if math.isfinite(x) else None
 
 
 # ---------------------------------------------------------------- runs
@@ -250,7 +274,7 @@ class Trainer:
             "steps": steps,
             "steps_done": done,
             "tokens_per_step": self.size.tokens,
-            "train_loss": [_number(x) for x in path],
+            "train_loss": parts(path),
             "held_out": [(s, _number(x)) for s, x in held_out],
             "other_held_out": {
                 k: [_number(other_before[k]), _number(self.evaluate(k))] for k in others
@@ -268,11 +292,6 @@ class Trainer:
 def _grad(p: Tensor) -> Tensor:
     assert p.grad is not None
     return p.grad
-
-
-def _number(x: float) -> float | None:
-    """Four decimals for JSON; None for what is not finite."""
-    return round(x, 4) if math.isfinite(x) else None
 
 
 @torch.no_grad()

@@ -8,11 +8,12 @@ loss spikes, even with a 10 times larger learning rate" (arXiv 2507.06464, abstr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import runs as definition
-from claims import Record, Summary, main, of_kind, smooth, spread, sweep_table
+from claims import Record, Summary, main, of_kind, spread, sweep_table
 from optimizers import SPIKES
 from plan import LONG_FACTOR, REFERENCE, Scale
 from runs import final_loss
@@ -81,7 +82,8 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
 
 
 def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
-    """Training loss of some forms, one panel per multiple that was run, every seed."""
+    """Training loss of some forms, one panel per multiple that was run, every seed: the median
+    of each part of a run, and up to its largest."""
     wanted = [("spikes", f, f"{f} times AdamW's lr") for f in summary["factors"]]
     if summary["long"]:
         wanted.append(("long-spikes", LONG_FACTOR, f"{LONG_FACTOR} times AdamW's lr, long"))
@@ -91,9 +93,13 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
             own = of_form(records, name, factor, kind)
             counts = [r["spikes"] for r in own]
             for i, record in enumerate(own):
-                path = smooth(record["train_loss"], 1)
+                kept = record["train_loss"].items()
+                loss = {k: [math.nan if x is None else x for x in v] for k, v in kept}
+                n = len(loss["median"])
+                steps = [(k + 1) * record["steps_done"] // n for k in range(n)]
                 label = f"{name}: spikes by seed {counts}" if i == 0 else None
-                axes.plot(range(1, len(path) + 1), path, color=colour, lw=0.8, label=label)
+                axes.plot(steps, loss["median"], color=colour, lw=0.8, label=label)
+                axes.fill_between(steps, loss["median"], loss["max"], color=colour, alpha=0.15)
         axes.set(title=title, xlabel="step", yscale="log")
         axes.grid(alpha=0.25, which="both")
         if axes.get_legend_handles_labels()[0]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from signconv.bench import limits, timing
 from signconv.bench.subjects import Built
-from signconv.bench.timing import Effort, median
+from signconv.bench.timing import Effort
 
 #: The kernels of a generated module that go over all elements (templates/kernel.py.j2).
 ELEMENTWISE = ("_step_kernel", "_reduce_kernel")
@@ -25,7 +25,7 @@ CPU = "no machine code: not on a GPU"
 def time_step(
     optimizer: Any, params: list[Tensor], device: str, effort: Effort, captures: bool = False
 ) -> dict[str, Any]:
-    """Times and memory of ``optimizer.step()``, with every sample.
+    """Times and memory of ``optimizer.step()``, with quartiles of the samples.
 
     step_ms: one call after the other, host part included; device_ms: the device alone, by replay
     of a captured step if ``captures``, else until ``add_kernels`` the same as step_ms; host_us and
@@ -34,8 +34,8 @@ def time_step(
     step = optimizer.step
     elements = sum(p.numel() for p in params)
     step()
-    samples = {"step_ms": timing.device_times(step, device, effort)}
-    time = median(samples["step_ms"])
+    samples = {"step_ms": timing.summary(timing.device_times(step, device, effort))}
+    time = samples["step_ms"]["median"]
     row: dict[str, Any] = {
         "state_bytes": state_bytes(optimizer) / elements,
         "step_ms": time,
@@ -45,16 +45,17 @@ def time_step(
     }
     if device == "cpu":
         return row
-    samples["host_us"] = timing.host_times(step, effort)
-    row["host_us"] = median(samples["host_us"])
+    samples["host_us"] = timing.summary(timing.host_times(step, effort))
+    row["host_us"] = samples["host_us"]["median"]
     row["peak_bytes"] = timing.peak_bytes(step)
     if captures:
         try:
-            samples["graph_ms"] = timing.device_times(timing.capture(step), device, effort)
+            replays = timing.device_times(timing.capture(step), device, effort)
         except Exception as error:
             row["capture_error"] = one_line(error)
         else:
-            row |= {"device_ms": median(samples["graph_ms"]), "clock": "graph replay"}
+            samples["graph_ms"] = timing.summary(replays)
+            row |= {"device_ms": samples["graph_ms"]["median"], "clock": "graph replay"}
     return row
 
 

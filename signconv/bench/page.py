@@ -56,7 +56,7 @@ def section(record: dict[str, Any], name: str, folder: Path) -> str:
         f"### {machine['name']}, {record['date']}",
         "",
         f"`{record['command']}` ({', '.join(f'{k} {v}' for k, v in versions.items())}{clock}"
-        f"{threads}). Every sample: [{name}]({name}).{cut}{small}",
+        f"{threads}). Quartiles: [{name}]({name}).{cut}{small}",
         "",
     ]
     picture = str(Path(name).with_suffix(".png"))

@@ -8,10 +8,11 @@ The record's keys:
     workloads                         [{key, title, tensors, elements, copy, list_copy}]
     rows                              [{kind: ours|peer, label, workload, params, …}]
 
-``copy`` is torch's copy of one buffer, ``list_copy`` that of the workload's tensors, by dtype.
-Rows hold what ``measure`` returns, or ``error``; those of ours also spec, convert, state, math and
-what ``Ours.time`` adds, those of a peer its version, ``ours``, the labels to compare it with, and
-``first_step_s``, which compiles.
+Of the samples behind a figure a record keeps ``timing.summary``.  A workload and a row take one
+line each.  ``copy`` is torch's copy of one buffer, ``list_copy`` that of the workload's tensors,
+by dtype.  Rows hold what ``measure`` returns, or ``error``; those of ours also spec, convert,
+state, math and what ``Ours.time`` adds, those of a peer its version, ``ours``, the labels to
+compare it with, and ``first_step_s``, which compiles.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from signconv.bench.subjects import DTYPES, Built, Subject, build, parse
 from signconv.bench.workloads import Workload
 from signconv.errors import BenchError
 
-SCHEMA = 1
+SCHEMA = 2
 #: Bytes of the buffer that torch copies: 2 GiB on a GPU, far beyond any cache.
 COPY = {"cuda": 2**31, "cpu": 2**29}
 QUICK_COPY = 2**24
@@ -262,7 +263,7 @@ def _cpu_name() -> str:
 
 def write(record: dict[str, Any], path: Path) -> None:
     """Write a record atomically; BenchError where the folder cannot be written."""
-    text = json.dumps(rounded(record), indent=1, allow_nan=False) + "\n"
+    text = as_text(rounded(record))
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,6 +278,19 @@ def write(record: dict[str, Any], path: Path) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise BenchError("SC717", f"cannot write {path}: {error.strerror or error}") from error
+
+
+def as_text(record: dict[str, Any]) -> str:
+    """JSON with one line per key, and one per entry of a list: a diff of two shows what changed."""
+
+    def line(value: Any) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = ",\n  ".join(json.dumps(x, allow_nan=False) for x in value)
+            return f"[\n  {entries}\n ]"
+        return json.dumps(value, allow_nan=False)
+
+    body = ",\n ".join(f"{json.dumps(key)}: {line(value)}" for key, value in record.items())
+    return f"{{\n {body}\n}}\n"
 
 
 def rounded(value: Any) -> Any:

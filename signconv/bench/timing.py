@@ -41,6 +41,21 @@ def median(samples: list[float]) -> float:
     return statistics.median(samples)
 
 
+def summary(samples: list[float]) -> dict[str, float]:
+    """What a record keeps of samples: their count, the extremes and the quartiles."""
+    q25, middle, q75 = (
+        statistics.quantiles(samples, n=4, method="inclusive") if len(samples) > 1 else 3 * samples
+    )
+    return {
+        "count": len(samples),
+        "min": min(samples),
+        "q25": q25,
+        "median": middle,
+        "q75": q75,
+        "max": max(samples),
+    }
+
+
 def synchronize(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize()
@@ -182,11 +197,11 @@ def _warps(arguments: dict[str, Any]) -> int:
 
 
 def copy_bandwidth(size: int, device: str, effort: Effort) -> dict[str, Any]:
-    """torch's own copy of ``size`` bytes: samples in ms, and GB/s of reading and writing."""
+    """torch's own copy of ``size`` bytes: times in ms, and GB/s of reading and writing."""
     source = torch.empty(size, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     samples = device_times(lambda: target.copy_(source), device, effort)
-    return {"bytes": size, "samples_ms": samples, "gbps": 2 * size / median(samples) / 1e6}
+    return {"bytes": size, "ms": summary(samples), "gbps": 2 * size / median(samples) / 1e6}
 
 
 def list_copy_bandwidth(
@@ -203,4 +218,4 @@ def list_copy_bandwidth(
     timed = call if device == "cpu" else capture(call)
     samples = device_times(timed, device, effort)
     size = sum(x.numel() * x.element_size() for x in source)
-    return {"bytes": size, "samples_ms": samples, "gbps": 2 * size / median(samples) / 1e6}
+    return {"bytes": size, "ms": summary(samples), "gbps": 2 * size / median(samples) / 1e6}

@@ -103,7 +103,8 @@ def _line(x: Moment | Temp) -> int:
 
 
 class Degrees:
-    """Homogeneous degree in the gradient of every expression (design.md 6), None if it has none.
+    """Homogeneous degree in the gradient of every expression, None if it has none
+    (docs/design.md#storage).
 
     Scaling all gradients by c scales a quantity of degree d by c**d.  The literal zero has every
     degree, which is what the initial value of a moment needs.

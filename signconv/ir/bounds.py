@@ -1,4 +1,5 @@
-"""Bounds between moments that follow from their recurrences alone (algorithms.md C2, C3)."""
+"""Bounds between moments that follow from their recurrences alone
+(docs/design.md#the-largest-ratio)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Frozen, unevaluated expression nodes and the Program they make up.
 
 Nodes keep the order in which the author wrote them: nothing is sorted, folded or simplified
-here, because floating-point results depend on the order (design.md 2).  Equality is structural.
+here, because floating-point results depend on the order
+(docs/design.md#the-language).  Equality is structural.
 """
 
 from __future__ import annotations

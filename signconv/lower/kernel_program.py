@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from signconv.errors import LoweringError
-from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
+from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, walk
+from signconv.lower.exact import FLOAT, kind
+from signconv.lower.powers import joined
 
-#: Functions of lowered expressions: step*sign(x), division with x/0 = 0 and with 0/0 = 0, max of
-#: >= 0, roots and powers.
-LOWERED = frozenset(
-    {"signed", "ratio", "mean_ratio", "nonneg_max", "cbrt", "newton_root", "real_power", "bf16"}
-)
+#: Operations of lowered expressions: step*sign(x), division with x/0 = 0 and with 0/0 = 0, max of
+#: >= 0.
+LOWERED = frozenset({"signed", "ratio", "mean_ratio", "nonneg_max", "bf16"})
+#: What the printers know without a function of KernelProgram.functions.
 ELEMENTWISE = LOWERED | {
-    "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where", "exp", "log",
-    "tanh",
+    "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where",
     "lt", "le", "gt", "ge", "eq", "ne",
 }  # fmt: skip
 SCALAR = frozenset({
     "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "mod", "exp",
     "log",     "lt", "le", "gt", "ge", "eq", "ne",
 })  # fmt: skip
+#: Roots and quotients: a kernel has them in more than one instruction sequence.
+QUOTIENTS = frozenset({"div", "sqrt", "ratio", "mean_ratio"})
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,43 @@ class Statement:
     target: str
     expr: Expr
     comment: str = ""
+
+
+@dataclass(frozen=True)
+class Function:
+    """An elementwise function of fp32 numbers: statements in order, then the result.
+
+    The expressions are those of ``lower.exact``, and calls of functions before this one.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    statements: tuple[Statement, ...]
+    result: Expr
+    doc: str
+
+    def check(self, before: frozenset[str]) -> None:
+        """Every name is defined before it is used, and the types are right."""
+        names = dict.fromkeys(self.parameters, FLOAT)
+        for s in self.statements:
+            names[s.target] = self._kind(s.expr, names, before, s.target)
+        if self._kind(self.result, names, before, "the result") != FLOAT:
+            raise LoweringError("SC390", f"{self.name} does not return a float")
+
+    def _kind(self, e: Expr, names: Mapping[str, str], before: frozenset[str], target: str) -> str:
+        called = {n.fn for n in walk(e) if isinstance(n, Op) and function_name(n) in before}
+        return kind(e, names, frozenset(called), f"{self.name}, {target}")
+
+
+def function_name(e: Op) -> str:
+    """The name of the function that computes ``e``, where the printers have no operation for it:
+    ``_cbrt``, ``_root5``, ``_power_0_4``."""
+    constants = [a.value for a in e.args if isinstance(a, Const)]
+    if e.fn == "newton_root":
+        return f"_root{constants[0]:g}"
+    if e.fn == "real_power":
+        return f"_power_{joined(*constants)}".replace(".", "_")
+    return f"_{e.fn}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +96,11 @@ class Reduction:
     kind: str
     operand: Expr
 
+    @property
+    def summand(self) -> Expr:
+        """What is summed over the tensor: squares for a norm."""
+        return mul(self.operand, self.operand) if self.kind == "norm" else self.operand
+
 
 @dataclass(frozen=True)
 class KernelProgram:
@@ -67,6 +112,7 @@ class KernelProgram:
     parameter.  ``memory`` are scalar states, float64, with their initial values;
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.
+    ``functions`` are those that the elementwise statements call, each after what it calls itself.
     """
 
     program: Program
@@ -81,9 +127,43 @@ class KernelProgram:
     precision: str = "fp32"
     reductions: tuple[Reduction, ...] = ()
     reduce_math: tuple[Statement, ...] = ()
+    functions: tuple[Function, ...] = ()
+
+    @property
+    def summands(self) -> tuple[Expr, ...]:
+        """What each reduction sums over the tensor."""
+        return tuple(r.summand for r in self.reductions)
+
+    @property
+    def quotients(self) -> bool:
+        """Whether the step of an element takes roots or quotients."""
+        return _calls((s.expr for s in self.math), QUOTIENTS)
+
+    @property
+    def reduce_quotients(self) -> bool:
+        """Whether what the reductions sum takes roots or quotients."""
+        return _calls((*(s.expr for s in self.reduce_math), *self.summands), QUOTIENTS)
+
+    def uses(self, functions: Set[str]) -> bool:
+        """Whether any elementwise code, that of reductions included, has one of ``functions``."""
+        statements = (*self.math, *self.reduce_math)
+        return _calls((*(s.expr for s in statements), *self.summands), functions)
+
+    def uses_inside(self, functions: Set[str]) -> bool:
+        """Whether any decomposed function has one of ``functions``."""
+        bodies = (e for f in self.functions for e in (*(s.expr for s in f.statements), f.result))
+        return _calls(bodies, functions)
+
+    def uses_scalar(self, functions: Set[str]) -> bool:
+        """Whether the scalar code has one of ``functions``."""
+        return _calls((s.expr for s in self.scalars), functions)
 
     def check(self) -> KernelProgram:
         """Every name is defined before it is used and every function is one a printer knows."""
+        called: frozenset[str] = frozenset()
+        for f in self.functions:
+            f.check(called)
+            called |= {f.name}
         hypers = {h.name for h in self.program.hypers} | {"initial_lr"}
         known = hypers | {f"{name}_prev" for name, _ in self.memory}
         for s in self.scalars:
@@ -95,13 +175,13 @@ class KernelProgram:
         local = {"p", "g", "noise", *self.outputs, *(f"{m.name}_prev" for m in self.moments)}
         first = set(local)
         for s in self.reduce_math:
-            self._statement(s, first, ELEMENTWISE)
+            self._statement(s, first, ELEMENTWISE, called)
             first.add(s.target)
         for r in self.reductions:
-            self._statement(Statement(r.name, r.operand), first, ELEMENTWISE)
+            self._statement(Statement(r.name, r.operand), first, ELEMENTWISE, called)
         local |= {r.name for r in self.reductions}
         for s in self.math:
-            self._statement(s, local, ELEMENTWISE)
+            self._statement(s, local, ELEMENTWISE, called)
             local.add(s.target)
         for m in self.moments:
             if m.name not in local:
@@ -109,16 +189,29 @@ class KernelProgram:
         return self
 
     @staticmethod
-    def _statement(s: Statement, known: set[str], functions: frozenset[str]) -> None:
+    def _statement(
+        s: Statement,
+        known: set[str],
+        operations: frozenset[str],
+        called: frozenset[str] = frozenset(),
+    ) -> None:
         for n in walk(s.expr):
             if isinstance(n, Ref) and local_name(n) not in known:
                 raise LoweringError(
                     "SC390", f"{s.target} reads {local_name(n)!r} before it is computed"
                 )
-            if isinstance(n, Op) and n.fn not in functions:
+            if (
+                isinstance(n, Op)
+                and n.fn not in operations
+                and (not called or function_name(n) not in called)
+            ):
                 raise LoweringError("SC306", f"{s.target}: no backend can print {n.fn!r} here")
             if not isinstance(n, Ref | Op | Const):
                 raise LoweringError("SC390", f"{s.target}: unknown node {n!r}")
+
+
+def _calls(expressions: Iterable[Expr], functions: Set[str]) -> bool:
+    return any(isinstance(n, Op) and n.fn in functions for e in expressions for n in walk(e))
 
 
 def local_name(r: Ref) -> str:

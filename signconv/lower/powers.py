@@ -1,4 +1,4 @@
-"""Powers and roots in terms of what the printers know (design.md 4).
+"""Powers and roots in terms of what the printers know (docs/design.md#numerics).
 
 Whole powers are products; roots of order 2, 3 and 4 are chains of sqrt and cbrt, other whole orders
 a Newton iteration of exact operations; any other exponent is one routine with a stated bound.
@@ -7,10 +7,11 @@ a Newton iteration of exact operations; any other exponent is one routine with a
 from __future__ import annotations
 
 import struct
+from decimal import Decimal
 
 from signconv.ir.nodes import Const, Expr, Op, mul, op
 
-#: Whole orders that the runtime's Newton iteration serves (runtime/device_roots.py).
+#: Whole orders that the Newton iteration serves (lower/decompositions.py).
 NEWTON = range(5, 17)
 
 
@@ -54,3 +55,9 @@ def split(exponent: float) -> tuple[float, float]:
     (high,) = struct.unpack("<f", struct.pack("<i", bits & ~0xFFF))
     (low,) = struct.unpack("<f", struct.pack("<f", exponent - high))
     return high, low
+
+
+def joined(high: float, low: float) -> str:
+    """The exponent that ``split`` splits so, in its fewest decimal digits."""
+    texts = (f"{high + low:.{digits}g}" for digits in range(1, 18))
+    return f"{Decimal(next(x for x in texts if split(float(x)) == (high, low))):f}"

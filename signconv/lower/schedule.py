@@ -41,6 +41,7 @@ from signconv.ir.nodes import (
     walk,
 )
 from signconv.ir.show import link_text, step_text, text
+from signconv.lower.decompositions import functions
 from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.sign_form import sign_argument
@@ -70,6 +71,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         hypers = [Statement(n, op("bf16", Ref("scalar", n)), n) for n in low.outputs]
         low.math = hypers + [replace(s, expr=rewrite(s.expr, rounded)) for s in low.math]
     low.keep_live([m.name for m in moments])
+    reduce_math = low.reduce_math()
+    elementwise = [s.expr for s in (*reduce_math, *low.math)]
     return KernelProgram(
         program=p,
         state=state,
@@ -86,7 +89,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         ),
         precision=precision,
         reductions=tuple(low.reductions),
-        reduce_math=low.reduce_math(),
+        reduce_math=reduce_math,
+        functions=functions([*elementwise, *(r.operand for r in low.reductions)]),
     ).check()
 
 
@@ -305,7 +309,8 @@ class Lowerer:
         return self._known.get(e) or self._define(self._fresh(f"{m.name}_{what}"), e)
 
     def floors(self) -> None:
-        """Where stored moments are rounded, keep the bound between them (design.md 6).
+        """Where stored moments are rounded, keep the bound between them
+        (docs/design.md#storage).
 
         With fp32 state only where nothing is added to the denominator: there a power of a tiny
         gradient rounds to a few units of the smallest float, or to 0, before the moment does.

@@ -1,4 +1,5 @@
-"""The argument of a sign update, without divisions and without roots (design.md 4).
+"""The argument of a sign update, without divisions and without roots
+(docs/design.md#the-argument-of-a-sign).
 
 A sign does not change when its argument is scaled by a positive number, so
 sign(m/a + sqrt(v/b)*n) = sign(m*|m| + v*k*(n*|n|)) with k = a**2/b: the squares keep the order of

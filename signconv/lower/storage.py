@@ -1,4 +1,4 @@
-"""How each moment is stored: by its homogeneous degree in the gradient (design.md 6)."""
+"""How each moment is stored: by its homogeneous degree in the gradient (docs/design.md#storage)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ STATES = ("fp8", "fp8-raw", "bf16", "fp32")
 def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     """Formats and random bits of all moments for ``--state state``.
 
-    Rounding bits (design.md 5): what the denominator reads shares the low field with the sign
-    noise, the first other moment shares the high field with the parameter; any further moment
-    gets bits of its own, since moments must not share with each other.
+    Rounding bits (docs/design.md#random-numbers): what the denominator reads shares the low
+    field with the sign noise, the first other moment shares the high field with the parameter;
+    any further moment gets bits of its own, since moments must not share with each other.
     """
     if state not in STATES:
         raise LoweringError("SC301", f"unknown state format {state!r}; {nearest(state, STATES)}")

@@ -18,10 +18,12 @@ Options = Mapping[str, str]
 class Pass:
     """A rewrite of a Program, found by name on the command line.
 
-    ``order`` places it in the canonical sequence (design.md 3); passes of one ``group`` exclude
-    each other; ``options`` maps an option's name to its legal values in words.  ``apply`` returns
-    a rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper
-    and its algorithm.
+    ``order`` places it in the canonical sequence (docs/design.md#passes); passes of one ``group``
+    exclude each other; ``options`` maps an option's name to its values, ``keep|drop`` or a range
+    ``1…8`` without default, which the tests on random programs draw from.  ``apply`` returns a
+    rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper and
+    its algorithm.  What the pass promises is checked by the law of its name
+    (signconv/verification/laws/), where there is one.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""nesterov: the update reads every EMA one step ahead, beta*m + (1-beta)*u (algorithms.md B).
+"""nesterov: the update reads every EMA one step ahead, beta*m + (1-beta)*u
+(docs/passes/nesterov.md).
 
 The state is unchanged, only the reads in numerator and denominator change; the weights of such a
 read sum to 1 - beta*beta**t, which is what its bias correction divides by.

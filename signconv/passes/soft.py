@@ -1,7 +1,7 @@
 """soft:p=…: the denominator becomes the p-th root of a p-order moment, both with one beta.
 
 SoftSignSGD (S3, arXiv 2507.06464, Alg. 1): no bias correction, no eps, zero start, which is what
-makes abs(update) <= 1 (algorithms.md C2).
+makes abs(update) <= 1 (docs/design.md#the-soft-ratio).
 """
 
 from __future__ import annotations

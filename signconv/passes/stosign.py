@@ -1,7 +1,8 @@
 """stosign: an update m/sigma becomes sign(m + sigma*n), n uniform on (-1, 1).
 
-The mean is exactly clip(m/sigma, -1, 1) (algorithms.md C1; StoSignSGD, arXiv 2604.15416,
-Alg. 8 and 9).  A program without denominator gets sigma = G, the running maximum of abs(m).
+The mean is exactly clip(m/sigma, -1, 1) (docs/design.md#the-unbiased-sign;
+StoSignSGD, arXiv 2604.15416, Alg. 8 and 9).  A program without denominator gets sigma = G, the
+running maximum of abs(m).
 """
 
 from __future__ import annotations

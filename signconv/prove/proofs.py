@@ -1,4 +1,5 @@
-"""How large numerator/denominator can get, derived from the recurrences (algorithms.md C2, C3).
+"""How large numerator/denominator can get, derived from the recurrences
+(docs/design.md#the-largest-ratio).
 
 The numerator is sum a_k h_{t-k}, the denominator (sum c_k abs(h_{t-k})**p)**(1/p) or a decayed
 maximum of abs(h), both read off the program.  Hölder's inequality then gives the supremum,

@@ -1,4 +1,5 @@
-"""What stochastic rounding of a stored moment does to the mean of an update (algorithms.md C8).
+"""What stochastic rounding of a stored moment does to the mean of an update
+(docs/design.md#nearest-rounding-stalls).
 
 Rounding is unbiased in the moment itself, so linear uses keep their mean.  In a denominator
 x**-e the mean rises by about e*(e + 1)/2 times the relative variance of x (second order, Jensen).

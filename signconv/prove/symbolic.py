@@ -2,7 +2,8 @@
 
 With z for "one step earlier", a moment that is linear in the gradient is a rational function of z
 whose power series holds its weights: an EMA is (1 - beta)/(1 - beta*z).  SymPy serves proofs and
-the printing of formulas only; no arithmetic of a generated optimizer comes from here (design.md 2).
+the printing of formulas only; no arithmetic of a generated optimizer comes from here
+(docs/design.md#the-language).
 """
 
 from __future__ import annotations

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Op, Ref
 from signconv.ir.show import Infix
-from signconv.lower.kernel_program import local_name
+from signconv.lower.decompositions import DECOMPOSITIONS
+from signconv.lower.exact import Integer
+from signconv.lower.kernel_program import QUOTIENTS, function_name, local_name
 
 
 class _Code(Infix):
+    #: Follows the names of decomposed functions; None where there are none.
+    function_end: ClassVar[str | None] = None
+
+    def functions_of(self, module: str) -> frozenset[str]:
+        """The functions of expressions that are printed as calls into a module."""
+        names = {f for f, name in self.calls.items() if name.split(".")[0] == module}
+        return frozenset(names | ({"pow"} if "ipow" in names else set()))
+
     def ref(self, r: Ref) -> str:
         return local_name(r)
 
     def special(self, e: Op) -> tuple[str, int] | None:
         if e.fn == "neg":  # Triton negates by 0 - x, which loses the sign of zero
             return self._print(Op("mul", (Const(-1.0), e.args[0])))
-        if e.fn == "newton_root":
-            x, order = e.args
-            assert isinstance(order, Const)
-            return f"{self.calls[e.fn]}({self(x)}, {int(order.value)})", 9
+        if self.function_end is not None and e.fn in DECOMPOSITIONS:
+            return f"{function_name(e)}{self.function_end}({self(e.args[0])})", 9
         if e.fn not in self.infix and e.fn not in self.calls and not _relation(e.fn):
             raise LoweringError("SC306", f"{type(self).__name__} cannot print {e.fn!r}")
         return None
@@ -31,9 +42,10 @@ def _relation(fn: str) -> bool:
 class TritonPrinter(_Code):
     """Elementwise fp32 in a kernel: roots and quotients are the correctly rounded ones."""
 
+    function_end = ""
     infix = frozenset({"add", "sub", "mul"})
     #: These choose their instructions by the kernel's CODEC.
-    by_codec = frozenset({"div", "sqrt", "ratio", "mean_ratio"})
+    by_codec = QUOTIENTS
     calls = {
         "div": "dev.divide",
         "sqrt": "dev.sqrt",
@@ -43,13 +55,7 @@ class TritonPrinter(_Code):
         "signed": "dev.signed",
         "mean_ratio": "dev.mean_ratio",
         "ratio": "dev.ratio",
-        "cbrt": "dev.cbrt",
-        "newton_root": "dev.root",
-        "real_power": "dev.real_power",
         "bf16": "dev.bf16_nearest",
-        "exp": "dev.exp",
-        "log": "dev.log",
-        "tanh": "dev.tanh",
         "max": "dev.maximum",
         "min": "dev.minimum",
         "nonneg_max": "dev.nonneg_maximum",
@@ -65,6 +71,7 @@ class TritonPrinter(_Code):
 class TorchPrinter(_Code):
     """Elementwise fp32 in the reference: one torch operation per node."""
 
+    function_end = "_reference"
     infix = frozenset({"add", "sub", "mul"})
     calls = {
         "div": "torch.div",
@@ -75,16 +82,90 @@ class TorchPrinter(_Code):
         "signed": "ref.signed",
         "mean_ratio": "ref.mean_ratio",
         "ratio": "ref.ratio",
-        "cbrt": "ref.cbrt",
-        "newton_root": "ref.root",
-        "real_power": "ref.real_power",
         "bf16": "ref.bf16_nearest",
-        "exp": "ref.exp",
-        "log": "ref.log",
-        "tanh": "ref.tanh",
         "max": "ref.maximum",
         "min": "ref.minimum",
         "nonneg_max": "ref.nonneg_maximum",
+    }
+
+
+class _Exact(_Code):
+    """Bodies of decomposed functions: what ``lower.exact`` adds."""
+
+    #: Operations written as methods of their argument.
+    methods: ClassVar[dict[str, str]]
+    numbers: ClassVar[dict[str, str]]
+    operators: ClassVar[dict[str, str]] = {"and": "&", "or": "|", "left": "<<", "right": ">>"}
+
+    def _print(self, e: Expr) -> tuple[str, int]:
+        if isinstance(e, Integer):
+            sign, size = "-" * (e.value < 0), abs(e.value)
+            return f"{sign}{size}" if size < 1000 else f"{sign}0x{size:X}", 9
+        if isinstance(e, Const):
+            return self.const(e.value), 9
+        return super()._print(e)
+
+    def const(self, x: float) -> str:
+        if not math.isfinite(x):
+            return self.numbers[repr(x)]
+        fraction, exponent = math.frexp(x)
+        return f"2.0**{exponent - 1}" if fraction == 0.5 and abs(exponent) > 10 else repr(x)
+
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn in self.methods:
+            inner, level = self._print(e.args[0])
+            return f"{inner if level == 9 else f'({inner})'}.{self.methods[e.fn]}", 9
+        if e.fn in self.operators:
+            printed = (self._print(a) for a in e.args)
+            sides = [x if level == 9 else f"({x})" for x, level in printed]
+            return f" {self.operators[e.fn]} ".join(sides), 0
+        return super().special(e)
+
+
+class TritonFunctionPrinter(_Exact, TritonPrinter):
+    """Decomposed functions in a kernel."""
+
+    methods = {
+        "bits": "to(tl.int32, bitcast=True)",
+        "of_bits": "to(tl.float32, bitcast=True)",
+        "to_int": "to(tl.int32)",
+        "to_float": "to(tl.float32)",
+    }
+    numbers = {"inf": 'float("inf")', "-inf": 'float("-inf")', "nan": 'float("nan")'}
+    calls = {
+        "abs": "tl.abs",
+        "where": "tl.where",
+        "floor": "tl.floor",
+        "quotient": "dev.quotient",
+        "power": "dev.power",
+        "divided": "dev.divided",
+    }
+
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn == "clamp":
+            x, low, high = (self(a) for a in e.args)
+            return f"tl.minimum(tl.maximum({x}, {low}), {high})", 9
+        return super().special(e)
+
+
+class TorchFunctionPrinter(_Exact, TorchPrinter):
+    """Decomposed functions in the reference."""
+
+    methods = {
+        "bits": "view(torch.int32)",
+        "of_bits": "view(torch.float32)",
+        "to_int": "to(torch.int32)",
+        "to_float": "to(torch.float32)",
+    }
+    numbers = {"inf": "torch.inf", "-inf": "-torch.inf", "nan": "torch.nan"}
+    calls = {
+        "abs": "torch.abs",
+        "where": "torch.where",
+        "floor": "torch.floor",
+        "quotient": "ref.quotient",
+        "power": "ref.power",
+        "divided": "ref.divided",
+        "clamp": "torch.clamp",
     }
 
 
@@ -123,6 +204,19 @@ def _integral(e: Expr) -> bool:
     if isinstance(e, Ref):
         return e.kind == "t"
     return isinstance(e, Op) and e.fn in _Integer.infix and all(_integral(a) for a in e.args)
+
+
+def reads_real_t(e: Expr) -> bool:
+    """Whether scalar code reads t as a real number, outside whole powers and whole comparisons."""
+    if isinstance(e, Ref):
+        return e.kind == "t"
+    if not isinstance(e, Op):
+        return False
+    if e.fn == "pow" and _integral(e.args[1]):
+        return reads_real_t(e.args[0])
+    if (e.fn == "mod" or _relation(e.fn)) and all(_integral(a) for a in e.args):
+        return False
+    return any(reads_real_t(a) for a in e.args)
 
 
 class TritonScalarPrinter(_Scalar):

@@ -9,19 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime import sharded
+from signconv.runtime import legacy, sharded
+from signconv.runtime.backend import NAMES
 from signconv.runtime.errors import coded
 from signconv.runtime.program import OptimizerProgram
 
-BACKENDS = ("auto", "triton", "cpu", "reference")
 #: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
 META = ("program", "format", "seed", "maximize", "skip_nonfinite", "master", "lr0")
+
+#: For a program of the user's own: its hash of release 0.1 stands in no table.
+_FROM_0_1 = (
+    ". If release 0.1 wrote it with this very spec of your own, set group['program'] of its "
+    "param_groups to the optimizer's program.hash (CHANGELOG.md)"
+)
 
 
 def arguments(backend: str, seed: object) -> None:
     """Raise ValueError for a backend or a seed that no optimizer has."""
-    if backend not in BACKENDS:
-        raise coded(ValueError, "SC401", f"backend={backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend not in NAMES:
+        raise coded(ValueError, "SC401", f"backend={backend!r} is not one of {', '.join(NAMES)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise coded(ValueError, "SC402", f"seed = {seed!r} is not an integer in 0 <= seed < 2**63")
 
@@ -118,14 +124,18 @@ def groups(
                 f"has {len(old['params'])}",
             )
         theirs = new.get("program")
-        if theirs != program.hash:
+        if not legacy.accepts(theirs, program.hash):
+            theirs_own = (
+                theirs and new.get("format") == program.storage and not legacy.known(theirs)
+            )
             raise coded(
                 ValueError,
                 "SC503",
                 f"this state_dict belongs to program {theirs or '(none: another optimizer)'} "
                 f"with {new.get('format', 'unknown')} state, {name} is program "
-                f"{program.hash} with {program.state} state: their moments mean "
-                "different things, so load it with the optimizer that wrote it",
+                f"{program.hash} with {program.storage} state: their moments mean "
+                "different things, so load it with the optimizer that wrote it"
+                + (_FROM_0_1 if theirs_own else ""),
             )
         missing = {*META, *(h.key for h in program.hypers)} - set(new)
         if missing:

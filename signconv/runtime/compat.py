@@ -48,7 +48,7 @@ try:
     import triton.language as tl
 
     HAS_TRITON = True
-except ImportError:  # pragma: no cover - exercised in a subprocess by tests/runtime/test_compat.py
+except ImportError:  # pragma: no cover - exercised in a subprocess by tests/docs/test_docs.py
     HAS_TRITON = False
 
     class _Missing:

@@ -5,31 +5,21 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from signconv.runtime import checks, sharded
+from signconv.runtime import backend as backends
+from signconv.runtime import checks, dense, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
-from signconv.runtime.compat import (
-    CPU_REMEDY,
-    HAS_LLVM,
-    HAS_TRITON,
-    outside_dynamo,
-    warn_once,
-)
+from signconv.runtime.backend import Backend, Task
+from signconv.runtime.compat import outside_dynamo
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import BLOCK, MASTER
-from signconv.runtime.kernel.engine import GroupEngine
-from signconv.runtime.kernel.launch import interpreted, on_device
+from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram
-from signconv.runtime.reference import engine as reference
-
-if TYPE_CHECKING:
-    from signconv.runtime.cpu.engine import CpuEngine
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -65,7 +55,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self.backend = backend
         self._offsets: dict[Tensor, int] = {}
         self._next_offset = 0
-        self._reset_engines()
+        self._reset()
         defaults = {
             **hypers,
             "maximize": bool(maximize),
@@ -73,7 +63,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             "master": master,
             "seed": seed,
             "program": self.program.hash,
-            "format": self.program.state,
+            "format": self.program.storage,
         }
         super().__init__(params, defaults)
 
@@ -114,11 +104,10 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         return states.create(self.program, p, master, self._offsets[p])
 
-    def _reset_engines(self) -> None:
-        self._engines: dict[tuple[int, torch.device], GroupEngine] = {}
+    def _reset(self) -> None:
+        """Forget everything that a step can make anew: backends with their tables, stand-ins."""
+        self._backends: dict[type[Backend], Backend] = {}
         self._entries: list[int] = []
-        self._cpu_engines: dict[int | Tensor, CpuEngine] = {}
-        self._single: dict[Tensor, GroupEngine] = {}
         self._skipped: dict[torch.device, Tensor] = {}
         self._dtensors = [p for p in self._offsets if sharded.is_sharded(p)]
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors
@@ -130,39 +119,15 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- the step
 
-    def _backend_for(self, device: torch.device) -> str:
-        if self.backend == "reference":
-            return "reference"
-        if self.backend == "cpu" or (self.backend == "auto" and device.type == "cpu"):
-            return self._cpu_backend(device)
-        usable = HAS_TRITON and (device.type in ("cuda", "xpu") or interpreted())
-        if self.backend == "triton":
-            if not usable:
-                raise coded(
-                    RuntimeError,
-                    "SC601",
-                    f"backend='triton' cannot run on {device}: it needs a GPU and Triton; leave "
-                    "backend='auto'",
-                )
-            return "triton"
-        return "triton" if usable else "reference"
+    def backend_for(self, device: torch.device) -> Backend:
+        """The backend that steps parameters on ``device``.
 
-    def _cpu_backend(self, device: torch.device) -> str:
-        """The CPU backend where it can run; for "auto" else the reference, which says so once."""
-        if device.type != "cpu":
-            raise coded(
-                RuntimeError, "SC602", f"backend='cpu' cannot run on {device}: leave backend='auto'"
-            )
-        if HAS_LLVM:
-            return "cpu"
-        if self.backend == "cpu":
-            raise coded(RuntimeError, "SC603", f"backend='cpu' needs llvmlite: {CPU_REMEDY}")
-        warn_once(
-            "signconv steps on the PyTorch reference, which is written for truth and not for "
-            f"speed; the fast CPU backend needs llvmlite: {CPU_REMEDY}, or choose "
-            "backend='reference' to silence this"
-        )
-        return "reference"
+        Raises RuntimeError where the one asked for by name cannot run there.
+        """
+        found = backends.choose(self.backend, device)
+        if found not in self._backends:
+            self._backends[found] = found(self.program)
+        return self._backends[found]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -205,19 +170,17 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
         for device, parts in work.items():
-            with on_device(device):
-                self._step_device(device, parts, ready)
+            self._step_device(device, parts, ready)
         self._entries = [*map(id, self.state.values())]
 
     def _followed(self) -> dict[int, torch.device]:
-        """Groups that one engine steps as a whole and can step again as it stands."""
+        """Groups that one backend steps as a whole and can step again as it stands."""
         if self._entries != [*map(id, self.state.values())]:
             return {}
-        return {
-            i: device
-            for (i, device), engine in self._engines.items()
-            if engine.follow(self.param_groups[i]["params"])
-        }
+        found: dict[int, torch.device] = {}
+        for backend in self._backends.values():
+            found |= backend.followed(self.param_groups)
+        return found
 
     @torch.no_grad()
     def step_parameter(self, index: int, p: Tensor) -> None:
@@ -229,18 +192,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         group = self.param_groups[index]
         if not self.state.get(p):
             self.state[p] = self._new_state(p, group["master"])
-        group = {**group, "params": [p]}
-        if (backend := self._backend_for(p.device)) != "triton":
-            self._step_on_host(backend, p, group, [p], self.state, None)
-            return
-        if p not in self._single:
-            self._single[p] = GroupEngine(self.program, p.device)
-        engine = self._single[p]
-        with on_device(p.device):
-            engine.prepare(group, [p], self.state)
-            engine.launch(group, None, None)
-        # Autograd must notice a weight that another node still needs
-        torch.autograd.graph.increment_version(p)
+        backend = self.backend_for(p.device)
+        with backend.on_device(p.device):
+            self._run(backend, [Task(p, {**group, "params": [p]}, [p], self.state)], {}, None)
 
     def _step_device(
         self,
@@ -248,104 +202,74 @@ class FusedOptimizer(torch.optim.Optimizer):
         parts: list[tuple[int, list[Tensor]]],
         ready: Mapping[int, torch.device],
     ) -> None:
+        """Step the given parameters of the groups with the given indices, all on one device."""
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
         groups: Sequence[Mapping[str, Any]] = self.param_groups
         gathered: list[tuple[int, list[Tensor]]] = []
         if self._locals is not None:
             parts, gathered, groups = self._locals.split(parts, groups, state)
             state = self._locals.state
-        found_inf = getattr(self, "found_inf", None)
-        grad_scale = getattr(self, "grad_scale", None)
-        backend = self._backend_for(device)
-        engines: list[GroupEngine] = []
-        skip: Tensor | None
-        if backend == "triton":
-            engines = [self._engine(i, device) for i, _ in parts]
-            for engine, (i, params) in zip(engines, parts, strict=True):
-                if i not in ready:
-                    engine.prepare(groups[i], params, state)
-            skip = None if found_inf is None else found_inf.to(device)
-            grad_scale = None if grad_scale is None else grad_scale.to(device)
-        else:  # on the host every number is at hand
-            skip = None if found_inf is None else torch.tensor(float(found_inf), device=device)
-        if any(groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered)):
+        tasks = [Task((i, device), groups[i], params, state) for i, params in parts]
+        far = [p for _, params in gathered for p in params]
+        skippable = any(self.param_groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered))
+        backend = self.backend_for(device)
+        with backend.on_device(device):
+            skip = self._run(backend, tasks, ready, (device, far) if skippable else None)
+            if self._locals is not None:
+                self._locals.finish(self.state)
+            for i, params in gathered:
+                self._step_gathered(type(backend), self.param_groups[i], params, skip)
+
+    def _run(
+        self,
+        backend: Backend,
+        tasks: list[Task],
+        ready: Mapping[int, torch.device],
+        look: tuple[torch.device, list[Tensor]] | None,
+    ) -> Tensor | None:
+        """Prepare all tasks, then step all; returns the flag by which the step is skipped.
+
+        ready: groups whose tasks are prepared already; look: where Inf and NaN are looked for (of
+        the tasks and of further tensors), None where they are not.
+        """
+        for task in tasks:
+            if not (isinstance(task.key, tuple) and task.key[0] in ready):
+                backend.prepare(task)
+        skip: Tensor | None = getattr(self, "found_inf", None)
+        if look is not None:
+            device, far = look
             flag = torch.zeros((), dtype=torch.float32, device=device)
-            for engine in engines:
-                engine.find_nonfinite(flag)
-            others = [p for _, ps in (gathered if engines else (*parts, *gathered)) for p in ps]
-            reference.find_nonfinite(others, flag)
+            for task in tasks:
+                backend.find_nonfinite(task, flag)
+            dense.find_nonfinite(far, flag)
             if self._locals is not None:
                 flag = sharded.agree(flag, self._dtensors)
             self._count_skip(device, flag)
-            skip = flag if skip is None else torch.maximum(flag, skip.reshape(()))
-        if backend == "triton":
-            for engine, (i, _) in zip(engines, parts, strict=True):
-                engine.launch(groups[i], skip, grad_scale)
-        elif skip is None or not bool(skip):
-            for i, params in parts:
-                self._step_on_host(backend, i, groups[i], params, state, grad_scale)
-        if self._locals is not None:
-            self._locals.finish(self.state)
-            for i, params in gathered:
-                self._step_gathered(backend, self.param_groups[i], params, skip, grad_scale)
+            skip = flag if skip is None else flag.maximum(skip.to(device).reshape(()))
+        for task in tasks:
+            backend.step(task, skip, getattr(self, "grad_scale", None))
+        return skip
 
     def _step_gathered(
         self,
-        backend: str,
+        kind: type[Backend],
         group: Mapping[str, Any],
         params: list[Tensor],
         skip: Tensor | None,
-        grad_scale: Tensor | None,
     ) -> None:
         """Step the whole of DTensors that cannot be stepped in parts, and keep this rank's part."""
         for batch in sharded.batches(params, self.state):
             full, entries = sharded.gather_all(batch, self.state)
-            group = {**group, "params": full}
-            if backend == "triton":
-                engine = GroupEngine(self.program, full[0].device)
-                engine.prepare(group, full, entries)
-                engine.launch(group, skip, grad_scale)
-            elif skip is None or not bool(skip):
-                self._step_on_host(backend, None, group, full, entries, grad_scale)
+            once = kind(self.program)  # whose tables go with it
+            task = Task(0, {**group, "params": full}, full, entries)
+            once.prepare(task)
+            once.step(task, skip, getattr(self, "grad_scale", None))
             sharded.keep_all(batch, self.state, full, entries)
-
-    def _step_on_host(
-        self,
-        backend: str,
-        key: int | Tensor | None,
-        group: Mapping[str, Any],
-        params: list[Tensor],
-        state: Mapping[Tensor, dict[str, Tensor]],
-        grad_scale: Tensor | None,
-    ) -> None:
-        """Step on the CPU backend (``key`` names its tables) or on the reference, which is also
-        what steps bf16 parameters with master weights: the CPU kernels do not know those."""
-        known = [p for p in params if MASTER not in state[p]] if backend == "cpu" else []
-        if known:
-            self._cpu_engine(key).step(group, known, state, grad_scale)
-        if len(known) < len(params):
-            others = [p for p in params if backend != "cpu" or MASTER in state[p]]
-            reference.step_group(self.program, group, others, state, grad_scale)
 
     def _count_skip(self, device: torch.device, flag: Tensor) -> None:
         if device not in self._skipped:
             self._skipped[device] = torch.zeros((), dtype=torch.int64, device=device)
         self._skipped[device].add_(flag.to(torch.int64))
-
-    def _engine(self, index: int, device: torch.device) -> GroupEngine:
-        key = (index, device)
-        if key not in self._engines:
-            self._engines[key] = GroupEngine(self.program, device)
-        return self._engines[key]
-
-    def _cpu_engine(self, key: int | Tensor | None) -> CpuEngine:
-        from signconv.runtime.cpu.engine import CpuEngine  # loads LLVM: not before a step
-
-        if key is None:
-            return CpuEngine(self.program)
-        if key not in self._cpu_engines:
-            self._cpu_engines[key] = CpuEngine(self.program)
-        return self._cpu_engines[key]
 
     # ---------------------------------------------------------------- checkpoints, copies
 
@@ -382,6 +306,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         for new, old in zip(groups, self.param_groups, strict=True):
             new["params"], new["master"] = old["params"], old["master"]
+            # An earlier release's names for this program; it is saved under today's
+            new["program"], new["format"] = self.program.hash, self.program.storage
         self.__setstate__({"state": loaded, "param_groups": groups})
         for p, entry in self.state.items():
             if isinstance(p, Tensor) and "offset" in entry:
@@ -423,4 +349,4 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._reset_engines()
+        self._reset()

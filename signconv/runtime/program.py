@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,18 +67,29 @@ class HyperSlot:
 
 
 @dataclass(frozen=True)
+class RandomBits:
+    """Which field of an element's random bits is meant: the low or the high one of a word of 32."""
+
+    word: int
+    half: str
+
+    @property
+    def code(self) -> int:
+        """Its number inside a kernel."""
+        return 2 * self.word + (self.half == "low")
+
+
+@dataclass(frozen=True)
 class MomentSlot:
     """Storage of a moment: format where a row is a multiple of 32, fallback elsewhere.
 
-    ``word`` and ``half`` say which 16 of the step's random bits round it; ``init`` is the value
-    before the first step, or "param".
+    ``bits`` round it; ``init`` is the value before the first step, or "param".
     """
 
     name: str
     format: str
     fallback: str
-    word: int
-    half: str
+    bits: RandomBits
     init: float | str = 0.0
 
     def format_for(self, blocks: bool) -> Format:
@@ -86,33 +97,51 @@ class MomentSlot:
         return FORMATS[self.format if blocks else self.fallback]
 
 
+#: Moments of one tensor, flat and fp32, or what its reductions sum.
+Tensors = tuple[Tensor, ...]
+#: What is made of the sum over a tensor; a kernel knows a kind by its place here.
+REDUCTION_KINDS = ("norm", "mean")
+
+
+@dataclass(frozen=True)
+class Step:
+    """The functions of a generated module in one language, Python with PyTorch or Triton.
+
+    scalars(t, initial_lr, hypers, states) -> (outputs, new scalar states), float64 numbers;
+    math(p, g, moments, scalars, noise) -> (new parameter, new moments), fp32 and elementwise, with
+    scalars the outputs and then the reductions; summands(p, g, moments, scalars) -> what the
+    reductions sum.  In Triton math and summands take CODEC as well (``kernel/constants.py``).
+    """
+
+    scalars: Any
+    math: Any
+    summands: Any = None
+
+
 @dataclass(frozen=True)
 class OptimizerProgram:
-    """A compiled optimizer: identity, layout, and the four functions of the generated module.
+    """A compiled optimizer: its identity, what it stores, and its step in both languages.
 
-    memory: scalar states (name, initial value), float64, one number per parameter.
-    scalars(t, lr0, *memory, *hypers) -> outputs and new memory; reference(param, grad, state,
-    formats, factor, scalars, bits) updates in place; the kernels are Triton's.  quotients: whether
-    the step of an element takes roots or quotients.
+    scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
+    scalars that the elementwise step reads.  words: 32-bit words of random bits per element.
+    reductions: kinds of its per-tensor reductions.  quotients: whether the step of an element
+    takes roots or quotients.  removed: hyperparameters that passes took away, and why.
     """
 
     name: str
     hash: str
     spec: str
     passes: tuple[str, ...]
-    state: str
+    storage: str
     hypers: tuple[HyperSlot, ...]
     moments: tuple[MomentSlot, ...]
     outputs: tuple[str, ...]
     words: int
-    scalars: Callable[..., tuple[float, ...]]
-    reference: Callable[..., None]
-    scalar_kernel: Any
-    step_kernel: Any
-    memory: tuple[tuple[str, float], ...] = ()
-    math: str = "fp32"
-    reduce_kernel: Any = None
-    reductions: int = 0
+    reference: Step
+    kernel: Step
+    scalar_states: tuple[tuple[str, float], ...] = ()
+    precision: str = "fp32"
+    reductions: tuple[str, ...] = ()
     quotients: bool = False
     removed: Mapping[str, str] = field(default_factory=dict)
 

@@ -273,7 +273,7 @@ class Locals:
         for p, (_, made) in self._made.items():
             if not state.get(p):
                 continue
-            for name in ("step", *(n for n, _ in self.program.memory)):
+            for name in ("step", *(n for n, _ in self.program.scalar_states)):
                 state[p][name] = self.state[made][name]
 
     def _first_of(self, p: Tensor) -> int | None:

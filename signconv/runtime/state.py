@@ -13,7 +13,7 @@ from signconv.runtime import sharded
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import MASTER
 from signconv.runtime.program import OptimizerProgram, block_shape, has_blocks
-from signconv.runtime.reference import engine as reference
+from signconv.runtime.reference.backend import fill
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 
@@ -26,7 +26,7 @@ def layout(program: OptimizerProgram, p: Tensor, master: str | None) -> Layout:
         made[m.name] = (p.shape, fmt.dtype)
         if fmt.scaled:
             made[f"{m.name}_scale"] = (block_shape(p), torch.uint8)
-    for name, _ in program.memory:
+    for name, _ in program.scalar_states:
         made[name] = (torch.Size([]), torch.float64)
     made.update(masters.layout(p, master))
     made["step"] = made["offset"] = (torch.Size([]), torch.int64)
@@ -41,7 +41,7 @@ def create(
     A DTensor cut inside blocks is gathered for a moment that starts from it; all ranks take part.
     """
     made = {n: sharded.zeros(p, s, d) for n, (s, d) in layout(program, p, master).items()}
-    for name, init in program.memory:
+    for name, init in program.scalar_states:
         made[name].fill_(init)
     made["offset"] = torch.tensor(offset, dtype=torch.int64)
     filled = [m for m in program.moments if m.init != 0.0]
@@ -49,7 +49,7 @@ def create(
         value, entry = sharded.readable(p, made)
         for m in filled:
             if value.numel():
-                reference.fill(entry, m, m.format_for(has_blocks(p)), value)
+                fill(entry, m, m.format_for(has_blocks(p)), value)
         sharded.write_back(p, made, value, entry)
     return made
 

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from signconv.errors import VerifyError
-from signconv.runtime.compat import HAS_TRITON, tl
+from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.formats import PLAIN
-from signconv.runtime.kernel.engine import FIRST_MOMENT, find_nonfinite
-from signconv.runtime.kernel.launch import TAIL_ROWS, WARPS, codec_for, interpreted, launch_shape
+from signconv.runtime.kernel import launch, step
+from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
+from signconv.runtime.kernel.scalars import scalar_kernel
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Targets: backend, architecture, threads per warp.
@@ -34,6 +35,15 @@ CODECS = {
     "sm_90": codec_for((9, 0)),
     "sm_100": codec_for((10, 0)),
     "gfx942": codec_for(None),
+}
+#: Types of the tensors that step and reduction take.
+STEP = {
+    "table": "*i64",
+    "chunks": "*i32",
+    "scalar_table": "*fp32",
+    "key_table": "*i32",
+    "reduced": "*fp32",
+    "partials": "*fp32",
 }
 
 
@@ -124,20 +134,25 @@ def compile_step(
     ``scaled``: with a factor for the gradients.
     Raises VerifyError where kernels are interpreted.
     """
-    signature, constants = _signature(optimizer, dtype, blocks)
     codec = CODECS[target] if target in TARGETS else 0
-    constants |= {"CODEC": codec, "SCALED": scaled, "p_format": master}
-    limits = launch_shape(optimizer.program, dtype).limits(codec)
-    return _compile(optimizer.program.step_kernel, signature, constants, target, limits)
+    variant = Variant(dtype, dtype, blocks, master, codec)
+    constants = launch.step_constants(optimizer.program, variant, scaled)
+    return _compile(step.step_kernel, STEP, constants, target)
 
 
 def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     """Compile the scalar kernel of a generated class."""
     names = ("*fp64", "*fp64", "*i64", "*fp64", "*i64", "*fp32", "*fp32", "*fp32", "*i32")
-    keys = optimizer.program.scalar_kernel.arg_names
-    return _compile(
-        optimizer.program.scalar_kernel, dict(zip(keys, names, strict=True)), {}, target
-    )
+    pointers = dict(zip(scalar_kernel.arg_names, names, strict=False))
+    return _compile(scalar_kernel, pointers, launch.scalar_constants(optimizer.program), target)
+
+
+def compile_reductions(optimizer: type[FusedOptimizer], target: str) -> Compiled:
+    """Compile the reduction kernel of a generated class that has reductions, bf16 parameters."""
+    codec = CODECS[target] if target in TARGETS else 0
+    variant = Variant(torch.bfloat16, torch.bfloat16, True, PLAIN, codec)
+    constants = launch.reduce_constants(optimizer.program, variant, False)
+    return _compile(step.reduce_kernel, STEP, constants, target)
 
 
 def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
@@ -145,35 +160,13 @@ def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
 
     Raises VerifyError where kernels are interpreted.
     """
-    shape = launch_shape(optimizer.program, torch.bfloat16)
-    columns = FIRST_MOMENT + 2 * len(optimizer.program.moments) + 2
-    constants = {"COLUMNS": columns, "G": tl.bfloat16, "ROWS": shape.rows, "TILES": shape.tiles}
-    pointers = {"table": "*i64", "chunks": "*i32", "flag": "*fp32"}
-    signature = {n: pointers.get(n, "constexpr") for n in find_nonfinite.arg_names}
-    return _compile(find_nonfinite, signature, constants, target)
+    variant = Variant(torch.bfloat16, torch.bfloat16, True)
+    constants = launch.finder_constants(optimizer.program, variant)
+    return _compile(step.find_nonfinite, STEP | {"flag": "*fp32"}, constants, target)
 
 
-def _signature(
-    optimizer: type[FusedOptimizer], dtype: torch.dtype, blocks: bool
-) -> tuple[dict[str, str], dict[str, Any]]:
-    kind = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
-    names = optimizer.program.step_kernel.arg_names
-    formats = {f"{m.name}_format": m.format_for(blocks).code for m in optimizer.program.moments}
-    shape = launch_shape(optimizer.program, dtype)
-    constants = {"P_TYPE": kind, "G_TYPE": kind, "TAIL": TAIL_ROWS, **formats}
-    constants |= {"ROWS": shape.rows, "TILES": shape.tiles}
-    pointers = {"table": "*i64", "chunks": "*i32", "scalar_table": "*fp32", "key_table": "*i32"}
-    pointers["reduced"] = "*fp32"
-    return {n: pointers.get(n, "constexpr") for n in names}, constants
-
-
-def _compile(
-    kernel: Any,
-    signature: dict[str, str],
-    constants: dict[str, Any],
-    target: str,
-    limits: dict[str, int] | None = None,
-) -> Compiled:
+def _compile(kernel: Any, pointers: dict[str, str], given: dict[str, Any], target: str) -> Compiled:
+    """``pointers``: types of tensor arguments by name; ``given``: constants and launch options."""
     if not HAS_TRITON or interpreted():
         raise VerifyError(
             "SC610",
@@ -185,13 +178,16 @@ def _compile(
 
     if target not in TARGETS:
         raise VerifyError("SC706", f"unknown target {target!r}; valid: {', '.join(TARGETS)}")
-    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
+    names = kernel.arg_names
+    signature = {n: pointers.get(n, "constexpr") for n in names}
+    constants = {n: given[n] for n in names if n in given}
+    options = {n: x for n, x in given.items() if n not in names}
+    attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in pointers}
     source = ASTSource(kernel, signature, constants, attributes)
     made = triton.compile(
         source,
         target=GPUTarget(*TARGETS[target]),
-        options={"num_warps": WARPS, "enable_fp_fusion": False, **(limits or {})},
+        options={"num_warps": WARPS, "enable_fp_fusion": False, **options},
     )
     return Compiled(target, made.asm, _spills(made))
 

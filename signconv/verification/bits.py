@@ -171,7 +171,7 @@ def compare(
     name = f"{str(dtype).removeprefix('torch.')} parameters"
     cpu = parameters(dtype, chunk, "cpu")
     # A seed that fits 32 bits and one that does not: Triton types them differently
-    small = dtype == torch.float32 and cls.program.math == "fp32"
+    small = dtype == torch.float32 and cls.program.precision == "fp32"
     lr, seed = (1e-2, 5) if small else (1.0, 2**40 + 3)
     reference = cls(cpu, lr=lr, seed=seed, backend="reference")
 
@@ -236,7 +236,7 @@ def _weak(
         if values.unique().numel() < 50:
             problems.append(f"{m.name} has only {values.unique().numel()} distinct values")
     stochastic = set(cls.program.formats.values()) - {"fp32", "e4m3-raw"}
-    rounded = stochastic or (dtype == torch.bfloat16 and cls.program.math == "fp32")
+    rounded = stochastic or (dtype == torch.bfloat16 and cls.program.precision == "fp32")
     if rounded and not (counts["up"] and counts["down"]):
         problems.append(f"rounded up {counts['up']} times, down {counts['down']} times")
     if moved < 0.9:

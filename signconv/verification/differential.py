@@ -94,7 +94,7 @@ def from_module(path: Path) -> Build:
     def rebuilt(name: str | None) -> Build:
         convert = ",".join(program.passes) or None
         return build(
-            program.spec, convert=convert, state=program.state, math=program.math, name=name
+            program.spec, convert=convert, state=program.storage, math=program.precision, name=name
         )
 
     try:

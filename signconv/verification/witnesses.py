@@ -14,6 +14,7 @@ import torch
 
 from signconv.ir.evaluate import Evaluator, State
 from signconv.ir.nodes import Program
+from signconv.passes.base import parse
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as ref
 from signconv.verification import laws
@@ -55,10 +56,14 @@ def oracle_row(spec: str, program: Program, steps: int = 100) -> Row:
 
 
 def pass_rows(before: Program, history: tuple[str, ...]) -> list[Row]:
-    """Each pass's own law, on the program it was applied to."""
+    """Each pass's own law, on the program it was applied to; not run where there is none yet."""
     rows = []
     for name, law, wrong in laws.verdicts(before, history, levels=512):
-        words = wrong or (law.promise if wrong == "" else "no law compares these two programs")
+        if law is None:
+            module = f"{laws.__name__}.{parse(name).name}"
+            words = f"no law yet: {module} would say what the pass promises"
+        else:
+            words = wrong or (law.promise if wrong == "" else "no law compares these two programs")
         rows.append(Row("pass law", name, None if wrong is None else not wrong, words))
     return rows
 

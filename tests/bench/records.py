@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from signconv.bench.timing import summary
+
 ELEMENTS = 2**20
 
 
@@ -16,7 +18,7 @@ def ours(label: str, workload: str, ms: float, **more: Any) -> dict[str, Any]:
         "clock": "graph replay", "gbps": 3600.0, "of_copy": 0.9, "of_list_copy": 0.95,
         "counts": {"instructions": 600, "integer_pipe": 240}, "counts_error": None,
         "limits": {"bytes_ms": 0.4 * ms, "issue_ms": 0.6 * ms, "integer_ms": 0.5 * ms},
-        "kernels": [], "samples": {"step_ms": [2 * ms], "graph_ms": [ms]},
+        "kernels": [], "samples": {"step_ms": summary([2 * ms]), "graph_ms": summary([ms])},
     }  # fmt: skip
     return {**row, **more}
 
@@ -26,7 +28,7 @@ def peer(label: str, workload: str, ms: float, **more: Any) -> dict[str, Any]:
         "kind": "peer", "label": label, "workload": workload, "params": "bf16", "package": "torch",
         "version": "2.11.0", "ours": ["adamw@bf16", "adamw"], "state_bytes": 4.0, "device_ms": ms,
         "step_ms": 2 * ms, "host_us": 500.0, "launches": 12.0, "clock": "sum of kernels",
-        "samples": {"step_ms": [2 * ms]},
+        "samples": {"step_ms": summary([2 * ms])},
     }  # fmt: skip
     return {**row, **more}
 
@@ -40,7 +42,7 @@ def failed(label: str, workload: str, reason: str) -> dict[str, Any]:
 
 def record(*rows: dict[str, Any]) -> dict[str, Any]:
     """A complete record of workloads A and D on an imaginary GPU."""
-    copy = {"bytes": 2**31, "samples_ms": [1.0], "gbps": 4000.0}
+    copy = {"bytes": 2**31, "ms": summary([1.0]), "gbps": 4000.0}
     workloads = [
         {"key": key, "title": title, "tensors": n, "elements": ELEMENTS, "copy": copy,
          "list_copy": {"bf16": {**copy, "gbps": 3800.0}}}
@@ -49,7 +51,7 @@ def record(*rows: dict[str, Any]) -> dict[str, Any]:
     versions = {"python": "3.12.1", "signconv": "0.1", "torch": "2.11.0", "numba": None}
     rates = {"sms": 132, "sm_mhz": 1755, "sm_mhz_max": 1980}
     return {
-        "schema": 1,
+        "schema": 2,
         "command": "signconv bench adamw --workload A,D",
         "complete": True,
         "date": "2026-01-02 03:04 UTC",

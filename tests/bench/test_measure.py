@@ -52,8 +52,10 @@ def test_figures_follow_from_the_samples(record: dict[str, Any]) -> None:
     for row in record["rows"]:
         w = by_key[row["workload"]]
         samples = row["samples"]["step_ms"]
-        assert len(samples) == timing.QUICK.least and min(samples) > 0
-        assert row["device_ms"] == row["step_ms"] == sorted(samples)[1]
+        assert samples["count"] == timing.QUICK.least and samples["min"] > 0
+        assert samples["min"] <= samples["q25"] <= samples["median"] <= samples["q75"]
+        assert samples["q75"] <= samples["max"]
+        assert row["device_ms"] == row["step_ms"] == samples["median"]
         moved = {"sgd@bf16": 2 + 2 + 2 + 4, "signsgd@fp32@params=fp32": 12}[row["label"]]
         assert row["moved_bytes"] == moved
         assert row["gbps"] == pytest.approx(moved * w["elements"] / row["device_ms"] / 1e6)

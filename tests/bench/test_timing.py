@@ -17,6 +17,11 @@ def test_samples_are_as_many_as_asked_for() -> None:
     assert len(samples) == 9 and all(0 <= x < 1e3 for x in samples)
 
 
+def test_one_sample_is_all_its_quartiles() -> None:
+    kept = timing.summary([3.0])
+    assert kept.pop("count") == 1 and set(kept.values()) == {3.0}
+
+
 def kernel(name: str, ts: float, dur: float, cat: str = "kernel", grid=(10, 1, 1)) -> dict:
     arguments = {"grid": list(grid), "block": [32, 1, 1]} if cat == "kernel" else {}
     return {"name": name, "cat": cat, "ts": ts, "dur": dur, "args": arguments}
@@ -67,6 +72,7 @@ def test_copies_count_reading_and_writing(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(timing, "device_times", clock)
     one = timing.copy_bandwidth(4_000_000, "cpu", timing.QUICK)
-    assert one == {"bytes": 4_000_000, "samples_ms": [1.0, 2.0, 30.0], "gbps": 4.0}
+    kept = {"count": 3, "min": 1.0, "q25": 1.5, "median": 2.0, "q75": 16.0, "max": 30.0}
+    assert one == {"bytes": 4_000_000, "ms": kept, "gbps": 4.0}
     many = timing.list_copy_bandwidth([(10, 32), (32,)], torch.float32, "cpu", timing.QUICK)
     assert many["bytes"] == 4 * 352 and many["gbps"] == pytest.approx(2 * 4 * 352 / 2e6)

@@ -25,7 +25,7 @@ SITES = list(raises(ROOT / "signconv"))
 INTERNAL = {
     "AttributeError",  # what hasattr, getattr and __getattr__ ask for
     "KeyError",  # what a class body's mapping raises for a name of another scope
-    "NotImplementedError",  # cpu_lanes': cpu_compile names the program and adds the code
+    "NotImplementedError",  # cpu/lanes': cpu/compile names the program and adds the code
     "Unproved",  # becomes the reason in `show`
     "typer.BadParameter",  # a usage error, SC700
     "typer.Exit",

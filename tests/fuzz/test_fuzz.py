@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz.check import Tally, check
-from tests.fuzz.programs import Case, cases, read_case
+from tools.fuzz.__main__ import REGRESSIONS
+from tools.fuzz.check import Tally, check
+from tools.fuzz.programs import Case, cases, read_case
 
-REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.py"))
+KEPT = sorted(REGRESSIONS.glob("*.py"))
+assert KEPT, f"{REGRESSIONS} holds no program"
 #: NumPy's, from the interpreter and the float64 evaluator on extreme gradients.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-@pytest.mark.parametrize("path", REGRESSIONS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", KEPT, ids=lambda p: p.stem)
 def test_programs_that_once_failed(path: Path, device: str) -> None:
     source = path.read_text()
     case = read_case(source)

@@ -180,7 +180,7 @@ def test_elementwise_printers_have_the_same_functions() -> None:
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
 def test_kernel_and_reference_do_the_same_statements(configuration: tuple, sources: dict) -> None:
-    """``_math`` and ``_math_reference`` differ by the prefixes of functions and by CODEC alone."""
+    """``_math`` and ``_math_reference`` differ by the names of functions and by CODEC alone."""
     bodies = []
     for name in ("_math", "_math_reference"):
         tree = ast.parse(sources[configuration])
@@ -190,6 +190,7 @@ def test_kernel_and_reference_do_the_same_statements(configuration: tuple, sourc
         text = "\n".join(ast.unparse(s) for s in function.body[1:])
         text = re.sub(r"\b(tl|dev|torch|ref)\.(\w+?)(_rn)?\(", r"\2(", text)
         text = text.replace(", CODEC)", ")").replace("divide(", "div(")
+        text = text.replace("_reference(", "(")
         bodies.append(text)
     assert bodies[0] == bodies[1]
 

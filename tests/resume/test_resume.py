@@ -18,8 +18,8 @@ from signconv.lower.storage import STATES
 from signconv.pipeline import build, write
 from signconv.pipeline.catalogue import GENERATED, Entry
 from tests.resume.runs import STEPS, Case, Run, draw_stop, save_plan
+from tests.runtime.test_faults import same
 from tests.support import python
-from tests.test_faults import same
 
 SEED = time.time_ns()
 

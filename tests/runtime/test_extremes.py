@@ -1,5 +1,6 @@
-"""Gradients of extreme sizes (design.md 6): a huge element among tiny ones, powers that underflow,
-and gradients times a power of two.  The reference runs; it equals the kernel bit for bit."""
+"""Gradients of extreme sizes (docs/design.md#storage): a huge element among tiny ones, powers that
+underflow, and gradients times a power of two.  The reference runs; it equals the kernel bit for
+bit."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from signconv.prove.proofs import prove
 from signconv.prove.ratios import fraction
 from signconv.runtime.reference import ops as ref
 from tests.support import class_of
-from tests.support_runs import OWN, built, converted, keywords
+from tests.support.runs import OWN, built, converted, keywords
 
 #: Ratios with a finite bound whose numerator's moment is kept below what the denominator holds.
 RATIOS = [

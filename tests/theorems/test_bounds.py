@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signconv.ir.nodes import Program
-from tests.support_runs import OWN, Array, converted, updates
+from tests.support.runs import OWN, Array, converted, updates
 
 LATE = 10**6  # t at which bias corrections are 1
 ZEROS = 200  # steps without gradient that a schedule's product needs to die out

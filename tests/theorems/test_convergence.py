@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from signconv.ir.evaluate import Evaluator
-from tests.support_runs import OWN, built, converted, keywords
+from tests.support.runs import OWN, built, converted, keywords
 
 T = 10_000
 SEEDS = 100

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sympy as sp
 
-from tests.support_runs import OWN, converted
-from tests.support_sympy import hyper, normal, same, unroll
+from tests.support.runs import OWN, converted
+from tests.support.symbols import hyper, normal, same, unroll
 
 STEPS = 4
 F = sp.Function("F")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from signconv.runtime.formats import FORMATS
 from signconv.runtime.reference import ops as ref
-from tests.support_runs import OWN, built, keywords, run
+from tests.support.runs import OWN, built, keywords, run
 
 LANES = 20_000
 UNIT = torch.tensor(127)  # the byte of scale 1

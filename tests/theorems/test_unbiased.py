@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from signconv.runtime.reference import ops as ref
-from tests.support_runs import built, converted, keywords, run, updates
+from tests.support.runs import built, converted, keywords, run, updates
 
 N = 1 << 22
 BLOCK = 1 << 11
@@ -24,7 +24,7 @@ FP32 = 3e-7  # what the fp32 moments and their products themselves are off
 
 
 def stated(r: Fraction, n: int) -> Fraction:
-    """The mean of sign(r + noise) over n midpoints, as algorithms.md states it."""
+    """The mean of sign(r + noise) over n midpoints, by docs/design.md#the-unbiased-sign."""
     if abs(r) >= 1:
         return Fraction(int(r > 0) - int(r < 0))
     if (n * r).denominator == 1 and (n * r).numerator % 2:

@@ -17,8 +17,9 @@ it. State is in bytes per parameter where rows are multiples of 32. The bound is
 abs(numerator/denominator) at the default hyperparameters, derived from the recurrences
 (`signconv show SPEC` prints the derivation); "sign" means that the update is -1, 0 or 1.
 
-Two files of tests guard a row: `tests/test_generated.py` compares kernel and reference bit for bit,
-`tests/test_specs.py` the spec with a step that shares no code with it. Ids stand in brackets.
+Two files of tests guard a row: `tests/render/test_generated.py` compares kernel and reference bit
+for bit, `tests/specs/test_specs.py` the spec with a step that shares no code with it. Ids stand in
+brackets.
 
 | algorithm | source | spec or composition | fp32 | bf16 | fp8 | bound | guarded by |
 |---|---|---|---|---|---|---|---|

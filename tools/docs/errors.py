@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import signconv
+
 HEAD = """\
 # Errors
 
@@ -211,7 +213,7 @@ def raises(package: Path) -> Iterator[Site]:
 def page() -> str:
     """The whole page."""
     kinds: dict[str, set[str]] = {"SC700": {"usage"}}
-    for site in raises(Path(__file__).parents[2] / "signconv"):
+    for site in raises(Path(signconv.__file__).parent):
         if site.code:
             kinds.setdefault(site.code, set()).add(site.kind)
     text = HEAD

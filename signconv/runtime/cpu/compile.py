@@ -23,9 +23,10 @@ from signconv.runtime.cpu.lanes import LLVM, POINTER, Lanes, Stored, Trace, rand
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.reference.step import step_tensor
+from signconv.runtime.tables import Column
+from signconv.runtime.tables import width as table_width
 
-#: Columns of the table of tensors (int64) before the moments' pointers.
-SCALARS_ROW, OFFSET, NUMEL, PARAM, GRAD, FIRST_MOMENT = range(6)
 #: Rows of 32 elements per chunk where sums are taken (a power of two, for their tree), and at least
 #: elsewhere.
 CHUNK_LEVELS = 9
@@ -51,12 +52,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Addresses of compiled functions; ``reductions`` names what makes a number of each sum, in
-    order; ``engine`` owns the code."""
+    """Addresses of compiled functions; ``engine`` owns the code."""
 
     step: int
     reduce: int | None
-    reductions: tuple[str, ...]
     assembly: str
     engine: Any
 
@@ -74,7 +73,7 @@ def width() -> int:
 def kernels(program: OptimizerProgram, variant: Variant) -> Kernels:
     """The kernels of one variant, compiled at the first call; NotImplementedError, with the
     operation's name, for a reference that does something no instruction is known for."""
-    key = (program.reference, variant, width())
+    key = (program.reference.math, variant, width())
     with _lock:
         if key not in _compiled:
             try:
@@ -88,28 +87,17 @@ def kernels(program: OptimizerProgram, variant: Variant) -> Kernels:
         return _compiled[key]
 
 
-def columns(program: OptimizerProgram, variant: Variant) -> list[tuple[str, torch.dtype, bool]]:
-    """(name in the state, dtype, one value per element) of each pointer after the gradient's."""
-    found = []
-    for m in program.moments:
-        fmt = m.format_for(variant.blocks)
-        found.append((m.name, fmt.dtype, True))
-        if fmt.scaled:
-            found.append((f"{m.name}_scale", torch.uint8, False))
-    return found
-
-
 # ---------------------------------------------------------------- LLVM
 
 
 def _compile(program: OptimizerProgram, variant: Variant) -> Kernels:
     module = ir.Module(program.name)
-    reductions = _Kernel(module, program, variant, "step").emit()
-    if reductions:
+    _Kernel(module, program, variant, "step").emit()
+    if program.reductions:
         _Kernel(module, program, variant, "reduce").emit()
     engine, assembly = _machine_code(str(module))
     addresses = [engine.get_function_address(n) for n in ("step", "reduce")]
-    return Kernels(addresses[0], addresses[1] or None, reductions, assembly, engine)
+    return Kernels(addresses[0], addresses[1] or None, assembly, engine)
 
 
 def _machine_code(source: str) -> tuple[Any, str]:
@@ -143,20 +131,25 @@ class _Kernel:
 
     def __init__(self, module: Any, program: OptimizerProgram, variant: Variant, name: str) -> None:
         self.module, self.program, self.variant, self.name = module, program, variant, name
-        self.columns = columns(program, variant)
-        #: dtype, and whether every element has one, of each pointer of the table
-        self.pointers = [(variant.param, True), (variant.grad, True)]
-        self.pointers += [(dtype, wide) for _, dtype, wide in self.columns]
+        self.formats = {m.name: m.format_for(variant.blocks) for m in program.moments}
+        #: name in the state, column, dtype, and whether every element has one, of each pointer
+        self.pointers: list[tuple[str, int, torch.dtype, bool]] = [
+            ("", Column.PARAM, variant.param, True),
+            ("", Column.GRAD, variant.grad, True),
+        ]
+        for i, (name, fmt) in enumerate(self.formats.items()):
+            self.pointers.append((name, Column.STATE + 2 * i, fmt.dtype, True))
+            if fmt.scaled:
+                scale = f"{name}_scale", Column.STATE + 2 * i + 1, torch.uint8, False
+                self.pointers.append(scale)
         self.reducing = name == "reduce"
 
-    def emit(self) -> tuple[str, ...]:
-        rows, reductions = self._rows()
-        self._chunks(rows, len(reductions))
-        return reductions
+    def emit(self) -> None:
+        self._chunks(self._rows(), len(self.program.reductions))
 
     # ---------------------------------------------------------------- rows
 
-    def _rows(self) -> tuple[Any, tuple[str, ...]]:
+    def _rows(self) -> Any:
         """Function (pointers…, scalars, keys, this tensor's reduced numbers or the open sums,
         global index of the first element, number of the first row, elements per row, rows)."""
         types = [POINTER] * (len(self.pointers) + 3) + [I64, I64, I32, I64]
@@ -173,30 +166,24 @@ class _Kernel:
 
         read = numbers(scalars, 1 + len(self.program.outputs))
         drawn = _load_all(b, keys, 2 * self.program.words, I32)
-        reduced = [] if self.reducing else numbers(extra, self.program.reductions)
+        reduced = [] if self.reducing else numbers(extra, len(self.program.reductions))
         with _loop(b, count) as r:
             element = _times(b, r, BLOCK)
             factor, *outputs = [_wide(trace, x) for x in read]
             if not self.reducing:
                 trace.reduced = lambda i: _wide(trace, reduced[i])
             stored = []
-            for (dtype, wide), base in zip(self.pointers, bases, strict=True):
+            for (_, _, dtype, wide), base in zip(self.pointers, bases, strict=True):
                 place = _at(b, base, element if wide else r, LLVM[dtype])
                 stored.append(Stored(trace, dtype, place, wide))
             param, grad, *moments = stored
+            names = [name for name, *_ in self.pointers[2:]]
             bits = [
                 random_bits(trace, b.add(index, element), *drawn[2 * w : 2 * w + 2])
                 for w in range(self.program.words)
             ]
-            self.program.reference(
-                param,
-                grad,
-                {name: x for (name, _, _), x in zip(self.columns, moments, strict=True)},
-                {m.name: m.format_for(self.variant.blocks) for m in self.program.moments},
-                factor,
-                outputs,
-                bits,
-            )
+            state: Any = dict(zip(names, moments, strict=True))
+            step_tensor(self.program, param, grad, state, self.formats, factor, outputs, bits)  # type: ignore[arg-type]
             trace.emit()
             if self.reducing:
                 inside = _inside(b, lanes)
@@ -204,7 +191,7 @@ class _Kernel:
                     carry = _row_sum(b, [x.at(i) for i in trace.parts], inside)
                     _add_open(b, _open_sums(b, extra, which), b.add(first, r), carry)
         b.ret_void()
-        return function, tuple(trace.reductions)
+        return function
 
     # ---------------------------------------------------------------- chunks
 
@@ -216,7 +203,7 @@ class _Kernel:
             function.append_basic_block(n) for n in ("entry", "take", "work", "done")
         )
         b = ir.IRBuilder(start)
-        scratch = [_stack(b, BLOCK * dtype.itemsize) for dtype, _ in self.pointers]
+        scratch = [_stack(b, BLOCK * dtype.itemsize) for _, _, dtype, _ in self.pointers]
         sums = _stack(b, reductions * (CHUNK_LEVELS + 1) * 4)
         *addresses, total, most = _load_all(b, arguments, len(ARGUMENTS) - 1, I64)
         tables = [b.inttoptr(x, POINTER) for x in addresses]
@@ -231,9 +218,14 @@ class _Kernel:
 
         b.position_at_end(work)
         tensor, first = _load_all(b, _at(b, chunks, _times(b, k, 2), I64), 2, I64)
-        entries = FIRST_MOMENT + len(self.columns)
-        entry = _at(b, table, _times(b, tensor, entries), I64)
-        clock, offset, numel, *addresses = _load_all(b, entry, entries, I64)
+        columns = table_width(len(self.program.moments))
+        entry = _at(b, table, _times(b, tensor, columns), I64)
+
+        def column(place: int) -> Any:
+            return b.load(_at(b, entry, int(place), I64), typ=I64)
+
+        clock, offset, numel = map(column, (Column.CLOCK, Column.OFFSET, Column.NUMEL))
+        addresses = [column(place) for _, place, _, _ in self.pointers]
         scalars = _at(b, scalars, _times(b, clock, 1 + len(self.program.outputs)), F32)
         keys = _at(b, keys, _times(b, clock, 2 * self.program.words), I32)
         extra = sums if self.reducing else _at(b, reduced, _times(b, tensor, reductions), F32)
@@ -244,7 +236,7 @@ class _Kernel:
         whole, tail = b.sdiv(here, ir.Constant(I64, BLOCK)), b.srem(here, ir.Constant(I64, BLOCK))
         bases = [
             _at(b, b.inttoptr(a, POINTER), element if wide else first, LLVM[dtype])
-            for a, (dtype, wide) in zip(addresses, self.pointers, strict=True)
+            for a, (_, _, dtype, wide) in zip(addresses, self.pointers, strict=True)
         ]
         zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
         b.call(rows, [*bases, scalars, keys, extra, index, zero, ir.Constant(I32, BLOCK), whole])
@@ -254,7 +246,9 @@ class _Kernel:
             end = _times(b, whole, BLOCK)
             places = [
                 (_at(b, base, end, LLVM[dtype]), row, dtype.itemsize)
-                for base, row, (dtype, wide) in zip(bases, scratch, self.pointers, strict=True)
+                for base, row, (_, _, dtype, wide) in zip(
+                    bases, scratch, self.pointers, strict=True
+                )
                 if wide
             ]
             for place, row, size in places:

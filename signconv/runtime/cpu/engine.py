@@ -1,23 +1,25 @@
-"""The CPU backend: all tensors of a param group in one call per dtype and storage.
+"""All tensors of one param group on the CPU: tables as on the GPU, chunks shared among threads.
 
-Tables as on the GPU, chunks shared among threads.  A chunk's result does
-not depend on who computes it, so neither does a step's on the number of threads.
+A chunk's result does not depend on who computes it, so neither does a step's on the number of
+threads.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from signconv.runtime.cpu.compile import CHUNK_ROWS, Variant, columns, kernels
+from signconv.runtime import tables
+from signconv.runtime.cpu.compile import CHUNK_ROWS, Variant, kernels
 from signconv.runtime.cpu.threads import in_parallel
+from signconv.runtime.dense import Dense
 from signconv.runtime.formats import BLOCK
-from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
+from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks, row_length
 from signconv.runtime.reference import ops as ref
 
 
@@ -27,21 +29,20 @@ class Bucket:
     def __init__(self, program: OptimizerProgram, members: list[Tensor], variant: Variant) -> None:
         self.program, self.members = program, members
         self.kernels = kernels(program, variant)
-        self.names = [name for name, _, _ in columns(program, variant)]
+        self.names = tables.state_names(program, variant.blocks)
         # Without sums a tensor is one piece per thread: memory is read in one go.  Of several each
         # is cut by itself, so smaller pieces, or a thread would be left with a large last one
         pieces = torch.get_num_threads() * (1 if len(members) == 1 else 8)
         share = -(-sum(p.numel() for p in members) // (pieces * BLOCK))
         self.rows = CHUNK_ROWS if program.reductions else max(CHUNK_ROWS, share)
-        counts = torch.tensor([-(-p.numel() // (self.rows * BLOCK)) for p in members])
-        self.ends = [0, *counts.cumsum(0).tolist()]
-        tensor_of = torch.repeat_interleave(torch.arange(len(members)), counts)
-        within = torch.arange(self.ends[-1]) - torch.tensor(self.ends)[tensor_of]
+        counts = [-(-p.numel() // (self.rows * BLOCK)) for p in members]
+        self.ends = [0, *accumulate(counts)]
+        tensor_of, within = tables.chunks(counts)
         self.chunks = torch.stack((tensor_of, within * self.rows), dim=1).contiguous()
         self.entries: list[list[int]] = []
         self.table = torch.empty(0, dtype=torch.int64)
-        self.reduced = torch.empty((len(members), program.reductions))
-        self.partials = torch.empty((self.ends[-1], program.reductions))
+        self.reduced = torch.empty((len(members), len(program.reductions)))
+        self.partials = torch.empty((self.ends[-1], len(program.reductions)))
 
     def step(
         self,
@@ -52,39 +53,31 @@ class Bucket:
         keys: Tensor,
     ) -> None:
         """Step every member; ``rows`` says which row of ``scalars`` and ``keys`` is whose."""
-        copies: list[tuple[Tensor, Tensor]] = []
-        keep: list[Tensor] = []
+        flat = Dense(self.members)
         entries: list[list[int]] = []
-        for p in self.members:
-            g, entry, flat = p.grad, state[p], p.detach()
-            assert g is not None
-            if not p.is_contiguous():
-                flat = flat.contiguous()
-                copies.append((p, flat))
-            if not g.is_contiguous():
-                g = g.contiguous()
-                keep.append(g)
-            pointers = [entry[name].data_ptr() for name in self.names]
-            entries.append(
-                [rows[p], offsets[p], p.numel(), flat.data_ptr(), g.data_ptr(), *pointers]
-            )
+        for p, data, grad in zip(self.members, flat.params, flat.grads, strict=True):
+            pointers = [state[p][name].data_ptr() for name in self.names]
+            fixed = [rows[p], 0, offsets[p], p.numel(), 0, 0, row_length(p)]
+            entries.append([*fixed, data.data_ptr(), grad.data_ptr(), *pointers])
         if entries != self.entries:
             self.entries = entries
-            self.table = torch.tensor(entries, dtype=torch.int64)
-        tables = [self.table, self.chunks, scalars, keys, self.reduced, self.partials]
+            width = tables.width(len(self.program.moments))
+            self.table = torch.zeros((len(entries), width), dtype=torch.int64)
+            self.table[:, : len(entries[0])] = torch.tensor(entries, dtype=torch.int64)
+        arrays = [self.table, self.chunks, scalars, keys, self.reduced, self.partials]
         if self.kernels.reduce is not None:
-            self._run(self.kernels.reduce, tables)
+            self._run(self.kernels.reduce, arrays)
             for i, (begin, end) in enumerate(pairwise(self.ends)):
-                for k, name in enumerate(self.kernels.reductions):
+                for k, kind in enumerate(self.program.reductions):
                     total = ref.tree_sum(self.partials[begin:end, k])
-                    self.reduced[i, k] = getattr(ref, name)(total, self.members[i].numel())
-        self._run(self.kernels.step, tables)
-        for p, flat in copies:
-            p.copy_(flat)
+                    made = getattr(ref, f"{kind}_of_sum")(total, self.members[i].numel())
+                    self.reduced[i, k] = made
+        self._run(self.kernels.step, arrays)
+        flat.write_back()
 
-    def _run(self, address: int, tables: list[Tensor]) -> None:
+    def _run(self, address: int, arrays: list[Tensor]) -> None:
         chunks = self.ends[-1]
-        pointers = [t.data_ptr() for t in tables]
+        pointers = [t.data_ptr() for t in arrays]
         arguments = (ctypes.c_int64 * (len(pointers) + 3))(*pointers, chunks, self.rows, 0)
         in_parallel(address, arguments, min(torch.get_num_threads(), chunks))
 
@@ -107,7 +100,7 @@ class CpuEngine:
     ) -> None:
         """Step every parameter of ``params`` in place, and its ``step`` and scalar states."""
         self._prepare(params, state)
-        names = [name for name, _ in self.program.memory]
+        names = [name for name, _ in self.program.scalar_states]
         clocks = {state[p]["step"].data_ptr(): p for p in params}  # parameters may share one
         entries = [state[p] for p in clocks.values()]
         steps = [e["step"] for e in entries]
@@ -158,9 +151,11 @@ class CpuEngine:
             factor = ref.divide64(factor, float(grad_scale))
         scalars, memory, keys = [], [], []
         for t, *remembered in clocks:
-            values = program.scalars(t + 1, float(group["lr0"]), *remembered, *hypers)
-            scalars.append([factor, *values[: len(program.outputs)]])
-            memory.append(values[len(program.outputs) :])
+            outputs, updated = program.reference.scalars(
+                t + 1, float(group["lr0"]), hypers, remembered
+            )
+            scalars.append([factor, *outputs])
+            memory.append(updated)
             drawn = [ref.draw_keys(group["seed"], t + 1, w) for w in range(program.words)]
             keys.append([key for pair in drawn for key in pair])
         rounded = torch.tensor(scalars, dtype=torch.float64).to(torch.float32)

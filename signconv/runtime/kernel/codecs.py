@@ -1,4 +1,4 @@
-"""fp32 to bf16 and FP8 codes and back, in Triton (algorithms.md D)."""
+"""fp32 to bf16 and FP8 codes and back, in Triton (docs/design.md#codecs)."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from signconv.runtime import program, tables
 from signconv.runtime.compat import tl
 
 # Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
@@ -32,3 +33,17 @@ PTX_FP8 = tl.constexpr(2)
 PLAIN = tl.constexpr(0)
 SPLIT = tl.constexpr(1)
 WHOLE = tl.constexpr(2)
+
+# The table of tensors (tables.py), and how many numbers a row of the table of chunks has.
+COLUMN_CLOCK = tl.constexpr(int(tables.Column.CLOCK))
+COLUMN_ALIGNED = tl.constexpr(int(tables.Column.ALIGNED))
+COLUMN_OFFSET = tl.constexpr(int(tables.Column.OFFSET))
+COLUMN_NUMEL = tl.constexpr(int(tables.Column.NUMEL))
+COLUMN_PARAM = tl.constexpr(int(tables.Column.PARAM))
+COLUMN_GRAD = tl.constexpr(int(tables.Column.GRAD))
+COLUMN_STATE = tl.constexpr(int(tables.Column.STATE))
+CHUNK_ENTRY = tl.constexpr(2)
+
+# Kinds of reductions (program.py).
+NORM = tl.constexpr(program.REDUCTION_KINDS.index("norm"))
+MEAN = tl.constexpr(program.REDUCTION_KINDS.index("mean"))

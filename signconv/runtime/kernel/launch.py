@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.compat import HAS_TRITON, tl
+from signconv.runtime.formats import BLOCK, PLAIN
 from signconv.runtime.kernel import constants
 from signconv.runtime.kernel.reduce import tree_sum
-from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.program import REDUCTION_KINDS, OptimizerProgram
 
 #: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
 #: (docs/performance.md).
@@ -67,6 +68,91 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
         return LaunchShape(ROWS, 4, 64)
     few = len(formats) == 2 and param == torch.bfloat16 and not program.quotients
     return LaunchShape(ROWS, 3 if few else 2, 80)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What step and reduction are compiled for, beside the program: dtypes of parameter and
+    gradient, whether rows are whole blocks, how parameters are stored (formats.py), and CODEC."""
+
+    param: torch.dtype
+    grad: torch.dtype
+    blocks: bool
+    param_format: int = PLAIN
+    codec: int = 0
+
+
+def _tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
+    """Constants that step and reduction share; ``scaled``: gradients have a factor."""
+    return {
+        "OUTPUTS": len(program.outputs),
+        "REDUCTIONS": tuple(REDUCTION_KINDS.index(kind) for kind in program.reductions),
+        "P_TYPE": pointer_type(v.param),
+        "G_TYPE": pointer_type(v.grad),
+        "P_FORMAT": v.param_format,
+        "FORMATS": tuple(m.format_for(v.blocks).code for m in program.moments),
+        "CODEC": v.codec,
+        "SCALED": scaled,
+        "num_warps": WARPS,
+        "enable_fp_fusion": False,
+    }
+
+
+def step_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
+    """Constants and launch options of ``step_kernel``."""
+    shape = launch_shape(program, v.param)
+    return {
+        **_tile_constants(program, v, scaled),
+        "MATH": program.kernel.math,
+        "WORDS": program.words,
+        "FIELDS": tuple(m.bits.code for m in program.moments),
+        "ROWS": shape.rows,
+        "TAIL": shape.chunk if interpreted() else TAIL_ROWS,
+        "TILES": shape.tiles,
+        **shape.limits(v.codec),
+    }
+
+
+def reduce_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
+    """Constants and launch options of ``reduce_kernel``: one tile per chunk."""
+    rows = launch_shape(program, v.param).chunk
+    return {
+        **_tile_constants(program, v, scaled),
+        "SUMMANDS": program.kernel.summands,
+        "ROWS": rows,
+        "LEVELS": (rows * BLOCK).bit_length() - 1,
+    }
+
+
+def finder_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
+    """Constants of ``find_nonfinite``."""
+    shape = launch_shape(program, v.param)
+    return {
+        "MOMENTS": len(program.moments),
+        "G_TYPE": pointer_type(v.grad),
+        "ROWS": shape.rows,
+        "TILES": shape.tiles,
+    }
+
+
+def scalar_constants(program: OptimizerProgram) -> dict[str, Any]:
+    """Constants and launch options of ``scalar_kernel``."""
+    names = [h.name for h in program.hypers]
+    return {
+        "SCALARS": program.kernel.scalars,
+        "HYPERS": len(names),
+        "LR": names.index("lr"),
+        "STATES": len(program.scalar_states),
+        "OUTPUTS": len(program.outputs),
+        "WORDS": program.words,
+        "num_warps": 1,
+        "enable_fp_fusion": False,
+    }
+
+
+def pointer_type(dtype: torch.dtype) -> Any:
+    """Triton's type of a parameter or gradient."""
+    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
 
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:

@@ -7,19 +7,17 @@ Every function has a twin of the same name in ``reference.ops``, and in the room
 from __future__ import annotations
 
 from signconv.runtime.kernel.arithmetic import (
-    cbrt,
     divide,
-    exp,
-    log,
+    divided,
     maximum,
     mean_ratio,
     minimum,
     nonneg_maximum,
+    quotient,
     ratio,
     sign,
     signed,
     sqrt,
-    tanh,
 )
 from signconv.runtime.kernel.codecs import (
     bf16_nearest,
@@ -59,11 +57,7 @@ from signconv.runtime.kernel.reduce import (
     store_partial,
     tree_sum,
 )
-from signconv.runtime.kernel.roots import (
-    power,
-    real_power,
-    root,
-)
+from signconv.runtime.kernel.roots import power
 from signconv.runtime.kernel.scalars import (
     exp64,
     log64,
@@ -73,25 +67,23 @@ from signconv.runtime.kernel.scalars import (
 
 __all__ = [
     "bf16_nearest",
-    "cbrt",
     "decode_fp8",
     "decode_moment",
     "decode_param",
     "divide",
+    "divided",
     "draw_keys",
     "encode_bf16",
     "encode_blocks",
     "encode_fp8",
     "encode_fp8_nearest",
     "encode_root_blocks",
-    "exp",
     "exp64",
     "extent",
     "fetch_moment",
     "high_field",
     "join_master",
     "load",
-    "log",
     "log64",
     "low_field",
     "maximum",
@@ -103,11 +95,10 @@ __all__ = [
     "norm_of_sum",
     "power",
     "power64",
+    "quotient",
     "random_bits",
     "ratio",
-    "real_power",
     "real_power64",
-    "root",
     "row_check",
     "sign",
     "sign_noise",
@@ -119,7 +110,6 @@ __all__ = [
     "store_moment",
     "store_param",
     "store_partial",
-    "tanh",
     "tree_sum",
     "widen",
 ]

@@ -1,4 +1,4 @@
-"""Random numbers in Triton (design.md 5)."""
+"""Random numbers in Triton (docs/design.md#random-numbers)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The scalar kernel's float64 functions in Triton."""
+"""The scalar kernel, and the float64 functions that generated modules call in it."""
 
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel.random_bits import store_keys
 
 
 @triton.jit
@@ -61,3 +62,53 @@ def real_power64(base, exponent):
     """base**exponent in float64 for base > 0 and any exponent; either may be a number."""
     zero = (base + exponent) * 0.0
     return exp64(exponent * log64(zero + base))
+
+
+@triton.jit
+def scalar_kernel(
+    lr_ptr,
+    hypers,
+    clock,
+    states,
+    seed_ptr,
+    skip_ptr,
+    scale_ptr,
+    scalar_table,
+    key_table,
+    SCALARS: tl.constexpr,
+    HYPERS: tl.constexpr,
+    LR: tl.constexpr,
+    STATES: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    WORDS: tl.constexpr,
+):
+    """One program per group of parameters with equal t; a skipped step does not advance t.
+
+    ``hypers`` holds HYPERS numbers, of which that at LR comes from ``lr_ptr`` instead, then the
+    first lr and the sign of the gradients; ``states`` STATES scalar states per row; SCALARS is the
+    generated module's function.  A row of ``scalar_table`` is the gradients' factor and OUTPUTS
+    numbers in fp32, one of ``key_table`` whether the step is taken and the random keys.
+    """
+    row = tl.program_id(0)
+    active = tl.load(skip_ptr) == 0
+    t = tl.load(clock + row) + 1
+    tl.store(clock + row, t, mask=active)
+    values = ()
+    for i in tl.static_range(HYPERS):
+        if i == LR:
+            values = values + (tl.load(lr_ptr).to(tl.float64),)
+        else:
+            values = values + (tl.load(hypers + i),)
+    initial_lr = tl.load(hypers + HYPERS)
+    remembered = ()
+    for i in tl.static_range(STATES):
+        remembered = remembered + (tl.load(states + row * STATES + i),)
+    outputs, remembered = SCALARS(t, initial_lr, values, remembered)
+    for i in tl.static_range(STATES):
+        tl.store(states + row * STATES + i, remembered[i], mask=active)
+    out = scalar_table + row * (OUTPUTS + 1)
+    factor = tl.load(hypers + HYPERS + 1) / tl.load(scale_ptr).to(tl.float64)
+    tl.store(out, factor.to(tl.float32))
+    for i in tl.static_range(OUTPUTS):
+        tl.store(out + 1 + i, outputs[i].to(tl.float32))
+    store_keys(key_table + row * (1 + 2 * WORDS), tl.load(seed_ptr), t, active, WORDS)

@@ -4,7 +4,7 @@ Written for truth, not for speed: every operation is one IEEE binary32 or intege
 that the results equal the kernel's bit for bit.  Tensors are flat; ``numel`` is a multiple of 32
 wherever a block scale is involved.
 
-The CPU backend compiles these functions by calling them on ``cpu_lanes.Lanes``, which answers
+The CPU backend compiles these functions by calling them on ``cpu.lanes.Lanes``, which answers
 torch's functions; those few that cannot be read off row by row ask it first, by torch's own
 protocol (``torch.overrides``).
 """
@@ -12,18 +12,16 @@ protocol (``torch.overrides``).
 from __future__ import annotations
 
 from signconv.runtime.reference.arithmetic import (
-    cbrt,
-    exp,
-    log,
+    divided,
     maximum,
     mean_ratio,
     minimum,
     nonneg_maximum,
+    quotient,
     ratio,
     sign,
     signed,
     sqrt,
-    tanh,
 )
 from signconv.runtime.reference.codecs import (
     bf16_nearest,
@@ -58,11 +56,7 @@ from signconv.runtime.reference.reduce import (
     norm_of_sum,
     tree_sum,
 )
-from signconv.runtime.reference.roots import (
-    power,
-    real_power,
-    root,
-)
+from signconv.runtime.reference.roots import power
 from signconv.runtime.reference.scalars import (
     divide64,
     exp64,
@@ -74,22 +68,20 @@ from signconv.runtime.reference.scalars import (
 __all__ = [
     "bf16_nearest",
     "block_scale",
-    "cbrt",
     "decode_bf16",
     "decode_fp8",
     "divide64",
+    "divided",
     "draw_keys",
     "encode_bf16",
     "encode_fp8",
     "encode_fp8_nearest",
-    "exp",
     "exp64",
     "high_field",
     "join_master",
     "load_float",
     "load_moment",
     "load_param",
-    "log",
     "log64",
     "low_field",
     "maximum",
@@ -101,11 +93,10 @@ __all__ = [
     "norm_of_sum",
     "power",
     "power64",
+    "quotient",
     "random_bits",
     "ratio",
-    "real_power",
     "real_power64",
-    "root",
     "row_check",
     "sign",
     "sign_noise",
@@ -115,6 +106,5 @@ __all__ = [
     "store_float",
     "store_moment",
     "store_param",
-    "tanh",
     "tree_sum",
 ]

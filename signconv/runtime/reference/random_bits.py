@@ -1,4 +1,4 @@
-"""Random numbers in PyTorch (design.md 5)."""
+"""Random numbers in PyTorch (docs/design.md#random-numbers)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,183 @@
+"""The identity of a program: what decides whether a checkpoint's state means the same to it.
+
+It is taken from the Program and from how its moments are stored, not from lowered statements:
+lowering may fold, fuse or decompose what it likes, and a checkpoint stays its program's.  Moments
+and hyperparameters enter by name, since those are the keys of a state_dict; operands stay in the
+order in which they were written.  Not part of it: names of intermediate values and whether one has
+a name, the order of declarations, defaults, documentation, history, and which random bits round
+what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from signconv.errors import LoweringError
+from signconv.ir.nodes import Const, Expr, Hyper, Moment, Op, Program, Ref
+from signconv.lower.kernel_program import KernelProgram
+
+#: Raised when the meaning of the canonical text changes: old checkpoints are then refused, unless
+#: runtime/legacy.py knows their hashes.  Release 0.1 had 1, over lowered statements.
+VERSION = 2
+
+#: How references are written; moments after and before the step's update are two things.
+_SPELLING = {
+    "grad": "grad",
+    "param": "param",
+    "t": "t",
+    "hyper": "hyper:{}",
+    "value": "new:{}",
+    "prev": "old:{}",
+}
+
+
+def program_hash(k: KernelProgram) -> str:
+    """16 hex digits over the canonical text and its version."""
+    return hashlib.sha256(f"signconv {VERSION}\n{canonical(k)}".encode()).hexdigest()[:16]
+
+
+def canonical(k: KernelProgram) -> str:
+    """The program as text, one line per thing; two programs are one where these texts are equal.
+
+    Expressions are written ``function(operands)``; one that occurs more than once is written once,
+    as ``%1``, so the text's length is linear in the number of nodes that differ.
+    """
+    p = k.program
+    hypers = sorted(p.hypers, key=lambda h: h.name)
+    moments = sorted(p.moments, key=lambda m: m.name)
+    storage = {m.name: f"stored {m.format} or {m.fallback}" for m in k.moments}
+    graph = _Graph(p)
+    updates = [_update(m, graph) for m in moments]
+    numerator = graph.number(p.numerator)
+    denominator = None if p.denominator is None else graph.number(p.denominator)
+    decay = None if p.decay is None else graph.number(p.decay.weight)
+    show = graph.shown()
+    lines = [f"precision: {k.precision}", *map(_hyper, hypers), *show.shared]
+    for m, parts in zip(moments, updates, strict=True):
+        words = [f"{what} {show(node)}" for what, node in parts]
+        kept = storage.get(m.name, "one float64 for all elements")
+        lines.append(f"moment {m.name}: {', '.join([*words, f'from {_start(m)}', kept])}")
+    lines.append(f"numerator: {show(numerator)}")
+    if denominator is not None:
+        lines.append(f"denominator: {show(denominator)}")
+    lines.append(f"link: {p.link}")
+    if p.decay is not None and decay is not None:
+        lines.append(f"decay: {p.decay.kind} {show(decay)}")
+    return "\n".join(lines) + "\n"
+
+
+def _hyper(h: Hyper) -> str:
+    bounds = (("ge", h.ge), ("gt", h.gt), ("le", h.le), ("lt", h.lt))
+    return f"hyper {h.name}:" + "".join(f" {w} {_number(x)}" for w, x in bounds if x is not None)
+
+
+def _update(m: Moment, graph: _Graph) -> list[tuple[str, int]]:
+    """What a moment's update reads, each with its place in it."""
+    parts = ((f"{m.kind} of", m.input), ("beta", m.beta), ("next", m.next))
+    return [(what, graph.number(e)) for what, e in parts if e is not None]
+
+
+def _start(m: Moment) -> str:
+    return _number(m.init.value) if isinstance(m.init, Const) else m.init
+
+
+def _number(x: float) -> str:
+    """A float64 as the shortest decimal that reads back as the same number."""
+    return repr(float(x))
+
+
+class _Graph:
+    """The expressions of a program with equal ones merged and temporaries written out.
+
+    Nodes are numbered operands first, in order of first use.  Loops instead of recursion: an
+    expression may be as deep as it is long.
+    """
+
+    def __init__(self, p: Program) -> None:
+        self.temps = {x.name: x.expr for x in p.temps}
+        self.nodes: list[str | tuple[str, tuple[int, ...]]] = []
+        self.uses: Counter[int] = Counter()
+        self._known: dict[str | tuple[str, tuple[int, ...]], int] = {}
+        self._seen: dict[int, int] = {}  # id of an expression, which the Program keeps alive
+
+    def number(self, root: Expr) -> int:
+        """The number of an expression that the program reads as a whole."""
+        pending = [root]
+        while pending:
+            e = pending[-1]
+            missing = [x for x in self._below(e) if id(x) not in self._seen]
+            if missing:
+                pending += reversed(missing)
+                continue
+            pending.pop()
+            if id(e) not in self._seen:
+                self._seen[id(e)] = self._node(e)
+        self.uses[self._seen[id(root)]] += 1
+        return self._seen[id(root)]
+
+    def _below(self, e: Expr) -> Sequence[Expr]:
+        if isinstance(e, Ref) and e.kind == "temp":
+            return (self.temps[e.name],)
+        return e.args if isinstance(e, Op) else ()
+
+    def _node(self, e: Expr) -> int:
+        if isinstance(e, Ref) and e.kind == "temp":
+            return self._seen[id(self.temps[e.name])]
+        key: str | tuple[str, tuple[int, ...]]
+        if isinstance(e, Const):
+            key = _number(e.value)
+        elif isinstance(e, Ref) and e.kind in _SPELLING:
+            key = _SPELLING[e.kind].format(e.name)
+        elif isinstance(e, Op):
+            key = (e.fn, tuple(self._seen[id(x)] for x in e.args))
+        else:
+            raise LoweringError("SC390", f"a program's identity cannot hold {type(e).__name__}")
+        if key not in self._known:
+            self._known[key] = len(self.nodes)
+            self.nodes.append(key)
+            self.uses.update(key[1] if isinstance(key, tuple) else ())
+        return self._known[key]
+
+    def shown(self) -> _Shown:
+        """How nodes are written, once all expressions have been numbered."""
+        names: dict[int, str] = {}
+        for i, node in enumerate(self.nodes):
+            if isinstance(node, tuple) and self.uses[i] > 1:
+                names[i] = f"%{len(names) + 1}"
+        shared = tuple(f"{name} = {self._text(i, names)}" for i, name in names.items())
+        return _Shown(self, names, shared)
+
+    def _text(self, root: int, names: dict[int, str]) -> str:
+        parts: list[str] = []
+        pending: list[str | int] = [root]
+        while pending:
+            x = pending.pop()
+            node = x if isinstance(x, str) else self.nodes[x]
+            if isinstance(x, int) and x in names and x != root:
+                node = names[x]
+            if isinstance(node, str):
+                parts.append(node)
+                continue
+            fn, args = node
+            parts.append(f"{fn}(")
+            inner: list[str | int] = [y for a in args for y in (", ", a)]
+            pending += [")", *reversed(inner[1:])]
+        return "".join(parts)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Writes a node; ``shared`` are the lines of those that are written once and read by name."""
+
+    graph: _Graph
+    names: dict[int, str]
+    shared: tuple[str, ...]
+
+    def __call__(self, node: int) -> str:
+        return self.names.get(node) or self.graph._text(node, self.names)
+
+
+__all__ = ["VERSION", "canonical", "program_hash"]

@@ -1,0 +1,75 @@
+"""The constructor of a generated class, and the slots that tell the runtime its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from signconv.ir.nodes import Hyper, Program
+from signconv.lower.kernel_program import MomentPlan
+from signconv.render.layout import tuple_of
+
+
+def lr_of(p: Program) -> Hyper:
+    lr = p.hyper("lr")
+    assert lr is not None
+    return lr
+
+
+def betas_of(p: Program) -> list[str]:
+    """The hyperparameters that the constructor takes as one tuple: beta1, beta2, … without gaps."""
+    betas: list[str] = []
+    while p.hyper(f"beta{len(betas) + 1}") is not None:
+        betas.append(f"beta{len(betas) + 1}")
+    return betas if len(betas) > 1 else []
+
+
+def constructor(p: Program) -> list[dict[str, str]]:
+    """Arguments in torch.optim's names and shapes: beta1, beta2, … become betas."""
+    betas = betas_of(p)
+    arguments: list[dict[str, str]] = []
+    for h in p.hypers:
+        if h.name in betas:
+            if h.name != betas[0]:
+                continue
+            members = [p.hyper(b) for b in betas]
+            values = ", ".join(repr(m.default) for m in members if m)
+            ranges = ", ".join(m.legal for m in members if m)
+            types = ", ".join("float" for _ in members)
+            arguments.append(
+                {
+                    "name": "betas",
+                    "type": f"tuple[{types}]",
+                    "default": f"({values})",
+                    "doc": f"({', '.join(betas)}), {ranges}.",
+                }
+            )
+        else:
+            arguments.append(
+                {"name": h.name, "type": "float", "default": repr(h.default), "doc": f"{h.legal}."}
+            )
+    return arguments
+
+
+def hyper_slot(h: Hyper, betas: list[str]) -> str:
+    key, index = ("betas", betas.index(h.name)) if h.name in betas else (h.name, None)
+    parts = [f'"{h.name}"', repr(h.default), f'"{key}"']
+    parts += [] if index is None else [f"index={index}"]
+    for bound in ("ge", "gt", "le", "lt"):
+        value = getattr(h, bound)
+        parts += [] if value is None else [f"{bound}={value!r}"]
+    return f"HyperSlot({', '.join(parts)}),"
+
+
+def moment_slot(m: MomentPlan) -> str:
+    parts = [f'"{m.name}"', f'"{m.format}"', f'"{m.fallback}"', f'RandomBits({m.word}, "{m.half}")']
+    parts += [] if m.init == 0.0 else [f"init={m.init!r}"]
+    return f"MomentSlot({', '.join(parts)}),"
+
+
+def tuple_literal(items: Sequence[str]) -> str:
+    return tuple_of([f'"{x}"' for x in items])
+
+
+def states_literal(states: Sequence[tuple[str, float]]) -> str:
+    """Names and initial values of scalar states."""
+    return tuple_of([f'("{n}", {x!r})' for n, x in states])

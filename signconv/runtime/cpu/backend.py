@@ -1,0 +1,66 @@
+"""The CPU backend: all tensors of a param group in one call per dtype and storage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.backend import Backend, Task
+from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, warn_once
+from signconv.runtime.formats import MASTER
+from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.reference.backend import ReferenceBackend
+
+if TYPE_CHECKING:
+    from signconv.runtime.cpu.engine import CpuEngine
+
+
+class CpuBackend(Backend):
+    """The reference compiled by LLVM; bf16 parameters with master weights, which its kernels do
+    not know, go to the reference itself."""
+
+    name = "cpu"
+
+    def __init__(self, program: OptimizerProgram) -> None:
+        super().__init__(program)
+        self._engines: dict[object, CpuEngine] = {}
+        self._reference = ReferenceBackend(program)
+
+    @classmethod
+    def refusal(cls, device: torch.device) -> tuple[str, str] | None:
+        if device.type != "cpu":
+            return "SC602", f"backend='cpu' cannot run on {device}: leave backend='auto'"
+        if not HAS_LLVM:
+            return "SC603", f"backend='cpu' needs llvmlite: {CPU_REMEDY}"
+        return None
+
+    @classmethod
+    def automatic(cls, device: torch.device) -> bool:
+        if device.type == "cpu" and not HAS_LLVM:
+            warn_once(
+                "signconv steps on the PyTorch reference, which is written for truth and not for "
+                f"speed; the fast CPU backend needs llvmlite: {CPU_REMEDY}, or choose "
+                "backend='reference' to silence this"
+            )
+        return cls.refusal(device) is None
+
+    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+        if skip is not None and bool(skip):
+            return
+        known = [p for p in task.params if MASTER not in task.state[p]]
+        if known:
+            self._engine(task.key).step(task.group, known, task.state, grad_scale)
+        others = [p for p in task.params if MASTER in task.state[p]]
+        if others:
+            rest = Task(task.key, task.group, others, task.state)
+            self._reference.prepare(rest)
+            self._reference.step(rest, None, grad_scale)
+
+    def _engine(self, key: object) -> CpuEngine:
+        from signconv.runtime.cpu.engine import CpuEngine  # loads LLVM: not before a step
+
+        if key not in self._engines:
+            self._engines[key] = CpuEngine(self.program)
+        return self._engines[key]

@@ -1,0 +1,65 @@
+"""The Triton backend: GPUs, and for tests Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.backend import Backend, Task
+from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.kernel.engine import GroupEngine
+from signconv.runtime.kernel.launch import interpreted, on_device
+from signconv.runtime.program import OptimizerProgram
+
+#: Devices that Triton compiles for.
+DEVICES = ("cuda", "xpu")
+
+
+class TritonBackend(Backend):
+    """One launch for all tensors of a param group that share dtype and storage."""
+
+    name = "triton"
+
+    def __init__(self, program: OptimizerProgram) -> None:
+        super().__init__(program)
+        self._engines: dict[Hashable, GroupEngine] = {}
+
+    @classmethod
+    def refusal(cls, device: torch.device) -> tuple[str, str] | None:
+        if HAS_TRITON and (device.type in DEVICES or interpreted()):
+            return None
+        return (
+            "SC601",
+            f"backend='triton' cannot run on {device}: it needs a GPU and Triton; leave "
+            "backend='auto'",
+        )
+
+    @classmethod
+    def automatic(cls, device: torch.device) -> bool:
+        """Never the interpreter, which is for tests."""
+        return HAS_TRITON and device.type in DEVICES
+
+    def on_device(self, device: torch.device) -> AbstractContextManager[Any]:
+        return on_device(device)
+
+    def followed(self, groups: Sequence[Mapping[str, Any]]) -> dict[int, torch.device]:
+        found = {}
+        for key, engine in self._engines.items():
+            if isinstance(key, tuple) and engine.follow(groups[key[0]]["params"]):
+                found[key[0]] = key[1]
+        return found
+
+    def prepare(self, task: Task) -> None:
+        if task.key not in self._engines:
+            self._engines[task.key] = GroupEngine(self.program, task.params[0].device)
+        self._engines[task.key].prepare(task.group, task.params, task.state)
+
+    def find_nonfinite(self, task: Task, flag: Tensor) -> None:
+        self._engines[task.key].find_nonfinite(flag)
+
+    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+        self._engines[task.key].step(task.group, skip, grad_scale)

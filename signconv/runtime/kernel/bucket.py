@@ -1,0 +1,179 @@
+"""Tensors of one launch: their table, its upkeep, and the launches.
+
+Table and chunks (``runtime/tables.py``) live on the device and are written anew only when something
+changed; every pointer is compared each step.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.runtime import tables
+from signconv.runtime.dense import Dense
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.kernel import launch, step
+from signconv.runtime.kernel.launch import Launcher
+from signconv.runtime.kernel.sums import Reducer
+from signconv.runtime.master import param_format
+from signconv.runtime.program import OptimizerProgram, has_blocks, row_length
+from signconv.runtime.tables import Column
+
+#: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
+_POINTER, _CONTIGUOUS = Tensor.data_ptr, Tensor.is_contiguous
+_DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
+
+
+class Bucket:
+    """Tensors of one launch: one parameter dtype, gradient dtype and storage."""
+
+    def __init__(
+        self,
+        program: OptimizerProgram,
+        device: torch.device,
+        members: list[Tensor],
+        state: Mapping[Tensor, dict[str, Tensor]],
+    ) -> None:
+        self.program, self.device, self.members = program, device, members
+        self.shape = launch.launch_shape(program, members[0].dtype)
+        blocks = has_blocks(members[0])
+        self.param_format = param_format(state[members[0]])
+        self.watched = [*tables.state_names(program, blocks, self.param_format), "step"]
+        assert members[0].grad is not None
+        self.grad_dtype = members[0].grad.dtype
+        self.variant = launch.Variant(
+            members[0].dtype,
+            self.grad_dtype,
+            blocks,
+            self.param_format,
+            launch.device_codec(device),
+        )
+        self.kinds = [_kind(p) for p in members]
+        per_chunk = self.shape.chunk * BLOCK
+        counts = [-(-p.numel() // per_chunk) for p in members]
+        self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
+        self.programs = len(self.chunks)
+        self.pointers: list[int] = []
+        width = tables.width(len(program.moments))
+        self.table = torch.empty((len(members), width), dtype=torch.int64, device=device)
+        self.reducer = None
+        if program.reductions:
+            self.reducer = Reducer(counts, len(program.reductions), device)
+        self.dense = Dense(())
+        self.entries: list[dict[str, Tensor]] = []
+        self.fixed = torch.empty(0, dtype=torch.int64)
+        self.launchers: dict[bool, tuple[Launcher | None, Launcher]] = {}
+
+    def follow(self) -> bool:
+        """The quick check of every pointer, for tensors and state dictionaries already seen.
+
+        Gradients may have moved, which uploads the table.  False asks for ``refresh`` or more: a
+        gradient is missing or of another kind, or something else is not where it was.
+        """
+        if not self.entries:
+            return False
+        count = len(self.members)
+        grads: list[Any] = [p.grad for p in self.members]
+        try:
+            pointers = self._pointers(self.members, grads)
+        except (TypeError, KeyError, RuntimeError):  # no gradient or a sparse one, no such state
+            return False
+        if (
+            pointers[:count] != self.pointers[:count]
+            or pointers[2 * count :] != self.pointers[2 * count :]
+            or {*map(_DTYPE, grads)} != {self.grad_dtype}
+            or not all(map(_CONTIGUOUS, grads))
+            or not all(map(_CONTIGUOUS, self.members))
+        ):
+            return False
+        if pointers != self.pointers:
+            if {*map(_DEVICE, grads)} != {self.device}:
+                return False
+            self._upload(pointers)
+        return True
+
+    def refresh(
+        self, state: Mapping[Tensor, dict[str, Tensor]], clock_rows: Mapping[Tensor, int]
+    ) -> bool:
+        """Compare every pointer with the table's; upload the table if one changed.
+
+        False where a tensor was replaced by one that this bucket was not made for.
+        """
+        if self.kinds != [_kind(p) for p in self.members]:
+            return False
+        entries = [state[p] for p in self.members]
+        if [*map(id, self.entries)] != [*map(id, entries)]:
+            self.entries = entries
+            rows = [clock_rows[p] for p in self.members]
+            offsets = [int(e["offset"]) for e in entries]
+            sizes = [p.numel() for p in self.members]
+            zeros, lengths = [0] * len(rows), [row_length(p) for p in self.members]
+            self.fixed = torch.tensor([rows, zeros, offsets, sizes, zeros, zeros, lengths])
+        self.dense = Dense(self.members)
+        pointers = self._pointers(self.dense.params, self.dense.grads)
+        if pointers != self.pointers:
+            self._upload(pointers)
+        return True
+
+    def _pointers(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[int]:
+        """Of all parameters, of all gradients, then of all state: name by name, clocks last."""
+        state = [entry[name] for name in self.watched for entry in self.entries]
+        return [*map(_POINTER, params), *map(_POINTER, grads), *map(_POINTER, state)]
+
+    def _upload(self, pointers: list[int]) -> None:
+        count = len(self.members)
+        values = torch.frombuffer(array("q", pointers), dtype=torch.int64).view(-1, count)
+        values = values[:-1]  # the clocks are found by their rows
+        host = torch.zeros(self.table.shape, dtype=torch.int64)
+        host[:, : Column.PARAM] = self.fixed.t()
+        host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)
+        host[:, Column.PARAM : Column.PARAM + len(values)] = values.t()
+        if self.device.type == "cuda":
+            host = host.pin_memory()
+        self.table.copy_(host, non_blocking=True)
+        self.pointers = pointers
+
+    def find_nonfinite(self, flag: Tensor) -> None:
+        """Raise ``flag`` on the device if any gradient is Inf or NaN."""
+        step.find_nonfinite[(self.programs,)](
+            self.table,
+            self.chunks,
+            flag,
+            **launch.finder_constants(self.program, self.variant),
+            num_warps=launch.WARPS,
+        )
+
+    def step(self, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
+        """The one step launch of this bucket; reductions take two or more before it.
+
+        ``scaled``: whether gradients are multiplied by a factor that may not be 1.
+        """
+        if scaled not in self.launchers:
+            self.launchers[scaled] = self._launchers(scaled)
+        reduce, step = self.launchers[scaled]
+        reduced = scalars  # nobody reads it in a program without reductions
+        if reduce is not None and self.reducer is not None:
+            reduce(self.table, self.chunks, scalars, self.reducer.partials)
+            reduced = self.reducer.run()
+        step(self.table, self.chunks, scalars, keys, reduced)
+        self.dense.write_back()
+
+    def _launchers(self, scaled: bool) -> tuple[Launcher | None, Launcher]:
+        """The reduction's, if there is one, and the step's."""
+        given = launch.step_constants(self.program, self.variant, scaled)
+        made = Launcher(step.step_kernel, self.programs, given)
+        if self.reducer is None:
+            return None, made
+        given = launch.reduce_constants(self.program, self.variant, scaled)
+        return Launcher(step.reduce_kernel, self.programs, given), made
+
+
+def _kind(p: Tensor) -> tuple[torch.dtype, torch.dtype, torch.Size]:
+    """What a bucket was made for: a parameter's data can be replaced between steps."""
+    assert p.grad is not None
+    return p.dtype, p.grad.dtype, p.shape

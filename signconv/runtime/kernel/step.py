@@ -1,0 +1,363 @@
+"""The kernels of every optimizer: one element's arithmetic comes from the generated module.
+
+A generated module brings three functions, which a kernel gets as constants (``program.Step``):
+
+    MATH(p, g, moments, scalars, noise, CODEC) -> new parameter, tuple of new moments
+    SUMMANDS(p, g, moments, scalars, CODEC) -> tuple of what its reductions sum
+    SCALARS(t, initial_lr, hypers, states) -> outputs and new scalar states (``scalars.py``)
+
+Values of a tile are [ROWS, 32]: a row of 32 consecutive elements is one scale block.  ``scalars``
+are the program's outputs, then its reductions.
+"""
+
+from __future__ import annotations
+
+from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel import ops
+from signconv.runtime.kernel.constants import (
+    CHUNK_ENTRY,
+    COLUMN_ALIGNED,
+    COLUMN_CLOCK,
+    COLUMN_GRAD,
+    COLUMN_NUMEL,
+    COLUMN_OFFSET,
+    COLUMN_PARAM,
+    COLUMN_STATE,
+    NORM,
+)
+
+
+@triton.jit
+def _lanes(ROWS: tl.constexpr):
+    """Row numbers [ROWS, 1] and element numbers [ROWS, 32] of a tile."""
+    row = tl.arange(0, ROWS)[:, None]
+    return row, row * 32 + tl.arange(0, 32)[None, :]
+
+
+@triton.jit
+def _pointer(address, TYPE: tl.constexpr, FULL: tl.constexpr):
+    """An address of the table.  Only here do 16-byte accesses come from: the hint belongs to the
+    cast, passed through another function it is lost."""
+    ptr = address.to(tl.pointer_type(TYPE))
+    if FULL:
+        ptr = tl.multiple_of(ptr, 16)
+    return ptr
+
+
+@triton.jit
+def _entry(table, chunks, MOMENTS: tl.constexpr):
+    """The table's row for this program's chunk."""
+    tensor = tl.load(chunks + CHUNK_ENTRY * tl.program_id(0)).to(tl.int64)
+    return table + tensor * (COLUMN_STATE + 2 * MOMENTS + 2)
+
+
+@triton.jit
+def _start(chunks, ELEMENTS: tl.constexpr):
+    """The first element of this program's chunk."""
+    return tl.load(chunks + CHUNK_ENTRY * tl.program_id(0) + 1).to(tl.int64) * ELEMENTS
+
+
+@triton.jit
+def _state_pointers(entry, MOMENTS: tl.constexpr):
+    """Two for each moment, untyped: codes and scales."""
+    pointers = ()
+    for i in tl.static_range(2 * MOMENTS):
+        pointers = pointers + (tl.load(entry + COLUMN_STATE + i),)
+    return pointers
+
+
+@triton.jit
+def _scalars(row, OUTPUTS: tl.constexpr):
+    """The outputs of the scalar kernel; the gradient's factor comes before them."""
+    values = ()
+    for i in tl.static_range(OUTPUTS):
+        values = values + (tl.load(row + 1 + i),)
+    return values
+
+
+@triton.jit
+def _fetch(
+    numel,
+    p_ptr,
+    g_ptr,
+    pointers,
+    start,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    FORMATS: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """A tile as it is stored: parameter, gradient, and (codes, scales) of each moment."""
+    row, offsets = _lanes(ROWS)
+    left = numel - start
+    mask, row_mask = offsets < left, row * 32 < left
+    p = ops.load(_pointer(p_ptr, P_TYPE, FULL) + start, offsets, mask, FULL)
+    g = ops.load(_pointer(g_ptr, G_TYPE, FULL) + start, offsets, mask, FULL)
+    stored = (p, g)
+    for i in tl.static_range(len(FORMATS)):
+        ptr = _pointer(pointers[2 * i], tl.uint8, FULL)
+        scale_ptr = _pointer(pointers[2 * i + 1], tl.uint8, FULL)
+        moment = ops.fetch_moment(
+            ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMATS[i], FULL
+        )
+        stored = stored + (moment,)
+    return stored
+
+
+@triton.jit
+def _decode(
+    stored,
+    numel,
+    masters,
+    start,
+    factor,
+    P_FORMAT: tl.constexpr,
+    FORMATS: tl.constexpr,
+    CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """What ``_fetch`` found, in fp32: parameter, gradient and moments."""
+    row, offsets = _lanes(ROWS)
+    left = numel - start
+    mask, row_mask = offsets < left, row * 32 < left
+    p = ops.decode_param(
+        stored[0], masters, start, offsets, mask, row, row_mask, P_FORMAT, FULL, CODEC
+    )
+    g = ops.widen(stored[1], CODEC)
+    if SCALED:
+        g = g * factor
+    moments = ()
+    for i in tl.static_range(len(FORMATS)):
+        code, byte = stored[2 + i]
+        moments = moments + (ops.decode_moment(code, byte, FORMATS[i], CODEC),)
+    return p, g, moments
+
+
+@triton.jit
+def _step(
+    stored,
+    offset,
+    numel,
+    p_ptr,
+    pointers,
+    masters,
+    start,
+    factor,
+    scalars,
+    keys,
+    MATH: tl.constexpr,
+    FIELDS: tl.constexpr,
+    P_TYPE: tl.constexpr,
+    P_FORMAT: tl.constexpr,
+    FORMATS: tl.constexpr,
+    CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
+    ROWS: tl.constexpr,
+    FULL: tl.constexpr,
+):
+    """Decode a tile, step it, encode and store it."""
+    row, offsets = _lanes(ROWS)
+    left = numel - start
+    mask, row_mask = offsets < left, row * 32 < left
+    p, g, moments = _decode(
+        stored, numel, masters, start, factor, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, FULL
+    )
+    index = offset + start + row * 32
+    lane = tl.arange(0, 32)[None, :]
+    bits = ()
+    for w in tl.static_range(len(keys) // 2):
+        bits = bits + (ops.random_bits(index, lane, keys[2 * w], keys[2 * w + 1]),)
+    noise = ops.sign_noise(ops.low_field(bits[0]), CODEC)
+    p, moments = MATH(p, g, moments, scalars, noise, CODEC)
+    ops.store_param(
+        _pointer(p_ptr, P_TYPE, FULL),
+        masters,
+        start,
+        offsets,
+        p,
+        ops.high_field(bits[0]),
+        mask,
+        row,
+        row_mask,
+        P_FORMAT,
+        FULL,
+        CODEC,
+    )
+    for i in tl.static_range(len(FORMATS)):
+        if FIELDS[i] % 2:
+            field = ops.low_field(bits[FIELDS[i] // 2])
+        else:
+            field = ops.high_field(bits[FIELDS[i] // 2])
+        ops.store_moment(
+            _pointer(pointers[2 * i], tl.uint8, FULL),
+            _pointer(pointers[2 * i + 1], tl.uint8, FULL),
+            start,
+            offsets,
+            moments[i],
+            field,
+            mask,
+            row,
+            row_mask,
+            FORMATS[i],
+            FULL,
+            CODEC,
+        )
+
+
+@triton.jit
+def step_kernel(
+    table,
+    chunks,
+    scalar_table,
+    key_table,
+    reduced,
+    MATH: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    REDUCTIONS: tl.constexpr,
+    WORDS: tl.constexpr,
+    FIELDS: tl.constexpr,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    P_FORMAT: tl.constexpr,
+    FORMATS: tl.constexpr,
+    CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
+    ROWS: tl.constexpr,
+    TAIL: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
+    that is not full or not aligned goes TAIL rows at a time, with masks.
+
+    OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in ``reduced``; WORDS: words of
+    random bits per element; FIELDS: which field of them rounds each moment.
+    """
+    entry = _entry(table, chunks, len(FORMATS))
+    start = _start(chunks, TILES * ROWS * 32)
+    active = tl.load(key_table) != 0  # one answer for the whole launch
+    # What the table says about the tensor: all of it at once, before anything depends on it
+    aligned = tl.load(entry + COLUMN_ALIGNED) != 0
+    clock = tl.load(entry + COLUMN_CLOCK)
+    offset = tl.load(entry + COLUMN_OFFSET)
+    numel = tl.load(entry + COLUMN_NUMEL)
+    p_ptr = tl.load(entry + COLUMN_PARAM)
+    g_ptr = tl.load(entry + COLUMN_GRAD)
+    pointers = _state_pointers(entry, len(FORMATS))
+    masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
+    row = scalar_table + clock * (1 + OUTPUTS)
+    factor = tl.load(row)
+    scalars = _scalars(row, OUTPUTS)
+    if len(REDUCTIONS) > 0:
+        reduced += tl.load(chunks + CHUNK_ENTRY * tl.program_id(0)) * len(REDUCTIONS)
+        for i in tl.static_range(len(REDUCTIONS)):
+            total = tl.load(reduced + i)
+            if REDUCTIONS[i] == NORM:
+                scalars = scalars + (ops.norm_of_sum(total, numel),)
+            else:
+                scalars = scalars + (ops.mean_of_sum(total, numel),)
+    keys = ()
+    for i in tl.static_range(2 * WORDS):
+        keys = keys + (tl.load(key_table + clock * (1 + 2 * WORDS) + 1 + i),)
+    left = numel - start
+    if not active:
+        return
+    if aligned & (left >= TILES * ROWS * 32):
+        stored = _fetch(numel, p_ptr, g_ptr, pointers, start, P_TYPE, G_TYPE, FORMATS, ROWS, True)
+        following = stored
+        if TILES > 1:
+            following = _fetch(
+                numel, p_ptr, g_ptr, pointers, start + ROWS * 32,
+                P_TYPE, G_TYPE, FORMATS, ROWS, True,
+            )  # fmt: skip
+        for tile in tl.static_range(TILES):
+            place = start + tile * (ROWS * 32)
+            far = following
+            if tile + 2 < TILES:
+                far = _fetch(
+                    numel, p_ptr, g_ptr, pointers, place + 2 * ROWS * 32,
+                    P_TYPE, G_TYPE, FORMATS, ROWS, True,
+                )  # fmt: skip
+            _step(
+                stored, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
+                MATH, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, True,
+            )  # fmt: skip
+            stored = following
+            following = far
+    else:
+        for first in range(0, ops.extent(left, TILES * ROWS * 32), TAIL * 32):
+            place = start + first
+            tail = _fetch(
+                numel, p_ptr, g_ptr, pointers, place, P_TYPE, G_TYPE, FORMATS, TAIL, False
+            )
+            _step(
+                tail, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
+                MATH, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, TAIL, False,
+            )  # fmt: skip
+
+
+@triton.jit
+def reduce_kernel(
+    table,
+    chunks,
+    scalar_table,
+    partials,
+    SUMMANDS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    REDUCTIONS: tl.constexpr,
+    P_TYPE: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    P_FORMAT: tl.constexpr,
+    FORMATS: tl.constexpr,
+    CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
+    ROWS: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    """Partial sums of one chunk [2**LEVELS elements], by a fixed tree over them."""
+    entry = _entry(table, chunks, len(FORMATS))
+    start = _start(chunks, ROWS * 32)
+    clock = tl.load(entry + COLUMN_CLOCK)
+    numel = tl.load(entry + COLUMN_NUMEL)
+    p_ptr = tl.load(entry + COLUMN_PARAM)
+    g_ptr = tl.load(entry + COLUMN_GRAD)
+    pointers = _state_pointers(entry, len(FORMATS))
+    masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
+    stored = _fetch(numel, p_ptr, g_ptr, pointers, start, P_TYPE, G_TYPE, FORMATS, ROWS, False)
+    row = scalar_table + clock * (1 + OUTPUTS)
+    factor = tl.load(row)
+    scalars = _scalars(row, OUTPUTS)
+    p, g, moments = _decode(
+        stored, numel, masters, start, factor, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, False
+    )
+    sums = SUMMANDS(p, g, moments, scalars, CODEC)
+    _, offsets = _lanes(ROWS)
+    mask = offsets < numel - start
+    place = partials + tl.program_id(0) * len(REDUCTIONS)
+    for i in tl.static_range(len(REDUCTIONS)):
+        ops.store_partial(place + i, sums[i], mask, ROWS, LEVELS)
+
+
+@triton.jit
+def find_nonfinite(
+    table,
+    chunks,
+    flag,
+    MOMENTS: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """Set ``flag`` to 1 if any gradient of the chunk is Inf or NaN."""
+    entry = _entry(table, chunks, MOMENTS)
+    start = _start(chunks, TILES * ROWS * 32)
+    g_ptr = tl.load(entry + COLUMN_GRAD).to(tl.pointer_type(G_TYPE)) + start
+    left = tl.load(entry + COLUMN_NUMEL) - start
+    for tile in tl.static_range(TILES):
+        offsets = tile * (ROWS * 32) + tl.arange(0, ROWS * 32)
+        g = tl.load(g_ptr + offsets, mask=offsets < left, other=0)
+        bad = (g.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
+        if tl.max(bad.to(tl.int32), axis=0) > 0:
+            tl.store(flag, 1.0)

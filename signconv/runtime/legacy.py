@@ -1,0 +1,38 @@
+"""Hashes that earlier releases wrote into checkpoints, and the programs they stand for today.
+
+legacy_0_1.txt has a row for each hash of release 0.1: every built-in spec with every sequence of
+passes, storage and precision that it could be built with, the hash computed at commit 9d323e1
+and the identities by signconv.lower.identity at the commit that brought this file.  In 0.1
+programs that lowered to the same statements shared a hash, so a row may name several.  Programs
+of users' own are not in it.  A later format of hashes adds its file to TABLES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+#: Rows ``old new[,new] # spec convert storage precision``.
+TABLES = ("legacy_0_1.txt",)
+
+
+def accepts(theirs: str | None, ours: str) -> bool:
+    """Whether a state_dict with the hash ``theirs`` belongs to the program with hash ``ours``."""
+    return theirs == ours or (theirs is not None and ours in _table().get(theirs, ()))
+
+
+def known(theirs: str) -> bool:
+    """Whether an earlier release gave this hash to a built-in program."""
+    return theirs in _table()
+
+
+@cache
+def _table() -> Mapping[str, frozenset[str]]:
+    """All tables, read when the first hash does not match."""
+    found: dict[str, frozenset[str]] = {}
+    for name in TABLES:
+        for row in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines():
+            old, new = row.partition("#")[0].split()
+            found[old] = frozenset(new.split(","))
+    return found

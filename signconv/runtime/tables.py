@@ -1,0 +1,62 @@
+"""The table of tensors: what a kernel of any backend knows of a tensor, one row of int64 each.
+
+Engines on the host write it, kernels read it; both take places and widths from here.  A second
+table lists chunks: (tensor, chunk of it) for every program of a launch.
+
+Where a tensor lies in its unsharded one (FIRST_ROW, FIRST_COLUMN, ROW_LENGTH) is written and not
+yet read: OFFSET says enough for cuts along the first dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from signconv.runtime.formats import CHECK, MASTER, PLAIN, SPLIT, WHOLE
+from signconv.runtime.program import OptimizerProgram
+
+
+class Column(IntEnum):
+    """Places in a row of the table."""
+
+    # Written when tensors or clocks change, read by every kernel
+    CLOCK = 0  #: row of its step count, scalars and random keys
+    ALIGNED = 1  #: 1 where every pointer is a multiple of 16; Triton's step reads it
+    OFFSET = 2  #: index of its first element among all, where its random numbers start
+    NUMEL = 3
+    FIRST_ROW = 4  #: its first element's row in the unsharded tensor …
+    FIRST_COLUMN = 5  #: … and column, …
+    ROW_LENGTH = 6  #: … whose rows are so long
+    # Pointers, compared or written every step
+    PARAM = 7
+    GRAD = 8
+    STATE = 9  #: two for each moment, to codes and scales (the same twice where there are none),
+    #: then two for a master weight
+
+
+#: Pointers of a master weight: none, the rests of its bits and their checksums, or its fp32 values.
+_MASTERS = {PLAIN: (), SPLIT: (MASTER, CHECK), WHOLE: (MASTER, MASTER)}
+
+
+def width(moments: int) -> int:
+    """int64 numbers in a row for a program with so many stored moments."""
+    return Column.STATE + 2 * moments + 2
+
+
+def state_names(program: OptimizerProgram, blocks: bool, param_format: int = PLAIN) -> list[str]:
+    """Which tensors of ``state[p]`` the columns from STATE point to, in order."""
+    names: list[str] = []
+    for m in program.moments:
+        names += [m.name, f"{m.name}_scale" if m.format_for(blocks).scaled else m.name]
+    return [*names, *_MASTERS[param_format]]
+
+
+def chunks(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """For tensors of so many chunks each: (tensor, chunk within it) of every chunk, int64."""
+    n = torch.tensor(counts)
+    tensor_of = torch.repeat_interleave(torch.arange(len(counts)), n)
+    starts = torch.repeat_interleave(n.cumsum(0) - n, n)
+    return tensor_of, torch.arange(len(tensor_of)) - starts

@@ -1,0 +1,137 @@
+"""The committed files in generated/: rebuilt to the same bytes, run, and read like hand-written."""
+
+import doctest
+import importlib.util
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from signconv.pipeline import build, builtin_names
+from signconv.pipeline.catalogue import GENERATED, Entry
+from signconv.verification import bits, differential
+from signconv.verification.bits import load_class
+from signconv.verification.witnesses import reference_row
+from tests.support import ROOT
+from tests.support.runs import built, converted
+
+FOLDER = ROOT / "generated"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+ISSUE = ("adamw.py", "adamw_stosign.py", "sgd_stosign.py")
+
+
+def label(entry: Entry) -> str:
+    return entry.label
+
+
+every = pytest.mark.parametrize("entry", GENERATED, ids=label)
+
+
+def path_of(entry: Entry) -> Path:
+    return FOLDER / build(**asdict(entry)).module.file_name
+
+
+@every
+def test_rebuilding_gives_the_same_bytes(entry: Entry) -> None:
+    made = build(**asdict(entry)).module
+    committed = (FOLDER / made.file_name).read_bytes()
+    assert committed == made.source.encode(), f"`signconv build --all` changes {made.file_name}"
+
+
+def test_no_stray_and_no_missing_file() -> None:
+    wanted = {path_of(e).name for e in GENERATED}
+    assert len(wanted) == len(GENERATED)
+    assert {p.name for p in FOLDER.iterdir() if p.name != "__pycache__"} == wanted
+
+
+def test_every_spec_and_the_usual_conversions_are_there() -> None:
+    """Each is one row of the catalogue, and so in every test here."""
+    assert set(ISSUE) <= {p.name for p in FOLDER.iterdir()}
+    plain = {e.spec for e in GENERATED if e == Entry(e.spec)}
+    assert plain == set(builtin_names())
+    stosign = {e.spec for e in GENERATED if e.convert == "stosign"}
+    assert stosign >= {"adamw", "sgd", "adamax", "rmsprop", "lion", "nadam"}
+    soft = {e.convert for e in GENERATED if e.spec == "adamw"}
+    assert soft >= {"soft:p=2", "soft:p=2,nesterov", "soft:p=2,nesterov,stosign"}
+    assert Entry("s3gd", state="fp8-raw", math="bf16") in GENERATED
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@every
+def test_kernel_equals_reference_bit_for_bit(entry: Entry, dtype: torch.dtype) -> None:
+    """Three steps from trained state, in this process (conftest.py)."""
+    row = bits.compare(load_class(path_of(entry)), dtype, DEVICE, steps=3)
+    assert row.ok, f"{row.subject}: {row.detail}"
+
+
+@pytest.mark.parametrize("entry", [e for e in GENERATED if e.convert], ids=label)
+def test_reference_follows_the_evaluator(entry: Entry) -> None:
+    """The conversions, with fp32 state; for the plain specs it is in test_specs.py."""
+    row = reference_row(converted(entry.spec, entry.convert), built(entry.spec, entry.convert))
+    assert row.ok, row.detail
+
+
+def test_kernel_equals_reference_as_verify_runs_it() -> None:
+    """In a process of its own."""
+    rows = differential.kernel_rows(FOLDER / "adamw_stosign.py", DEVICE, steps=3)
+    assert [r.subject for r in rows] == ["float32 parameters", "bfloat16 parameters"]
+    for row in rows:
+        assert row.ok, f"{row.subject}: {row.detail}"
+
+
+@every
+def test_file_names_the_command_that_makes_it(entry: Entry) -> None:
+    source = path_of(entry).read_text()
+    command = next(line for line in source.splitlines() if line.startswith("    signconv build "))
+    words = command.split()
+    assert words[2] == entry.spec
+    assert ("--convert" in words) is (entry.convert is not None)
+    assert ("--state" in words) is (entry.state != "fp8")
+
+
+@every
+def test_docstring_example_runs(entry: Entry) -> None:
+    path = path_of(entry)
+    cls = load_class(path)
+    names = {"torch": torch, cls.__name__: cls}
+    examples = doctest.DocTestFinder(recurse=False).find(cls, globs=names)
+    (example,) = [e for e in examples if e.examples]
+    assert len(example.examples) >= 4
+    result = doctest.DocTestRunner(verbose=False).run(example)
+    assert result.attempted == len(example.examples)
+    assert result.failed == 0
+
+
+@every
+def test_example_moves_the_parameters(entry: Entry) -> None:
+    """An example that runs and does nothing would pass as well."""
+    cls = load_class(path_of(entry))
+    model = torch.nn.Linear(32, 8)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = cls(model.parameters())
+    model(torch.randn(4, 32)).square().mean().backward()
+    optimizer.step()
+    for old, new in zip(before, model.parameters()):
+        assert ((old != new).float().mean() > 0.9).item()
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")], ids=" ".join)
+def test_ruff(arguments: tuple[str, ...]) -> None:
+    if importlib.util.find_spec("ruff") is None:
+        pytest.skip("ruff is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments, str(FOLDER)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@every
+def test_lines_fit(entry: Entry) -> None:
+    assert max(map(len, path_of(entry).read_text().splitlines())) <= 100

@@ -1,0 +1,123 @@
+"""Checkpoints of earlier releases load into today's classes and go on with the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from signconv import pipeline
+from signconv.lower.identity import program_hash
+from signconv.runtime import legacy
+from signconv.runtime.compat import HAS_LLVM
+from signconv.verification.bits import load_class
+from tests.support import ROOT
+
+CHECKPOINTS = sorted((ROOT / "tests" / "data" / "checkpoints").glob("v1_*.pt"))
+BACKENDS = [
+    "reference",
+    pytest.param("cpu", marks=pytest.mark.skipif(not HAS_LLVM, reason="llvmlite is missing")),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("built")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def built(saved: dict[str, Any], folder: Path) -> type:
+    made = pipeline.build(**saved["build"])
+    return load_class(pipeline.write(made.module, folder)[0])
+
+
+def loaded(saved: dict[str, Any], folder: Path, backend: str) -> tuple[list, Any]:
+    params = [torch.nn.Parameter(p.clone()) for p in saved["params"]]
+    optimizer = built(saved, folder)(params, backend=backend, **saved["arguments"])
+    optimizer.load_state_dict(saved["state_dict"])
+    return params, optimizer
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal bits, signs of zeros included."""
+    raw = [x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (a, b)]
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*raw)
+
+
+def test_every_storage_has_a_checkpoint() -> None:
+    states = {read(p)["build"]["state"] for p in CHECKPOINTS}
+    assert states == {"fp8", "fp8-raw", "bf16", "fp32"} and len(CHECKPOINTS) == 9
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_a_checkpoint_of_0_1_goes_on_with_the_same_bits(
+    path: Path, backend: str, folder: Path
+) -> None:
+    saved = read(path)
+    params, optimizer = loaded(saved, folder, backend)
+    for grads in saved["grads"]:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.clone()
+        optimizer.step()
+    assert [i for i, p in enumerate(params) if not same(p, saved["after"][i])] == []
+    state = optimizer.state_dict()["state"]
+    assert state.keys() == saved["state_after"].keys()
+    for i, entry in saved["state_after"].items():
+        assert state[i].keys() == entry.keys()
+        assert [n for n, x in entry.items() if not same(state[i][n], x)] == []
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS[:1], ids=lambda p: p.stem)
+def test_it_is_saved_again_under_todays_hash(path: Path, folder: Path) -> None:
+    saved = read(path)
+    old = saved["state_dict"]["param_groups"][0]["program"]
+    _, optimizer = loaded(saved, folder, "reference")
+    (group,) = optimizer.state_dict()["param_groups"]
+    assert group["program"] == optimizer.program.hash != old
+    assert saved["state_dict"]["param_groups"][0]["program"] == old
+
+
+def test_a_hash_of_another_program_is_refused(folder: Path) -> None:
+    saved, other = read(CHECKPOINTS[0]), read(CHECKPOINTS[2])
+    saved["state_dict"] = other["state_dict"]
+    with pytest.raises(ValueError, match=r"the optimizer that wrote it \[SC503\]$"):
+        loaded(saved, folder, "reference")
+
+
+def test_a_program_of_the_users_own_is_told_what_to_do(folder: Path) -> None:
+    saved = read(CHECKPOINTS[0])
+    saved["state_dict"]["param_groups"][0]["program"] = "0123456789abcdef"
+    with pytest.raises(ValueError, match=r"release 0\.1.*group\['program'\].*CHANGELOG.*SC503"):
+        loaded(saved, folder, "reference")
+
+
+def rows() -> list[tuple[str, list[str], list[str]]]:
+    made = []
+    for name in legacy.TABLES:
+        lines = (ROOT / "signconv" / "runtime" / name).read_text().splitlines()
+        for line in lines:
+            (old, new), label = line.partition("#")[0].split(), line.partition("#")[2].split()
+            made.append((old, new.split(","), label))
+    return made
+
+
+def test_the_table_is_well_formed() -> None:
+    hashes = [x for old, new, _ in rows() for x in (old, *new)]
+    assert len({old for old, _, _ in rows()}) == len(rows()) == 426
+    assert all(len(x) == 16 and int(x, 16) >= 0 for x in hashes)
+    assert not {old for old, _, _ in rows()} & {x for _, new, _ in rows() for x in new}
+
+
+@pytest.mark.parametrize("row", rows()[::20], ids=lambda r: "-".join(r[2]))
+def test_a_row_names_the_identity_of_what_it_says(row: tuple[str, list[str], list[str]]) -> None:
+    old, new, (spec, convert, state, math) = row
+    made = pipeline.build(spec, None if convert == "-" else convert, state, math=math)
+    assert program_hash(made.kernel) == new[0]
+    assert legacy.accepts(old, new[0]) and legacy.known(old)
+    assert not legacy.accepts(old, old[::-1]) and not legacy.accepts(None, new[0])

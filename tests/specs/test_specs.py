@@ -1,0 +1,101 @@
+"""Every built-in spec: evaluator against an independent oracle, reference against evaluator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from signconv.ir.evaluate import Evaluator
+from signconv.pipeline import builtin_names, resolve
+from signconv.verification.witnesses import SIZE, gradients, reference_row
+from tests.specs.oracles import ORACLES, by_torch, draws
+from tests.support.runs import OWN, Array, built, converted, keywords
+
+STEPS, LR = 100, 7e-3
+every = pytest.mark.parametrize("name", builtin_names())
+
+
+def inputs() -> tuple[Array, list[Array]]:
+    """Start and gradients; the scale differs by element, and each is zero now and then."""
+    rng = np.random.default_rng(31)
+    return rng.standard_normal(SIZE), gradients(rng, STEPS)
+
+
+def evaluated(name: str, **hypers: float) -> Array:
+    """Where the float64 evaluator ends."""
+    x, grads = inputs()
+    evaluator = Evaluator(resolve(name), **{"lr": LR, **ORACLES[name].hypers, **hypers})
+    state = evaluator.initial_state(x)
+    for t, (g, n) in enumerate(zip(grads, draws(STEPS, SIZE)), 1):
+        x, state = evaluator.step(x, g, state, t, n)
+    return x
+
+
+def test_every_spec_has_an_oracle() -> None:
+    assert set(ORACLES) == set(builtin_names())
+
+
+@every
+def test_every_hyperparameter_is_off_its_default(name: str) -> None:
+    hypers = {"lr": LR, **ORACLES[name].hypers}
+    assert hypers.keys() == {h.name for h in resolve(name).hypers}
+    assert all(
+        hypers[h.name] != h.default and h.allows(hypers[h.name]) for h in resolve(name).hypers
+    )
+
+
+@every
+def test_evaluator_follows_the_oracle(name: str) -> None:
+    x, grads = inputs()
+    wanted = ORACLES[name].run(x, grads, LR)
+    assert np.median(np.abs(wanted - x)) > 1e-3
+    assert np.max(np.abs(evaluated(name) - wanted)) < 1e-12
+
+
+@every
+def test_oracle_notices_every_hyperparameter(name: str) -> None:
+    """Each one moved by a little, and the two disagree."""
+    wanted = ORACLES[name].run(*inputs(), LR)
+    for h, value in {"lr": LR, **ORACLES[name].hypers}.items():
+        assert np.max(np.abs(evaluated(name, **{h: value * 0.97}) - wanted)) > 1e-6, h
+
+
+@every
+def test_reference_follows_the_evaluator(name: str) -> None:
+    row = reference_row(converted(name), built(name))
+    assert row.ok, row.detail
+
+
+@pytest.mark.parametrize("name", [n for n in builtin_names() if resolve(n).link != "stosign"])
+def test_reference_stays_near_the_oracle(name: str) -> None:
+    """fp32 all the way: 100 steps of the built class, all hyperparameters off their defaults.
+
+    Elements whose sign met a value near zero may be some whole steps away; they are few.
+    """
+    x, grads = inputs()
+    cls = built(name)
+    p = torch.tensor(x, dtype=torch.float32, requires_grad=True)
+    hypers = {"lr": LR, **ORACLES[name].hypers}
+    optimizer = cls([p], backend="reference", **keywords(cls, hypers))
+    for g in grads:
+        p.grad = torch.tensor(g, dtype=torch.float32)
+        optimizer.step()
+    gap = np.abs(p.detach().double().numpy() - ORACLES[name].run(x, grads, LR))
+    assert np.mean(gap > 2e-5) < 0.01
+    assert np.max(gap) < 4 * LR
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.95])
+def test_nesterov_is_torchs(momentum: float) -> None:
+    """torch sums gradients where an EMA averages them: its lr is smaller by 1 - momentum."""
+    x, grads = inputs()
+    torchs = by_torch(
+        lambda p, lr: torch.optim.SGD(p, lr, momentum, nesterov=momentum > 0), 0.0
+    ).run(x, grads, LR * (1 - momentum))
+    program = converted(OWN + "MomentumFromZero", "nesterov")
+    evaluator = Evaluator(program, lr=LR, momentum=momentum, weight_decay=0.0)
+    ours, state = x, evaluator.initial_state(x)
+    for t, g in enumerate(grads, 1):
+        ours, state = evaluator.step(ours, g, state, t)
+    assert np.max(np.abs(ours - torchs)) < 1e-12

@@ -1,0 +1,343 @@
+"""All witnesses on one random program: evaluator - reference - kernel, and the passes' laws."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from signconv.errors import LoweringError, PassError, SignconvError
+from signconv.ir.analysis import scalar_moments
+from signconv.ir.bounds import moment_bounds
+from signconv.ir.evaluate import Evaluator, _Scope
+from signconv.ir.nodes import Program
+from signconv.passes.base import canonical, parse, registry
+from signconv.pipeline import Build, apply_passes, build, resolve, write
+from signconv.runtime.formats import BLOCK, Format
+from signconv.runtime.optimizer import FusedOptimizer
+from signconv.runtime.program import has_blocks
+from signconv.runtime.reference import ops as ref
+from signconv.runtime.reference.roots import LARGEST_ROOT
+from signconv.verification.bits import different, load_class
+from signconv.verification.laws import verdicts
+from tools.fuzz.enclosure import Enclosed, Enclosing
+from tools.fuzz.programs import Case
+
+STEPS = 2
+
+
+@dataclass
+class Tally:
+    """What a run of many programs has covered, so that an idle one shows."""
+
+    programs: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    links: Counter[str] = field(default_factory=Counter)
+    laws: Counter[str] = field(default_factory=Counter)
+    values: int = 0
+    decided: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.programs += other.programs
+        self.refused += other.refused
+        self.links += other.links
+        self.laws += other.laws
+        self.values += other.values
+        self.decided += other.decided
+
+
+@dataclass(frozen=True)
+class Result:
+    """problems: one line each; refused: why the compiler would not have the program."""
+
+    problems: list[str]
+    refused: str
+    tally: Tally
+
+
+def check(case: Case, device: str = "cpu") -> Result:
+    """Build the program and run every witness on it."""
+    tally = Tally(programs=1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            made = compiled(case, folder)
+        except SignconvError as error:
+            words = error.message
+            tally.refused[type(error).__name__] += 1
+            return Result([], words, tally)
+        cls = load_class(write(made.module, folder)[0])
+        tally.links[made.program.link] += 1
+        found = list(verdicts(made.base, made.program.history))
+        tally.laws.update(law.promise for _, law, wrong in found if law and wrong is not None)
+        problems = [f"law of {text}: {wrong}" for text, _, wrong in found if wrong]
+        problems += run(case, made, cls, device, tally)
+    return Result(problems, "", tally)
+
+
+def compiled(case: Case, folder: Path) -> Build:
+    """The build: passes that do not apply are left out, formats that cannot be are replaced."""
+    path = folder / "mine.py"
+    path.write_text(case.source)
+    spec = f"{path}:Mine"
+    program = resolve(spec)
+    asked, groups = [], set()
+    for request in (parse(text) for text in case.convert):
+        if registry()[request.name].group not in groups:
+            groups.add(registry()[request.name].group)
+            asked.append(request)
+    kept: list[str] = []
+    for request in canonical(asked):
+        try:
+            program = apply_passes(program, [request])
+        except PassError:
+            continue
+        kept.append(request.text)
+    convert = ",".join(kept) or None
+    for state, math in ((case.state, case.math), ("fp8", case.math), ("fp8", "fp32")):
+        try:
+            return build(spec, convert=convert, state=state, math=math)
+        except LoweringError as error:
+            last = error
+    raise last
+
+
+# ---------------------------------------------------------------- what it is run on
+
+
+def parameters(case: Case) -> list[Tensor]:
+    dtype = getattr(torch, case.dtype)
+    rng = torch.Generator().manual_seed(11)
+    made = []
+    for shape in case.shapes:
+        p = torch.randn(shape, generator=rng).to(dtype)
+        if case.transposed and p.dim() == 2:
+            p = torch.randn(shape[::-1], generator=rng).to(dtype).t()
+        made.append(p.requires_grad_())
+    return made
+
+
+def gradient(kind: str, p: Tensor, t: int, index: int) -> Tensor:
+    """Gradients of one kind; extreme ones stand beside ordinary ones in the same block."""
+    rng = torch.Generator().manual_seed(100 * t + index)
+    g = torch.randn(p.shape, generator=rng)
+    if kind == "decades":
+        g *= 10.0 ** (-6 + 6 * torch.rand(p.shape, generator=rng))
+    elif kind == "small":
+        g *= 1e-15
+    elif kind == "subnormal":
+        g *= 1e-40
+    elif kind == "huge":
+        g *= 1e38
+    elif kind == "zeros":
+        keep = torch.rand(p.shape, generator=rng)
+        g = torch.where(keep < 0.3, 0.0, torch.where(keep < 0.6, -0.0, g))
+    elif kind == "spike":
+        g = torch.where(torch.rand(p.shape, generator=rng) < 0.1, 1e6, g * 1e-5)
+    elif kind == "nonfinite":
+        which = torch.rand(p.shape, generator=rng)
+        for below, value in ((0.06, torch.nan), (0.04, torch.inf), (0.02, -torch.inf)):
+            g = torch.where(which < below, value, g)
+    return g.to(p.dtype)
+
+
+def run(case: Case, made: Build, cls: Any, device: str, tally: Tally) -> list[str]:
+    """Two steps from a state that the reference trained."""
+    cpu = parameters(case)
+    options = {"seed": case.seed, "maximize": case.maximize}
+    reference = cls(cpu, backend="reference", **options)
+    for t in range(case.warm):
+        _set(case, cpu, t)
+        reference.step()
+    for p in cpu:
+        if p not in reference.state and p.numel():
+            reference.state[p] = reference._new_state(p, None)
+    other = [p.detach().clone().to(device).requires_grad_() for p in cpu]
+    kernel = cls(other, backend="triton", **options)
+    kernel.load_state_dict(reference.state_dict())
+    problems: list[str] = []
+    for t in range(case.warm, case.warm + STEPS):
+        _set(case, cpu, t)
+        for p, q in zip(cpu, other, strict=True):
+            assert p.grad is not None
+            q.grad = p.grad.to(device)
+        wanted = [_enclose(made.program, reference, p, case, made.kernel.precision) for p in cpu]
+        reference.step()
+        kernel.step()
+        for i, (p, q) in enumerate(zip(cpu, other, strict=True)):
+            where = f"step {t + 1}, tensor {i} {list(p.shape)} ({case.gradients[i]})"
+            if not p.numel():
+                continue
+            problems += [f"{where}: {w}" for w in _outside(wanted[i], reference, p, tally)]
+            pairs = {"parameter": (p, q)}
+            pairs |= {k: (v, kernel.state[q][k]) for k, v in reference.state[p].items()}
+            for what, (a, b) in pairs.items():
+                if n := different(a, b):
+                    problems.append(f"{where}: kernel differs from reference in {what}: {n}")
+    return problems
+
+
+def _set(case: Case, params: list[Tensor], t: int) -> None:
+    for i, (p, kind) in enumerate(zip(params, case.gradients, strict=True)):
+        p.grad = gradient(kind, p, t, i)
+
+
+# ---------------------------------------------------------------- evaluator against reference
+
+
+def _flat(x: Tensor) -> Any:
+    return x.detach().contiguous().view(-1).double().numpy()
+
+
+def _moment(entry: dict[str, Tensor], name: str, fmt: Format) -> Any:
+    return ref.load_moment(entry[name], entry.get(f"{name}_scale"), fmt).double().numpy()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one step may come to: intervals of the parameter and of every moment."""
+
+    param: Enclosed
+    state: dict[str, Any]
+    complaint: str
+
+
+def _enclose(
+    program: Program, optimizer: FusedOptimizer, p: Tensor, case: Case, precision: str
+) -> Wanted | None:
+    """The enclosure of the next step, from the reference's own state."""
+    if not p.numel():
+        return None
+    entry = optimizer.state[p]
+    unit = 2.0**-24 if precision == "fp32" else 2.0**-8
+    t = int(entry["step"]) + 1
+    bits = ref.random_bits(
+        int(entry["offset"]), p.numel(), *ref.draw_keys(case.seed, t, 0), torch.device("cpu")
+    )
+    noise = ref.sign_noise(ref.low_field(bits)).double().numpy()
+    assert p.grad is not None
+    start, grad = _flat(p), _flat(p.grad) * (-1.0 if case.maximize else 1.0)
+    memory = scalar_moments(program)
+    formats = {m.name: m.format_for(has_blocks(p)) for m in optimizer.program.moments}
+    plain = {
+        m.name: np.float64(entry[m.name]) if m.name in memory
+        else _moment(entry, m.name, formats[m.name])
+        for m in program.moments
+    }  # fmt: skip
+
+    def exact(x: Any) -> Any:
+        return Enclosed(x, x, False, unit) if np.ndim(x) else x
+
+    prev = {name: exact(x) for name, x in plain.items()}
+    enclosing, evaluator = Enclosing(program), Evaluator(program)
+    if precision == "bf16":
+        enclosing.rounded_hypers(unit)
+    if program.link == "ratio" and optimizer.program.state != "fp32":
+        for b in moment_bounds(program):
+            floor = _Scope(enclosing, exact(start), exact(grad), prev, t)(b.floor)
+            size = abs(prev[b.upper.name]) ** float(b.order)
+            prev[b.lower.name] = np.maximum(prev[b.lower.name], size * floor)
+            with np.errstate(all="ignore"):
+                floor = _Scope(evaluator, start, grad, plain, t)(b.floor)
+                low = np.abs(plain[b.upper.name]) ** float(b.order) * floor
+                plain[b.lower.name] = np.maximum(plain[b.lower.name], low)
+    param, state = enclosing.step(exact(start), exact(grad), prev, t, noise)
+    if precision == "bf16":  # a first input is weighted by 1 and rounded too
+        state = {n: x * 1.0 if isinstance(x, Enclosed) else x for n, x in state.items()}
+    middle, states = evaluator.step(start, grad, plain, t, noise)
+    pairs = [("parameter", param, middle)]
+    pairs += [(n, state[n], states[n]) for n in formats]
+    bad = [name for name, box, x in pairs if (~(box.has(x) | box.open)).any()]
+    complaint = f"the evaluator's {', '.join(bad)} left its own enclosure" if bad else ""
+    return Wanted(param, state, complaint)
+
+
+def _outside(
+    wanted: Wanted | None, optimizer: FusedOptimizer, p: Tensor, tally: Tally
+) -> list[str]:
+    """Where the reference's step is not what the program means."""
+    assert wanted is not None
+    problems = [wanted.complaint] if wanted.complaint else []
+    box = wanted.param
+    if p.dtype == torch.bfloat16:
+        box = box.wider(2.0**-7 * np.maximum(np.abs(box.lo), np.abs(box.hi)) + 2.0**-133)
+    problems += _compare("parameter", box, _flat(p), tally)
+    entry = optimizer.state[p]
+    for m in optimizer.program.moments:
+        fmt = m.format_for(has_blocks(p))
+        box = wanted.state[m.name]
+        if not isinstance(box, Enclosed):  # a state that came out as one number
+            box = Enclosed(np.full(p.numel(), box), np.full(p.numel(), box))
+            box = box.wider(2.0**-22 * np.abs(box.lo))
+        got = _moment(entry, m.name, fmt)
+        scale = entry.get(f"{m.name}_scale")
+        if scale is not None:
+            values = got ** (1 / fmt.order)
+            problems += _scales(m.name, box, values, scale.view(-1).long().numpy(), fmt.order)
+        problems += _compare(m.name, _stored(box, fmt, scale), got, tally)
+    return problems
+
+
+def _stored(box: Enclosed, fmt: Format, scale: Tensor | None) -> Enclosed:
+    """The interval widened by one step of the format; a non-finite moment is stored as NaN."""
+    size = np.maximum(np.abs(box.lo), np.abs(box.hi))
+    size = np.where(np.isinf(size), 0.0, size)
+    if fmt.name == "fp32":
+        return box
+    if fmt.name == "bf16":
+        return box.wider(2.0**-7 * size + 2.0**-133)
+    if scale is None:  # raw E4M3, to nearest; saturates
+        made = box.wider(2.0**-4 * size + 2.0**-10)
+        return Enclosed(np.minimum(made.lo, 448.0), np.maximum(made.hi, -448.0), box.open, box.unit)
+    unit = 2.0 ** (scale.view(-1).double().numpy().repeat(BLOCK) - 127)
+    if fmt.order > 1:
+        return _stored_root(box, fmt.order, unit)
+    mantissa, smallest = (3, 2.0**-9) if fmt.name == "e4m3" else (2, 2.0**-16)
+    made = box.wider(2.0**-mantissa * size + smallest * unit)
+    # The code above the last binade of fp32 decodes to Inf (docs/numerics.md)
+    past = box.open | (size > (2 - 2.0**-mantissa) * 2.0**127)
+    return Enclosed(
+        np.where(past, -np.inf, made.lo), np.where(past, np.inf, made.hi), box.open, box.unit
+    )
+
+
+def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
+    """The interval of a moment >= 0 widened by one E4M3 code of its root; 2^124 saturates."""
+    ends = []
+    for end, way in ((box.lo, -1.0), (box.hi, 1.0)):
+        low = np.clip(end, 0.0, LARGEST_ROOT) ** (1 / order)
+        ends.append(np.maximum(low + way * np.maximum(low * 2.0**-3, 2.0**-9 * unit), 0.0) ** order)
+    # Exact code values meet the rounded 1/order-th power
+    return Enclosed(ends[0] * (1 - 2.0**-40), ends[1] * (1 + 2.0**-40), box.open, box.unit)
+
+
+def _scales(name: str, box: Enclosed, got: Any, scale: Any, order: float) -> list[str]:
+    """A block's scale fits its largest finite value: E8M0 of 256 (E5M2: 2^15) codes below it.
+
+    The smallest scale serves zeros too: 2^-126, or that of the root of the smallest normal number.
+    """
+    smallest = 1 if order == 1 else 120 - 126 // order
+    largest = np.abs(np.where(np.isfinite(got), got, 0.0)).reshape(-1, BLOCK).max(axis=1)
+    sure = ~box.open.reshape(-1, BLOCK).any(axis=1)
+    codes = largest / 2.0 ** (scale - 127.0)
+    wasted = sure & (scale > smallest) & (codes < 2.0**7)
+    return [f"{name}: {int(wasted.sum())} blocks waste their scale"] if wasted.any() else []
+
+
+def _compare(what: str, box: Enclosed, got: Any, tally: Tally) -> list[str]:
+    tally.values += got.size
+    tally.decided += int((~box.open).sum())
+    bad = ~(box.has(got) | box.open | (np.isnan(got) & box.open))
+    if not bad.any():
+        return []
+    i = int(np.argmax(bad))
+    return [
+        f"reference's {what} outside the evaluator's interval at {int(bad.sum())} of {got.size} "
+        f"elements; element {i} is {got[i]!r}, not in [{box.lo[i]!r}, {box.hi[i]!r}]"
+    ]

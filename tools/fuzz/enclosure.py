@@ -1,0 +1,325 @@
+"""What fp32 arithmetic may make of a float64 result: intervals that the evaluator runs on.
+
+``Evaluator`` is written in NumPy functions, and ``Enclosed`` answers to those.  Every operation
+widens its result by a few units in the last place and one subnormal, so whatever order the
+lowering chooses for scalars and divisions, the reference has to land inside; a comparison whose
+sides overlap takes both branches.  Past the largest fp32 number, and where a NaN may come up, the
+interval is open and says so, and proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from signconv.ir.evaluate import Evaluator
+from signconv.ir.nodes import Op, Program, Ref, walk
+
+LARGEST = float(np.finfo(np.float32).max)
+#: Units in the last place per operation: a quotient by a scalar is two roundings, an integer
+#: power a few, exp and tanh are within 2 and 4.
+ULPS = 8
+
+
+class Fuzzy:
+    """A comparison of intervals: ``must`` where it surely holds, ``may`` where it can."""
+
+    def __init__(self, must: Any, may: Any) -> None:
+        self.must, self.may = must, may
+
+    def __and__(self, other: Any) -> Fuzzy:
+        other = other if isinstance(other, Fuzzy) else Fuzzy(other, other)
+        return Fuzzy(self.must & other.must, self.may & other.may)
+
+    __rand__ = __and__
+
+
+class Enclosed(NDArrayOperatorsMixin):
+    """Intervals [lo, hi], and where the value may be NaN; ``unit`` is 2**-24, in bf16 2**-8."""
+
+    def __init__(self, lo: Any, hi: Any, nan: Any = False, unit: float = 2.0**-24) -> None:
+        lo, hi = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
+        bad = np.isnan(lo) | np.isnan(hi)
+        self.lo, self.hi = np.where(bad, -np.inf, lo), np.where(bad, np.inf, hi)
+        self.nan = np.broadcast_to(bad | nan, self.lo.shape)
+        self.unit = unit
+
+    @property
+    def tiny(self) -> float:
+        """One and the other half of the smallest subnormal: 2**-148 in fp32, 2**-132 in bf16."""
+        return self.unit * 2.0**-124
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lo.shape
+
+    def copy(self) -> Enclosed:
+        return Enclosed(self.lo.copy(), self.hi.copy(), self.nan.copy(), self.unit)
+
+    @property
+    def open(self) -> Any:
+        """Where the interval proves nothing."""
+        return self.nan | np.isinf(self.lo) | np.isinf(self.hi)
+
+    def has(self, x: Any) -> Any:
+        """Where ``x`` lies inside."""
+        return np.where(np.isnan(x), self.nan, (self.lo <= x) & (x <= self.hi))
+
+    def wider(self, by: Any) -> Enclosed:
+        """Every interval larger by ``by`` on both sides."""
+        return Enclosed(self.lo - by, self.hi + by, self.nan, self.unit)
+
+    # ---------------------------------------------------------------- NumPy
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **_: Any) -> Any:
+        if method != "__call__":
+            return NotImplemented
+        with np.errstate(all="ignore"):
+            if ufunc in _COMPARED:
+                return _COMPARED[ufunc](*(self._lift(x) for x in inputs))
+            if ufunc is np.power:
+                return self._power(inputs[0], float(inputs[1]))
+            return _RULES[ufunc](*(self._lift(x) for x in inputs))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            if function is np.where:
+                return self._where(*args)
+            if function is np.clip:
+                x, low, high = args
+                return np.minimum(np.maximum(x, low), high)
+            if function is np.broadcast_to:
+                x, shape = args
+                lo, hi, nan = (np.broadcast_to(a, shape) for a in (x.lo, x.hi, x.nan))
+                return Enclosed(lo, hi, nan, x.unit)
+            if function in (np.sum, np.mean):
+                (x,) = args
+                size = np.maximum(np.abs(x.lo), np.abs(x.hi)).sum()
+                slack = x.unit * (np.log2(x.lo.size + 1) + ULPS) * size + x.lo.size * x.tiny
+                nan = x.nan.any() | (size > LARGEST / 2)  # partial sums: Inf - Inf
+                slack = np.where(nan, np.inf, slack)
+                total = Enclosed(x.lo.sum() - slack, x.hi.sum() + slack, nan, x.unit)
+                if function is np.sum and (x.lo >= 0).all():
+                    total.lo = np.maximum(total.lo, 0.0)
+                return _rounded(total) if function is np.sum else total / float(x.lo.size)
+        return NotImplemented
+
+    def _lift(self, x: Any) -> Enclosed:
+        """A number enters fp32 rounded once."""
+        if isinstance(x, Enclosed):
+            return x
+        x = np.asarray(x, np.float64)
+        exact = Enclosed(x, x, False, self.unit)
+        return exact if (x == x.astype(np.float32)).all() else _rounded(exact)
+
+    def _where(self, condition: Any, a: Any, b: Any) -> Enclosed:
+        a, b = self._lift(a), self._lift(b)
+        if not isinstance(condition, Fuzzy):
+            condition = Fuzzy(np.asarray(condition), np.asarray(condition))
+        must, may = condition.must, condition.may
+        lo = np.where(must, a.lo, np.where(may, np.minimum(a.lo, b.lo), b.lo))
+        hi = np.where(must, a.hi, np.where(may, np.maximum(a.hi, b.hi), b.hi))
+        nan = np.where(must, a.nan, np.where(may, a.nan | b.nan, b.nan))
+        return Enclosed(lo, hi, nan, self.unit)
+
+    def _power(self, base: Enclosed, n: float) -> Enclosed:
+        if n == int(n) and n % 2 == 0:
+            base = _abs(base)
+        nan = base.nan | ((base.lo < 0) & (n != int(n)))
+        low = base.lo if n == int(n) else np.maximum(base.lo, 0.0)
+        return _rounded(Enclosed(low**n, base.hi**n, nan, self.unit), ULPS + 2 * n)
+
+
+def _rounded(x: Enclosed, ulps: float = ULPS) -> Enclosed:
+    """Widened by rounding; rounding keeps a sign, and past the largest number it may be Inf."""
+    by = ulps * x.unit
+    lo = x.lo - by * np.abs(x.lo) - x.tiny
+    hi = x.hi + by * np.abs(x.hi) + x.tiny
+    lo = np.where((x.lo >= 0) & (lo < 0), 0.0, np.minimum(lo, LARGEST))
+    hi = np.where((x.hi <= 0) & (hi > 0), 0.0, np.maximum(hi, -LARGEST))
+    lo = np.where(lo < -LARGEST, -np.inf, lo)
+    hi = np.where(hi > LARGEST, np.inf, hi)
+    return Enclosed(lo, hi, x.nan, x.unit)
+
+
+def _has_zero(x: Enclosed) -> Any:
+    return (x.lo <= 0) & (x.hi >= 0)
+
+
+def _has_inf(x: Enclosed) -> Any:
+    return np.isinf(x.lo) | np.isinf(x.hi)
+
+
+def _hull(candidates: list[Any], nan: Any, unit: float) -> Enclosed:
+    stacked = np.stack(np.broadcast_arrays(*candidates))
+    bad = np.isnan(stacked).any(axis=0)
+    lo = np.where(bad, -np.inf, stacked.min(axis=0))
+    hi = np.where(bad, np.inf, stacked.max(axis=0))
+    return _rounded(Enclosed(lo, hi, nan | bad, unit))
+
+
+def _add(a: Enclosed, b: Enclosed) -> Enclosed:
+    nan = a.nan | b.nan | (_has_inf(a) & _has_inf(b))
+    return _rounded(Enclosed(a.lo + b.lo, a.hi + b.hi, nan, a.unit))
+
+
+def _subtract(a: Enclosed, b: Enclosed) -> Enclosed:
+    nan = a.nan | b.nan | (_has_inf(a) & _has_inf(b))
+    return _rounded(Enclosed(a.lo - b.hi, a.hi - b.lo, nan, a.unit))
+
+
+def _multiply(a: Enclosed, b: Enclosed) -> Enclosed:
+    nan = a.nan | b.nan | (_has_zero(a) & _has_inf(b)) | (_has_inf(a) & _has_zero(b))
+    return _hull([x * y for x in (a.lo, a.hi) for y in (b.lo, b.hi)], nan, a.unit)
+
+
+def _divide(a: Enclosed, b: Enclosed) -> Enclosed:
+    zero = _has_zero(b)
+    nan = a.nan | b.nan | (zero & _has_zero(a)) | (_has_inf(a) & _has_inf(b))
+    made = _hull([x / y for x in (a.lo, a.hi) for y in (b.lo, b.hi)], nan, a.unit)
+    return Enclosed(
+        np.where(zero, -np.inf, made.lo), np.where(zero, np.inf, made.hi), made.nan, a.unit
+    )
+
+
+def _abs(a: Enclosed) -> Enclosed:
+    low = np.where(_has_zero(a), 0.0, np.minimum(np.abs(a.lo), np.abs(a.hi)))
+    return Enclosed(low, np.maximum(np.abs(a.lo), np.abs(a.hi)), a.nan, a.unit)
+
+
+def _monotone(f: Callable[[Any], Any]) -> Callable[[Enclosed], Enclosed]:
+    return lambda a: _rounded(Enclosed(f(a.lo), f(a.hi), a.nan, a.unit))
+
+
+def _exact(f: Callable[..., Any]) -> Callable[..., Enclosed]:
+    def rule(*xs: Enclosed) -> Enclosed:
+        nan = np.zeros((), bool)
+        for x in xs:
+            nan = nan | x.nan
+        lows, highs = [x.lo for x in xs], [x.hi for x in xs]
+        return Enclosed(f(*lows), f(*highs), nan, xs[0].unit)
+
+    return rule
+
+
+def _of_positive(f: Callable[[Any], Any]) -> Callable[[Enclosed], Enclosed]:
+    def rule(a: Enclosed) -> Enclosed:
+        low, high = np.maximum(a.lo, 0.0), np.maximum(a.hi, 0.0)
+        made = Enclosed(f(low), f(high), a.nan | (a.lo < 0), a.unit)
+        return _rounded(made)
+
+    return rule
+
+
+def _log(a: Enclosed) -> Enclosed:
+    """Near 1 the logarithm is small and its error is that of the argument."""
+    return _of_positive(np.log)(a).wider(ULPS * a.unit)
+
+
+_RULES: dict[Any, Callable[..., Enclosed]] = {
+    np.add: _add,
+    np.subtract: _subtract,
+    np.multiply: _multiply,
+    np.divide: _divide,
+    np.negative: lambda a: Enclosed(-a.hi, -a.lo, a.nan, a.unit),
+    np.absolute: _abs,
+    np.square: lambda a: _multiply(_abs(a), _abs(a)),
+    np.sqrt: _of_positive(np.sqrt),
+    np.log: _log,
+    np.exp: _monotone(np.exp),
+    np.tanh: _monotone(np.tanh),
+    np.sign: _exact(np.sign),
+    np.maximum: _exact(np.maximum),
+    np.minimum: _exact(np.minimum),
+}
+
+
+def _less(a: Enclosed, b: Enclosed) -> Fuzzy:
+    unsure = a.nan | b.nan
+    return Fuzzy((a.hi < b.lo) & ~unsure, (a.lo < b.hi) | unsure)
+
+
+def _less_equal(a: Enclosed, b: Enclosed) -> Fuzzy:
+    unsure = a.nan | b.nan
+    return Fuzzy((a.hi <= b.lo) & ~unsure, (a.lo <= b.hi) | unsure)
+
+
+def _equal(a: Enclosed, b: Enclosed) -> Fuzzy:
+    unsure = a.nan | b.nan
+    same = (a.lo == a.hi) & (b.lo == b.hi) & (a.lo == b.lo)
+    return Fuzzy(same & ~unsure, ((a.lo <= b.hi) & (b.lo <= a.hi)) | unsure)
+
+
+def _not_equal(a: Enclosed, b: Enclosed) -> Fuzzy:
+    same = _equal(a, b)
+    return Fuzzy(~same.may, ~same.must)
+
+
+def _finite(a: Enclosed) -> Fuzzy:
+    return Fuzzy(~a.open, np.isfinite(a.lo) | np.isfinite(a.hi) | ~_has_inf(a) | (a.lo < a.hi))
+
+
+_COMPARED: dict[Any, Callable[..., Fuzzy]] = {
+    np.isfinite: _finite,
+    np.less: _less,
+    np.less_equal: _less_equal,
+    np.greater: lambda a, b: _less(b, a),
+    np.greater_equal: lambda a, b: _less_equal(b, a),
+    np.equal: _equal,
+    np.not_equal: _not_equal,
+}
+
+
+class Enclosing(Evaluator):
+    """The evaluator on intervals; a sign update knows that the kernel compares powers.
+
+    sign(m + root(v)*n) is computed as sign(m*|m| + v*n*|n|), which underflows earlier
+    (docs/design.md#the-argument-of-a-sign has the range of gradients).
+    """
+
+    def rounded_hypers(self, unit: float) -> None:
+        """Hyperparameters as bf16 arithmetic reads them: 1 - beta is a bf16 difference."""
+        one = Enclosed(1.0, 1.0, False, unit)
+        self.hypers = {n: one * x for n, x in self.hypers.items()}  # type: ignore[misc]
+
+    def _link(self, scope: Any, noise: Any) -> Any:
+        p = self.program
+        if p.link not in ("sign", "stosign"):
+            return super()._link(scope, noise)
+        num = scope(p.numerator)
+        order = root_order(p) if p.link == "stosign" else 1
+        blur = 2.0 ** (-125 / order) if order > 1 else 64 * num.tiny
+        argument, size = num, _size(num)
+        if p.link == "stosign":
+            den = scope(p.denominator)
+            argument = num + den * noise
+            size = np.maximum(size, _size(den))
+            slack = ULPS * argument.unit * (_size(num) + _size(den * noise))
+            argument = argument.wider(blur + slack)
+        else:
+            argument = argument.wider(np.where(size == 0, 0.0, blur))
+        lost = argument.nan | (size > 2.0 ** (126 / order - 6))
+        made = np.sign(argument)
+        return Enclosed(np.where(lost, -1, made.lo), np.where(lost, 1, made.hi), lost, made.unit)
+
+
+def _size(x: Enclosed) -> Any:
+    return np.maximum(np.abs(x.lo), np.abs(x.hi))
+
+
+def root_order(p: Program) -> int:
+    """The product of the orders of all roots that the denominator takes."""
+    order = 1
+    pending = [] if p.denominator is None else [p.denominator]
+    while pending:
+        for n in walk(pending.pop()):
+            if isinstance(n, Ref) and n.kind == "temp":
+                pending.append(p.temp(n.name).expr)
+            elif isinstance(n, Op) and n.fn == "sqrt":
+                order *= 2
+            elif isinstance(n, Op) and n.fn == "root":
+                order *= int(n.args[1].value)  # type: ignore[attr-defined]
+    return order

@@ -1,0 +1,418 @@
+"""The small ways in which ``tools.mutation`` breaks signconv: edits, and the tests to ask first.
+
+An edit is (file, text, broken text), made wherever the text occurs.  Where torch and Triton have
+twins, both are broken alike, or else their comparison would find every mutant and hide what the
+others miss.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Edit = tuple[str, str, str]
+
+REFERENCE, TRITON = "signconv/runtime/reference", "signconv/runtime/kernel"
+TABLES, STEP = "signconv/runtime/kernel/engine.py", "signconv/runtime/optimizer.py"
+LOWER, SIGN = "signconv/lower/schedule.py", "signconv/lower/sign_form.py"
+STORE, EVALUATE = "signconv/lower/storage.py", "signconv/ir/evaluate.py"
+CPU = "signconv/runtime/cpu/engine.py"
+PASSES, KERNEL = "signconv/passes", "templates/kernel.py.j2"
+
+FUZZ = "tests/fuzz/test_fuzz.py::test_programs_that_once_failed"
+RANDOM = "tests/fuzz/test_fuzz.py::test_random_programs[0]"
+ORACLE = "tests/specs/test_specs.py"
+FAULTS = "tests/runtime/test_faults.py"
+SKIP = f"{FAULTS}::test_skip_nonfinite_counts_and_changes_nothing"
+LAWS = "tests/theorems/test_metamorphic.py"
+FP8, NOISE = "tests/runtime/reference/test_codecs.py", "tests/runtime/reference/test_random_bits.py"
+ARITHMETIC, RUNNING = (
+    "tests/runtime/reference/test_arithmetic.py",
+    "tests/runtime/test_optimizer.py",
+)
+THEOREMS = "tests/theorems/test_unbiased.py"
+
+
+class Mutant(NamedTuple):
+    """One broken compiler; ``survives`` explains a survivor on a machine without a GPU."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    first: tuple[str, ...]
+    survives: str = ""
+
+
+MUTANTS = (
+    # ---------------------------------------------------------------- specs and evaluator
+    Mutant(
+        "adamw: beta1 and beta2 swapped in the spec",
+        (
+            ("signconv/specs/adamw.py", "m = ema(grad, beta1)", "m = ema(grad, beta2)"),
+            ("signconv/specs/adamw.py", "v = ema(grad**2, beta2)", "v = ema(grad**2, beta1)"),
+        ),
+        (ORACLE,),
+    ),
+    Mutant(
+        "nadam: this step's momentum in place of the next one's",
+        (("signconv/specs/nadam.py", "(t + 1) * momentum_decay", "t * momentum_decay"),),
+        (ORACLE,),
+    ),
+    Mutant(
+        "adan: no change at the first step left out",
+        (("signconv/specs/adan.py", "where(t == 1, 0, 1)", "where(t == 1, 1, 1)"),),
+        (ORACLE,),
+    ),
+    Mutant(
+        "evaluator: bias correction one step late",
+        ((EVALUATE, "(1 - self(beta) ** self.t)", "(1 - self(beta) ** (self.t + 1))"),),
+        (ORACLE, "tests/ir/test_evaluate.py"),
+    ),
+    Mutant(
+        "evaluator: decoupled decay without lr",
+        ((EVALUATE, "change + lr * weight * param", "change + weight * param"),),
+        (ORACLE, "tests/ir/test_evaluate.py"),
+    ),
+    # ---------------------------------------------------------------- passes
+    Mutant(
+        "nesterov: the weights of the look-ahead swapped",
+        ((
+            f"{PASSES}/nesterov.py",
+            'add(mul(m.beta, Ref("value", name)), mul(sub(1, m.beta), m.input))',
+            'add(mul(sub(1, m.beta), Ref("value", name)), mul(m.beta, m.input))',
+        ),),
+        ("tests/theorems/test_nag.py", "tests/theorems/test_identities.py"),
+    ),
+    Mutant(
+        "nesterov: bias correction of the plain average",
+        ((
+            f"{PASSES}/nesterov.py",
+            'sub(1, mul(beta, op("pow", beta, STEP)))', 'sub(1, op("pow", beta, STEP))',
+        ),),
+        ("tests/theorems/test_identities.py", "tests/passes/test_commutation.py"),
+    ),
+    Mutant(
+        "stosign: eps kept by default",
+        ((f"{PASSES}/stosign.py", 'elif keep == "drop":', 'elif keep == "keep":'),),
+        ("tests/passes/test_stosign.py",),
+    ),
+    Mutant(
+        "stosign: the default lr not lowered",
+        ((f"{PASSES}/base.py", '0.2 if h.name == "lr" else 5.0', '1.0 if h.name == "lr" else 5.0'),),
+        ("tests/passes/test_stosign.py",),
+    ),
+    Mutant(
+        "stosign: the running maximum of m, not of abs(m)",
+        ((f"{PASSES}/base.py", 'Op("abs", (p.numerator,))', "p.numerator"),),
+        ("tests/passes/test_stosign.py",),
+    ),
+    Mutant(
+        "soft: a signed odd power in the denominator",
+        ((f"{PASSES}/soft.py", "order % 2 == 0 else size", "order % 2 == 1 else size"),),
+        ("tests/theorems/test_identities.py", "tests/passes/test_commutation.py"),
+    ),
+    Mutant(
+        "soft: the moments keep betas of their own",
+        ((
+            f"{PASSES}/soft.py",
+            'replace(m, beta=Ref("hyper", beta), init="zero")', 'replace(m, init="zero")',
+        ),),
+        ("tests/theorems/test_identities.py", "tests/passes/test_commutation.py"),
+    ),
+    Mutant(
+        "presign: averages start with the first input",
+        ((f"{PASSES}/presign.py", 'if m.init == "first" else m', 'if m.init == "none" else m'),),
+        ("tests/theorems/test_identities.py", "tests/passes/test_commutation.py"),
+    ),
+    # ---------------------------------------------------------------- lowering
+    Mutant(
+        "ema: the factor 1 - beta dropped",
+        ((LOWER, "mul(self.element(rest, m.name), u),", "u,"),),
+        (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "ema: the two weights swapped",
+        (
+            (LOWER, "mul(self.element(beta, m.name), prev)", "mul(self.element(rest, m.name), prev)"),
+            (LOWER, "mul(self.element(rest, m.name), u)", "mul(self.element(beta, m.name), u)"),
+        ),
+        (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "lowering: bias correction one step late",
+        ((LOWER, 'sub(1, op("pow", beta, STEP))', 'sub(1, op("pow", beta, add(STEP, 1)))'),),
+        (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "init=first: the first input at weight 1 - beta",
+        ((LOWER, 'op("where", start, 1, rest)', "rest"),),
+        (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "l2 decay of the wrong sign",
+        ((LOWER, "add(GRAD, mul(p.decay.weight, PARAM))", "sub(GRAD, mul(p.decay.weight, PARAM))"),),
+        (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "decoupled decay without lr",
+        ((LOWER, "weight = mul(lr, p.decay.weight)", "weight = p.decay.weight"),),
+        (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "independent decay not divided by the first lr",
+        ((LOWER, 'mul(div(lr, Ref("hyper", "initial_lr")), p.decay.weight)', "mul(lr, p.decay.weight)"),),
+        (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "max of what may be negative as if it could not",
+        ((
+            LOWER,
+            'e.fn == "max" and all(self.ranges.nonneg(a) for a in e.args)',
+            'e.fn == "max" and any(self.ranges.nonneg(a) for a in e.args)',
+        ),),
+        ("tests/lower", ORACLE, FUZZ, RANDOM, ARITHMETIC),
+    ),
+    Mutant(
+        "clip: the upper bound before the lower",
+        ((
+            LOWER,
+            'self.element(op("min", op("max", x, low), high), hint)',
+            'self.element(op("max", op("min", x, high), low), hint)',
+        ),),
+        ("tests/lower/test_expressions.py::test_reference_computes_what_the_evaluator_says",),
+    ),
+    Mutant(
+        "the bound between moments not kept (blast radius)",
+        ((LOWER, 'if p.link == "ratio" and (state', 'if p.link == "none" and (state'),),
+        ("tests/runtime/test_extremes.py", FAULTS),
+    ),
+    Mutant(
+        "sign form: the denominator's bias correction dropped",
+        ((SIGN, "gain = _over(den_factor, _power(num_factor, order))", "gain = _over(ONE, _power(num_factor, order))"),),
+        ("tests/lower/test_schedule.py::test_statements", RANDOM),
+    ),
+    Mutant(
+        "sign form: the noise not raised to the order",
+        ((SIGN, "signed_power(m, order), signed_power(NOISE, order)", "signed_power(m, order), NOISE"),),
+        ("tests/lower/test_schedule.py::test_statements", ORACLE, FUZZ,),
+    ),
+    Mutant(
+        "sign form: the power of m without its sign",
+        ((SIGN, "    result: Expr = x\n", "    result: Expr = size\n"),),
+        ("tests/lower/test_schedule.py::test_statements", ORACLE, FUZZ,),
+    ),
+    Mutant(
+        "storage: second moments in E4M3",
+        ((STORE, 'return "e5m2" if degree == 2', 'return "e4m3" if degree == 2'),),
+        ("tests/lower/test_schedule.py::test_format_by_degree",),
+    ),
+    Mutant(
+        "storage: m and v draw from each other's bits",
+        ((STORE, '(0, "low") if m.name in below else (0, "high")', '(0, "high") if m.name in below else (0, "low")'),),
+        ("tests/lower/test_schedule.py::test_bits_plan", "tests/lower/test_schedule.py::test_sign_noise_and_parameter_never_share",),
+    ),
+    Mutant(
+        "storage: FP8 for moments that nothing ties together",
+        ((STORE, "None if m.name in loose else degrees", "degrees"),),
+        ("tests/runtime/test_extremes.py::test_a_huge_element_costs_its_neighbours_no_wild_step",),
+    ),
+    # ---------------------------------------------------------------- kernel and tables
+    Mutant(
+        "kernel: the mask one element too long",
+        ((KERNEL, "mask = offsets < left", "mask = offsets <= left"),),
+        ("tests/runtime/kernel/test_tails.py", "tests/runtime/test_optimizer.py::test_kernel_noise_does_not_depend_on_chunking",),
+    ),
+    Mutant(
+        "kernel: no mask in tails",
+        ((KERNEL, "mask = offsets < left", "mask = offsets < ROWS * 32"),),
+        ("tests/runtime/kernel/test_tails.py",),
+    ),
+    Mutant(
+        "kernel: the row mask one row too long",
+        ((KERNEL, "row_mask = row * 32 < left", "row_mask = row * 32 <= left"),),
+        ("tests/runtime/kernel/test_tails.py",),
+    ),
+    Mutant(
+        "kernel: tails always at the chunk's first rows",
+        ((KERNEL, "place = start + first", "place = start"),),
+        ("tests/runtime/kernel/test_tails.py",),
+    ),
+    Mutant(
+        "tables: the last, partial chunk left out",
+        ((TABLES, "torch.tensor([-(-p.numel() // per_chunk) for p in members])", "torch.tensor([p.numel() // per_chunk or 1 for p in members])"),),
+        ("tests/runtime/kernel/test_tails.py",),
+    ),
+    Mutant(
+        "tables: parameters of different t share their scalars",
+        ((TABLES, "share = (key[0], known[i])", "share = (key[0], 0)"),),
+        ("tests/runtime/test_optimizer.py::test_t_is_per_parameter_and_survives_changing_gradients",),
+    ),
+    Mutant(
+        "tables: alignment taken for granted",
+        ((TABLES, "host[:, ALIGNED] = (values % 16 == 0).all(dim=0)", "host[:, ALIGNED] = 1"),),
+        ("tests/runtime/kernel/test_tails.py::test_a_pointer_that_is_not_aligned_takes_the_masked_branch",),
+    ),
+    Mutant(
+        "tables: a moved pointer not noticed",
+        ((TABLES, "        if pointers != self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers", "        if not self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers"),),
+        ("tests/runtime/kernel/test_follow.py",),
+    ),
+    Mutant(
+        "scalar kernel: a skipped step counts",
+        (("templates/scalars.py.j2", "tl.store(clock + row, t, mask=active)", "tl.store(clock + row, t)"),),
+        (SKIP,),
+    ),
+    Mutant(
+        "triton: maximize ignored",
+        ((TABLES, '-1.0 if group["maximize"] else 1.0', "1.0"),),
+        ("tests/runtime/test_optimizer.py::test_maximize_is_descent_on_the_negated_gradient",),
+    ),
+    Mutant(
+        "launches: a factor for gradients goes the first step's way for ever",
+        ((TABLES, "        if scaled not in self.launchers:\n", "        scaled = next(iter(self.launchers), scaled)\n        if scaled not in self.launchers:\n"),),
+        (f"{RUNNING}::test_gradients_are_multiplied_at_the_steps_that_ask_for_it",),
+    ),
+    Mutant(
+        "cpu: the last, partial chunk left out",
+        ((CPU, "-(-p.numel() // (self.rows * BLOCK)) for", "p.numel() // (self.rows * BLOCK) or 1 for"),),
+        ("tests/runtime/cpu/test_engine.py::test_verify_compares_chunks_too",),
+    ),
+    Mutant(
+        "cpu: maximize ignored",
+        ((CPU, '-1.0 if group["maximize"] else 1.0', "1.0"),),
+        ("tests/runtime/cpu/test_engine.py::test_torchs_switches",),
+    ),
+    Mutant(
+        "shards: every rank draws what the first one does",
+        (("signconv/runtime/sharded.py", "return bounds(p, p.shape[0])[0] * (p.numel()", "return 0 * (p.numel()"),),
+        ("tests/distributed/test_sharded.py::test_any_number_of_ranks_gives_the_same_bits",),
+    ),
+    # ---------------------------------------------------------------- arithmetic, both twins
+    Mutant(
+        "draws: the same at every step",
+        (
+            (f"{REFERENCE}/random_bits.py", "^ (seed >> 32 & MASK)) ^ (t & MASK))", "^ (seed >> 32 & MASK)))"),
+            (f"{TRITON}/random_bits.py", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi) ^ step)", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi))"),
+            (f"{TRITON}/random_bits.py", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi) ^ step)", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi))"),
+        ),
+        ("tests/runtime/reference/test_random_bits.py::test_keys_do_not_repeat", "tests/runtime/reference/test_random_bits.py::test_one_element_over_time",),
+    ),
+    Mutant(
+        "draws: every word is stream 0",
+        (
+            (f"{REFERENCE}/random_bits.py", "word = stream * 0x9E3779B9", "word = 0"),
+            (f"{TRITON}/random_bits.py", "word = tl.full((), stream, tl.uint32) * 0x9E3779B9", "word = tl.full((), 0, tl.uint32)"),
+        ),
+        ("tests/runtime/reference/test_random_bits.py::test_keys_do_not_repeat",),
+    ),
+    Mutant(
+        "draws: the sign's noise from the parameter's bits",
+        (
+            (f"{REFERENCE}/random_bits.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
+            (f"{TRITON}/random_bits.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
+        ),
+        ("tests/runtime/reference/test_random_bits.py::test_halves_of_a_word_are_independent", "tests/runtime/reference/test_random_bits.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
+    ),
+    Mutant(
+        "sign noise: -1 possible, the mean half a step low",
+        (
+            (f"{REFERENCE}/random_bits.py", "0x40000001).view(torch.float32) - 3.0", "0x40000000).view(torch.float32) - 3.0"),
+            (f"{TRITON}/random_bits.py", "((field >> 9) | 0x40000001)", "((field >> 9) | 0x40000000)"),
+        ),
+        ("tests/runtime/reference/test_random_bits.py::test_sign_noise_is_every_midpoint_once",),
+    ),
+    Mutant(
+        "FP8: nearest instead of stochastic rounding",
+        (
+            (f"{REFERENCE}/codecs.py", "(bits + shift_right(field, 32 - drop)) >> drop", "(bits + (1 << (drop - 1))) >> drop"),
+            (f"{TRITON}/codecs.py", "bits += field >> 12", "bits += 0x80000"),
+            (f"{TRITON}/codecs.py", "(bits + (field >> 11)) >> 21", "(bits + 0x100000) >> 21"),
+        ),
+        ("tests/runtime/reference/test_codecs.py::test_mean_over_all_halves_is_the_value",),
+    ),
+    Mutant(
+        "bf16: cut off instead of rounded stochastically",
+        (
+            (f"{REFERENCE}/codecs.py", "rounded = bits + shift_right(field, 16)", "rounded = bits + 0 * field"),
+            (f"{TRITON}/codecs.py", "3.3895313892515355e38, bits + (field >> 16), bits)", "3.3895313892515355e38, bits + 0 * field, bits)"),
+        ),
+        ("tests/runtime/reference/test_codecs.py::test_bf16_mean_over_all_halves_is_exactly_the_value",),
+    ),
+    Mutant(
+        "block scale: the exponent off by one, no headroom",
+        (
+            (f"{REFERENCE}/codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 8)'),
+            (f"{TRITON}/codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 8)"),
+        ),
+        ("tests/runtime/reference/test_codecs.py::test_headroom_is_one_binade",),
+    ),
+    Mutant(
+        "block scale: the exponent off by one, half the range unused",
+        (
+            (f"{REFERENCE}/codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 6)'),
+            (f"{TRITON}/codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 6)"),
+        ),
+        ("tests/runtime/reference/test_codecs.py::test_headroom_is_one_binade",),
+    ),
+    Mutant(
+        "max: NaN in the first operand lost",
+        (
+            (f"{REFERENCE}/arithmetic.py", "return torch.where(a.isnan(), a, torch.where(b.isnan(), b, larger))", "return torch.where(b.isnan(), b, larger)"),
+            (f"{TRITON}/arithmetic.py", "return tl.where(a != a, a, tl.where(b != b, b, larger))", "return tl.where(b != b, b, larger)"),
+        ),
+        ("tests/runtime/reference/test_arithmetic.py::test_maximum_and_minimum",),
+    ),
+    Mutant(
+        "ratio: x/0 moves the parameter",
+        (
+            (f"{REFERENCE}/arithmetic.py", "torch.where((b == 0) & (a.abs() < torch.inf), 0.0, torch.div(a, b))", "torch.where((b == 0) & (a == 0), 0.0, torch.div(a, b))"),
+            (f"{TRITON}/arithmetic.py", 'tl.where((b == 0) & (tl.abs(a) < float("inf")), 0.0, tl.div_rn(a, b))', "tl.where((b == 0) & (a == 0), 0.0, tl.div_rn(a, b))"),
+        ),
+        ("tests/runtime/reference/test_arithmetic.py::test_ratio_is_the_quotient_except_over_zero",),
+    ),
+    Mutant(
+        "bf16 arithmetic: ties away from zero",
+        (
+            (f"{REFERENCE}/codecs.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000", "(bits + 0x8000) & -0x10000"),
+            (f"{TRITON}/codecs.py", "(bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000", "(bits + 0x8000) & 0xFFFF0000"),
+        ),
+        ("tests/runtime/reference/test_codecs.py::test_bf16_nearest_equals_torch",),
+    ),
+    Mutant(
+        "master weights: rounded down instead of to nearest",
+        (
+            (f"{REFERENCE}/memory.py", "((bits + 0x8000) & -0x10000).view(torch.float32), bits.to", "(bits & -0x10000).view(torch.float32), bits.to"),
+            (f"{TRITON}/memory.py", "((bits + 0x8000) & 0xFFFF0000).to(tl.float32, bitcast=True)", "(bits & 0xFFFF0000).to(tl.float32, bitcast=True)"),
+        ),
+        ("tests/runtime/test_master.py::test_the_bf16_half_is_the_nearest_and_differs_from_torchs_at_ties_alone",),
+    ),
+    # ---------------------------------------------------------------- one twin, optimizer, files
+    Mutant(
+        "sums: halves added, not neighbours (torch alone)",
+        ((f"{REFERENCE}/reduce.py", "x = x[0::2] + x[1::2]", "x = x[: len(x) // 2] + x[len(x) // 2 :]"),),
+        ("tests/runtime/reference/test_arithmetic.py::test_kernel_sums_by_the_same_tree",),
+    ),
+    Mutant(
+        "draws: all parameters share their draws",
+        ((STEP, "self._next_offset += -(-p.numel() // BLOCK) * BLOCK", "self._next_offset += 0"),),
+        ("tests/runtime/test_optimizer.py::test_offsets_are_multiples_of_32_in_param_groups_order",),
+    ),
+    Mutant(
+        "load_state_dict: the next parameter's offset forgotten",
+        ((STEP, "self._next_offset = max(ends, default=0)", "self._next_offset = 0"),),
+        ("tests/resume/test_resume.py::test_a_group_added_after_loading_draws_its_own_bits",),
+    ),
+    Mutant(
+        "skip_nonfinite: skipped steps not counted",
+        ((STEP, "self._skipped[device].add_(flag.to(torch.int64))", "self._skipped[device].add_(0)"),),
+        (SKIP,),
+    ),
+    Mutant(
+        "state allocated piece by piece when memory runs out",
+        ((STEP, 'fresh[p] = self._new_state(p, group["master"])', 'self.state[p] = self._new_state(p, group["master"])'),),
+        (f"{FAULTS}::test_state_is_all_or_nothing_when_memory_runs_out",),
+    ),
+    Mutant(
+        "build: the target written in place",
+        (("signconv/pipeline/files.py", "    handle, temporary = tempfile.mkstemp(", "    path.write_text(source)\n    handle, temporary = tempfile.mkstemp("),),
+        ("tests/pipeline/test_files.py",),
+    ),
+)  # fmt: skip
