@@ -19,7 +19,7 @@ class AdamS(Optimizer):
 
 if __name__ == "__main__":
     inputs, model = torch.randn(256, 32), torch.nn.Linear(32, 1)
-    optimizer = signconv.compile(f"{__file__}:AdamS", convert="stosign")(model.parameters(), 1e-2)
+    optimizer = signconv.compile(AdamS, convert="stosign")(model.parameters(), 1e-2)
     losses = []
     for _ in range(200):
         losses.append((model(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean())

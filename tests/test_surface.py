@@ -212,14 +212,14 @@ def test_verify_of_a_class_returns_the_table(monkeypatch: pytest.MonkeyPatch) ->
     """All witnesses; the kernel's process, which test_generated.py starts, is played."""
     kernel = Row("reference - kernel", "", None, "not in this test")
     monkeypatch.setattr(differential, "kernel_rows", lambda *_: [kernel])
-    report = signconv.verify(Momentum, convert="stosign", device="cpu", steps=1)
+    report = signconv.verify(Momentum, device="cpu", steps=1)
     assert report.ok and bool(report)
-    assert report.subject == "MomentumStoSign"
+    assert report.subject == "Momentum"
     witnesses = [row.witness for row in report]
-    assert {"oracle - evaluator", "pass law", "evaluator - reference"} <= set(witnesses)
+    assert {"oracle - evaluator", "evaluator - reference"} <= set(witnesses)
     assert witnesses[-1] == "reference - kernel"
     text = str(report)
-    assert text.startswith("MomentumStoSign on cpu")
+    assert text.startswith("Momentum on cpu")
     assert all(re.search(rf"│ {re.escape(w)} +│", text) for w in witnesses)
 
 

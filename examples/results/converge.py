@@ -41,8 +41,8 @@ def _make(name: str, x: Tensor) -> torch.optim.Optimizer:
 
     spec, convert, hypers = OPTIMIZERS[name]
     cls = signconv.compile(spec, convert=convert, state="fp32")
-    made: torch.optim.Optimizer = cls([x], lr=0.1, weight_decay=0.0, seed=7, **hypers)
-    return made
+    arguments: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0, "seed": 7, **hypers}
+    return cls([x], **arguments)
 
 
 # ---------------------------------------------------------------- the two problems

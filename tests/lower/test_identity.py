@@ -125,7 +125,7 @@ def test_its_class_name_and_file_are_not_part_of_it(tmp_path: Path) -> None:
 
 def test_storage_and_precision_are_part_of_it() -> None:
     made = {
-        (state, math): program_hash(build("s3gd", None, state, math=math).kernel)
+        (state, math): program_hash(build("s3gd", state=state, math=math).kernel)
         for state in ("fp8", "fp8-raw", "bf16", "fp32")
         for math in ("fp32", "bf16")
     }
@@ -237,7 +237,7 @@ GOLDEN = [
 
 @pytest.mark.parametrize(("spec", "convert", "state", "digest"), GOLDEN)
 def test_hashes_stay(spec: str, convert: str | None, state: str, digest: str) -> None:
-    assert program_hash(build(spec, convert, state).kernel) == digest
+    assert program_hash(build(spec, convert=convert, state=state).kernel) == digest
 
 
 def test_the_text_stays() -> None:

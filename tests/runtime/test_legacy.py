@@ -117,7 +117,7 @@ def test_the_table_is_well_formed() -> None:
 @pytest.mark.parametrize("row", rows()[::20], ids=lambda r: "-".join(r[2]))
 def test_a_row_names_the_identity_of_what_it_says(row: tuple[str, list[str], list[str]]) -> None:
     old, new, (spec, convert, state, math) = row
-    made = pipeline.build(spec, None if convert == "-" else convert, state, math=math)
+    made = pipeline.build(spec, convert=None if convert == "-" else convert, state=state, math=math)
     assert program_hash(made.kernel) == new[0]
     assert legacy.accepts(old, new[0]) and legacy.known(old)
     assert not legacy.accepts(old, old[::-1]) and not legacy.accepts(None, new[0])
