@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import dense
-from signconv.runtime.errors import coded
 from signconv.runtime.program import OptimizerProgram
 
 State = Mapping[Tensor, dict[str, Tensor]]
@@ -48,8 +47,8 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def refusal(cls, device: torch.device) -> tuple[str, str] | None:
-        """Error code and words where it cannot run on ``device``; None where it can."""
+    def refusal(cls, device: torch.device) -> RuntimeError | None:
+        """The error to raise where it cannot run on ``device``; None where it can."""
 
     @classmethod
     def automatic(cls, device: torch.device) -> bool:
@@ -105,5 +104,5 @@ def choose(name: str, device: torch.device) -> type[Backend]:
     found = _load(name)
     refusal = found.refusal(device)
     if refusal is not None:
-        raise coded(RuntimeError, *refusal)
+        raise refusal
     return found

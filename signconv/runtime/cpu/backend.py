@@ -9,6 +9,7 @@ from torch import Tensor
 
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, warn_once
+from signconv.runtime.errors import coded
 from signconv.runtime.formats import MASTER
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference.backend import ReferenceBackend
@@ -29,11 +30,13 @@ class CpuBackend(Backend):
         self._reference = ReferenceBackend(program)
 
     @classmethod
-    def refusal(cls, device: torch.device) -> tuple[str, str] | None:
+    def refusal(cls, device: torch.device) -> RuntimeError | None:
         if device.type != "cpu":
-            return "SC602", f"backend='cpu' cannot run on {device}: leave backend='auto'"
+            return coded(
+                RuntimeError, "SC602", f"backend='cpu' cannot run on {device}: leave backend='auto'"
+            )
         if not HAS_LLVM:
-            return "SC603", f"backend='cpu' needs llvmlite: {CPU_REMEDY}"
+            return coded(RuntimeError, "SC603", f"backend='cpu' needs llvmlite: {CPU_REMEDY}")
         return None
 
     @classmethod
@@ -46,21 +49,26 @@ class CpuBackend(Backend):
             )
         return cls.refusal(device) is None
 
+    def prepare(self, task: Task) -> None:
+        from signconv.runtime.cpu.engine import CpuEngine  # loads LLVM: not before a step
+
+        known, rest = self._parts(task)
+        if task.key not in self._engines:
+            self._engines[task.key] = CpuEngine(self.program)
+        self._engines[task.key].prepare(known, task.state)
+        self._reference.prepare(rest)
+
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
         if skip is not None and bool(skip):
             return
-        known = [p for p in task.params if MASTER not in task.state[p]]
+        known, rest = self._parts(task)
         if known:
-            self._engine(task.key).step(task.group, known, task.state, grad_scale)
+            self._engines[task.key].step(task.group, known, task.state, grad_scale)
+        self._reference.step(rest, None, grad_scale)
+
+    @staticmethod
+    def _parts(task: Task) -> tuple[list[Tensor], Task]:
+        """What the kernels step, and what they do not know."""
+        known = [p for p in task.params if MASTER not in task.state[p]]
         others = [p for p in task.params if MASTER in task.state[p]]
-        if others:
-            rest = Task(task.key, task.group, others, task.state)
-            self._reference.prepare(rest)
-            self._reference.step(rest, None, grad_scale)
-
-    def _engine(self, key: object) -> CpuEngine:
-        from signconv.runtime.cpu.engine import CpuEngine  # loads LLVM: not before a step
-
-        if key not in self._engines:
-            self._engines[key] = CpuEngine(self.program)
-        return self._engines[key]
+        return known, Task(task.key, task.group, others, task.state)

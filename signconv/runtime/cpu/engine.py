@@ -99,7 +99,6 @@ class CpuEngine:
         grad_scale: Tensor | None,
     ) -> None:
         """Step every parameter of ``params`` in place, and its ``step`` and scalar states."""
-        self._prepare(params, state)
         names = [name for name, _ in self.program.scalar_states]
         clocks = {state[p]["step"].data_ptr(): p for p in params}  # parameters may share one
         entries = [state[p] for p in clocks.values()]
@@ -120,7 +119,8 @@ class CpuEngine:
             for clock, entry in zip(clocks, entries, strict=True):
                 entry[name].fill_(memory[of_clock[clock]][i])
 
-    def _prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+    def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        """Compile and lay out tables for these parameters; once, while they stay the same."""
         active: list[tuple[Any, ...]] = [(torch.get_num_threads(),)]
         active += [(id(p), p.dtype, p.shape, p.grad.dtype) for p in params if p.grad is not None]
         if active == self.active:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.compat import HAS_TRITON
+from signconv.runtime.errors import coded
 from signconv.runtime.kernel.engine import GroupEngine
 from signconv.runtime.kernel.launch import interpreted, on_device
 from signconv.runtime.program import OptimizerProgram
@@ -29,10 +30,11 @@ class TritonBackend(Backend):
         self._engines: dict[Hashable, GroupEngine] = {}
 
     @classmethod
-    def refusal(cls, device: torch.device) -> tuple[str, str] | None:
+    def refusal(cls, device: torch.device) -> RuntimeError | None:
         if HAS_TRITON and (device.type in DEVICES or interpreted()):
             return None
-        return (
+        return coded(
+            RuntimeError,
             "SC601",
             f"backend='triton' cannot run on {device}: it needs a GPU and Triton; leave "
             "backend='auto'",

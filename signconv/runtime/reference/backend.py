@@ -19,7 +19,7 @@ class ReferenceBackend(Backend):
     name = "reference"
 
     @classmethod
-    def refusal(cls, device: torch.device) -> tuple[str, str] | None:
+    def refusal(cls, device: torch.device) -> RuntimeError | None:
         return None
 
     def prepare(self, task: Task) -> None:
