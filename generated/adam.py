@@ -136,7 +136,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     ) = scalars
 
     g = g + weight_decay * p  # l2 weight decay
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
@@ -168,7 +168,7 @@ def _math_reference(
     ) = scalars
 
     g = g + weight_decay * p  # l2 weight decay
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2

@@ -85,7 +85,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay = scalars
 
     m_size = tl.abs(m_prev)  # abs(m.prev)
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     u_prev = dev.nonneg_maximum(u_prev, m_size * u_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
@@ -105,7 +105,7 @@ def _math_reference(
     u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay = scalars
 
     m_size = torch.abs(m_prev)  # abs(m.prev)
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     u_prev = ref.nonneg_maximum(u_prev, m_size * u_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     u = ref.nonneg_maximum(beta2 * u_prev, torch.abs(g))  # max(beta2 * u.prev, abs(g))

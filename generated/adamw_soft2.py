@@ -76,7 +76,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, s_prev = moments
     beta, one_minus_beta, lr, lr_weight_decay = scalars
 
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     s_prev = dev.nonneg_maximum(s_prev, m_prev * m_prev)
     m = beta * m_prev + one_minus_beta * g  # moment of g
     s = beta * s_prev + one_minus_beta * (g * g)  # moment of g**2
@@ -95,7 +95,7 @@ def _math_reference(
     m_prev, s_prev = moments
     beta, one_minus_beta, lr, lr_weight_decay = scalars
 
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     s_prev = ref.nonneg_maximum(s_prev, m_prev * m_prev)
     m = beta * m_prev + one_minus_beta * g  # moment of g
     s = beta * s_prev + one_minus_beta * (g * g)  # moment of g**2

@@ -98,7 +98,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     beta, one_minus_beta, lr, lr_weight_decay = scalars
 
     m_size = tl.abs(m_prev)  # abs(m.prev)
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     s_prev = dev.nonneg_maximum(s_prev, m_size * m_size * m_size)
     m = beta * m_prev + one_minus_beta * g  # moment of g
     abs_g = tl.abs(g)  # abs(g)
@@ -142,7 +142,7 @@ def _math_reference(
     beta, one_minus_beta, lr, lr_weight_decay = scalars
 
     m_size = torch.abs(m_prev)  # abs(m.prev)
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     s_prev = ref.nonneg_maximum(s_prev, m_size * m_size * m_size)
     m = beta * m_prev + one_minus_beta * g  # moment of g
     abs_g = torch.abs(g)  # abs(g)

@@ -147,7 +147,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         mean_agrees,
     ) = scalars
 
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
@@ -179,7 +179,7 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
         _,
     ) = scalars
 
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
@@ -212,7 +212,7 @@ def _math_reference(
         mean_agrees,
     ) = scalars
 
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
@@ -245,7 +245,7 @@ def _summands_reference(
         _,
     ) = scalars
 
-    # what rounding took from it, the bound gives back
+    # at least what m allows: both were rounded when they were stored
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2

@@ -125,7 +125,7 @@ def build(
         path, written = pipeline.write(b.module, out_dir)
         words = "written" if written else "unchanged"
         out.print(
-            f"{path} {words}: class {b.module.class_name}, {b.kernel.state} state", soft_wrap=True
+            f"{path} {words}: class {b.module.class_name}, {b.kernel.storage} state", soft_wrap=True
         )
     if changed:
         raise typer.Exit(1)

@@ -22,27 +22,19 @@ PREBOUND = {
 }  # fmt: skip
 #: Names whose meaning is fixed: they say what the update is.
 ROLES = ("numerator", "denominator", "update", "decay")
-#: Names the generated code needs for itself (a test compares them with the templates).
+#: Names that a generated module needs for itself, by what a spec may not call so (a test compares
+#: them with what is generated): in its functions, …
 RESERVED = frozenset({
-    "params", "p", "g", "noise", "seed", "backend", "maximize", "skip_nonfinite", "unknown",
-    "step", "offset", "self", "master", "ref", "dev", "tl", "math", "torch", "triton", "betas",
-    "initial_lr", "program", "table", "chunks", "entry", "start", "left", "first", "pid", "row",
-    "lane", "offsets", "mask", "row_mask", "index", "keys", "bits", "bits0", "bits1", "bits2",
-    "P_TYPE", "G_TYPE", "ROWS", "TAIL", "FULL", "LEVELS", "CODEC", "SCALED", "TILES",
-    "tile", "place", "partials", "reduced", "range",
-    "p_ptr", "g_ptr", "p_format", "index0", "numel", "key0", "key1", "key2", "other_key0",
-    "other_key1", "other_key2", "p_stored", "g_stored", "p_stored_next", "g_stored_next",
-    "p_stored_far", "g_stored_far", "p_stored_tail", "g_stored_tail", "master_check", "clock_row",
-    "scalar_table", "key_table", "scalars", "formats", "factor", "aligned", "active", "lr_ptr",
-    "hypers", "clock", "seed_ptr", "memory", "real_t",
-    "skip_ptr", "scale_ptr", "out", "super", "float", "int", "bool", "str", "tuple", "list",
-    "dict", "object", "format", "lr0", "param_names", "capturable",
+    "p", "g", "noise", "moments", "scalars", "hypers", "states", "initial_lr", "real_t",
+    "CODEC", "dev", "ref", "tl", "torch", "float",
 })  # fmt: skip
-#: What the generated code appends to a moment's name.
-SUFFIXES = (
-    *("_prev", "_ptr", "_scale", "_scale_ptr", "_format"),
-    *(f"_{what}{when}" for what in ("stored", "byte") for when in ("", "_next", "_far", "_tail")),
-)
+#: … in its constructor and as keys of a param group, …
+RESERVED_HYPERS = frozenset({
+    "self", "super", "params", "betas", "seed", "backend", "maximize", "master", "skip_nonfinite",
+    "unknown", "program", "format", "lr0", "param_names", "capturable",
+})  # fmt: skip
+#: … and as keys of a parameter's state, beside ``<moment>_scale``.
+RESERVED_MOMENTS = frozenset({"step", "offset", "master", "master_check"})
 
 
 class _Body(dict[str, Any]):
@@ -63,23 +55,11 @@ class _Body(dict[str, Any]):
             raise SpecError(
                 "SC112", f"{name!r} is a name of the DSL and cannot be bound again", caller()
             )
-        if name in RESERVED or name.startswith("_") or keyword.iskeyword(name):
+        if self._reserved(name, value):
             raise SpecError(
                 "SC113", f"{name!r} is reserved for generated code: choose another", caller()
             )
-        taken = [
-            other
-            for end in SUFFIXES
-            if name.endswith(end) and (other := name.removesuffix(end)) in self
-        ]
-        taken += [name + end for end in SUFFIXES if name + end in self]
-        if taken:
-            raise SpecError(
-                "SC113",
-                f"{name!r} beside {taken[0]!r}: generated code appends "
-                f"{', '.join(SUFFIXES)} to names",
-                caller(),
-            )
+        self._endings(name, value)
         if not name.isascii():
             raise SpecError("SC111", f"{name!r}: names are ASCII identifiers", caller())
         if name in self:
@@ -122,6 +102,26 @@ class _Body(dict[str, Any]):
                 caller(),
             )
         return value
+
+    @staticmethod
+    def _reserved(name: str, value: Any) -> bool:
+        names = RESERVED
+        if isinstance(value, HyperTerm):
+            names = RESERVED | RESERVED_HYPERS
+        elif isinstance(value, MomentTerm):
+            names = RESERVED | RESERVED_MOMENTS
+        return name in names or name.startswith("_") or keyword.iskeyword(name)
+
+    def _endings(self, name: str, value: Any) -> None:
+        """``m_prev`` is m before the step, and ``m_scale`` the key of m's block scales."""
+        for end, kinds in (("_prev", object), ("_scale", MomentTerm)):
+            near = name.removesuffix(end) if name.endswith(end) else name + end
+            if near in self and isinstance(value, kinds) and isinstance(self[near], kinds):
+                raise SpecError(
+                    "SC113",
+                    f"{name!r} beside {near!r}: generated code appends {end} to names",
+                    caller(),
+                )
 
 
 class TempTerm(Term):

@@ -109,21 +109,21 @@ class KernelProgram:
     ``scalars`` run in float64 once per step; ``outputs`` are those rounded to fp32 and read by
     ``math``, whose statements are fp32, elementwise and in order.  ``words`` 32-bit words of
     random bits per element: the low field of word 0 is the sign noise, its high field rounds the
-    parameter.  ``memory`` are scalar states, float64, with their initial values;
+    parameter.  ``scalar_states``: names and initial values, float64, one number per parameter;
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
     """
 
     program: Program
-    state: str
+    storage: str
     scalars: tuple[Statement, ...]
     outputs: tuple[str, ...]
     math: tuple[Statement, ...]
     moments: tuple[MomentPlan, ...]
     noise: bool
     words: int
-    memory: tuple[tuple[str, float], ...] = ()
+    scalar_states: tuple[tuple[str, float], ...] = ()
     precision: str = "fp32"
     reductions: tuple[Reduction, ...] = ()
     reduce_math: tuple[Statement, ...] = ()
@@ -165,11 +165,11 @@ class KernelProgram:
             f.check(called)
             called |= {f.name}
         hypers = {h.name for h in self.program.hypers} | {"initial_lr"}
-        known = hypers | {f"{name}_prev" for name, _ in self.memory}
+        known = hypers | {f"{name}_prev" for name, _ in self.scalar_states}
         for s in self.scalars:
             self._statement(s, known | {"t"}, SCALAR)
             known.add(s.target)
-        missing = (set(self.outputs) | {name for name, _ in self.memory}) - known
+        missing = (set(self.outputs) | {name for name, _ in self.scalar_states}) - known
         if missing:
             raise LoweringError("SC390", f"scalars {sorted(missing)} are read but never computed")
         local = {"p", "g", "noise", *self.outputs, *(f"{m.name}_prev" for m in self.moments)}

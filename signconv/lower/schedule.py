@@ -58,9 +58,9 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
     if p.link == "ratio" and (state != "fp32" or not has_offset(p)):
         low.floors()
-    memory = scalar_moments(p)
+    scalar = scalar_moments(p)
     for x in evaluation_order(p):
-        if x.name in memory:
+        if x.name in scalar:
             low.remember(x.name)
         elif isinstance(x, Moment):
             low.moment(x)
@@ -75,17 +75,17 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     elementwise = [s.expr for s in (*reduce_math, *low.math)]
     return KernelProgram(
         program=p,
-        state=state,
+        storage=state,
         scalars=tuple(low.scalars),
         outputs=tuple(low.outputs),
         math=tuple(low.math),
         moments=moments,
         noise=any(uses_noise(s.expr) for s in low.math),
         words=1 + max((m.word for m in moments), default=0),
-        memory=tuple(
+        scalar_states=tuple(
             (m.name, m.init.value if isinstance(m.init, Const) else 0.0)
             for m in p.moments
-            if m.name in memory
+            if m.name in scalar
         ),
         precision=precision,
         reductions=tuple(low.reductions),
@@ -328,7 +328,7 @@ class Lowerer:
                 Statement(
                     f"{b.lower.name}_prev",
                     op("nonneg_max", lower, power),
-                    "what rounding took from it, the bound gives back",
+                    f"at least what {b.upper.name} allows: both were rounded when they were stored",
                 )
             )
 

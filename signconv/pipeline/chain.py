@@ -29,7 +29,9 @@ class Build:
 
     @property
     def command(self) -> str:
-        return command_of(self.spec, self.program.history, self.kernel.state, self.kernel.precision)
+        return command_of(
+            self.spec, self.program.history, self.kernel.storage, self.kernel.precision
+        )
 
     def write(self, folder: str | Path) -> Path:
         """Write the module into ``folder``, atomically; returns its path.

@@ -75,7 +75,7 @@ def assemble(made: Build) -> dict[str, Any]:
         "link": p.link,
         "state": {s: _state(p, made.kernel, s) for s in ("fp8", "bf16", "fp32")},
         "built": {
-            "state": made.kernel.state,
+            "state": made.kernel.storage,
             "moments": {
                 m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
                 for m in made.kernel.moments
@@ -194,7 +194,7 @@ def _excess(made: Build, bound: Bound) -> dict[str, Any] | None:
     from signconv.verification.differential import build_like
 
     try:
-        x = asdict(measure(made if made.kernel.state == "fp8" else build_like(made, "fp8")))
+        x = asdict(measure(made if made.kernel.storage == "fp8" else build_like(made, "fp8")))
     except LoweringError:
         return None
     return {**x, "largest": _number(x["largest"])}

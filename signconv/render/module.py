@@ -36,7 +36,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     """Fill the templates; the result is parsed before it is returned (BuildError otherwise)."""
     p = k.program
     moments = [m.name for m in k.moments]
-    states = [name for name, _ in k.memory]
+    states = [name for name, _ in k.scalar_states]
     constructor = signature.constructor(p)
     betas, lr = signature.betas_of(p), signature.lr_of(p)
     triton, torch = TritonPrinter(), TorchPrinter()
@@ -72,12 +72,12 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "class_name": class_name,
         "spec_literal": json.dumps(spec, ensure_ascii=False),
         "passes_tuple": signature.tuple_literal(p.history),
-        "storage": k.state,
+        "storage": k.storage,
         "precision": k.precision,
         "outputs": k.outputs,
         "words": k.words,
         "moments": k.moments,
-        "scalar_states": signature.states_literal(k.memory),
+        "scalar_states": signature.states_literal(k.scalar_states),
         "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
         "quotients": k.quotients,
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],
@@ -95,7 +95,6 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         or k.uses_inside(TorchFunctionPrinter().functions_of("ref"))
         or k.uses_scalar(PythonScalarPrinter().functions_of("ref")),
         "uses_real_t": any(reads_real_t(s.expr) for s in k.scalars),
-        "python_math": k.uses_scalar(PythonScalarPrinter().functions_of("math")),
     }
     source = environment().get_template("module.py.j2").render(context)
     source = layout.fitted(source)

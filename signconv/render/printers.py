@@ -257,7 +257,7 @@ class PythonScalarPrinter(_Scalar):
         "pow": "ref.real_power64",
         "exp": "ref.exp64",
         "log": "ref.log64",
-        "sqrt": "math.sqrt",
+        "sqrt": "ref.sqrt64",
         "abs": "abs",
         "max": "max",
         "min": "min",

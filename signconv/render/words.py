@@ -20,7 +20,7 @@ def summary(k: KernelProgram) -> str:
         "sign": " with a sign as update" if p.history else "",
     }[p.link]
     math = ", bf16 arithmetic" if k.precision == "bf16" else ""
-    return f"{p.name}{link}, {k.state.upper()} state{math}."
+    return f"{p.name}{link}, {k.storage.upper()} state{math}."
 
 
 def wrapped(doc: str) -> list[str]:

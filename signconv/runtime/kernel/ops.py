@@ -1,4 +1,4 @@
-"""The Triton half of the runtime: what generated kernels call, gathered from its rooms.
+"""The Triton half of the runtime: what kernels and generated modules call.
 
 Every function has a twin of the same name in ``reference.ops``, and in the room of the same name
 (``kernel.arithmetic`` and ``reference.arithmetic``, and so on), equal bit for bit.

@@ -57,7 +57,8 @@ def high_field(bits):
 def low_field(bits):
     """A 32-bit field whose upper 16 bits are independent of those of ``high_field``.
 
-    Both halves, above the lower one.  Bit 9 is set: the half unit that centres 22-bit numbers.
+    Its upper half is the xor of both halves of ``bits``, its lower half the lower one.  Bit 9 is
+    set: the half unit that centres 22-bit numbers.
     """
     return ((bits << 16) ^ bits) | 0x200
 

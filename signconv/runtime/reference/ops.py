@@ -63,6 +63,7 @@ from signconv.runtime.reference.scalars import (
     log64,
     power64,
     real_power64,
+    sqrt64,
 )
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "signed",
     "split_master",
     "sqrt",
+    "sqrt64",
     "store_float",
     "store_moment",
     "store_param",

@@ -17,6 +17,11 @@ def divide64(a: float, b: float) -> float:
     return math.copysign(math.inf, a) * math.copysign(1.0, b)
 
 
+def sqrt64(x: float) -> float:
+    """The square root in float64, correctly rounded; NaN of a negative number."""
+    return math.sqrt(x) if x >= 0 else math.nan
+
+
 def power64(base: float, t: int) -> float:
     """base**t in float64 by binary powering, always the same products in the same order."""
     result, factor = 1.0, base
