@@ -137,10 +137,10 @@ class _Kernel:
             ("", Column.PARAM, variant.param, True),
             ("", Column.GRAD, variant.grad, True),
         ]
-        for i, (name, fmt) in enumerate(self.formats.items()):
-            self.pointers.append((name, Column.STATE + 2 * i, fmt.dtype, True))
+        for i, (moment, fmt) in enumerate(self.formats.items()):
+            self.pointers.append((moment, Column.STATE + 2 * i, fmt.dtype, True))
             if fmt.scaled:
-                scale = f"{name}_scale", Column.STATE + 2 * i + 1, torch.uint8, False
+                scale = f"{moment}_scale", Column.STATE + 2 * i + 1, torch.uint8, False
                 self.pointers.append(scale)
         self.reducing = name == "reduce"
 
