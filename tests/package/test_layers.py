@@ -18,7 +18,7 @@ PACKAGE = ROOT / "signconv"
 ALLOWED = {
     "errors": set(),
     "ir": {"ir", "errors"},
-    "prove": {"prove", "ir", "errors"},
+    "prove": {"prove", "ir", "errors", "runtime.formats"},
     "dsl": {"dsl", "ir", "errors"},
     "specs": {"dsl"},
     "passes": {"passes", "ir", "errors"},
