@@ -24,10 +24,14 @@ def fields(seed: int) -> Tensor:
 
 
 def values(fmt: Format, seed: int = 0) -> Tensor:
-    """From 1/8 to 8, normal numbers of every format beside each other; what has a root is > 0."""
+    """From 1/8 to 8, normal numbers of every format beside each other.
+
+    Positive where the kernel takes what it stores to be: second moments (E5M2), and roots.
+    """
     rng = torch.Generator().manual_seed(seed)
     x = 2.0 ** (6 * torch.rand(N, generator=rng) - 3)
-    signs = 1.0 if fmt.order > 1 else torch.randint(0, 2, (N,), generator=rng) * 2.0 - 1.0
+    positive = fmt.name == "e5m2" or fmt.order > 1
+    signs = 1.0 if positive else torch.randint(0, 2, (N,), generator=rng) * 2.0 - 1.0
     return x * signs
 
 
