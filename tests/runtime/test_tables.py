@@ -49,13 +49,15 @@ def test_two_columns_for_every_stored_moment(
 
 @pytest.mark.parametrize("name", generated_classes())
 def test_a_row_has_room_for_what_is_stored_and_for_no_more(name: str) -> None:
-    """And every name is one of a state entry, with and without blocks and master weights."""
+    """A power of two of columns; and every name is one of a state entry, with and without blocks
+    and master weights."""
     program = generated_classes()[name].program
     width = tables.width(len(program.moments))
     for shape, param_format in (((4, 32), SPLIT), ((4, 33), WHOLE)):
         p = torch.zeros(shape, dtype=torch.bfloat16)
         names = tables.state_names(program, shape[1] == 32, param_format)
-        assert Column.STATE + len(names) == width
+        used = Column.STATE + len(names)
+        assert width // 2 < used <= width and width.bit_count() == 1
         assert set(names) <= state.create(program, p, "split", 0).keys()
     p = torch.zeros(4, 32)
     names = tables.state_names(program, True)
@@ -74,8 +76,8 @@ def test_chunks_name_every_chunk_of_every_tensor_once(counts: list[int]) -> None
 
 
 @triton.jit
-def _entry_kernel(table, chunks, out, MOMENTS: tl.constexpr):
-    tl.store(out + 2 * tl.program_id(0), tl.load(step._entry(table, chunks, MOMENTS)))
+def _entry_kernel(table, chunks, out, COLUMNS: tl.constexpr):
+    tl.store(out + 2 * tl.program_id(0), tl.load(step._entry(table, chunks, COLUMNS)))
     tl.store(out + 2 * tl.program_id(0) + 1, step._start(chunks, 64))
 
 
@@ -86,7 +88,7 @@ def test_a_kernel_finds_the_row_of_its_tensor(moments: int, device: str) -> None
     chunks = torch.stack(tables.chunks([1, 2, 0, 2]), dim=1).to(torch.int32).to(device)
     assert chunks.shape[1] == constants.CHUNK_ENTRY.value
     out = torch.zeros(len(chunks), 2, dtype=torch.int64, device=device)
-    _entry_kernel[(len(chunks),)](table, chunks, out, moments)
+    _entry_kernel[(len(chunks),)](table, chunks, out, width)
     rows = [0, 1, 1, 3, 3]
     assert out[:, 0].tolist() == [row * width for row in rows]
     assert out[:, 1].tolist() == [0, 0, 64, 0, 64]

@@ -254,8 +254,8 @@ MUTANTS = (
         (SAME,),
     ),
     Mutant(
-        "tables: a master weight's columns forgotten in the width",
-        (("signconv/runtime/tables.py", "return Column.STATE + 2 * moments + 2", "return Column.STATE + 2 * moments"),),
+        "tables: a master weight's columns left out of the width",
+        (("signconv/runtime/tables.py", "Column.STATE + 2 * moments + 2 - 1", "Column.STATE + 2 * moments - 1"),),
         ("tests/runtime/test_tables.py",),
     ),
     Mutant(
