@@ -185,7 +185,7 @@ def tensors(dtype: torch.dtype, device: str) -> list[Tensor]:
 
     made = [normal(5, 64), normal(70), normal(1), normal(64, 32).t(), normal(4, 40)[:, 3:35]]
     made.append(normal(6, 32, 2)[..., 1])
-    return [p.detach().requires_grad_() for p in made]
+    return [p.requires_grad_() if p._base is None else p.detach().requires_grad_() for p in made]
 
 
 def give(params: list[Tensor], t: int) -> None:
