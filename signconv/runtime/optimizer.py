@@ -195,6 +195,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         backend = self.backend_for(p.device)
         with backend.on_device(p.device):
             self._run(backend, [Task(p, {**group, "params": [p]}, [p], self.state)], {}, None)
+        # Autograd must notice a weight that another node still needs; pointers tell it nothing
+        torch.autograd.graph.increment_version(p)
 
     def _step_device(
         self,

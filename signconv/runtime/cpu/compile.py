@@ -131,6 +131,7 @@ class _Kernel:
 
     def __init__(self, module: Any, program: OptimizerProgram, variant: Variant, name: str) -> None:
         self.module, self.program, self.variant, self.name = module, program, variant, name
+        self.reducing = name == "reduce"
         self.formats = {m.name: m.format_for(variant.blocks) for m in program.moments}
         #: name in the state, column, dtype, and whether every element has one, of each pointer
         self.pointers: list[tuple[str, int, torch.dtype, bool]] = [
@@ -142,7 +143,6 @@ class _Kernel:
             if fmt.scaled:
                 scale = f"{moment}_scale", Column.STATE + 2 * i + 1, torch.uint8, False
                 self.pointers.append(scale)
-        self.reducing = name == "reduce"
 
     def emit(self) -> None:
         self._chunks(self._rows(), len(self.program.reductions))
