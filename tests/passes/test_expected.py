@@ -61,8 +61,8 @@ def test_is_the_mean_of_stosign(tmp_path: Path) -> None:
 
 def test_draws_no_random_numbers(tmp_path: Path) -> None:
     spec = spec_file(tmp_path, ADAM).spec
-    assert build(spec, "stosign", "fp32").kernel.noise
-    assert not build(spec, "expected", "fp32").kernel.noise
+    assert build(spec, convert="stosign", state="fp32").kernel.noise
+    assert not build(spec, convert="expected", state="fp32").kernel.noise
 
 
 def test_defaults_of_a_ratio_stay_and_are_said_to(tmp_path: Path) -> None:

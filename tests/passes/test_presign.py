@@ -78,9 +78,9 @@ def test_hyperparameters_and_their_defaults_stay(tmp_path: Path) -> None:
 def test_moments_no_longer_grow_with_the_gradient(tmp_path: Path) -> None:
     """That is what lets ``--state fp8-raw`` store them."""
     spec = spec_file(tmp_path, "m = ema(grad, 0.9)\nnumerator = m").spec
-    assert build(spec, "presign", "fp8-raw").kernel.storage == "fp8-raw"
+    assert build(spec, convert="presign", state="fp8-raw").kernel.storage == "fp8-raw"
     with pytest.raises(LoweringError, match="SC302"):
-        build(spec, None, "fp8-raw")
+        build(spec, state="fp8-raw")
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ REFUSED = {
 @pytest.mark.parametrize("convert", REFUSED)
 def test_refused(convert: str) -> None:
     with pytest.raises(PassError, match=REFUSED[convert]):
-        build("adamw", convert)
+        build("adamw", convert=convert)
 
 
 def test_no_pass_is_no_refusal() -> None:
-    assert build("adamw", "").module == build("adamw").module
+    assert build("adamw", convert="").module == build("adamw").module
 
 
 def test_a_link_of_tomorrow_excludes_those_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_a_link_of_tomorrow_excludes_those_of_today(monkeypatch: pytest.MonkeyPa
 )
 def test_does_not_apply(spec: str, convert: str, message: str) -> None:
     with pytest.raises(PassError, match=message):
-        build(spec, convert)
+        build(spec, convert=convert)
 
 
 @pytest.mark.parametrize("name", ["presign", "nesterov", *LINKS])

@@ -87,7 +87,7 @@ def test_build(stranger: Path, tmp_path: Path) -> None:
     assert "class AdamWTrimAt2StoSign" in said
     source = (tmp_path / "adamw_trimat2_stosign.py").read_text()
     assert "signconv build adamw --convert trim:at=2,stosign" in source
-    p = pipeline.build("adamw", "stosign,trim:at=2").program
+    p = pipeline.build("adamw", convert="stosign,trim:at=2").program
     assert algorithm(p)[0] == "m = beta1 * m.prev + (1 - beta1) * (clip(g, -2, 2))"
 
 
