@@ -233,7 +233,7 @@ def step_kernel(
     """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned goes TAIL rows at a time, with masks.
 
-    COLUMNS: of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
+    COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
     ``reduced``; WORDS: words of random bits per element; FIELDS: which field of them rounds each
     moment.
     """
