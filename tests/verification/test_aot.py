@@ -12,7 +12,7 @@ import re
 import pytest
 
 from signconv.pipeline import build, write
-from signconv.pipeline.catalogue import GENERATED
+from signconv.pipeline.catalogue import GENERATED, Entry
 from signconv.runtime.compat import HAS_TRITON
 from signconv.verification import aot
 from signconv.verification.aot import TARGETS
@@ -100,7 +100,7 @@ KERNELS = ("bfloat16", "float32", "scaled", "scalars", "finder")
 EVERYTHING = [f"{target} {kernel}" for target in TARGETS for kernel in KERNELS]
 SOME = ["sm_90 bfloat16", "gfx942 bfloat16", "sm_90 finder"]
 #: Optimizers that sum over whole tensors, a norm and a mean, in a kernel of their own.
-REDUCING = ("lamb", "cautious_adamw")
+REDUCING = (label(Entry("lamb")), label(Entry("cautious_adamw")))
 
 
 def plan() -> dict[str, list[str]]:
