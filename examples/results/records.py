@@ -38,7 +38,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     claim = path.stem.removeprefix("runs_")
     usual = {"claim": claim, **USUAL} if path.stem != claim else {}
     lines = path.read_text("utf-8").splitlines()
-    made: list[dict[str, Any]] = [usual | json.loads(line) for line in lines]
+    made: list[dict[str, Any]] = [{**usual, **json.loads(line)} for line in lines]
     for record in made if usual else ():
         record.setdefault("steps_done", record["steps"])
     return made
@@ -52,7 +52,7 @@ def read_records(paths: Collection[Path]) -> dict[str, dict[str, Any]]:
 
 def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what ``read_lines`` puts back."""
-    usual = USUAL | {"claim": record["claim"], "steps_done": record.get("steps")}
+    usual = {**USUAL, "claim": record["claim"], "steps_done": record.get("steps")}
     return {k: v for k, v in record.items() if k not in usual or v != usual[k]}
 
 

@@ -120,7 +120,7 @@ KERNEL_FAULTS = {
     "a factor in the math": ("beta1 * m_prev", "0.999 * beta1 * m_prev"),
     "a sign in the math": ("dev.signed(lr, direction)", "dev.signed(lr, -direction)"),
     "a scalar": ("one_minus_beta2 = 1.0 - beta2", "one_minus_beta2 = 1.0001 - beta2"),
-    "the wrong half of the bits": ("dev.sign_noise(dev.low_field", "dev.sign_noise(dev.high_field"),
+    "the noise's sign": ("noise * tl.abs(noise)", "noise * noise"),
 }
 
 

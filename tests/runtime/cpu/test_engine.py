@@ -239,11 +239,11 @@ def test_an_operation_means_what_it_does_in_torch(operation: str) -> None:
     extra = torch.randn(2, 200, generator=rng) * 10.0 ** torch.randint(-3, 4, (2, 200))
     p, g = torch.cat((p.flatten(), extra[0])), torch.cat((g.flatten(), extra[1]))
 
-    def reference(param: Tensor, grad: Tensor, *_: Any) -> None:
-        x, y = reference_ops.load_float(param), reference_ops.load_float(grad)
-        reference_ops.store_float(param, OPERATIONS[operation](x, y), x)
+    def math(p: Tensor, g: Tensor, moments: Any, *_: Any) -> Any:
+        return OPERATIONS[operation](p, g), moments
 
-    program = replace(AdamWStoSign.program, reference=reference)
+    step = replace(AdamWStoSign.program.reference, math=math)
+    program = replace(AdamWStoSign.program, reference=step)
     cls = type("Operation", (AdamWStoSign,), {"program": program})
     results = []
     for backend in ("reference", "cpu"):
