@@ -16,7 +16,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 #: What most runs have in common.
-USUAL: Mapping[str, Any] = {
+USUAL: dict[str, Any] = {
     "text": "python",
     "start": "",
     "save": "",
