@@ -47,7 +47,6 @@ from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.sign_form import sign_argument
 from signconv.lower.storage import plan
 
-
 #: Above every floor, which are at most 1: the scalar state of one before its first step.
 HIGHEST_FLOOR = 1.0
 
