@@ -1,4 +1,4 @@
-"""The bound between evaluator and reference: as wide as the condition of what is computed, no wider.
+"""The bound between evaluator and reference has the condition of what is computed, no wider.
 
 The specs in tests/verification/specs take differences of near numbers and quotients by small ones;
 a bound of so many units in the last place of the terms fails them, or else misses faults elsewhere.
