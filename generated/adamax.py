@@ -53,26 +53,39 @@ def _scalars(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What the step reads beside tensors, and the new scalar states."""
     lr, beta1, beta2, eps, weight_decay = hypers
+    (u_floor_prev,) = states
 
     # where(beta2 - beta1 > 0, (beta2 - beta1) / (beta2 * (1 - beta1)), 0)
-    u_floor = ref.divide64(beta2 - beta1, beta2 * (1.0 - beta1)) if beta2 - beta1 > 0.0 else 0.0
+    u_floor = min(
+        u_floor_prev,
+        (ref.divide64(beta2 - beta1, beta2 * (1.0 - beta1)) if beta2 - beta1 > 0.0 else 0.0),
+    )
     one_minus_beta1 = 1.0 - beta1
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     lr_weight_decay = lr * weight_decay
-    return (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay), ()
+    return (
+        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay),
+        (u_floor,),
+    )
 
 
 @triton.jit
 def _scalars_kernel(t, initial_lr, hypers, states):
     """``_scalars`` on the device."""
     lr, beta1, beta2, eps, weight_decay = hypers
+    (u_floor_prev,) = states
 
     # where(beta2 - beta1 > 0, (beta2 - beta1) / (beta2 * (1 - beta1)), 0)
-    u_floor = tl.where(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0)
+    u_floor = tl.minimum(
+        u_floor_prev, tl.where(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0)
+    )
     one_minus_beta1 = 1.0 - beta1
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     lr_weight_decay = lr * weight_decay
-    return (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay), ()
+    return (
+        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay),
+        (u_floor,),
+    )
 
 
 # ---------------------------------------------------------------- the kernel
@@ -171,6 +184,8 @@ class AdaMax(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        scalar_states=(("u_floor", 1.0),),
+        floors=("u_floor",),
         quotients=True,
     )
 

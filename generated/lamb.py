@@ -56,15 +56,19 @@ def _scalars(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What the step reads beside tensors, and the new scalar states."""
     lr, beta1, beta2, eps, weight_decay = hypers
+    (v_floor_prev,) = states
 
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
-    v_floor = (
-        ref.divide64(
-            (1.0 - beta2) * (beta2 - beta1 * beta1), beta2 * ((1.0 - beta1) * (1.0 - beta1))
-        )
-        if beta2 - beta1 * beta1 > 0.0
-        else 0.0
+    v_floor = min(
+        v_floor_prev,
+        (
+            ref.divide64(
+                (1.0 - beta2) * (beta2 - beta1 * beta1), beta2 * ((1.0 - beta1) * (1.0 - beta1))
+            )
+            if beta2 - beta1 * beta1 > 0.0
+            else 0.0
+        ),
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
@@ -83,7 +87,7 @@ def _scalars(
             weight_decay,
             lr,
         ),
-        (),
+        (v_floor,),
     )
 
 
@@ -91,13 +95,17 @@ def _scalars(
 def _scalars_kernel(t, initial_lr, hypers, states):
     """``_scalars`` on the device."""
     lr, beta1, beta2, eps, weight_decay = hypers
+    (v_floor_prev,) = states
 
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
-    v_floor = tl.where(
-        beta2 - beta1 * beta1 > 0.0,
-        (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
-        0.0,
+    v_floor = tl.minimum(
+        v_floor_prev,
+        tl.where(
+            beta2 - beta1 * beta1 > 0.0,
+            (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
+            0.0,
+        ),
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
@@ -116,7 +124,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             weight_decay,
             lr,
         ),
-        (),
+        (v_floor,),
     )
 
 
@@ -311,6 +319,8 @@ class LAMB(FusedOptimizer):
         words=2,
         reference=Step(_scalars, _math_reference, _summands_reference),
         kernel=Step(_scalars_kernel, _math, _summands),
+        scalar_states=(("v_floor", 1.0),),
+        floors=("v_floor",),
         reductions=("norm", "norm"),
         quotients=True,
     )

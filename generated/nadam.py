@@ -56,17 +56,20 @@ def _scalars(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """What the step reads beside tensors, and the new scalar states."""
     lr, beta1, beta2, eps, weight_decay, momentum_decay = hypers
-    (mu_product_prev,) = states
+    mu_product_prev, v_floor_prev = states
 
     real_t = float(t)
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
-    v_floor = (
-        ref.divide64(
-            (1.0 - beta2) * (beta2 - beta1 * beta1), beta2 * ((1.0 - beta1) * (1.0 - beta1))
-        )
-        if beta2 - beta1 * beta1 > 0.0
-        else 0.0
+    v_floor = min(
+        v_floor_prev,
+        (
+            ref.divide64(
+                (1.0 - beta2) * (beta2 - beta1 * beta1), beta2 * ((1.0 - beta1) * (1.0 - beta1))
+            )
+            if beta2 - beta1 * beta1 > 0.0
+            else 0.0
+        ),
     )
     # beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))
     mu = beta1 * (1.0 - 0.5 * ref.real_power64(0.96, real_t * momentum_decay))
@@ -97,7 +100,7 @@ def _scalars(
             lr,
             lr_weight_decay,
         ),
-        (mu_product,),
+        (mu_product, v_floor),
     )
 
 
@@ -105,15 +108,18 @@ def _scalars(
 def _scalars_kernel(t, initial_lr, hypers, states):
     """``_scalars`` on the device."""
     lr, beta1, beta2, eps, weight_decay, momentum_decay = hypers
-    (mu_product_prev,) = states
+    mu_product_prev, v_floor_prev = states
 
     real_t = t.to(tl.float64)
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
-    v_floor = tl.where(
-        beta2 - beta1 * beta1 > 0.0,
-        (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
-        0.0,
+    v_floor = tl.minimum(
+        v_floor_prev,
+        tl.where(
+            beta2 - beta1 * beta1 > 0.0,
+            (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
+            0.0,
+        ),
     )
     # beta1 * (1 - 0.5 * 0.96**(t * momentum_decay))
     mu = beta1 * (1.0 - 0.5 * dev.real_power64(0.96, real_t * momentum_decay))
@@ -143,7 +149,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             lr,
             lr_weight_decay,
         ),
-        (mu_product,),
+        (mu_product, v_floor),
     )
 
 
@@ -284,7 +290,8 @@ class NAdam(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
-        scalar_states=(("mu_product", 1.0),),
+        scalar_states=(("mu_product", 1.0), ("v_floor", 1.0)),
+        floors=("v_floor",),
         quotients=True,
     )
 

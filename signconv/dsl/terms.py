@@ -280,17 +280,41 @@ def hyper(
     le: float | None = None,
     lt: float | None = None,
 ) -> HyperTerm:
-    """A hyperparameter with a default and a legal range (ge: >=, gt: >, le: <=, lt: <)."""
-    if isinstance(default, bool) or not isinstance(default, int | float):
+    """A hyperparameter with a default and a legal range (ge: >=, gt: >, le: <=, lt: <).
+
+    A bound of infinity, below or above, is none.
+    """
+    number = _plain(default, "default")
+    if number is None or not math.isfinite(number):
         raise SpecError(
             "SC120", f"a hyperparameter's default must be a number, not {default!r}", caller()
         )
-    for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)):
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
-            raise SpecError(
-                "SC120", f"a hyperparameter's {name}= must be a number, not {bound!r}", caller()
-            )
-    return HyperTerm(float(default), {"ge": ge, "gt": gt, "le": le, "lt": lt})
+    low = {n: _bound(n, x, -math.inf) for n, x in (("ge", ge), ("gt", gt))}
+    high = {n: _bound(n, x, math.inf) for n, x in (("le", le), ("lt", lt))}
+    return HyperTerm(float(number), {**low, **high})
+
+
+def _bound(name: str, bound: Any, none: float) -> float | None:
+    """A bound as a plain number; None where there is none."""
+    if bound is None or bound == none:
+        return None
+    number = _plain(bound, f"{name}=")
+    if number is None or not math.isfinite(number):
+        raise SpecError(
+            "SC120", f"a hyperparameter's {name}= must be a number, not {bound!r}", caller()
+        )
+    return number
+
+
+def _plain(x: Any, what: str) -> float | None:
+    """A Python number that a generated module can hold; None for anything else."""
+    if isinstance(x, bool) or not isinstance(x, int | float):
+        return None
+    try:
+        float(x)
+    except OverflowError:
+        raise SpecError("SC120", f"a hyperparameter's {what} is past float64", caller()) from None
+    return x if type(x) in (int, float) else float(x)
 
 
 def _beta(beta: Any) -> Any:

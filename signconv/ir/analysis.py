@@ -23,6 +23,8 @@ from signconv.ir.nodes import (
 )
 
 Item = TypeVar("Item", Moment, Temp)
+#: Powers of a positive number that count as positive: its range says nothing of how small it is.
+LARGEST_POWER = 16
 
 
 @lru_cache(maxsize=64)
@@ -63,6 +65,16 @@ def is_scalar(e: Expr, p: Program) -> bool:
                 return False
             if n.kind == "temp" and not is_scalar(p.temp(n.name).expr, p):
                 return False
+    return True
+
+
+def is_constant(e: Expr, p: Program) -> bool:
+    """Whether ``e`` is made of hyperparameters and numbers: no t, no state, the same every step."""
+    for n in walk(e):
+        if isinstance(n, Ref) and n.kind not in ("hyper", "temp"):
+            return False
+        if isinstance(n, Ref) and n.kind == "temp" and not is_constant(p.temp(n.name).expr, p):
+            return False
     return True
 
 
@@ -237,8 +249,10 @@ class Ranges:
             )
         if isinstance(e, Ref) and e.kind == "temp":
             return self.at_most_one(self.p.temp(e.name).expr, strictly)
-        if isinstance(e, Op) and e.fn == "pow":  # b**t with t >= 1
-            return self.nonneg(e.args[0]) and self.at_most_one(e.args[0], strictly)
+        if isinstance(e, Op) and e.fn == "pow":  # b**t: b in [0, 1], and no negative exponent
+            base, exponent = e.args
+            grows = self.positive(exponent) if strictly else self.nonneg(exponent)
+            return grows and self.nonneg(base) and self.at_most_one(base, strictly)
         if isinstance(e, Op) and e.fn == "mul":
             return all(self.nonneg(a) and self.at_most_one(a) for a in e.args) and (
                 not strictly or any(self.at_most_one(a, True) for a in e.args)
@@ -261,8 +275,8 @@ class Ranges:
             return all(self.positive(a) for a in e.args)
         if e.fn in ("sqrt", "root"):
             return self.positive(e.args[0])
-        if e.fn == "pow" and isinstance(e.args[1], Const):
-            return self.positive(e.args[0])
+        if e.fn == "pow" and isinstance(e.args[1], Const):  # a larger power may be 0 in float64
+            return abs(e.args[1].value) <= LARGEST_POWER and self.positive(e.args[0])
         if e.fn == "add":
             return all(self.nonneg(a) for a in e.args) and any(self.positive(a) for a in e.args)
         return e.fn == "sub" and e.args[0] == Const(1.0) and self.at_most_one(e.args[1], True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from signconv.ir.analysis import Degrees, is_scalar
+from signconv.ir.analysis import Degrees, Ranges, is_constant, is_scalar
 from signconv.ir.nodes import (
     GRAD,
     Const,
@@ -26,7 +26,11 @@ from signconv.ir.nodes import (
 
 @dataclass(frozen=True)
 class MomentBound:
-    """abs(upper)**order * floor <= lower, for every gradient sequence; floor is a scalar."""
+    """abs(upper)**order * floor <= lower, for every gradient sequence; floor is a scalar.
+
+    The betas of ``floor`` are hyperparameters or numbers.  A user may change those between steps:
+    then the smallest floor of all steps so far holds, and no other (docs/design.md#the-floor).
+    """
 
     upper: Moment
     lower: Moment
@@ -53,7 +57,10 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
     over the two weight sequences: |m|**p (1-b2) (1 - (b1**p/b2)**q)**(p-1) / (1-b1)**p <= v where
     b1**p < b2, and for p = 1: |m| (1-b2)/(1-b1) <= v where b1 < b2; against the decayed maximum u
     of abs(g): |m| (b2-b1)/(b2 (1-b1)) <= u where b1 < b2; elsewhere there is no bound: floor 0.
+    The betas must be provably between 0 and 1, and must not change with t by themselves: there a
+    single step with b1**p >= b2 would end the bound for good.
     """
+    ranges = Ranges(p)
     above: set[str] = set()
     below: set[str] = set()
     for numerator, denominator in _ratios(p):
@@ -67,7 +74,7 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
             if lower.name not in below or order is None:
                 continue
             b1, b2 = upper.beta, lower.beta
-            if b1 is None or b2 is None or not (is_scalar(b1, p) and is_scalar(b2, p)):
+            if b1 is None or b2 is None or not (_weight(b1, p, ranges) and _weight(b2, p, ranges)):
                 continue
             if upper.init != "zero" or lower.init != "zero":
                 continue
@@ -92,6 +99,11 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
             else:
                 continue
             yield MomentBound(upper, lower, order, op("where", op("gt", gap, 0), floor, 0))
+
+
+def _weight(beta: Expr, p: Program, ranges: Ranges) -> bool:
+    """Whether a beta is provably between 0 and 1, and the same at every step."""
+    return is_constant(beta, p) and ranges.nonneg(beta) and ranges.at_most_one(beta)
 
 
 def unkept(p: Program) -> set[str]:

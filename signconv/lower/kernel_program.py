@@ -110,6 +110,7 @@ class KernelProgram:
     ``math``, whose statements are fp32, elementwise and in order.  ``words`` 32-bit words of
     random bits per element: the low field of word 0 is the sign noise, its high field rounds the
     parameter.  ``scalar_states``: names and initial values, float64, one number per parameter;
+    ``floors``: those of them that lowering added (docs/design.md#the-floor);
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
@@ -124,6 +125,7 @@ class KernelProgram:
     noise: bool
     words: int
     scalar_states: tuple[tuple[str, float], ...] = ()
+    floors: tuple[str, ...] = ()
     precision: str = "fp32"
     reductions: tuple[Reduction, ...] = ()
     reduce_math: tuple[Statement, ...] = ()

@@ -47,6 +47,9 @@ from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.sign_form import sign_argument
 from signconv.lower.storage import plan
 
+#: Above every floor, which are at most 1: the scalar state of one before its first step.
+HIGHEST_FLOOR = 1.0
+
 
 def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProgram:
     """Lower a verified Program; raises LoweringError for what no backend can compute."""
@@ -82,11 +85,15 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         moments=moments,
         noise=any(uses_noise(s.expr) for s in low.math),
         words=1 + max((m.word for m in moments), default=0),
-        scalar_states=tuple(
-            (m.name, m.init.value if isinstance(m.init, Const) else 0.0)
-            for m in p.moments
-            if m.name in scalar
+        scalar_states=(
+            *(
+                (m.name, m.init.value if isinstance(m.init, Const) else 0.0)
+                for m in p.moments
+                if m.name in scalar
+            ),
+            *((name, HIGHEST_FLOOR) for name in low.lowest),
         ),
+        floors=tuple(low.lowest),
         precision=precision,
         reductions=tuple(low.reductions),
         reduce_math=reduce_math,
@@ -108,6 +115,7 @@ class Lowerer:
         self._locals: dict[Expr, str] = {}
         self.reductions: list[Reduction] = []
         self.operands: tuple[Statement, ...] = ()
+        self.lowest: list[str] = []  # floors, as scalar states
         self._names = set(p.names) | {f"{m.name}_prev" for m in p.moments}
 
     # ---------------------------------------------------------------- scalars
@@ -317,7 +325,7 @@ class Lowerer:
         """
         for b in moment_bounds(self.p):
             upper, lower = Ref("prev", b.upper.name), Ref("prev", b.lower.name)
-            floor = self.scalar(b.floor, f"{b.lower.name}_floor")
+            floor = self._lowest(b.floor, f"{b.lower.name}_floor")
             size: Expr = upper
             if b.order % 2:
                 size = self.local(f"{b.upper.name}_size", op("abs", upper))
@@ -331,6 +339,21 @@ class Lowerer:
                     f"at least what {b.upper.name} allows: both were rounded when they were stored",
                 )
             )
+
+    def _lowest(self, e: Expr, hint: str) -> Expr:
+        """The smallest value of ``e`` at any step so far: betas may change between steps, and what
+        was averaged with other betas keeps to their floor (docs/design.md#the-floor)."""
+        if not any(references(e, kind) for kind in ("hyper", "temp")):
+            return self.scalar(e, hint)
+        e = rewrite(e, scalar_form)
+        for name in sorted(references(e, "temp"), key=lambda n: _index(self.p, n)):
+            self._scalar_temp(name)
+        name = self._fresh(hint)
+        self._names.add(f"{name}_prev")
+        self.lowest.append(name)
+        self.outputs.append(name)
+        self.scalars.append(Statement(name, op("min", Ref("prev", name), e), text(e)))
+        return Ref("scalar", name)
 
     def update(self) -> None:
         """The update and the parameter's new value."""

@@ -167,20 +167,41 @@ def prune(p: Program, reason: str) -> Program:
 
 
 def without_offset(e: Expr, p: Program) -> Expr:
-    """A denominator without its additive scalars (eps), also inside roots, products and max."""
-    if isinstance(e, Ref) and e.kind == "temp":
-        bare = without_offset(p.temp(e.name).expr, p)
-        return e if bare == p.temp(e.name).expr else bare
+    """A denominator without the scalars (eps) that are summands of the whole of it.
+
+    sqrt(v) + eps and sqrt(v + eps), whose whole is the root, also times or over scalars.  What
+    stands inside a factor, a function or a maximum is part of what the denominator means.
+    """
+    if isinstance(e, Ref) and e.kind == "temp" and not is_scalar(e, p):
+        whole = p.temp(e.name).expr
+        bare = without_offset(whole, p)
+        return e if bare == whole else bare
     if not isinstance(e, Op):
         return e
-    if e.fn in ("add", "max"):
-        for kept, offset in (e.args, e.args[::-1]):
-            if is_scalar(offset, p) and not is_scalar(kept, p):
-                return without_offset(kept, p)
-    if e.fn in ("sqrt", "root", "mul", "div", "add", "max"):
+    if e.fn == "add":
+        kept = _summands(e, p)
+        return e if kept == e else without_offset(kept, p)
+    if e.fn in ("sqrt", "root") or (e.fn == "div" and is_scalar(e.args[1], p)):
+        inner = without_offset(e.args[0], p)
+        return e if inner == e.args[0] else replace(e, args=(inner, *e.args[1:]))
+    if e.fn == "mul" and any(is_scalar(a, p) for a in e.args):
         args = tuple(a if is_scalar(a, p) else without_offset(a, p) for a in e.args)
         return e if args == e.args else replace(e, args=args)
     return e
+
+
+def _summands(e: Expr, p: Program) -> Expr:
+    """A sum without those of its summands that are scalars."""
+    if isinstance(e, Ref) and e.kind == "temp":
+        whole = p.temp(e.name).expr
+        bare = _summands(whole, p)
+        return e if bare == whole else bare
+    if not isinstance(e, Op) or e.fn != "add":
+        return e
+    kept = [_summands(a, p) for a in e.args if not is_scalar(a, p)]
+    if len(kept) < 2:
+        return kept[0] if kept else e
+    return e if tuple(kept) == e.args else replace(e, args=tuple(kept))
 
 
 def sign_defaults(p: Program) -> Program:

@@ -25,6 +25,7 @@ from signconv.ir.nodes import (
     references,
     rewrite,
     sub,
+    walk,
 )
 from signconv.ir.show import text
 from signconv.passes.base import Options, Pass, inlined, looks_ahead, prune
@@ -64,7 +65,14 @@ def _averages_changes(p: Program, m: Moment) -> bool:
     """Whether ``m`` averages differences to the last step's gradient, as Adan does."""
     if m.kind != "ema" or m.input is None:
         return False
-    return any(p.moment(n).next == GRAD for n in references(inlined(p, m.input), "prev"))
+    read = inlined(p, m.input)
+    kept = (p.moment(n).next for n in references(read, "prev"))
+    return any(e is not None and of_gradient(e) and e in walk(read) for e in kept)
+
+
+def of_gradient(e: Expr) -> bool:
+    """Whether ``e`` is the gradient or, after presign, a function of it alone."""
+    return GRAD in walk(e) and all(n == GRAD for n in walk(e) if isinstance(n, Ref))
 
 
 def _ahead(p: Program, e: Expr) -> Expr:

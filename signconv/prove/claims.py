@@ -40,6 +40,8 @@ def _infinite(b: dict[str, Any]) -> list[str]:
 def _finite(b: dict[str, Any]) -> list[str]:
     if b["always"]:
         words = f"{RATIO} <= 1 at every step, for every gradient and every legal hyperparameter"
+        if b["numerator_weights"]:
+            words += " (the same at every step)"
         made = [f"{words}: {b['reason']}."]
         if b["attained"] is not None:
             made.append(f"Run in float64, the extremal sequence reaches {b['attained']:.6f}.")
@@ -48,7 +50,9 @@ def _finite(b: dict[str, Any]) -> list[str]:
     tight = b["search"] is None
     words = f"{'sup ' if tight else ''}{RATIO} {'=' if tight else '<='} {formula}{b['value']:.6g}"
     made = [f"{words} at the defaults as t -> infinity (bias corrections and schedules at their "
-            f"limits). {_sentence(b['method'])} Weights: {_weights(b)}."]  # fmt: skip
+            f"limits). {_sentence(b['method'])}"]  # fmt: skip
+    if b["numerator_weights"] is not None:
+        made[0] += f" Weights: {_weights(b)}."
     needs = [*b["condition"], *b["assumptions"]]
     if needs:
         made.append(f"This needs {', '.join(needs)}, which the defaults meet; otherwise the ratio "
@@ -133,7 +137,8 @@ def unbiased_claims(p: Program, b: Bound, excess: dict[str, Any] | None) -> list
         return [f"{mean} is numerator/denominator everywhere, given the stored state, whatever the "
                 "storage: nothing is ever clipped."]  # fmt: skip
     if b.at_most_one:
-        made = [f"{mean} is numerator/denominator everywhere, given an fp32 state."]
+        made = [f"{mean} is numerator/denominator everywhere, given an fp32 state and while no "
+                f"power of a gradient leaves fp32's range{_range(p)}."]  # fmt: skip
         if excess is not None and excess["share"] > 0:
             made.append(
                 f"With FP8 state it is clipped where rounding left the ratio above 1. Measured: "

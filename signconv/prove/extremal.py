@@ -179,7 +179,10 @@ class Weights:
                 x = np.abs(a) / c
                 size = x ** (1 / (self.order - 1)) * (r / s) ** (k / (self.order - 1))
         h = np.where(np.isfinite(size), size, 0.0) * np.where(a < 0, -1.0, 1.0)
-        return self.gradients((h / np.max(np.abs(h)))[::-1])
+        largest = np.max(np.abs(h))
+        if not largest > 0:  # all weights are 0 here, and any sequence attains a ratio of 0
+            return np.ones(9)
+        return self.gradients((h / largest)[::-1])
 
     def gradients(self, h: Array) -> Array:
         """g with base(z) g = h, along the first axis."""

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from signconv.ir.analysis import Degrees
 from signconv.ir.nodes import Expr, Op, Program, Ref, map_expressions
-from signconv.prove import closed_forms, extremal
+from signconv.prove import closed_forms, extremal, refute
 from signconv.prove.closed_forms import partial_fractions
 from signconv.prove.formulas import formula_text
 from signconv.prove.ratios import Free, Hypers, Ratio, derive, inlined, stripped
 from signconv.prove.signals import Unproved, Z
-from signconv.prove.symbolic import FIRST, View
+from signconv.prove.symbolic import FIRST, T, View, symbol
 
 #: Steps over which the bound is also taken one t at a time.
 EARLY = 3000
@@ -72,6 +73,28 @@ def prove(p: Program, hypers: Hypers | None = None, steps: int = EARLY) -> Bound
     ``steps`` of the first steps are looked at one by one.
     """
     hypers = {h.name: h.default for h in p.hypers} | dict(hypers or {})
+    return _tested(p, _derived(p, hypers, steps), hypers)
+
+
+def _tested(p: Program, b: Bound, hypers: Hypers) -> Bound:
+    """``b``, or where a run exceeds what it claims, that nothing is proved."""
+    if b.status != "proved":
+        return b
+    plain = bare(p)
+    found = refute.counterexample(plain, b.value, hypers, late=True)
+    if found is None and b.early is not None:
+        found = refute.counterexample(plain, max(b.value, b.early[1]), hypers, late=False)
+    if b.always:
+        for late in (False, True):
+            found = found or refute.counterexample(plain, 1.0, late=late)
+    if found is None:
+        return b
+    why = f"{b.value:.6g} was derived and a run exceeds it, so the derivation is wrong here"
+    return Bound("unproved", "search", reason=why, search=max(found, b.attained or 0.0))
+
+
+def _derived(p: Program, hypers: Hypers, steps: int) -> Bound:
+    """The bound that follows from the recurrences."""
     if by_construction(p):
         why = "the denominator is a maximum that contains abs(numerator) of the same step"
         return Bound(
@@ -91,7 +114,7 @@ def prove(p: Program, hypers: Hypers | None = None, steps: int = EARLY) -> Bound
         return Bound("unproved", "search", reason=str(reason), search=found)
     free = [f for f in forms if isinstance(f, Free)]
     if free:
-        return _free_bound(p, free)
+        return _free_bound(p, free, hypers)
     best = [min(f, key=lambda r: r.supremum(hypers)) for f in forms if isinstance(f, list)]
     return _bound(p, max(best, key=lambda r: r.supremum(hypers)), hypers, steps)
 
@@ -151,17 +174,45 @@ def _method(r: Ratio) -> str:
     return f"Hölder's inequality, p = {r.order}, q = {q}: (sum abs(a_k)**q * c_k**(1 - q))**(1/q)"
 
 
-def _free_bound(p: Program, forms: list[Free]) -> Bound:
-    totals = [f.total for f in forms]
-    if any(f.size is None or x.free_symbols for f, x in zip(forms, totals, strict=True)):
-        return Bound("linear", "", reason="it has no denominator and grows with the gradient")
-    total = max(float(x) * f.size for f, x in zip(forms, totals, strict=True) if f.size is not None)
+def _free_bound(p: Program, forms: list[Free], hypers: Hypers) -> Bound:
+    """The bound of an update without denominator."""
+    if any(f.size is None for f in forms):
+        degree = Degrees(p).of(p.numerator)
+        if isinstance(degree, int | float) and degree > 0:
+            return Bound("linear", "", reason="it has no denominator and grows with the gradient")
+        return Bound(
+            "unproved", "search", search=extremal.search(bare(p), hypers),
+            reason="it has no denominator, and it does not simply scale with the gradient",
+        )  # fmt: skip
+    at = {symbol(p, n): x for n, x in hypers.items()}
+    value = max(float(abs(f.total.subs(at))) * f.size for f in forms if f.size is not None)
+    always = value <= 1 + 1e-9 and _free_at_most_one(p)
+    found = 0.0 if always else extremal.search(bare(p), hypers)
+    if found > value * (1 + 1e-9):
+        words = "its weights are larger at the first steps than in their limit"
+        return Bound("unproved", "search", reason=words, search=found)
     why = "weights >= 0 that sum to at most 1, of a quantity that is at most 1"
     return Bound(
-        "proved", "the sum of the weights times the largest input", total, sp.nsimplify(total),
-        always=total <= 1, always_reason=why,
-        attained=extremal.attained(bare(p), np.ones(2000), {}, late=False),
+        "proved", "the sum of the weights times the largest input", value,
+        sp.nsimplify(forms[0].total) if len(forms) == 1 and forms[0].size == 1 else None,
+        always=always, always_reason=why if always else "",
+        attained=extremal.attained(bare(p), np.ones(2000), hypers, late=False),
+        search=None if found >= value * (1 - 1e-3) or always else found,
     )  # fmt: skip
+
+
+def _free_at_most_one(p: Program) -> bool:
+    """Whether the sums of the weights are in [0, 1] at every t, of inputs in [-1, 1]."""
+    try:
+        view = View(p, exact=True)
+        forms = [f for f in derive(p, view) if isinstance(f, Free)]
+        sizes = [1.0 if f.size is None else f.size for f in forms]
+        sums = [_sum_to_t(view, f.weights.weights) for f in forms]
+        return max(sizes) <= 1 and all(f.size is not None for f in forms) and all(
+            _unit(view, s) for s in sums
+        )  # fmt: skip
+    except Unproved:
+        return False
 
 
 def bare(p: Program) -> Program:
@@ -244,7 +295,9 @@ def _unit_sign(view: View, e: Any) -> int:
     if e.is_number:
         return int(sp.sign(e)) if 0 < abs(e) <= 1 else int(e == 0)
     if e.is_Symbol:
-        base = view.timed[e][0] if e in view.timed else e
+        base, exponent = view.timed.get(e, (e, sp.Integer(1)))
+        if not never_negative(exponent):
+            return 0
         if base.is_Symbol and view.p.hyper(base.name) is not None:
             ref = Ref("hyper", base.name)
             return int(view.ranges.nonneg(ref) and view.ranges.at_most_one(ref))
@@ -261,6 +314,12 @@ def _unit_sign(view: View, e: Any) -> int:
     return 0
 
 
+def never_negative(exponent: Any) -> bool:
+    """Whether an exponent is provably >= 0 at every t = 1, 2, …"""
+    since = sp.Symbol("since", nonnegative=True, integer=True)
+    return bool(sp.expand(sp.sympify(exponent).subs(T, 1 + since)).is_nonnegative)
+
+
 def tied(p: Program, r: Ratio, hypers: Hypers) -> tuple[str, ...]:
     """Pairs of hyperparameters whose equality makes the ratio at most 1, for every t."""
     used = {s.name for s in (r.a + r.c + (r.rate or 0)).free_symbols}
@@ -272,6 +331,8 @@ def tied(p: Program, r: Ratio, hypers: Hypers) -> tuple[str, ...]:
             return Ref("hyper", x) if e == Ref("hyper", y) else None
 
         if r.supremum({**hypers, y: hypers[x]}) <= 1 + 1e-9:
-            if at_most_one(map_expressions(p, rule)):
+            same = map_expressions(p, rule)
+            exceeded = (refute.counterexample(bare(same), 1.0, late=x) for x in (False, True))
+            if at_most_one(same) and not any(exceeded):
                 found.append(f"{x} = {y}")
     return tuple(found)

@@ -279,8 +279,10 @@ def _stripped(p: Program, ranges: Ranges, e: Expr) -> Expr:
         for kept, offset in (e.args, e.args[::-1]):
             if is_scalar(offset, p) and ranges.nonneg(offset) and ranges.nonneg(kept):
                 return _stripped(p, ranges, kept)
-    if e.fn in ("sqrt", "root", "mul", "div", "add", "max"):
+    if e.fn in ("sqrt", "root", "mul", "add", "max"):
         return replace(e, args=tuple(_stripped(p, ranges, a) for a in e.args))
+    if e.fn == "div":  # less in a divisor is more of the quotient
+        return replace(e, args=(_stripped(p, ranges, e.args[0]), e.args[1]))
     return e
 
 

@@ -34,6 +34,11 @@ def number(x: float) -> Any:
     return sp.Rational(repr(x))
 
 
+def _sign(base: Any) -> dict[str, bool]:
+    """What is known of the sign of its powers: a power of a negative number may be either."""
+    return {"positive": True} if base.is_nonnegative else {"real": True}
+
+
 class View:
     """Formulas for the expressions of one program.
 
@@ -95,7 +100,7 @@ class View:
 
     def at_t(self, base: Any, exponent: Any = T) -> Any:
         """base**exponent, which changes with t, as a symbol of its own: algebra stays rational."""
-        made = sp.Symbol(f"({base})**({exponent})", positive=True)
+        made = sp.Symbol(f"({base})**({exponent})", **_sign(base))
         self.timed[made] = (base, exponent)
         return made
 

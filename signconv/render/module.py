@@ -78,6 +78,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "words": k.words,
         "moments": k.moments,
         "scalar_states": signature.states_literal(k.scalar_states),
+        "floors": signature.tuple_literal(k.floors),
         "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
         "quotients": k.quotients,
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],

@@ -125,7 +125,8 @@ class OptimizerProgram:
     scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
     scalars that the elementwise step reads.  words: 32-bit words of random bits per element.
     reductions: kinds of its per-tensor reductions.  quotients: whether the step of an element
-    takes roots or quotients.  removed: hyperparameters that passes took away, and why.
+    takes roots or quotients.  floors: those of the scalar states that a checkpoint may lack.
+    removed: hyperparameters that passes took away, and why.
     """
 
     name: str
@@ -143,6 +144,7 @@ class OptimizerProgram:
     precision: str = "fp32"
     reductions: tuple[str, ...] = ()
     quotients: bool = False
+    floors: tuple[str, ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -63,7 +63,8 @@ def take(
 ) -> dict[str, Tensor]:
     """A copy of one parameter's saved state on its device, checked for keys and shapes.
 
-    Without a master weight in ``entry`` a new one starts from the parameter.  Raises ValueError
+    Without a master weight in ``entry`` a new one starts from the parameter; floors, which
+    checkpoints of 0.1 have not, start from their initial values.  Raises ValueError
     for a state that is not this parameter's.
     """
     kept = masters.layout(p, master)
@@ -77,6 +78,9 @@ def take(
         )
     if kept and MASTER not in entry:
         entry = {**entry, **{k: sharded.zeros(p, s, d) for k, (s, d) in kept.items()}}
+    initial = dict(program.scalar_states)
+    started = {n: torch.tensor(initial[n], dtype=torch.float64) for n in program.floors}
+    entry = {**started, **entry}
     wanted = layout(program, p, master)
     if set(entry) != set(wanted):
         raise coded(

@@ -12,18 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from signconv.ir.evaluate import Evaluator, State
+from signconv.ir.analysis import scalar_moments
+from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import Program
 from signconv.passes.base import parse
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as ref
 from signconv.verification import laws
+from signconv.verification.enclosure import Enclosed, Enclosing
 from signconv.verification.oracles import ORACLES
 from signconv.verification.report import Row
 
 Array = npt.NDArray[np.float64]
 SIZE = 512
 ULP = 2.0**-24
+#: Where an interval is so narrow beside the terms it is made of, a fault of that size is noticed.
+NARROW = 1e-4
+#: The share of all values whose intervals have to be.
+DECIDED = 0.5
 
 
 def gradients(
@@ -71,64 +77,98 @@ def pass_rows(before: Program, history: tuple[str, ...]) -> list[Row]:
 def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
     """Reference (fp32 state and parameters) against the evaluator, one step at a time.
 
-    Each step starts from the reference's own state, so the bound is that of one step: 32 units in
-    the last place of the terms involved; a sign may differ only where its argument is that close
-    to zero.
+    Each step starts from the reference's own state, and the evaluator runs it on intervals: every
+    operation widens its result by its rounding, so the bound has the condition of what is computed
+    (a difference of two near numbers, a quotient by a small one), and for each element its own.
+    The reference has to land inside, and most intervals have to be narrow, or they prove nothing.
     """
     rng = np.random.default_rng(3)
     hypers: dict[str, Any] = {"lr": 1e-2}
     if program.hyper("weight_decay"):
         hypers["weight_decay"] = 0.1
-    evaluator = Evaluator(program, **hypers)
-    p = torch.tensor(rng.standard_normal(SIZE), dtype=torch.float32)
+    evaluator, enclosing = Evaluator(program, **hypers), Enclosing(program, **hypers)
+    # Small parameters beside ordinary ones: a step is seen down to their last place
+    size = 10.0 ** -rng.uniform(0, 3, SIZE)
+    p = torch.tensor(size * rng.standard_normal(SIZE), dtype=torch.float32)
     optimizer = cls([p.requires_grad_()], backend="reference", seed=5, **hypers)
-    worst, flips, far = 0.0, 0, 0
+    seen = _Seen(program.link in ("sign", "stosign"))
     for t, g in enumerate(gradients(rng, steps), 1):
         p.grad = torch.tensor(g, dtype=torch.float32)
         before = p.detach().clone()
-        prev = {m.name: _state(optimizer, p, m.name, evaluator, before) for m in program.moments}
+        prev = _states(optimizer, p, evaluator)
         optimizer.step()
         bits = ref.random_bits(0, SIZE, *ref.draw_keys(5, t, 0), p.device)
         noise = ref.sign_noise(ref.low_field(bits)).double().numpy()
         start, grad = before.double().numpy(), p.grad.double().numpy()
-        wanted, state = evaluator.step(start, grad, prev, t, noise)
-        for m in program.moments:
-            got = optimizer.state[p][m.name].double().numpy()
-            size = np.abs(state[m.name]) + np.abs(prev[m.name]) + np.abs(grad) * ULP
-            worst = max(worst, _ulps(got - state[m.name], size))
-        gap = p.detach().double().numpy() - wanted
-        size = np.abs(start) + np.abs(wanted - start)
-        if program.link in ("sign", "stosign"):
-            flipped = np.abs(gap) > hypers["lr"] / 2
-            near = _near_zero(evaluator, start, grad, prev, t, noise)
-            flips, far = flips + int(flipped.sum()), far + int((flipped & ~near).sum())
-            gap = np.where(flipped, 0.0, gap)
-        worst = max(worst, _ulps(gap, size))
-    detail = f"{worst:.1f} ulp at most over {steps} steps"
-    if program.link in ("sign", "stosign"):
-        detail += f"; {flips} signs differ, {far} of them not near zero"
-    return Row("evaluator - reference", "fp32 state", worst <= 32 and far == 0, detail)
+        middle, states = evaluator.step(start, grad, prev, t, noise)
+        exact = {n: Enclosed(x, x) if np.ndim(x) else x for n, x in prev.items()}
+        box, boxes = enclosing.step(Enclosed(start, start), Enclosed(grad, grad), exact, t, noise)
+        seen.compare(p.detach().double().numpy(), box, middle, np.abs(start))
+        for name, x in boxes.items():
+            got = optimizer.state[p][name].double().numpy()
+            size = np.abs(prev[name]) + np.abs(grad)
+            seen.compare(got, x, states[name], size, moment=True)
+    return Row("evaluator - reference", "fp32 state", seen.agrees, seen.words(steps))
 
 
-def _state(
-    optimizer: FusedOptimizer, p: torch.Tensor, name: str, evaluator: Evaluator, param: torch.Tensor
-) -> Array:
+class _Seen:
+    """What the comparisons of ``reference_row`` came to."""
+
+    def __init__(self, signs: bool) -> None:
+        self.signs = signs
+        self.outside, self.values, self.narrow = 0, 0, 0
+        self.worst, self.flips = 0.0, 0
+
+    def compare(
+        self, got: Array, box: Any, middle: Array, size: Array, moment: bool = False
+    ) -> None:
+        """A quantity against its interval; ``size``: of the terms that it is made of."""
+        got, middle = np.broadcast_arrays(got, middle)
+        if not isinstance(box, Enclosed):  # a state that came out as one number, in float64
+            box = Enclosed(np.full(got.shape, box), np.full(got.shape, box)).wider(
+                4 * ULP * np.abs(box)
+            )
+        inside = box.has(got) | box.open
+        self.outside += int((~inside).sum())
+        self.values += got.size
+        with np.errstate(all="ignore"):
+            # A sign's step is decided where its interval is a point, any other where it is narrow
+            width = np.where(box.open, np.inf, box.hi - box.lo)
+            self.narrow += int((width <= NARROW * (size + np.abs(middle))).sum())
+        gap = np.abs(got - middle)
+        turned = gap > 1e-3 if self.signs and not moment else np.zeros(got.shape, bool)
+        self.flips += int(turned.sum())
+        self.worst = max(self.worst, _ulps(np.where(turned, 0.0, gap), size + np.abs(middle)))
+
+    @property
+    def agrees(self) -> bool:
+        """Every value lies in its interval, and the intervals are narrow for most."""
+        return self.outside == 0 and self.narrow >= DECIDED * self.values
+
+    def words(self, steps: int) -> str:
+        made = f"{self.worst:.1f} ulp at most over {steps} steps"
+        if self.signs:
+            made += f"; {self.flips} signs differ, near zero"
+        if self.outside:
+            made += f"; {self.outside} of {self.values} values outside what rounding can do"
+        if self.narrow < DECIDED * self.values:
+            made += f"; rounding can do so much that {1 - self.narrow / self.values:.0%} of the "
+            made += "values are not decided"
+        return made
+
+
+def _states(optimizer: FusedOptimizer, p: torch.Tensor, evaluator: Evaluator) -> dict[str, Any]:
+    """The state before a step; a scalar state is one number."""
+    memory = scalar_moments(evaluator.program)
     if p in optimizer.state:
-        return optimizer.state[p][name].double().numpy().copy()
-    return evaluator.initial_state(param.double().numpy())[name]
+        made = {
+            m.name: optimizer.state[p][m.name].double().numpy().copy()
+            for m in evaluator.program.moments
+        }
+    else:
+        made = dict(evaluator.initial_state(p.detach().double().numpy()))
+    return {n: np.float64(x.flat[0]) if n in memory else x for n, x in made.items()}
 
 
 def _ulps(gap: Array, size: Array) -> float:
-    return float(np.max(np.abs(gap) / np.maximum(size * ULP, 1e-300), initial=0.0))
-
-
-def _near_zero(
-    ev: Evaluator, p: Array, g: Array, prev: State, t: int, noise: Array
-) -> npt.NDArray[np.bool_]:
-    """Where moving the noise or the gradient by a few units in the last place turns the sign."""
-    signs = [
-        ev.step(p, g * (1 + a), prev, t, noise * (1 + b))[0]
-        for a in (-64 * ULP, 64 * ULP)
-        for b in (-64 * ULP, 64 * ULP)
-    ]
-    return np.ptp(np.stack(signs), axis=0) > 0
+    return float(np.max(gap / np.maximum(size * ULP, 1e-300), initial=0.0))

@@ -130,6 +130,16 @@ def test_degree_of_an_update(update: str, degree: object, tmp_path: Path) -> Non
         ("sqrt(positive) / t", True, False),
         ("0.5", True, True),
         ("0.0", False, True),
+        # exponents: negative ones, and those that are negative at first or by choice
+        ("beta**(0 - t)", False, False),
+        ("1 - beta**(0 - t)", False, True),
+        ("1 - beta**(t - 3)", False, True),
+        ("1 - beta**(0.5*t - 3)", False, True),
+        ("1 - beta**loose", False, True),
+        ("1 - beta**positive", True, True),
+        ("1 - beta**closed", False, True),
+        ("positive**2", True, False),
+        ("positive**400", False, False),
     ],
 )
 def test_sign_and_size_of_scalars(

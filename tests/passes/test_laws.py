@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from signconv.passes.base import registry
+from signconv.ir.analysis import is_scalar
+from signconv.ir.nodes import Expr, Op, Program, rewrite
+from signconv.passes.base import inlined, registry, without_offset
 from signconv.pipeline import resolve
 from signconv.pipeline.catalogue import GENERATED
 from signconv.verification.laws import laws
@@ -56,9 +58,44 @@ def test_law_holds_on_a_spec_written_here(tmp_path: Path) -> None:
     assert [r.ok for r in rows] == [True, True, True]
 
 
-def test_two_programs_that_no_law_compares_are_not_called_equal(tmp_path: Path) -> None:
-    """A literal offset goes as eps does; the law can only set hyperparameters to zero."""
+def test_a_number_that_goes_as_eps_does_is_compared(tmp_path: Path) -> None:
     body = "q = ema(grad, 0.9)\nnumerator = q\ndenominator = sqrt(ema_) + 0.1"
     p = program_of(tmp_path, "ema_ = ema(grad**2, 0.9)\n" + body)
     (row,) = pass_rows(p, ("stosign",))
-    assert row.ok is None and "no law compares" in row.detail
+    assert row.ok is True
+
+
+#: Denominators of which a pass that takes too much, or too little, makes another number.
+WHOLE = (
+    "sqrt(w) + eps", "sqrt(w + eps)", "2 * (sqrt(w) + eps)", "root(w + eps, 4) / 3 + 1",
+    "sqrt(w) + eps + abs(q)", "sqrt(w) * (eps + abs(tanh(q)))", "sqrt(w) * (q**2 / (q**2 + eps))",
+    "max(sqrt(w), eps)", "sqrt(w + eps) + abs(q)", "below", "sqrt(1 + w * (w + eps))",
+)  # fmt: skip
+
+
+def everywhere(e: Expr, p: Program) -> Expr:
+    """The eps of 0.1: every scalar added to or compared with anything."""
+
+    def rule(x: Expr) -> Expr | None:
+        if isinstance(x, Op) and x.fn in ("add", "max"):
+            kept = [a for a in x.args if not is_scalar(a, p)]
+            return kept[0] if len(kept) == 1 else None
+        return None
+
+    return rewrite(inlined(p, e), rule)
+
+
+@pytest.mark.parametrize("denominator", WHOLE)
+@pytest.mark.parametrize("link", ["stosign", "expected"])
+def test_the_law_compares_with_what_was_written(
+    denominator: str, link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taking more than a summand of the whole is seen, for hyperparameters as for numbers."""
+    names = "near = eps + sqrt(w)\nbelow = near * 1.5\n" if denominator == "below" else ""
+    body = "eps = hyper(0.3, ge=0)\nq, w = ema(grad, 0.8), ema(grad**2, 0.9)\n" + names
+    p = program_of(tmp_path, f"{body}numerator = q\ndenominator = {denominator}")
+    assert [r.ok for r in pass_rows(p, (link,))] == [True]
+    if without_offset(p.denominator, p) == everywhere(p.denominator, p):
+        return
+    monkeypatch.setattr("signconv.passes.stosign.without_offset", everywhere)
+    assert [r.ok for r in pass_rows(p, (link,))] == [False]

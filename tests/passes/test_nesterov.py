@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from signconv.errors import PassError
 from signconv.ir.describe import algorithm
 from signconv.ir.nodes import Const, Op, Program, Ref, mul
 from signconv.passes import nesterov
+from signconv.passes.base import canonical
+from signconv.pipeline import apply_passes, requests_of, resolve
 from tests.passes.bodies import ADAM, BARE, BOTH, DECAYED, breaks_the_law, converted, refused
 from tests.support import program_of
 from tests.support.runs import updates
@@ -144,3 +147,11 @@ def test_fault_breaks_the_law(
     spec: str, fault: Callable[[Program], Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert breaks_the_law(nesterov, spec, "nesterov", fault, monkeypatch)
+
+
+@pytest.mark.parametrize("convert", ["nesterov", "presign,nesterov", "presign,nesterov,stosign"])
+def test_presign_does_not_hide_a_look_ahead(convert: str) -> None:
+    """Signs of gradients and their changes are a look-ahead as gradients and theirs are."""
+    with pytest.raises(PassError) as caught:
+        apply_passes(resolve("adan"), canonical(requests_of(convert)))
+    assert caught.value.code == "SC208" and "looks ahead already" in caught.value.message

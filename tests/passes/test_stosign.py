@@ -31,10 +31,40 @@ TABLE = {
         "stosign",
         [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
     ),
-    "offset as a maximum goes": (
+    "offset of a root over a scalar goes": (
+        RATIO.format(denominator="sqrt((m2 + tiny) / 3) * 2"),
+        "stosign",
+        [*BOTH, "update = sign(m1 + sqrt(m2 / 3) * 2 * noise)", DECAYED],
+    ),
+    "offset of a sum of several goes": (
+        RATIO.format(denominator="sqrt(m2) + tiny + abs(m1)"),
+        "stosign",
+        [*BOTH, "update = sign(m1 + (sqrt(m2) + abs(m1)) * noise)", DECAYED],
+    ),
+    "a maximum stays": (
         RATIO.format(denominator="max(sqrt(m2), tiny)"),
         "stosign",
-        [*BOTH, "update = sign(m1 + sqrt(m2) * noise)", DECAYED],
+        [*BOTH, "update = sign(m1 + max(sqrt(m2), tiny) * noise)", DECAYED],
+    ),
+    "a number inside a factor stays": (
+        RATIO.format(denominator="sqrt(m2) * (1 + abs(tanh(m1))) + tiny"),
+        "stosign",
+        [*BOTH, "update = sign(m1 + sqrt(m2) * (1 + abs(tanh(m1))) * noise)", DECAYED],
+    ),
+    "a number inside a quotient stays": (
+        RATIO.format(denominator="sqrt(m2) * (m1**2 / (m1**2 + tiny))"),
+        "stosign",
+        [*BOTH, "update = sign(m1 + sqrt(m2) * (m1**2 / (m1**2 + tiny)) * noise)", DECAYED],
+    ),
+    "a number inside a root that is a summand stays": (
+        RATIO.format(denominator="sqrt(m2 + tiny) + abs(m1)"),
+        "stosign",
+        [*BOTH, "update = sign(m1 + (sqrt(m2 + tiny) + abs(m1)) * noise)", DECAYED],
+    ),
+    "a number inside a divisor stays": (
+        RATIO.format(denominator="abs(m1) / (sqrt(m2) + tiny)"),
+        "stosign",
+        [*BOTH, "update = sign(m1 + abs(m1) / (sqrt(m2) + tiny) * noise)", DECAYED],
     ),
     "factors stay": (
         RATIO.format(denominator="2 * sqrt(m2 / 3) + tiny"),

@@ -25,8 +25,8 @@ from signconv.runtime.program import has_blocks
 from signconv.runtime.reference import ops as ref
 from signconv.runtime.reference.roots import LARGEST_ROOT
 from signconv.verification.bits import different, load_class
+from signconv.verification.enclosure import Enclosed, Enclosing
 from signconv.verification.laws import verdicts
-from tools.fuzz.enclosure import Enclosed, Enclosing
 from tools.fuzz.programs import Case
 
 STEPS = 2

@@ -458,4 +458,75 @@ MUTANTS = (
         (("signconv/pipeline/files.py", "    handle, temporary = tempfile.mkstemp(", "    path.write_text(source)\n    handle, temporary = tempfile.mkstemp("),),
         ("tests/pipeline/test_files.py",),
     ),
+    # ---------------------------------------------------------------- proofs, eps, verify's bound
+    Mutant(
+        "proofs: a power is at most 1 whatever its exponent",
+        (("signconv/ir/analysis.py", "grows = self.positive(exponent) if strictly else self.nonneg(exponent)", "grows = True"),),
+        ("tests/ir/test_analysis.py::test_sign_and_size_of_scalars",),
+    ),
+    Mutant(
+        "proofs: exponents of t may be negative",
+        (("signconv/prove/proofs.py", "if not never_negative(exponent):", "if False:"),),
+        ("tests/prove/test_claims.py::test_exponents_that_are_never_negative", "tests/prove/test_claims.py::test_the_proof_itself_looks_at_exponents"),
+    ),
+    Mutant(
+        "proofs: no run against a bound that was derived",
+        (("signconv/prove/proofs.py", "    if found is None:\n        return b\n    why", "    if True:\n        return b\n    why"),),
+        ("tests/prove/test_claims.py::test_a_false_claim_does_not_come_out",),
+    ),
+    Mutant(
+        "counterexamples: late steps alone",
+        (("signconv/prove/refute.py", "run = Run(p, size, at, late)", "run = Run(p, size, at, True)"),),
+        ("tests/prove/test_claims.py::test_early_steps_are_looked_at_alone",),
+    ),
+    Mutant(
+        "proofs: an update without denominator always grows",
+        (("signconv/prove/proofs.py", "if isinstance(degree, int | float) and degree > 0:", "if True:"),),
+        ("tests/prove/test_claims.py::test_claims",),
+    ),
+    Mutant(
+        "bounds: betas that change with t count as constant",
+        (("signconv/ir/bounds.py", "return is_constant(beta, p) and ranges", "return is_scalar(beta, p) and ranges"),),
+        ("tests/ir/test_bounds.py::test_which_betas_have_a_bound",),
+    ),
+    Mutant(
+        "floors: those of the present betas alone",
+        ((LOWER, 'op("min", Ref("prev", name), e)', "e"),),
+        ("tests/ir/test_bounds.py::test_a_user_who_changes_betas_keeps_the_stored_moment",),
+    ),
+    Mutant(
+        "load_state_dict: a checkpoint without floors is refused",
+        (("signconv/runtime/state.py", "entry = {**started, **entry}", "entry = {**entry}"),),
+        ("tests/runtime/test_legacy.py",),
+    ),
+    Mutant(
+        "stosign: numbers inside maxima go as eps does",
+        (("signconv/passes/base.py", 'if e.fn == "add":\n        kept = _summands(e, p)', 'if e.fn in ("add", "max"):\n        e = replace(e, fn="add")\n        kept = _summands(e, p)'),),
+        ("tests/passes/test_stosign.py::test_equations",),
+    ),
+    Mutant(
+        "stosign: numbers inside the roots of a sum go",
+        (("signconv/passes/base.py", "kept = [_summands(a, p) for a in e.args if", "kept = [without_offset(a, p) for a in e.args if"),),
+        ("tests/passes/test_stosign.py::test_equations",),
+    ),
+    Mutant(
+        "nesterov: a look-ahead of signs not seen",
+        (("signconv/passes/nesterov.py", "of_gradient(e) and e in walk(read)", "e == GRAD"),),
+        ("tests/passes/test_nesterov.py::test_presign_does_not_hide_a_look_ahead",),
+    ),
+    Mutant(
+        "verify: intervals that nothing leaves",
+        (("signconv/verification/witnesses.py", "inside = box.has(got) | box.open", "inside = box.has(got) | True"),),
+        ("tests/verification/test_condition.py::test_a_fault_of_that_size_is_noticed",),
+    ),
+    Mutant(
+        "verify: intervals that decide nothing pass",
+        (("signconv/verification/witnesses.py", "DECIDED = 0.5", "DECIDED = 0.0"),),
+        ("tests/verification/test_condition.py::test_a_program_that_rounding_takes_apart_is_not_called_equal",),
+    ),
+    Mutant(
+        "verify: rounding of one operation counts for nothing",
+        (("signconv/verification/enclosure.py", "    by = ulps * x.unit\n", "    by = 0.0\n"),),
+        ("tests/verification/test_condition.py::test_a_correct_spec_agrees",),
+    ),
 )  # fmt: skip

@@ -116,8 +116,9 @@ class CpuEngine:
             b.step(state, self.offsets, rows, scalars, keys)
         torch._foreach_add_(steps, 1)
         for i, name in enumerate(names):
-            for clock, entry in zip(clocks, entries, strict=True):
-                entry[name].fill_(memory[of_clock[clock]][i])
+            for clock, entry, before in zip(clocks, entries, values[1 + i], strict=True):
+                if memory[of_clock[clock]][i] != before:
+                    entry[name].fill_(memory[of_clock[clock]][i])
 
     def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Compile and lay out tables for these parameters; once, while they stay the same."""

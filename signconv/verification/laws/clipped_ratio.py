@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 
 from signconv.ir.analysis import is_scalar
-from signconv.ir.nodes import Op, Program, Ref, walk
+from signconv.ir.nodes import Expr, Op, Program, Ref, add
 from signconv.verification.laws.base import Array, differ, gradients, run
 
 
@@ -17,7 +18,7 @@ def check(before: Program, after: Program, options: Mapping[str, str], levels: i
 
     There a negative sigma mirrors the draws, so that the mean is clip(m/abs(sigma)).
     """
-    plain = _ratio(before, after)
+    plain = replace(before, link="ratio")
     grads = gradients()
     tops = [u for u, _ in run(replace(plain, denominator=None), grads)]
     if before.denominator is None:
@@ -27,9 +28,10 @@ def check(before: Program, after: Program, options: Mapping[str, str], levels: i
         if any(differ(s[g], largest) for s, largest in zip(states, sigmas, strict=True)):
             return f"{g} is not the running maximum of the numerator"
     else:
-        if options.get("eps") != "keep" and _other_offset(before, after):
-            return None  # what is added to the denominator goes: another program
-        sigma = replace(plain, numerator=before.denominator, denominator=None)
+        below = before.denominator
+        if options.get("eps", "drop") != "keep":
+            below = without_summands(before, below)
+        sigma = replace(plain, numerator=below, denominator=None)
         sigmas = [u for u, _ in run(sigma, grads)]
     if after.link == "expected":
         found = [u for u, _ in run(after, grads)]
@@ -42,28 +44,37 @@ def check(before: Program, after: Program, options: Mapping[str, str], levels: i
     return "mean of the sign is not clip(ratio)" if (gap > 1 / levels + 1e-9).any() else ""
 
 
-def _ratio(p: Program, like: Program) -> Program:
-    """``p`` as a plain ratio, with the hyperparameters that the link took away set to zero."""
-    gone = {h.name for h in p.hypers} - {h.name for h in like.hypers}
-    hypers = tuple(replace(h, default=0.0, gt=None) if h.name in gone else h for h in p.hypers)
-    return replace(p, link="ratio", hypers=hypers)
+def without_summands(p: Program, e: Expr) -> Expr:
+    """The denominator as it was written, less the numbers that are added to the whole of it:
+    outside of the root that it is, inside of that root, or both (docs/design.md#passes)."""
+    while isinstance(e, Ref) and e.kind == "temp":
+        e = p.temp(e.name).expr
+    if not isinstance(e, Op) or is_scalar(e, p):
+        return e
+    if e.fn == "add":
+        first, *others = [x for x in _terms(p, e) if not is_scalar(x, p)]
+        return reduce(add, others, first) if others else without_summands(p, first)
+    whole = [i for i, a in enumerate(e.args) if not is_scalar(a, p)]
+    if e.fn in ("sqrt", "root", "mul") or (e.fn == "div" and whole == [0]):
+        if len(whole) == 1:  # the rest are orders and factors, the same for all elements
+            args = (without_summands(p, a) if i in whole else a for i, a in enumerate(e.args))
+            return replace(e, args=tuple(args))
+    return e
+
+
+def _terms(p: Program, e: Expr) -> Iterator[Expr]:
+    """The summands of a sum of sums, through names."""
+    if isinstance(e, Ref) and e.kind == "temp" and isinstance(p.temp(e.name).expr, Op):
+        inner = p.temp(e.name).expr
+        if inner.fn == "add":  # type: ignore[attr-defined]
+            e = inner
+    if isinstance(e, Op) and e.fn == "add":
+        for a in e.args:
+            yield from _terms(p, a)
+    else:
+        yield e
 
 
 def _clipped(m: Array, sigma: Array) -> Array:
     """clip(m/sigma, -1, 1) with 0/0 = 0."""
     return np.clip(np.where((m == 0) & (sigma == 0), 0.0, m / sigma), -1.0, 1.0)
-
-
-def _other_offset(before: Program, after: Program) -> bool:
-    """Whether anything but a hyperparameter that went is added to, or compared with, sigma."""
-    gone = {h.name for h in before.hypers} - {h.name for h in after.hypers}
-    pending = [before.denominator]
-    while pending:
-        for n in walk(pending.pop()):  # type: ignore[arg-type]
-            if isinstance(n, Ref) and n.kind == "temp":
-                pending.append(before.temp(n.name).expr)
-            if isinstance(n, Op) and n.fn in ("add", "max", "sub") and not is_scalar(n, before):
-                scalars = [a for a in n.args if is_scalar(a, before)]
-                if any(not (isinstance(a, Ref) and a.name in gone) for a in scalars):
-                    return True
-    return False

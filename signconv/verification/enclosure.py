@@ -1,5 +1,7 @@
 """What fp32 arithmetic may make of a float64 result: intervals that the evaluator runs on.
 
+``verify`` and the random programs of ``tools.fuzz`` compare the reference with these.
+
 ``Evaluator`` is written in NumPy functions, and ``Enclosed`` answers to those.  Every operation
 widens its result by a few units in the last place and one subnormal, so whatever order the
 lowering chooses for scalars and divisions, the reference has to land inside; a comparison whose
@@ -27,14 +29,20 @@ ULPS = 8
 class Fuzzy:
     """A comparison of intervals: ``must`` where it surely holds, ``may`` where it can."""
 
-    def __init__(self, must: Any, may: Any) -> None:
-        self.must, self.may = must, may
+    def __init__(self, must: Any, may: Any, unit: float = 2.0**-24) -> None:
+        self.must, self.may, self.unit = must, may, unit
 
     def __and__(self, other: Any) -> Fuzzy:
         other = other if isinstance(other, Fuzzy) else Fuzzy(other, other)
-        return Fuzzy(self.must & other.must, self.may & other.may)
+        return Fuzzy(self.must & other.must, self.may & other.may, self.unit)
 
     __rand__ = __and__
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """A choice between two plain numbers, which know nothing of intervals."""
+        return Enclosed(0.0, 0.0, False, self.unit).__array_function__(
+            function, types, args, kwargs
+        )
 
 
 class Enclosed(NDArrayOperatorsMixin):
@@ -239,27 +247,29 @@ _RULES: dict[Any, Callable[..., Enclosed]] = {
 
 def _less(a: Enclosed, b: Enclosed) -> Fuzzy:
     unsure = a.nan | b.nan
-    return Fuzzy((a.hi < b.lo) & ~unsure, (a.lo < b.hi) | unsure)
+    return Fuzzy((a.hi < b.lo) & ~unsure, (a.lo < b.hi) | unsure, a.unit)
 
 
 def _less_equal(a: Enclosed, b: Enclosed) -> Fuzzy:
     unsure = a.nan | b.nan
-    return Fuzzy((a.hi <= b.lo) & ~unsure, (a.lo <= b.hi) | unsure)
+    return Fuzzy((a.hi <= b.lo) & ~unsure, (a.lo <= b.hi) | unsure, a.unit)
 
 
 def _equal(a: Enclosed, b: Enclosed) -> Fuzzy:
     unsure = a.nan | b.nan
     same = (a.lo == a.hi) & (b.lo == b.hi) & (a.lo == b.lo)
-    return Fuzzy(same & ~unsure, ((a.lo <= b.hi) & (b.lo <= a.hi)) | unsure)
+    return Fuzzy(same & ~unsure, ((a.lo <= b.hi) & (b.lo <= a.hi)) | unsure, a.unit)
 
 
 def _not_equal(a: Enclosed, b: Enclosed) -> Fuzzy:
     same = _equal(a, b)
-    return Fuzzy(~same.may, ~same.must)
+    return Fuzzy(~same.may, ~same.must, a.unit)
 
 
 def _finite(a: Enclosed) -> Fuzzy:
-    return Fuzzy(~a.open, np.isfinite(a.lo) | np.isfinite(a.hi) | ~_has_inf(a) | (a.lo < a.hi))
+    return Fuzzy(
+        ~a.open, np.isfinite(a.lo) | np.isfinite(a.hi) | ~_has_inf(a) | (a.lo < a.hi), a.unit
+    )
 
 
 _COMPARED: dict[Any, Callable[..., Fuzzy]] = {
