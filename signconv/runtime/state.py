@@ -11,9 +11,10 @@ from torch import Tensor
 from signconv.runtime import master as masters
 from signconv.runtime import sharded
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import MASTER
+from signconv.runtime.formats import CHECK, MASTER
 from signconv.runtime.program import OptimizerProgram, block_shape, has_blocks
 from signconv.runtime.reference.backend import fill
+from signconv.runtime.settings import has_float64, host_number
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 
@@ -33,6 +34,19 @@ def layout(program: OptimizerProgram, p: Tensor, master: str | None) -> Layout:
     return made
 
 
+def number_device(device: torch.device) -> torch.device:
+    """Where clocks and scalar states of a parameter lie: beside it, or on the host if its device
+    has no float64."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def names(program: OptimizerProgram) -> tuple[str, ...]:
+    """All tensors that an entry of this program may have."""
+    made = [n for m in program.moments for n in (m.name, f"{m.name}_scale")]
+    made += [n for n, _ in program.scalar_states]
+    return *made, MASTER, CHECK, "step", "offset"
+
+
 def create(
     program: OptimizerProgram, p: Tensor, master: str | None, offset: int
 ) -> dict[str, Tensor]:
@@ -40,10 +54,17 @@ def create(
 
     A DTensor cut inside blocks is gathered for a moment that starts from it; all ranks take part.
     """
-    made = {n: sharded.zeros(p, s, d) for n, (s, d) in layout(program, p, master).items()}
+    numbers = {"step", "offset", *(n for n, _ in program.scalar_states)}
+    made = {
+        n: sharded.zeros(p, s, d)
+        for n, (s, d) in layout(program, p, master).items()
+        if n not in numbers
+    }
+    device = number_device(sharded.local(p).device)
     for name, init in program.scalar_states:
-        made[name].fill_(init)
-    made["offset"] = torch.tensor(offset, dtype=torch.int64)
+        made[name] = host_number(init, torch.float64).to(device)
+    made["step"] = host_number(0, torch.int64).to(device)
+    made["offset"] = host_number(offset, torch.int64)
     filled = [m for m in program.moments if m.init != 0.0]
     if filled:
         value, entry = sharded.readable(p, made)
@@ -86,6 +107,7 @@ def take(
             f"{sorted(set(entry) - set(wanted))}",
         )
     made = {}
+    numbers = {"step", *(n for n, _ in program.scalar_states)}
     for name, (shape, dtype) in wanted.items():
         value = entry[name]
         if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
@@ -96,6 +118,10 @@ def take(
                 "SC507",
                 f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}",
             )
-        device = torch.device("cpu") if name == "offset" else p.device
+        device = sharded.local(p).device
+        if name == "offset":
+            device = torch.device("cpu")
+        elif name in numbers:
+            device = number_device(device)
         made[name] = sharded.place(value, p, device)
     return made

@@ -14,6 +14,7 @@ from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.scalars import scalar_kernel
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
+from signconv.runtime.settings import host_numbers
 
 
 class GroupEngine:
@@ -37,7 +38,7 @@ class GroupEngine:
         self.seed_value = 0
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
         self.one = torch.ones((), dtype=torch.float32, device=device)
-        self.scalars = torch.empty(0, device=device)
+        self.scalars = torch.empty(0, dtype=torch.float32, device=device)
         self.keys = torch.empty(0, dtype=torch.int32, device=device)
         self.scalar_launcher: Launcher
 
@@ -106,7 +107,7 @@ class GroupEngine:
             for p in members[key]:
                 self.clock_rows[p] = rows[share]
         self.active_rows = sum(1 for inactive, _ in rows if not inactive)
-        pick = torch.tensor(picked, device=self.device)
+        pick = torch.tensor(picked, dtype=torch.int64, device=self.device)
         self.clock = clock[pick].contiguous()
         self.states = remembered[pick].contiguous() if names else remembered
         for p, row in self.clock_rows.items():
@@ -114,7 +115,8 @@ class GroupEngine:
             for column, name in enumerate(names):
                 state[p][name] = self.states[row, column]
         width = 1 + len(self.program.outputs)
-        self.scalars = torch.empty((self.active_rows, width), device=self.device)
+        shape = self.active_rows, width
+        self.scalars = torch.empty(shape, dtype=torch.float32, device=self.device)
         self.keys = torch.empty(
             (self.active_rows, 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
         )
@@ -153,7 +155,7 @@ class GroupEngine:
             self.seed.fill_(self.seed_value)
         if values != self.uploaded:
             self.uploaded = values
-            self.hypers.copy_(torch.tensor(values, dtype=torch.float64))
+            self.hypers.copy_(host_numbers(values))
         for i, h in enumerate(self.program.hypers):
             value = h.read(group)
             if isinstance(value, Tensor) and h.name != "lr":
