@@ -194,15 +194,19 @@ class Site(NamedTuple):
 
 
 def raises(package: Path) -> Iterator[Site]:
-    """Every ``raise`` with a new error in the package's files, generated ones left out."""
+    """Every ``raise`` with a new error in the package's files, generated ones left out; and every
+    ``return`` of one with a code, which a caller raises."""
     for path in sorted(package.rglob("*.py")):
         file = path.relative_to(package).as_posix()
         if file.startswith("generated/"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
+            made = node.exc if isinstance(node, ast.Raise) else getattr(node, "value", None)
+            if not isinstance(node, ast.Raise | ast.Return) or not isinstance(made, ast.Call):
                 continue
-            kind, given = ast.unparse(node.exc.func), node.exc.args
+            kind, given = ast.unparse(made.func), made.args
+            if isinstance(node, ast.Return) and kind != "coded":
+                continue
             if kind == "coded":
                 kind, given = ast.unparse(given[0]), given[1:]
             first = given[0].value if given and isinstance(given[0], ast.Constant) else None
