@@ -20,7 +20,7 @@ def param(p: object, name: str) -> None:
     """Raise TypeError for a parameter that no optimizer here can step."""
     if not isinstance(p, Tensor):
         raise coded(
-            TypeError, "SC423", f"{name}: {p!r} in a param group is no parameter: put tensors there"
+            TypeError, "SC436", f"{name}: {p!r} in a param group is no parameter: put tensors there"
         )
     if p.is_complex():
         raise coded(

@@ -118,7 +118,7 @@ class Ranks:
             return not self.others
         raise coded(
             RuntimeError,
-            "SC424",
+            "SC437",
             f"{self.name}: this rank has seed {seed} and another has {their_seed} for the same "
             "parameters, so replicas would drift apart: the ranks made their optimizers in "
             "different orders; give them one seed, seed=0",

@@ -76,7 +76,7 @@ def count(step: Any, p: Tensor) -> Tensor:
     if not whole or number >= 2**63:
         raise coded(
             ValueError,
-            "SC425",
+            "SC438",
             f"state of a parameter: step = {value!r} is no count of steps: put a whole number "
             "from 0 there",
         )
