@@ -218,7 +218,7 @@ def _math_reference(
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    agrees = torch.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
+    agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
     numerator = torch.div(u * agrees, ref.nonneg_maximum(mean_agrees, numerator_scalar))
     update = numerator  # u * agrees / max(mean(agrees), 0.001)
@@ -251,7 +251,7 @@ def _summands_reference(
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    agrees = torch.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
+    agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     return (agrees,)
 
 

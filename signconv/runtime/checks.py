@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
-from signconv.runtime import sharded
+from signconv.runtime import dense, memory, sharded
 from signconv.runtime.backend import NAMES
 from signconv.runtime.errors import coded
+from signconv.runtime.formats import CHECK, MASTER
+from signconv.runtime.state import Layout
 
 
 def backend(name: object) -> None:
@@ -42,6 +46,110 @@ def param(p: object, name: str) -> None:
         )
     if sharded.is_sharded(p):
         sharded.check(p, name)
+        p = sharded.local(p)
+    if memory.foreign(p):
+        raise coded(
+            TypeError,
+            "SC423",
+            f"{name}: a parameter of type {type(p).__name__} has no memory that is its elements "
+            "(a quantized or otherwise wrapped tensor, or one whose storage was freed): train "
+            "parameters that are plain tensors, and leave this one out or frozen",
+        )
+
+
+def memories(p: Tensor, g: Tensor, name: str) -> None:
+    """Raise for a parameter or a gradient that cannot be stepped as it is now.
+
+    What was checked at construction may have changed since: ``model.half()``, ``p.data = …``.
+    TypeError or RuntimeError, before anything is written.
+    """
+    param(p, name)
+    grad(p, g, name)
+    for x in (sharded.local(p), sharded.local(g)):
+        if x is not g and x.is_inference():
+            raise coded(
+                RuntimeError,
+                "SC424",
+                f"{name}: a parameter was made in inference mode and cannot be changed outside "
+                "of it: make the model outside, or give it p.data = p.clone()",
+            )
+        if x is not g and memory.overlaps_itself(x):
+            raise coded(
+                RuntimeError,
+                "SC425",
+                f"{name}: elements of a parameter of shape {list(x.shape)} share memory (strides "
+                f"{list(x.stride())}, as expand makes them): give it p.data = p.contiguous()",
+            )
+
+
+def states(entry: Mapping[str, Tensor], wanted: Layout, p: Tensor, name: str) -> None:
+    """Raise RuntimeError for state that is not as the step left it.
+
+    wanted: shapes and dtypes (of a DTensor the unsharded ones).  ``step`` and ``offset`` and scalar
+    states may lie anywhere.
+    """
+    device = sharded.local(p).device
+    for key, (shape, dtype) in wanted.items():
+        x = entry.get(key)
+        if x is None and key in (MASTER, CHECK):  # bf16 only since the state was made
+            continue
+        if x is None:
+            raise coded(
+                RuntimeError,
+                "SC426",
+                f"{name}: state[p] has no {key!r}: give it back, or load the state_dict anew",
+            )
+        if x.shape != shape == p.shape != torch.Size([]):
+            raise coded(
+                RuntimeError,
+                "SC418",
+                f"a parameter has shape {list(p.shape)} and its optimizer state "
+                f"{list(x.shape)}: its data was replaced; make the optimizer anew",
+            )
+        part = sharded.local(x)
+        if not shape:
+            right = x.shape == shape and x.dtype == dtype
+        else:
+            right = (
+                x.shape == shape
+                and x.dtype == dtype
+                and part.device == device
+                and dense.as_it_lies(part)
+                and sharded.is_sharded(x) == sharded.is_sharded(p)
+                and not memory.foreign(part)
+            )
+        if not right:
+            raise coded(
+                RuntimeError,
+                "SC426",
+                f"{name}: state[p][{key!r}] is {x.dtype} {list(x.shape)} on {part.device}, and a "
+                f"step needs a contiguous {dtype} {list(shape)} on {device}: it was converted or "
+                "moved; move it back before the step, or load the state_dict anew",
+            )
+
+
+def apart(params: Sequence[Tensor], name: str) -> None:
+    """Raise ValueError where two parameters share memory: they would be stepped at once."""
+    found = memory.sharing(params)
+    if found is not None:
+        a, b = (f"{params[i].dtype} {list(params[i].shape)}" for i in found)
+        raise coded(
+            ValueError,
+            "SC427",
+            f"{name}: two parameters ({a} and {b}) share memory: tie them as one Parameter "
+            "(b.weight = a.weight) instead of b.weight.data = a.weight.data, or leave one out",
+        )
+
+
+def once(params: Sequence[Tensor], name: str) -> None:
+    """Raise ValueError for a param group in which a parameter stands twice."""
+    if len({*map(id, params)}) < len(params):
+        raise coded(
+            ValueError,
+            "SC428",
+            f"{name}: a param group has the same parameter twice: list it once "
+            "(model.parameters() does so with tied ones)",
+        )
 
 
 def grad(p: Tensor, g: Tensor, name: str) -> None:
@@ -63,3 +171,18 @@ def grad(p: Tensor, g: Tensor, name: str) -> None:
     if g.dtype not in (torch.float32, torch.bfloat16):
         raise coded(RuntimeError, "SC416", f"{name} needs fp32 or bf16 gradients, not {g.dtype}")
     sharded.check_grad(p, g, name)
+    if g.shape != p.shape or sharded.local(g).shape != sharded.local(p).shape:
+        raise coded(
+            RuntimeError,
+            "SC429",
+            f"{name}: a parameter has shape {list(p.shape)} and its gradient {list(g.shape)}: its "
+            "data was replaced after backward; zero_grad() and backward again",
+        )
+    part = sharded.local(g)
+    if memory.foreign(part) and not part._is_zerotensor():
+        raise coded(
+            RuntimeError,
+            "SC430",
+            f"{name}: a gradient of type {type(part).__name__} has no memory that is its elements "
+            "(a wrapped tensor, or one whose storage was freed): assign p.grad a plain tensor",
+        )

@@ -19,8 +19,10 @@ from signconv.runtime.backend import Backend, Task
 from signconv.runtime.compat import outside_dynamo
 from signconv.runtime.errors import coded
 from signconv.runtime.groups import Values, unknown_arguments
+from signconv.runtime.memory import Watch, notice
 from signconv.runtime.places import Places
 from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.settings import unaffected
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -77,12 +79,14 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- groups
 
+    @unaffected
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its parameters get the next random-number offsets (rows of 32)."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             self._values.enter(group, self.defaults)
+            checks.once(group["params"], type(self).__name__)
             for p in group["params"]:
                 if p.requires_grad:  # what is frozen may be of any dtype
                     checks.param(p, type(self).__name__)
@@ -127,6 +131,11 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         return states.create(self.program, p, master, self._places.offset(p))
 
+    def _has_state(self, p: Tensor) -> bool:
+        """Whether it was stepped or loaded; what others keep in ``state[p]`` does not count."""
+        entry = self.state.get(p)
+        return entry is not None and not self._needed.isdisjoint(entry)
+
     def _complete(self, fresh: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
         """Enter state, beside what others keep there, that is there already."""
         for p, made in fresh.items():
@@ -145,6 +154,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._needed = states.needed(self.program)
         self._stepped, self._seed_open = False, False
         self._ranks = None
+        self._watches: dict[int, Watch] = {}  # of a group's tensors, as they were checked
+        self._addresses: list[int] = []
+        self._names = states.names(self.program)
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors
 
     @property
@@ -175,6 +187,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         return loss
 
     @outside_dynamo
+    @unaffected
     def _step(self) -> None:
         """The step after the closure; torch.compile breaks its graph here."""
         work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
@@ -189,32 +202,72 @@ class FusedOptimizer(torch.optim.Optimizer):
             if i in ready:
                 work[ready[i]].append((i, group["params"]))
                 continue
-            active: dict[torch.device, list[Tensor]] = {}
-            for p in group["params"]:
-                g = p.grad
-                if g is None or p.numel() == 0:
-                    continue
-                if (
-                    type(g) is not Tensor
-                    or g.dtype is not p.dtype
-                    or g.layout is not torch.strided
-                    or g.device != p.device
-                ):
-                    checks.grad(p, g, type(self).__name__)
-                entry = self.state.get(p)
-                if entry is None or not self._needed <= entry.keys():
-                    fresh[p] = self._new_state(p, group["master"])
-                else:
-                    states.mend(self.program, entry, p)
-                active.setdefault(p.device, []).append(p)
-            for device, params in active.items():
+            active = [p for p in group["params"] if p.grad is not None and p.numel()]
+            self._check(i, group, active)
+            by_device: dict[torch.device, list[Tensor]] = {}
+            for p in active:
+                by_device.setdefault(p.device, []).append(p)
+            for device, params in by_device.items():
                 work[device].append((i, params))
+        stepped = [p for parts in work.values() for _, params in parts for p in params]
+        if len(ready) < len(self.param_groups):
+            self._check_addresses(stepped)
+        for device in work:
+            self.backend_for(device)  # or its refusal
+        for parts in work.values():
+            for i, params in parts:
+                for p in params if i not in ready else ():
+                    if not self._has_state(p):
+                        fresh[p] = self._new_state(p, self.param_groups[i]["master"])
         self._complete(fresh)  # all of it or, out of memory, nothing: the step can be retried
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
-        for device, parts in work.items():
-            self._step_device(device, parts, ready)
+        try:
+            for device, parts in work.items():
+                self._step_device(device, parts, ready)
+        finally:
+            notice(stepped, bool(self._dtensors))
         self._entries = [*map(id, self.state.values())]
+
+    def _check(self, index: int, group: Mapping[str, Any], active: list[Tensor]) -> None:
+        """Raise for a parameter, gradient or state that cannot be stepped, before any is written.
+
+        One call compares them with those of the last step; what is new is looked at one by one.
+        """
+        tensors: list[Any] = [*active, *(p.grad for p in active)]
+        for p in active:
+            entry = self.state.get(p)
+            if entry:
+                tensors += [entry.get(n) for n in self._names if n in entry]
+        if self._dtensors:
+            tensors += [x.to_local() for x in tensors if sharded.is_sharded(x)]
+        watch = self._watches.get(index)
+        if watch is not None and watch.same(tensors):
+            return
+        self._watches.pop(index, None)
+        name = type(self).__name__
+        for p in active:
+            assert p.grad is not None
+            checks.memories(p, p.grad, name)
+            if self._has_state(p):
+                states.mend(self.program, self.state[p], p)
+                layout = states.layout(self.program, p, group["master"])
+                checks.states(self.state[p], layout, p, name)
+        self._watches[index] = Watch(tensors)
+
+    def _check_addresses(self, params: list[Tensor]) -> None:
+        """Raise where memory was freed, or parameters came to share it, since the last step."""
+        parts = [*map(sharded.local, params)] if self._dtensors else params
+        grads = [sharded.local(p.grad) for p in params]
+        if 0 in map(Tensor.data_ptr, grads):
+            for p in params:
+                assert p.grad is not None
+                checks.memories(p, p.grad, type(self).__name__)
+        addresses = [*map(Tensor.data_ptr, parts)]
+        if addresses != self._addresses:
+            self._addresses = []
+            checks.apart([x for x in parts if x.numel()], type(self).__name__)
+            self._addresses = addresses
 
     def _followed(self) -> dict[int, torch.device]:
         """Groups that one backend steps as a whole and can step again as it stands."""
@@ -225,25 +278,28 @@ class FusedOptimizer(torch.optim.Optimizer):
             found |= backend.followed(self.param_groups)
         return found
 
+    @unaffected
     @torch.no_grad()
     def step_parameter(self, index: int, p: Tensor) -> None:
         """Step one parameter of group ``index`` by itself (gradient release, inside backward)."""
         g = p.grad
         if g is None or p.numel() == 0:
             return
-        checks.grad(p, g, type(self).__name__)
         self._settle()
         group = self.param_groups[index]
         if p not in self._places:
             self._adopt()
-        entry = self.state.get(p)
-        if entry is None or not self._needed <= entry.keys():
-            self._complete({p: self._new_state(p, group["master"])})
-        else:
-            states.mend(self.program, entry, p)
+        name = type(self).__name__
+        checks.memories(p, g, name)
         backend = self.backend_for(p.device)
+        if self._has_state(p):
+            states.mend(self.program, self.state[p], p)
+            checks.states(self.state[p], states.layout(self.program, p, group["master"]), p, name)
+        else:
+            self._complete({p: self._new_state(p, group["master"])})
         with backend.on_device(p.device):
             self._run(backend, [Task(p, {**group, "params": [p]}, [p], self.state)], {}, None)
+        notice([p], False)
 
     def _step_device(
         self,
@@ -322,6 +378,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- checkpoints, copies
 
+    @unaffected
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state bit for bit; raises ValueError for a state_dict of another program.
 
@@ -371,6 +428,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         """
         return masters.export(model, self.state)
 
+    @unaffected
     @torch.no_grad()
     def load_master_weights(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Load a state dict of the model, master weights exactly as given (an fp32 checkpoint).
@@ -381,7 +439,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         for name, p in masters.parameters(model):
             if p in master and name in weights and masters.layout(p, master[p]):
-                if not self._needed <= self.state.get(p, {}).keys():
+                if not self._has_state(p):
                     self._complete({p: self._new_state(p, master[p])})
                 masters.write(p, self.state[p], weights[name])
 

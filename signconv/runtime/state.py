@@ -12,10 +12,11 @@ from torch import Tensor
 from signconv.runtime import master as masters
 from signconv.runtime import sharded
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import MASTER
+from signconv.runtime.formats import CHECK, MASTER
 from signconv.runtime.groups import number
 from signconv.runtime.program import OptimizerProgram, block_shape, has_blocks
 from signconv.runtime.reference.backend import fill
+from signconv.runtime.settings import has_float64, host_number
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 
@@ -35,8 +36,21 @@ def layout(program: OptimizerProgram, p: Tensor, master: str | None) -> Layout:
     return made
 
 
+def number_device(device: torch.device) -> torch.device:
+    """Where clocks and scalar states of a parameter lie: beside it, or on the host if its device
+    has no float64."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def names(program: OptimizerProgram) -> tuple[str, ...]:
+    """All tensors that an entry of this program may have."""
+    made = [n for m in program.moments for n in (m.name, f"{m.name}_scale")]
+    made += [n for n, _ in program.scalar_states]
+    return *made, MASTER, CHECK, "step", "offset"
+
+
 def needed(program: OptimizerProgram) -> frozenset[str]:
-    """Names without which an entry is no state of this program, of any parameter."""
+    """Names of which an entry of this program has some."""
     return frozenset(
         (
             "step",
@@ -52,17 +66,18 @@ def mend(program: OptimizerProgram, entry: dict[str, Any], p: Tensor) -> None:
 
     Raises ValueError or TypeError for what is no number.
     """
-    if not _scalar(entry["step"], torch.int64, p):
+    if "step" in entry and not _scalar(entry["step"], torch.int64):
         entry["step"] = count(entry["step"], p)
     for name, _ in program.scalar_states:
-        if not _scalar(entry[name], torch.float64, p):
+        if name in entry and not _scalar(entry[name], torch.float64):
             value = float(number(entry[name], f"state of a parameter: {name}"))
-            entry[name] = torch.tensor(value, dtype=torch.float64, device=p.device)
+            where = number_device(sharded.local(p).device)
+            entry[name] = torch.tensor(value, dtype=torch.float64, device=where)
 
 
-def _scalar(x: object, dtype: torch.dtype, p: Tensor) -> bool:
+def _scalar(x: object, dtype: torch.dtype) -> bool:
     """Whether it is as ``create`` makes it."""
-    return type(x) is Tensor and x.dtype is dtype and x.dim() == 0 and x.device == p.device
+    return type(x) is Tensor and x.dtype is dtype and x.dim() == 0
 
 
 def count(step: Any, p: Tensor) -> Tensor:
@@ -81,7 +96,8 @@ def count(step: Any, p: Tensor) -> Tensor:
             "from 0 there",
         )
     exact = value if isinstance(value, int) else int(number)
-    return torch.tensor(exact, dtype=torch.int64, device=p.device)
+    where = number_device(sharded.local(p).device)
+    return torch.tensor(exact, dtype=torch.int64, device=where)
 
 
 def create(
@@ -91,10 +107,17 @@ def create(
 
     A DTensor cut inside blocks is gathered for a moment that starts from it; all ranks take part.
     """
-    made = {n: sharded.zeros(p, s, d) for n, (s, d) in layout(program, p, master).items()}
+    numbers = {"step", "offset", *(n for n, _ in program.scalar_states)}
+    made = {
+        n: sharded.zeros(p, s, d)
+        for n, (s, d) in layout(program, p, master).items()
+        if n not in numbers
+    }
+    device = number_device(sharded.local(p).device)
     for name, init in program.scalar_states:
-        made[name].fill_(init)
-    made["offset"] = torch.tensor(offset, dtype=torch.int64)
+        made[name] = host_number(init, torch.float64).to(device)
+    made["step"] = host_number(0, torch.int64).to(device)
+    made["offset"] = host_number(offset, torch.int64)
     filled = [m for m in program.moments if m.init != 0.0]
     if filled:
         value, entry = sharded.readable(p, made)
@@ -137,6 +160,7 @@ def take(
             f"state of parameter {key}: missing {sorted(set(wanted) - set(entry))}, unknown "
             f"{sorted(set(entry) - set(wanted), key=str)}",
         )
+    numbers = {"step", *(n for n, _ in program.scalar_states)}
     made: dict[str, Any] = {n: _own(x, p) for n, x in entry.items() if n not in wanted}
     step = entry["step"]
     if not isinstance(step, Tensor) or step.dtype != torch.int64 or step.dim():
@@ -154,7 +178,11 @@ def take(
                 "SC507",
                 f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}",
             )
-        device = torch.device("cpu") if name == "offset" else p.device
+        device = sharded.local(p).device
+        if name == "offset":
+            device = torch.device("cpu")
+        elif name in numbers:
+            device = number_device(device)
         made[name] = sharded.place(value, p, device)
     return made
 

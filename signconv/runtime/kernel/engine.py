@@ -14,6 +14,7 @@ from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.scalars import scalar_kernel
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
+from signconv.runtime.settings import host_numbers
 
 
 class GroupEngine:
@@ -37,7 +38,7 @@ class GroupEngine:
         self.seed_value = 0
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
         self.one = torch.ones((), dtype=torch.float32, device=device)
-        self.scalars = torch.empty(0, device=device)
+        self.scalars = torch.empty(0, dtype=torch.float32, device=device)
         self.keys = torch.empty(0, dtype=torch.int32, device=device)
         self.scalar_launcher: Launcher
 
@@ -77,7 +78,8 @@ class GroupEngine:
             for column, name in enumerate(names):
                 state[p][name] = self.states[row, column]
         width = 1 + len(self.program.outputs)
-        self.scalars = torch.empty((len(params), width), device=self.device)
+        shape = len(params), width
+        self.scalars = torch.empty(shape, dtype=torch.float32, device=self.device)
         self.keys = torch.empty(
             (len(params), 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
         )
@@ -112,7 +114,7 @@ class GroupEngine:
             self.seed.fill_(self.seed_value)
         if values != self.uploaded:
             self.uploaded = values
-            self.hypers.copy_(torch.tensor(values, dtype=torch.float64))
+            self.hypers.copy_(host_numbers(values))
         for i, h in enumerate(self.program.hypers):
             value = h.read(group)
             if isinstance(value, Tensor) and h.name != "lr":
