@@ -43,7 +43,10 @@ class Watch:
         if len(tensors) != self._count:
             return False
         if self._guards is not None:
-            return bool(self._guards.check(*tensors))
+            try:
+                return bool(self._guards.check(*tensors))
+            except TypeError:  # no tensor
+                return False
         return self._known == [*map(_facts, tensors)]
 
 

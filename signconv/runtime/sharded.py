@@ -153,12 +153,18 @@ def place(value: Tensor, p: Tensor, device: torch.device) -> Tensor:
     if is_sharded(value):
         alike = is_sharded(p) and (_mesh(p), _placements(p)) == (_mesh(value), _placements(value))
         if alike and value.dim() > 0:
-            return wrap(local(value).to(device, copy=True), p, value.shape)
+            return wrap(_copy(local(value), device), p, value.shape)
         value = _full(value)
     if not is_sharded(p) or value.dim() == 0:
-        return value.to(device, copy=True)
+        return _copy(value, device)
     first, end = bounds(p, value.shape[0])
-    return wrap(value[first:end].to(device, copy=True), p, value.shape)
+    return wrap(_copy(value[first:end], device), p, value.shape)
+
+
+def _copy(value: Tensor, device: torch.device) -> Tensor:
+    """Contiguous, whatever the order it was saved in: kernels read memory, not strides."""
+    plain = value.resolve_neg().resolve_conj()
+    return plain.to(device, copy=True, memory_format=torch.contiguous_format)
 
 
 def _full(value: Tensor) -> Tensor:

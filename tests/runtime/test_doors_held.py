@@ -87,9 +87,7 @@ def test_gradients_of_plain_parameters_are_freed(backend: str, device: str) -> N
 
 @pytest.mark.parametrize("stepped", [False, True], ids=["new", "stepped"])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_parameters_that_shards_replaced_are_freed(
-    backend: str, stepped: bool, mesh: Any
-) -> None:
+def test_parameters_that_shards_replaced_are_freed(backend: str, stepped: bool, mesh: Any) -> None:
     """As accelerate does with FSDP2: the group gets DTensors, and their moments where there are."""
     from torch.distributed.tensor import Shard, distribute_tensor
 
