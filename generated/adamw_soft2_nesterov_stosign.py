@@ -124,7 +124,8 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
         lr: learning rate, 0 <= lr; a float or a one-element tensor.
         beta: 0 <= beta < 1.
         weight_decay: 0 <= weight_decay.
-        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
+        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.  None:
+            the smallest that no other living optimizer has, 0 for the first.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
         master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
@@ -177,7 +178,7 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
         *,
         beta: float = 0.95,
         weight_decay: float = 0.01,
-        seed: int = 0,
+        seed: int | None = None,
         backend: str = "auto",
         maximize: bool = False,
         master: str | None = None,

@@ -226,7 +226,7 @@ def _math_reference(
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    agrees = torch.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
+    agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
     numerator = torch.div(u * agrees, ref.nonneg_maximum(mean_agrees, numerator_scalar))
     update = numerator  # u * agrees / max(mean(agrees), 0.001)
@@ -259,7 +259,7 @@ def _summands_reference(
     v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    agrees = torch.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
+    agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     return (agrees,)
 
 
@@ -275,7 +275,8 @@ class CautiousAdamW(FusedOptimizer):
         betas: (beta1, beta2), 0 <= beta1 < 1, 0 <= beta2 < 1.
         eps: 0 <= eps.
         weight_decay: 0 <= weight_decay.
-        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
+        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.  None:
+            the smallest that no other living optimizer has, 0 for the first.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
         master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
@@ -337,7 +338,7 @@ class CautiousAdamW(FusedOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.01,
-        seed: int = 0,
+        seed: int | None = None,
         backend: str = "auto",
         maximize: bool = False,
         master: str | None = None,

@@ -211,7 +211,8 @@ class NAdamStoSign(FusedOptimizer):
         betas: (beta1, beta2), 0 <= beta1 < 1, 0 <= beta2 < 1.
         weight_decay: 0 <= weight_decay.
         momentum_decay: 0 <= momentum_decay.
-        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
+        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.  None:
+            the smallest that no other living optimizer has, 0 for the first.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
         master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
@@ -277,7 +278,7 @@ class NAdamStoSign(FusedOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         momentum_decay: float = 0.004,
-        seed: int = 0,
+        seed: int | None = None,
         backend: str = "auto",
         maximize: bool = False,
         master: str | None = None,

@@ -105,7 +105,8 @@ class RMSprop(FusedOptimizer):
         alpha: 0 <= alpha < 1.
         eps: 0 <= eps.
         weight_decay: 0 <= weight_decay.
-        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
+        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.  None:
+            the smallest that no other living optimizer has, 0 for the first.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
         master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
@@ -154,7 +155,7 @@ class RMSprop(FusedOptimizer):
         alpha: float = 0.99,
         eps: float = 1e-08,
         weight_decay: float = 0.0,
-        seed: int = 0,
+        seed: int | None = None,
         backend: str = "auto",
         maximize: bool = False,
         master: str | None = None,

@@ -120,7 +120,7 @@ def _cbrt_reference(x: Tensor) -> Tensor:
     """The cube root of x >= 0 within 1 ULP, without a division."""
     tiny = x < 2.0**-64
     # moved by a power of two: no residual underflows, no cube overflows
-    z = x * torch.where(tiny, 2.0**72, 0.125)
+    z = x * ref.either(tiny, 2.0**72, 0.125)
     # z**(-1/3) from an exponent divided by three, then one step of third order
     y = (0x54A20000 - ref.divided(z.view(torch.int32), 3)).view(torch.float32)
     e = 1.0 - z * y * y * y
@@ -131,7 +131,7 @@ def _cbrt_reference(x: Tensor) -> Tensor:
     root = bits.view(torch.float32)
     change = (z - root * root * root) * (square * 0.3333333432674408)
     root = root + (change + change * change * y)
-    root = root * torch.where(tiny, 2.0**-24, 2.0)
+    root = root * ref.either(tiny, 2.0**-24, 2.0)
     return torch.where((x > 0.0) & (x < torch.inf), root, x)
 
 
@@ -168,7 +168,8 @@ class S3(FusedOptimizer):
         lr: learning rate, 0 <= lr; a float or a one-element tensor.
         beta: 0 <= beta < 1.
         weight_decay: 0 <= weight_decay.
-        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
+        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.  None:
+            the smallest that no other living optimizer has, 0 for the first.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
         master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
@@ -217,7 +218,7 @@ class S3(FusedOptimizer):
         *,
         beta: float = 0.95,
         weight_decay: float = 0.0,
-        seed: int = 0,
+        seed: int | None = None,
         backend: str = "auto",
         maximize: bool = False,
         master: str | None = None,

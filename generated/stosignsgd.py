@@ -122,7 +122,8 @@ class StoSignSGD(FusedOptimizer):
         momentum: 0 <= momentum < 1.
         beta2: 0 <= beta2 <= 1.
         weight_decay: 0 <= weight_decay.
-        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.
+        seed: of the random numbers; a draw depends on (seed, t, element) and nothing else.  None:
+            the smallest that no other living optimizer has, 0 for the first.
         backend: "auto", "triton" (GPU), "cpu" (compiled) or "reference" (PyTorch, anywhere).
         maximize: ascend instead of descend.
         master: "split" gives bf16 parameters exact fp32 master weights: 16 more bits in the state.
@@ -173,7 +174,7 @@ class StoSignSGD(FusedOptimizer):
         momentum: float = 0.9,
         beta2: float = 1.0,
         weight_decay: float = 0.0,
-        seed: int = 0,
+        seed: int | None = None,
         backend: str = "auto",
         maximize: bool = False,
         master: str | None = None,

@@ -48,3 +48,14 @@ def tile_rows(device: str) -> Callable[[int], int]:
         return 16 if device == "cuda" else min(whole, 32768)
 
     return rows
+
+
+@pytest.fixture(autouse=True)
+def runs_of_their_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests compare optimizers beside each other that stand for runs of their own: each draws as
+    the first of its process does, unless the test is about several (marker ``several``)."""
+    if "several" not in request.keywords:
+        from signconv.runtime import seeds
+
+        monkeypatch.setattr(seeds, "smallest", lambda: 0)
+        monkeypatch.setattr(seeds, "settle", lambda optimizer: None)

@@ -88,6 +88,11 @@ class TorchPrinter(_Code):
         "nonneg_max": "ref.nonneg_maximum",
     }
 
+    def special(self, e: Op) -> tuple[str, int] | None:
+        if e.fn == "where" and all(type(a) is Const for a in e.args[1:]):
+            return f"ref.either({', '.join(self(a) for a in e.args)})", 9
+        return super().special(e)
+
 
 class _Exact(_Code):
     """Bodies of decomposed functions: what ``lower.exact`` adds."""

@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from signconv.runtime import legacy, sharded
+from signconv.runtime import dense, memory, sharded
 from signconv.runtime.backend import NAMES
 from signconv.runtime.errors import coded
-from signconv.runtime.program import OptimizerProgram
-
-#: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
-META = ("program", "format", "seed", "maximize", "skip_nonfinite", "master", "lr0")
-
-#: For a program of the user's own: its hash of release 0.1 stands in no table.
-_FROM_0_1 = (
-    ". If release 0.1 wrote it with this very spec of your own, set group['program'] of its "
-    "param_groups to the optimizer's program.hash (CHANGELOG.md)"
-)
+from signconv.runtime.formats import CHECK, MASTER
+from signconv.runtime.state import Layout
 
 
-def arguments(backend: str, seed: object) -> None:
-    """Raise ValueError for a backend or a seed that no optimizer has."""
-    if backend not in NAMES:
-        raise coded(ValueError, "SC401", f"backend={backend!r} is not one of {', '.join(NAMES)}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise coded(ValueError, "SC402", f"seed = {seed!r} is not an integer in 0 <= seed < 2**63")
+def backend(name: object) -> None:
+    """Raise ValueError for a backend that there is not."""
+    if name not in NAMES:
+        raise coded(ValueError, "SC401", f"backend={name!r} is not one of {', '.join(NAMES)}")
 
 
-def names(
-    program: OptimizerProgram, unknown: Iterable[str], known: Iterable[str], name: str
-) -> None:
-    """Raise TypeError for an argument that the optimizer does not have."""
-    for key in unknown:
-        if key in program.removed:
-            why = program.removed[key]
-            raise coded(TypeError, "SC403", f"{name} has no {key!r}: {why}")
-        valid = [*known, "seed", "backend", "maximize", "skip_nonfinite", "master"]
-        close = difflib.get_close_matches(key, valid, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else f" It takes: {', '.join(valid)}."
-        raise coded(TypeError, "SC403", f"{name} has no {key!r}.{hint}")
-
-
-def hypers(program: OptimizerProgram, group: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError for a hyperparameter of a group that is outside its range."""
-    for h in program.hypers:
-        if h.index is not None:
-            value = group[h.key]
-            count = sum(1 for x in program.hypers if x.key == h.key)
-            if not isinstance(value, tuple | list) or len(value) != count:
-                raise coded(ValueError, "SC404", f"{h.key} = {value!r} needs {count} numbers")
-        h.check(h.read(group))
-
-
-def param(p: Tensor, name: str) -> None:
+def param(p: object, name: str) -> None:
     """Raise TypeError for a parameter that no optimizer here can step."""
+    if not isinstance(p, Tensor):
+        raise coded(
+            TypeError, "SC436", f"{name}: {p!r} in a param group is no parameter: put tensors there"
+        )
     if p.is_complex():
         raise coded(
             TypeError,
@@ -71,7 +38,7 @@ def param(p: Tensor, name: str) -> None:
             TypeError,
             "SC412",
             f"{name} supports fp32 and bf16 parameters, not {p.dtype}: convert the model with "
-            ".float() or .bfloat16()",
+            ".float() or .bfloat16(), or freeze the parameter with requires_grad_(False)",
         )
     if p.layout != torch.strided:
         raise coded(
@@ -79,6 +46,110 @@ def param(p: Tensor, name: str) -> None:
         )
     if sharded.is_sharded(p):
         sharded.check(p, name)
+        p = sharded.local(p)
+    if memory.foreign(p):
+        raise coded(
+            TypeError,
+            "SC423",
+            f"{name}: a parameter of type {type(p).__name__} has no memory that is its elements "
+            "(a quantized or otherwise wrapped tensor, or one whose storage was freed): train "
+            "parameters that are plain tensors, and leave this one out or frozen",
+        )
+
+
+def memories(p: Tensor, g: Tensor, name: str) -> None:
+    """Raise for a parameter or a gradient that cannot be stepped as it is now.
+
+    What was checked at construction may have changed since: ``model.half()``, ``p.data = …``.
+    TypeError or RuntimeError, before anything is written.
+    """
+    param(p, name)
+    grad(p, g, name)
+    for x in (sharded.local(p), sharded.local(g)):
+        if x is not g and x.is_inference():
+            raise coded(
+                RuntimeError,
+                "SC424",
+                f"{name}: a parameter was made in inference mode and cannot be changed outside "
+                "of it: make the model outside, or give it p.data = p.clone()",
+            )
+        if x is not g and memory.overlaps_itself(x):
+            raise coded(
+                RuntimeError,
+                "SC425",
+                f"{name}: elements of a parameter of shape {list(x.shape)} share memory (strides "
+                f"{list(x.stride())}, as expand makes them): give it p.data = p.contiguous()",
+            )
+
+
+def states(entry: Mapping[str, Tensor], wanted: Layout, p: Tensor, name: str) -> None:
+    """Raise RuntimeError for state that is not as the step left it.
+
+    wanted: shapes and dtypes (of a DTensor the unsharded ones).  ``step`` and ``offset`` and scalar
+    states may lie anywhere.
+    """
+    device = sharded.local(p).device
+    for key, (shape, dtype) in wanted.items():
+        x = entry.get(key)
+        if x is None and key in (MASTER, CHECK):  # bf16 only since the state was made
+            continue
+        if x is None:
+            raise coded(
+                RuntimeError,
+                "SC426",
+                f"{name}: state[p] has no {key!r}: give it back, or load the state_dict anew",
+            )
+        if x.shape != shape == p.shape != torch.Size([]):
+            raise coded(
+                RuntimeError,
+                "SC418",
+                f"a parameter has shape {list(p.shape)} and its optimizer state "
+                f"{list(x.shape)}: its data was replaced; make the optimizer anew",
+            )
+        part = sharded.local(x)
+        if not shape:
+            right = x.shape == shape and x.dtype == dtype
+        else:
+            right = (
+                x.shape == shape
+                and x.dtype == dtype
+                and part.device == device
+                and dense.as_it_lies(part)
+                and sharded.is_sharded(x) == sharded.is_sharded(p)
+                and not memory.foreign(part)
+            )
+        if not right:
+            raise coded(
+                RuntimeError,
+                "SC426",
+                f"{name}: state[p][{key!r}] is {x.dtype} {list(x.shape)} on {part.device}, and a "
+                f"step needs a contiguous {dtype} {list(shape)} on {device}: it was converted or "
+                "moved; move it back before the step, or load the state_dict anew",
+            )
+
+
+def apart(params: Sequence[Tensor], name: str) -> None:
+    """Raise ValueError where two parameters share memory: they would be stepped at once."""
+    found = memory.sharing(params)
+    if found is not None:
+        a, b = (f"{params[i].dtype} {list(params[i].shape)}" for i in found)
+        raise coded(
+            ValueError,
+            "SC427",
+            f"{name}: two parameters ({a} and {b}) share memory: tie them as one Parameter "
+            "(b.weight = a.weight) instead of b.weight.data = a.weight.data, or leave one out",
+        )
+
+
+def once(params: Sequence[Tensor], name: str) -> None:
+    """Raise ValueError for a param group in which a parameter stands twice."""
+    if len({*map(id, params)}) < len(params):
+        raise coded(
+            ValueError,
+            "SC428",
+            f"{name}: a param group has the same parameter twice: list it once "
+            "(model.parameters() does so with tied ones)",
+        )
 
 
 def grad(p: Tensor, g: Tensor, name: str) -> None:
@@ -100,48 +171,18 @@ def grad(p: Tensor, g: Tensor, name: str) -> None:
     if g.dtype not in (torch.float32, torch.bfloat16):
         raise coded(RuntimeError, "SC416", f"{name} needs fp32 or bf16 gradients, not {g.dtype}")
     sharded.check_grad(p, g, name)
-
-
-def groups(
-    program: OptimizerProgram,
-    loaded: Sequence[Mapping[str, Any]],
-    own: Sequence[Mapping[str, Any]],
-    name: str,
-) -> None:
-    """Raise ValueError for param groups of a state_dict that are not those of the optimizer."""
-    if len(loaded) != len(own):
+    if g.shape != p.shape or sharded.local(g).shape != sharded.local(p).shape:
         raise coded(
-            ValueError,
-            "SC502",
-            f"the state_dict has {len(loaded)} param groups, {name} has {len(own)}",
+            RuntimeError,
+            "SC429",
+            f"{name}: a parameter has shape {list(p.shape)} and its gradient {list(g.shape)}: its "
+            "data was replaced after backward; zero_grad() and backward again",
         )
-    for i, (new, old) in enumerate(zip(loaded, own, strict=True)):
-        if len(new["params"]) != len(old["params"]):
-            raise coded(
-                ValueError,
-                "SC502",
-                f"param group {i}: the state_dict has {len(new['params'])} parameters, {name} "
-                f"has {len(old['params'])}",
-            )
-        theirs = new.get("program")
-        if not legacy.accepts(theirs, program.hash):
-            theirs_own = (
-                theirs and new.get("format") == program.storage and not legacy.known(theirs)
-            )
-            raise coded(
-                ValueError,
-                "SC503",
-                f"this state_dict belongs to program {theirs or '(none: another optimizer)'} "
-                f"with {new.get('format', 'unknown')} state, {name} is program "
-                f"{program.hash} with {program.storage} state: their moments mean "
-                "different things, so load it with the optimizer that wrote it"
-                + (_FROM_0_1 if theirs_own else ""),
-            )
-        missing = {*META, *(h.key for h in program.hypers)} - set(new)
-        if missing:
-            raise coded(
-                ValueError,
-                "SC504",
-                f"param group {i} of the state_dict lacks {sorted(missing)}",
-            )
-        hypers(program, new)
+    part = sharded.local(g)
+    if memory.foreign(part) and not part._is_zerotensor():
+        raise coded(
+            RuntimeError,
+            "SC430",
+            f"{name}: a gradient of type {type(part).__name__} has no memory that is its elements "
+            "(a wrapped tensor, or one whose storage was freed): assign p.grad a plain tensor",
+        )

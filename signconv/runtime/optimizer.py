@@ -12,14 +12,17 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import backend as backends
-from signconv.runtime import checks, dense, sharded
+from signconv.runtime import checks, dense, seeds, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.compat import outside_dynamo
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.groups import Values, unknown_arguments
+from signconv.runtime.memory import Watch, notice
+from signconv.runtime.places import Places
 from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.settings import unaffected
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -28,14 +31,20 @@ class FusedOptimizer(torch.optim.Optimizer):
     Parameters may be fp32 or bf16 (stochastically rounded), of any shape, contiguous or not.
     ``state[p]`` holds each moment under its name in the spec (codes are uint8), its block scales
     as ``<moment>_scale`` (uint8, one per 32 elements), ``step`` (int64) and ``offset`` (int64,
-    where this parameter's random numbers start).
+    where this parameter's random numbers start).  Entries and group keys of others are kept.
+
+    Without ``_step_supports_amp_scaling``: frameworks take that for a refusal of clipping, and a
+    call for a step.  ``grad_scale`` and ``found_inf`` set by hand are honoured all the same.
 
     Raises TypeError or ValueError for a hyperparameter that is unknown or outside its range, for
-    complex parameters and for dtypes other than fp32 and bf16.
+    complex parameters and for dtypes other than fp32 and bf16 that require gradients.
     """
 
     program: ClassVar[OptimizerProgram]
-    _step_supports_amp_scaling = True
+    _born: int  # the how-manieth of this process
+    _stepped: bool
+    _seed_open: bool  # whether the default seed may still be looked at again
+    _ranks: seeds.Ranks | None
     released = False  # whether gradient_release steps the parameters
 
     def __init__(
@@ -43,58 +52,76 @@ class FusedOptimizer(torch.optim.Optimizer):
         params: ParamsT,
         hypers: dict[str, Any],
         *,
-        seed: int,
+        seed: int | None,
         backend: str,
         maximize: bool,
         skip_nonfinite: bool,
         master: str | None,
         unknown: Mapping[str, object],
     ) -> None:
-        checks.names(self.program, unknown, hypers, type(self).__name__)
-        checks.arguments(backend, seed)
+        unknown_arguments(self.program, unknown, [*hypers], type(self).__name__)
+        checks.backend(backend)
         self.backend = backend
-        self._offsets: dict[Tensor, int] = {}
-        self._next_offset = 0
+        self._places = Places()
         self._reset()
         defaults = {
             **hypers,
-            "maximize": bool(maximize),
-            "skip_nonfinite": bool(skip_nonfinite),
+            "maximize": maximize,
+            "skip_nonfinite": skip_nonfinite,
             "master": master,
-            "seed": seed,
-            "program": self.program.hash,
-            "format": self.program.storage,
+            "seed": seeds.smallest() if seed is None else seed,
         }
+        self._values.check(defaults, defaults)
+        del defaults["lr0"]
         super().__init__(params, defaults)
+        self._seed_open = seed is None
+        seeds.enter(self)
 
     # ---------------------------------------------------------------- groups
 
+    @unaffected
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its parameters get the next random-number offsets (rows of 32)."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            known = {*self.defaults, *checks.META, "params", "param_names", "initial_lr"}
-            unknown = [k for k in group if k not in known]
-            checks.names(self.program, unknown, self.defaults, type(self).__name__)
-            checks.hypers(self.program, group)
-            masters.check(group["master"])
+            self._values.enter(group, self.defaults)
+            checks.once(group["params"], type(self).__name__)
             for p in group["params"]:
-                checks.param(p, type(self).__name__)
+                if p.requires_grad:  # what is frozen may be of any dtype
+                    checks.param(p, type(self).__name__)
         except Exception:
             self.param_groups.pop()
             raise
-        group.setdefault("lr0", float(group["lr"]))  # a number: a step never waits for the device
-        for p in group["params"]:
-            self._offsets[p] = self._next_offset
-            self._next_offset += -(-p.numel() // BLOCK) * BLOCK
-            if sharded.is_sharded(p):
-                self._dtensors.append(p)
+        self._places.append(group["params"])
+        self._dtensors += [p for p in group["params"] if sharded.is_sharded(p)]
+
+    def _settle(self) -> None:
+        """Convert and check what was put into the groups; at the first step choose the seed."""
+        self._values.settle(self.param_groups, self.defaults)
+        if not self._stepped:
+            self._stepped, open_ = True, self._seed_open
+            seeds.settle(self)
+            self._ranks = seeds.ranks(self) if open_ else None
+        if self._ranks is not None and self._ranks.ask():
+            self._ranks = None
+
+    def _adopt(self) -> None:
+        """Take in the parameters that were put into the groups by hand."""
+        for p in self._places.unknown(self.param_groups):
+            checks.param(p, type(self).__name__)
+        if self._places.fewer(self.param_groups):
+            self._backends.clear()  # tables of groups that are gone
+        self._places.settle(self.param_groups, self.state)
+        self._dtensors = [
+            p for g in self.param_groups for p in g["params"] if sharded.is_sharded(p)
+        ]
 
     # ---------------------------------------------------------------- state
 
     def _new_state(self, p: Tensor, master: str | None) -> dict[str, Tensor]:
         """All state of one parameter before its first step."""
+        checks.param(p, type(self).__name__)
         if p.is_meta:
             raise coded(
                 RuntimeError,
@@ -102,14 +129,34 @@ class FusedOptimizer(torch.optim.Optimizer):
                 f"{type(self).__name__}: a parameter is on the meta device and has no data: move "
                 "the model to a real device before stepping",
             )
-        return states.create(self.program, p, master, self._offsets[p])
+        return states.create(self.program, p, master, self._places.offset(p))
+
+    def _has_state(self, p: Tensor) -> bool:
+        """Whether it was stepped or loaded; what others keep in ``state[p]`` does not count."""
+        entry = self.state.get(p)
+        return entry is not None and not self._needed.isdisjoint(entry)
+
+    def _complete(self, fresh: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
+        """Enter state, beside what others keep there, that is there already."""
+        for p, made in fresh.items():
+            entry = self.state.setdefault(p, {})
+            for name, value in made.items():
+                entry.setdefault(name, value)
 
     def _reset(self) -> None:
         """Forget everything that a step can make anew: backends with their tables, stand-ins."""
         self._backends: dict[type[Backend], Backend] = {}
         self._entries: list[int] = []
         self._skipped: dict[torch.device, Tensor] = {}
-        self._dtensors = [p for p in self._offsets if sharded.is_sharded(p)]
+        groups = getattr(self, "param_groups", ())  # none yet while it is constructed
+        self._dtensors = [p for g in groups for p in g["params"] if sharded.is_sharded(p)]
+        self._values = Values(self.program, type(self).__name__)
+        self._needed = states.needed(self.program)
+        self._stepped, self._seed_open = False, False
+        self._ranks = None
+        self._watches: dict[int, Watch] = {}  # of a group's tensors, as they were checked
+        self._addresses: list[int] = []
+        self._names = states.names(self.program)
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors
 
     @property
@@ -140,38 +187,87 @@ class FusedOptimizer(torch.optim.Optimizer):
         return loss
 
     @outside_dynamo
+    @unaffected
     def _step(self) -> None:
         """The step after the closure; torch.compile breaks its graph here."""
         work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
         fresh: dict[Tensor, dict[str, Tensor]] = {}
+        self._settle()
         ready = self._followed()
-        for i, group in enumerate(self.param_groups):
+        same = self._places.same
+        groups = self.param_groups
+        if not all(i in ready or same(i, g["params"]) for i, g in enumerate(groups)):
+            self._adopt()
+        for i, group in enumerate(groups):
             if i in ready:
                 work[ready[i]].append((i, group["params"]))
                 continue
-            active: dict[torch.device, list[Tensor]] = {}
-            for p in group["params"]:
-                g = p.grad
-                if g is None or p.numel() == 0:
-                    continue
-                if (
-                    type(g) is not Tensor
-                    or g.dtype is not p.dtype
-                    or g.layout is not torch.strided
-                    or g.device != p.device
-                ):
-                    checks.grad(p, g, type(self).__name__)
-                if not self.state.get(p):
-                    fresh[p] = self._new_state(p, group["master"])
-                active.setdefault(p.device, []).append(p)
-            for device, params in active.items():
+            active = [p for p in group["params"] if p.grad is not None and p.numel()]
+            self._check(i, group, active)
+            by_device: dict[torch.device, list[Tensor]] = {}
+            for p in active:
+                by_device.setdefault(p.device, []).append(p)
+            for device, params in by_device.items():
                 work[device].append((i, params))
-        self.state.update(fresh)  # all of it or, out of memory, nothing: the step can be retried
+        stepped = [p for parts in work.values() for _, params in parts for p in params]
+        if len(ready) < len(self.param_groups):
+            self._check_addresses(stepped)
+        for device in work:
+            self.backend_for(device)  # or its refusal
+        for parts in work.values():
+            for i, params in parts:
+                for p in params if i not in ready else ():
+                    if not self._has_state(p):
+                        fresh[p] = self._new_state(p, self.param_groups[i]["master"])
+        self._complete(fresh)  # all of it or, out of memory, nothing: the step can be retried
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
-        for device, parts in work.items():
-            self._step_device(device, parts, ready)
+        try:
+            for device, parts in work.items():
+                self._step_device(device, parts, ready)
+        finally:
+            notice(stepped, bool(self._dtensors))
         self._entries = [*map(id, self.state.values())]
+
+    def _check(self, index: int, group: Mapping[str, Any], active: list[Tensor]) -> None:
+        """Raise for a parameter, gradient or state that cannot be stepped, before any is written.
+
+        One call compares them with those of the last step; what is new is looked at one by one.
+        """
+        tensors: list[Any] = [*active, *(p.grad for p in active)]
+        for p in active:
+            entry = self.state.get(p)
+            if entry:
+                tensors += [entry.get(n) for n in self._names if n in entry]
+        if self._dtensors:
+            tensors += [x.to_local() for x in tensors if sharded.is_sharded(x)]
+        watch = self._watches.get(index)
+        if watch is not None and watch.same(tensors):
+            return
+        self._watches.pop(index, None)
+        name = type(self).__name__
+        for p in active:
+            assert p.grad is not None
+            checks.memories(p, p.grad, name)
+            if self._has_state(p):
+                states.mend(self.program, self.state[p], p)
+                layout = states.layout(self.program, p, group["master"])
+                checks.states(self.state[p], layout, p, name)
+        self._watches[index] = Watch(tensors)
+
+    def _check_addresses(self, params: list[Tensor]) -> None:
+        """Raise where memory was freed, or parameters came to share it, since the last step."""
+        parts = [*map(sharded.local, params)] if self._dtensors else params
+        grads = [sharded.local(p.grad) for p in params]
+        if 0 in map(Tensor.data_ptr, grads):
+            for p in params:
+                assert p.grad is not None
+                checks.memories(p, p.grad, type(self).__name__)
+        addresses = [*map(Tensor.data_ptr, parts)]
+        if addresses != self._addresses:
+            self._addresses = []
+            checks.apart([x for x in parts if x.numel()], type(self).__name__)
+            self._addresses = addresses
 
     def _followed(self) -> dict[int, torch.device]:
         """Groups that one backend steps as a whole and can step again as it stands."""
@@ -182,21 +278,28 @@ class FusedOptimizer(torch.optim.Optimizer):
             found |= backend.followed(self.param_groups)
         return found
 
+    @unaffected
     @torch.no_grad()
     def step_parameter(self, index: int, p: Tensor) -> None:
         """Step one parameter of group ``index`` by itself (gradient release, inside backward)."""
         g = p.grad
         if g is None or p.numel() == 0:
             return
-        checks.grad(p, g, type(self).__name__)
+        self._settle()
         group = self.param_groups[index]
-        if not self.state.get(p):
-            self.state[p] = self._new_state(p, group["master"])
+        if p not in self._places:
+            self._adopt()
+        name = type(self).__name__
+        checks.memories(p, g, name)
         backend = self.backend_for(p.device)
+        if self._has_state(p):
+            states.mend(self.program, self.state[p], p)
+            checks.states(self.state[p], states.layout(self.program, p, group["master"]), p, name)
+        else:
+            self._complete({p: self._new_state(p, group["master"])})
         with backend.on_device(p.device):
             self._run(backend, [Task(p, {**group, "params": [p]}, [p], self.state)], {}, None)
-        # Autograd must notice a weight that another node still needs; pointers tell it nothing
-        torch.autograd.graph.increment_version(p)
+        notice([p], False)
 
     def _step_device(
         self,
@@ -275,6 +378,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- checkpoints, copies
 
+    @unaffected
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state bit for bit; raises ValueError for a state_dict of another program.
 
@@ -293,12 +397,12 @@ class FusedOptimizer(torch.optim.Optimizer):
                     f"{', '.join(map(repr, state_dict)) or 'nothing'}",
                 )
         groups = copy.deepcopy(state_dict["param_groups"])
-        checks.groups(self.program, groups, self.param_groups, type(self).__name__)
+        self._values.loaded(groups, self.param_groups, self.defaults)
         params = [p for g in self.param_groups for p in g["params"]]
         ids = [i for g in groups for i in g["params"]]
         by_id = dict(zip(ids, params, strict=True))
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
-        loaded: dict[Any, Any] = {}
+        loaded: dict[Any, Any] = defaultdict(dict)
         for key, entry in state_dict["state"].items():
             if key not in by_id:
                 loaded[key] = copy.deepcopy(entry)
@@ -308,14 +412,11 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         for new, old in zip(groups, self.param_groups, strict=True):
             new["params"], new["master"] = old["params"], old["master"]
-            # An earlier release's names for this program; it is saved under today's
-            new["program"], new["format"] = self.program.hash, self.program.storage
+        if not all(self._places.same(i, g["params"]) for i, g in enumerate(self.param_groups)):
+            self._adopt()
         self.__setstate__({"state": loaded, "param_groups": groups})
-        for p, entry in self.state.items():
-            if isinstance(p, Tensor) and "offset" in entry:
-                self._offsets[p] = int(entry["offset"])
-        ends = [o + -(-p.numel() // BLOCK) * BLOCK for p, o in self._offsets.items()]
-        self._next_offset = max(ends, default=0)
+        mine = {p: e for p, e in self.state.items() if isinstance(p, Tensor)}
+        self._places.take({p: int(e["offset"]) for p, e in mine.items() if "offset" in e})
         for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
 
@@ -327,6 +428,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         """
         return masters.export(model, self.state)
 
+    @unaffected
     @torch.no_grad()
     def load_master_weights(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Load a state dict of the model, master weights exactly as given (an fp32 checkpoint).
@@ -337,18 +439,21 @@ class FusedOptimizer(torch.optim.Optimizer):
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         for name, p in masters.parameters(model):
             if p in master and name in weights and masters.layout(p, master[p]):
-                if not self.state.get(p):
-                    self.state[p] = self._new_state(p, master[p])
+                if not self._has_state(p):
+                    self._complete({p: self._new_state(p, master[p])})
                 masters.write(p, self.state[p], weights[name])
 
     def __getstate__(self) -> dict[str, Any]:
-        private = {
-            "backend": self.backend,
-            "_offsets": self._offsets,
-            "_next_offset": self._next_offset,
-        }
-        return {**super().__getstate__(), **private}
+        offsets = self._places.of(self.param_groups)
+        return {**super().__getstate__(), "backend": self.backend, "_offsets": offsets}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        offsets = state.get("_offsets")
+        super().__setstate__(
+            {k: v for k, v in state.items() if k not in ("_offsets", "_next_offset")}
+        )
         self._reset()
+        if offsets is not None:  # a copy; otherwise a state_dict that is loaded
+            self._places = Places()
+            self._places.take(offsets)
+            seeds.enter(self)

@@ -35,18 +35,8 @@ class HyperSlot:
         value = group[self.key]
         return value if self.index is None else value[self.index]
 
-    def check(self, value: Any) -> None:
-        """Raise ValueError, with the value and the legal range, unless ``value`` is legal."""
-        if isinstance(value, Tensor):
-            if value.numel() != 1:
-                raise coded(
-                    ValueError,
-                    "SC405",
-                    f"{self.label} is a tensor of {value.numel()} elements: it needs 1",
-                )
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise coded(TypeError, "SC406", f"{self.label} = {value!r} is not a number")
+    def check(self, value: float) -> None:
+        """Raise ValueError, with a number and the legal range, unless ``value`` is legal."""
         inside = self.ge <= value <= self.le and self.gt < value < self.lt
         if not (math.isfinite(value) and inside):
             raise coded(

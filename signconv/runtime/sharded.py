@@ -122,9 +122,14 @@ def local(x: Any) -> Tensor:
 def wrap(part: Tensor, p: Tensor, shape: Sequence[int]) -> Tensor:
     """This rank's part of a tensor of global ``shape`` as a DTensor placed as ``p`` is."""
     from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
     size = torch.Size(shape)
-    stride = torch.empty(size, device="meta").stride()
+    stride = torch.empty(size, dtype=torch.uint8, device="meta").stride()
+    if part.device.type != _mesh(p).device_type:
+        # FSDP2's CPU offload: from_local would move it to the mesh's device
+        spec = DTensorSpec(_mesh(p), _placements(p), TensorMeta(size, stride, part.dtype))
+        return DTensor(part, spec, requires_grad=False)
     return DTensor.from_local(
         part, _mesh(p), _placements(p), run_check=False, shape=size, stride=stride
     )
@@ -133,9 +138,9 @@ def wrap(part: Tensor, p: Tensor, shape: Sequence[int]) -> Tensor:
 def zeros(p: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A tensor of zeros of global ``shape``, placed as ``p`` is; scalars are never cut."""
     if not is_sharded(p) or len(shape) == 0:
-        return torch.zeros(shape, dtype=dtype, device=p.device)
+        return torch.zeros(shape, dtype=dtype, device=local(p).device)
     first, end = bounds(p, shape[0])
-    part = torch.zeros([end - first, *shape[1:]], dtype=dtype, device=p.device)
+    part = torch.zeros([end - first, *shape[1:]], dtype=dtype, device=local(p).device)
     return wrap(part, p, shape)
 
 
@@ -148,12 +153,34 @@ def place(value: Tensor, p: Tensor, device: torch.device) -> Tensor:
     if is_sharded(value):
         alike = is_sharded(p) and (_mesh(p), _placements(p)) == (_mesh(value), _placements(value))
         if alike and value.dim() > 0:
-            return wrap(local(value).to(device, copy=True), p, value.shape)
-        value = value.full_tensor()  # type: ignore[attr-defined]
+            return wrap(_copy(local(value), device), p, value.shape)
+        value = _full(value)
     if not is_sharded(p) or value.dim() == 0:
-        return value.to(device, copy=True)
+        return _copy(value, device)
     first, end = bounds(p, value.shape[0])
-    return wrap(value[first:end].to(device, copy=True), p, value.shape)
+    return wrap(_copy(value[first:end], device), p, value.shape)
+
+
+def _copy(value: Tensor, device: torch.device) -> Tensor:
+    """Contiguous, whatever the order it was saved in: kernels read memory, not strides."""
+    plain = value.resolve_neg().resolve_conj()
+    return plain.to(device, copy=True, memory_format=torch.contiguous_format)
+
+
+def _full(value: Tensor) -> Tensor:
+    """The whole of a DTensor placed in any way; on the mesh's device, where collectives run."""
+    from torch.distributed.tensor import DTensor
+
+    if local(value).device.type != _mesh(value).device_type:
+        value = DTensor.from_local(
+            local(value),
+            _mesh(value),
+            _placements(value),
+            run_check=False,
+            shape=value.shape,
+            stride=value.stride(),
+        )
+    return value.full_tensor()  # type: ignore[attr-defined]
 
 
 def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -179,7 +206,7 @@ def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
     for x, width in zip(tensors, widths, strict=True):
         # Only the last parts are short, so the padding is all at the end
         flat = received.view(ranks, -1)[:, begin : begin + width].reshape(-1)
-        flat = flat[: x.numel() * x.element_size()].clone().to(x.device)
+        flat = flat[: x.numel() * x.element_size()].clone().to(local(x).device)
         made.append(flat.view(x.dtype).view(x.shape))
         begin += width
     return made
@@ -258,6 +285,11 @@ class Locals:
         state: Mapping[Tensor, dict[str, Tensor]],
     ) -> tuple[Parts, Parts, list[dict[str, Any]]]:
         """The work of a step in stand-ins, the DTensors to gather, and groups of stand-ins."""
+        present = {p for group in groups for p in group["params"]}
+        for p in [p for p in self._made if p not in present]:
+            del self.state[self._made.pop(p)[1]]
+        self._first = {p: x for p, x in self._first.items() if p in present}
+        self.state = {p: e for p, e in self.state.items() if p in present or p not in state}
         made: dict[Tensor, Tensor] = {}
         locally: list[dict[str, Any]] = []
         for group in groups:
@@ -269,8 +301,10 @@ class Locals:
         return [x for x in near if x[1]], [x for x in far if x[1]], locally
 
     def finish(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
-        """Hand back the scalars that the engines replaced."""
-        for p, (_, made) in self._made.items():
+        """Hand back the scalars that the engines replaced; keep neither gradients nor what stands
+        for parameters that are no longer there."""
+        for p, (_, made) in [*self._made.items()]:
+            made.grad = None
             if not state.get(p):
                 continue
             for name in ("step", *(n for n, _ in self.program.scalar_states)):

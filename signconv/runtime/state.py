@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor
 from signconv.runtime import master as masters
 from signconv.runtime import sharded
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import MASTER
+from signconv.runtime.formats import CHECK, MASTER
+from signconv.runtime.groups import number
 from signconv.runtime.program import OptimizerProgram, block_shape, has_blocks
 from signconv.runtime.reference.backend import fill
+from signconv.runtime.settings import has_float64, host_number
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 
@@ -33,6 +36,70 @@ def layout(program: OptimizerProgram, p: Tensor, master: str | None) -> Layout:
     return made
 
 
+def number_device(device: torch.device) -> torch.device:
+    """Where clocks and scalar states of a parameter lie: beside it, or on the host if its device
+    has no float64."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def names(program: OptimizerProgram) -> tuple[str, ...]:
+    """All tensors that an entry of this program may have."""
+    made = [n for m in program.moments for n in (m.name, f"{m.name}_scale")]
+    made += [n for n, _ in program.scalar_states]
+    return *made, MASTER, CHECK, "step", "offset"
+
+
+def needed(program: OptimizerProgram) -> frozenset[str]:
+    """Names of which an entry of this program has some."""
+    return frozenset(
+        (
+            "step",
+            "offset",
+            *(m.name for m in program.moments),
+            *(n for n, _ in program.scalar_states),
+        )
+    )
+
+
+def mend(program: OptimizerProgram, entry: dict[str, Any], p: Tensor) -> None:
+    """Convert numbers that a user put for the step count or a scalar state.
+
+    Raises ValueError or TypeError for what is no number.
+    """
+    if "step" in entry and not _scalar(entry["step"], torch.int64):
+        entry["step"] = count(entry["step"], p)
+    for name, _ in program.scalar_states:
+        if name in entry and not _scalar(entry[name], torch.float64):
+            value = float(number(entry[name], f"state of a parameter: {name}"))
+            where = number_device(sharded.local(p).device)
+            entry[name] = torch.tensor(value, dtype=torch.float64, device=where)
+
+
+def _scalar(x: object, dtype: torch.dtype) -> bool:
+    """Whether it is as ``create`` makes it."""
+    return type(x) is Tensor and x.dtype is dtype and x.dim() == 0
+
+
+def count(step: Any, p: Tensor) -> Tensor:
+    """A step count from a number or a tensor of one; ValueError for what is none."""
+    value = step.item() if isinstance(step, Tensor) and step.numel() == 1 else step
+    try:
+        number = float(value)
+        whole = number >= 0 and number.is_integer() and not isinstance(value, bool)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or number >= 2**63:
+        raise coded(
+            ValueError,
+            "SC438",
+            f"state of a parameter: step = {value!r} is no count of steps: put a whole number "
+            "from 0 there",
+        )
+    exact = value if isinstance(value, int) else int(number)
+    where = number_device(sharded.local(p).device)
+    return torch.tensor(exact, dtype=torch.int64, device=where)
+
+
 def create(
     program: OptimizerProgram, p: Tensor, master: str | None, offset: int
 ) -> dict[str, Tensor]:
@@ -40,10 +107,17 @@ def create(
 
     A DTensor cut inside blocks is gathered for a moment that starts from it; all ranks take part.
     """
-    made = {n: sharded.zeros(p, s, d) for n, (s, d) in layout(program, p, master).items()}
+    numbers = {"step", "offset", *(n for n, _ in program.scalar_states)}
+    made = {
+        n: sharded.zeros(p, s, d)
+        for n, (s, d) in layout(program, p, master).items()
+        if n not in numbers
+    }
+    device = number_device(sharded.local(p).device)
     for name, init in program.scalar_states:
-        made[name].fill_(init)
-    made["offset"] = torch.tensor(offset, dtype=torch.int64)
+        made[name] = host_number(init, torch.float64).to(device)
+    made["step"] = host_number(0, torch.int64).to(device)
+    made["offset"] = host_number(offset, torch.int64)
     filled = [m for m in program.moments if m.init != 0.0]
     if filled:
         value, entry = sharded.readable(p, made)
@@ -64,8 +138,9 @@ def take(
     """A copy of one parameter's saved state on its device, checked for keys and shapes.
 
     Without a master weight in ``entry`` a new one starts from the parameter; floors, which
-    checkpoints of 0.1 have not, start from their initial values.  Raises ValueError
-    for a state that is not this parameter's.
+    checkpoints of 0.1 have not, start from their initial values.  Entries that are not this
+    program's are their user's and are kept.  Tensors that share memory or lie in another order
+    become contiguous ones of their own.  Raises ValueError for another parameter's state.
     """
     kept = masters.layout(p, master)
     if not kept and MASTER in entry:
@@ -82,24 +157,42 @@ def take(
     started = {n: torch.tensor(initial[n], dtype=torch.float64) for n in program.floors}
     entry = {**started, **entry}
     wanted = layout(program, p, master)
-    if set(entry) != set(wanted):
+    if not wanted.keys() <= entry.keys():
         raise coded(
             ValueError,
             "SC506",
             f"state of parameter {key}: missing {sorted(set(wanted) - set(entry))}, unknown "
-            f"{sorted(set(entry) - set(wanted))}",
+            f"{sorted(set(entry) - set(wanted), key=str)}",
         )
-    made = {}
+    numbers = {"step", *(n for n, _ in program.scalar_states)}
+    made: dict[str, Any] = {n: _own(x, p) for n, x in entry.items() if n not in wanted}
+    step = entry["step"]
+    if not isinstance(step, Tensor) or step.dtype != torch.int64 or step.dim():
+        entry = {**entry, "step": count(step, p)}
     for name, (shape, dtype) in wanted.items():
         value = entry[name]
-        if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
+        fits = isinstance(value, Tensor) and not value.is_meta and value.layout == torch.strided
+        if not fits or value.shape != shape or value.dtype != dtype:
             tensor = isinstance(value, Tensor)
             got = f"{value.dtype} {list(value.shape)}" if tensor else repr(value)
+            if tensor and not fits:
+                got += " without data" if value.is_meta else f" {value.layout}"
             raise coded(
                 ValueError,
                 "SC507",
                 f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}",
             )
-        device = torch.device("cpu") if name == "offset" else p.device
+        device = sharded.local(p).device
+        if name == "offset":
+            device = torch.device("cpu")
+        elif name in numbers:
+            device = number_device(device)
         made[name] = sharded.place(value, p, device)
     return made
+
+
+def _own(x: Any, p: Tensor) -> Any:
+    """A copy of an entry that is the user's, on the parameter's device and else as it is."""
+    if not isinstance(x, Tensor) or sharded.is_sharded(x):
+        return copy.deepcopy(x)
+    return x.detach().to(p.device, copy=True)

@@ -56,8 +56,13 @@ def state_names(program: OptimizerProgram, blocks: bool, param_format: int = PLA
 
 
 def chunks(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """For tensors of so many chunks each: (tensor, chunk within it) of every chunk, int64."""
-    n = torch.tensor(counts)
-    tensor_of = torch.repeat_interleave(torch.arange(len(counts)), n)
+    """For tensors of so many chunks each: (tensor, chunk within it) of every chunk, int64 on the
+    CPU."""
+    n = torch.tensor(counts, dtype=torch.int64, device="cpu")
+    tensor_of = torch.repeat_interleave(_numbers(len(counts)), n)
     starts = torch.repeat_interleave(n.cumsum(0) - n, n)
-    return tensor_of, torch.arange(len(tensor_of)) - starts
+    return tensor_of, _numbers(len(tensor_of)) - starts
+
+
+def _numbers(count: int) -> Tensor:
+    return torch.arange(count, dtype=torch.int64, device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import os
 import pickle
 import sys
@@ -27,7 +28,7 @@ from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import GRAD, Op
 from signconv.lower.kernel_program import Statement
 from signconv.render import environment
-from signconv.runtime import cast, checks, release
+from signconv.runtime import cast, checks, release, seeds
 from signconv.runtime.cpu import backend as cpu_backend
 from signconv.runtime.inspect import inspect
 from signconv.runtime.kernel import backend as kernel_backend
@@ -162,6 +163,10 @@ fault("SC405", "lr is a tensor of 2 elements: it needs 1")(lambda *_: made(lr=to
 fault("SC406", "weight_decay = 'x' is not a number")(lambda *_: made(weight_decay="x"))
 fault("SC407", "lr = -1 is outside its range: 0 <= lr")(lambda *_: made(lr=-1.0))
 fault("SC408", "master='fp32' is not one of None, 'split'")(lambda *_: made(master="fp32"))
+fault("SC409", "maximize = 'no' is not True or False")(lambda *_: made(maximize="no"))
+fault("SC410", "is of program 'x' .*: leave out 'program' and 'format'")(
+    lambda *_: AdamW([{"params": [parameter()], "program": "x"}])
+)
 fault("SC411", "complex parameters: optimize torch.view_as_real")(
     lambda *_: AdamW([parameter(dtype=torch.complex64)])
 )
@@ -231,6 +236,58 @@ fault("SC433", "construct the optimizer with skip_nonfinite=False")(
 )
 
 
+def changed(change: Callable[[Any], None]) -> Callable[..., None]:
+    """A step after ``change`` of the only parameter, which has a gradient."""
+
+    def run(*_: Any) -> None:
+        running = stepped()
+        change(running.param_groups[0]["params"][0])
+        running.step()
+
+    return run
+
+
+def inference_parameter(*_: Any) -> None:
+    with torch.inference_mode():
+        p = parameter(64)
+    p.grad = torch.ones(64)
+    AdamW([p], backend="reference").step()
+
+
+def shared_memory(*_: Any) -> None:
+    p = parameter(64)
+    q = torch.nn.Parameter(p.detach()[32:])
+    p.grad, q.grad = torch.ones(64), torch.ones(32)
+    AdamW([p, q], backend="reference").step()
+
+
+def converted_state(*_: Any) -> None:
+    running = stepped()
+    (entry,) = running.state.values()
+    entry["m"] = entry["m"].float()
+    running.step()
+
+
+fault("SC423", "a parameter of type Tensor has no memory that is its elements")(
+    changed(lambda p: p.untyped_storage().resize_(0))
+)
+fault("SC424", r"made in inference mode .*: make the model outside")(inference_parameter)
+fault("SC425", r"share memory \(strides \[0\]")(
+    changed(lambda p: setattr(p, "data", torch.ones(1).expand(64)))
+)
+fault("SC426", r"state\[p\]\['m'\] is torch.float32 \[64\] on cpu, and a step needs .*uint8")(
+    converted_state
+)
+fault("SC427", r"two parameters \(.*\[64\] and .*\[32\]\) share memory: tie them")(shared_memory)
+fault("SC428", "has the same parameter twice: list it once")(lambda *_: AdamW([parameter(3)] * 2))
+fault("SC429", r"has shape \[32\] and its gradient \[64\]: its data was replaced after backward")(
+    changed(lambda p: setattr(p, "data", torch.zeros(32)))
+)
+fault("SC430", "a gradient of type Tensor has no memory that is its elements")(
+    changed(lambda p: p.grad.untyped_storage().resize_(0))
+)
+
+
 @fault("SC418", r"has shape \[32\] and its optimizer state \[64\]: its data was replaced")
 def _(*_: Any) -> None:
     running = stepped()
@@ -261,6 +318,35 @@ def _(*_: Any) -> None:
         running.step()
 
 
+@fault("SC436", "'weight' in a param group is no parameter: put tensors there")
+def _(*_: Any) -> None:
+    running = stepped()
+    running.param_groups[0]["params"].append("weight")
+    running.step()
+
+
+@fault("SC437", "this rank has seed 0 and another has 1 for the same parameters")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    store = dist.HashStore()
+    patch.setattr(dist, "is_initialized", lambda: True)
+    patch.setattr(dist, "get_world_size", lambda: 2)
+    patch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    for rank, seed in enumerate((1, 0)):
+        patch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        patch.setattr(seeds, "_compared", itertools.count())
+        waiting = made()
+        waiting.defaults["seed"] = seed
+        seeds.Ranks(waiting).ask()
+
+
+@fault("SC438", "step = 1.5 is no count of steps: put a whole number")
+def _(*_: Any) -> None:
+    running = stepped()
+    p = running.param_groups[0]["params"][0]
+    running.state[p]["step"] = 1.5
+    running.step()
+
+
 # ---------------------------------------------------------------- 5xx: state dicts
 
 
@@ -279,8 +365,8 @@ fault("SC502", "the state_dict has 0 param groups, AdamW has 1")(
 fault("SC503", "belongs to program .* load it with the optimizer that wrote it")(
     lambda *_: loaded(lambda s: None, cls=AdamWStoSign)
 )
-fault("SC504", r"param group 0 of the state_dict lacks \['betas'\]")(
-    lambda *_: loaded(lambda s: s["param_groups"][0].pop("betas"))
+fault("SC504", r"param group 0 of the state_dict lacks \['params'\]")(
+    lambda *_: loaded(lambda s: s["param_groups"][0].pop("params"))
 )
 fault("SC506", r"state of parameter 0: missing \['m'\], unknown \[\]")(
     lambda *_: loaded(lambda s: s["state"][0].pop("m"))

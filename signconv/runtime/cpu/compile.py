@@ -9,7 +9,7 @@ reassociates, so the bits are the reference's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -209,11 +209,13 @@ class _Kernel:
         tables = [b.inttoptr(x, POINTER) for x in addresses]
         table, chunks, scalars, keys, reduced, partials = tables
         counter = _at(b, arguments, ARGUMENTS.index("taken"), I64)
+        restore = self._float_environment(b)
         b.branch(take)
         b.position_at_end(take)
         k = b.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
         b.cbranch(b.icmp_signed("<", k, total), work, done)
         b.position_at_end(done)
+        restore()
         b.ret_void()
 
         b.position_at_end(work)
@@ -273,13 +275,32 @@ class _Kernel:
                 b.store(sum_, _at(b, partial, which, F32))
         b.branch(take)
 
+    def _float_environment(self, b: Any) -> Callable[[], None]:
+        """Round to nearest and keep denormal numbers in this thread, which may do otherwise
+        (``torch.set_flush_denormal``); what is returned gives it back its own ways."""
+        machine = llvm.get_default_triple().split("-")[0]
+        if machine in ("x86_64", "i686"):
+            saved, plain = _stack(b, 4), _stack(b, 4)
+            load, store = (self._declare(f"llvm.x86.sse.{n}mxcsr", [POINTER]) for n in ("ld", "st"))
+            b.call(store, [saved])
+            b.store(ir.Constant(I32, 0x1F80), _at(b, plain, 0, I32))
+            b.call(load, [plain])
+            return lambda: b.call(load, [saved])
+        if machine in ("aarch64", "arm64"):
+            get = self._declare("llvm.aarch64.get.fpcr", [], I64)
+            put = self._declare("llvm.aarch64.set.fpcr", [I64])
+            before = b.call(get, [])
+            b.call(put, [ir.Constant(I64, 0)])
+            return lambda: b.call(put, [before])
+        return lambda: None
+
     def _memcpy(self, b: Any, target: Any, source: Any, size: Any) -> None:
         f = self._declare("llvm.memcpy.p0.p0.i64", [POINTER, POINTER, I64, I1])
         b.call(f, [target, source, size, ir.Constant(I1, 0)])
 
-    def _declare(self, name: str, types: list[Any]) -> Any:
+    def _declare(self, name: str, types: list[Any], result: Any = VOID) -> Any:
         known = self.module.globals.get(name)
-        return known or ir.Function(self.module, ir.FunctionType(VOID, types), name)
+        return known or ir.Function(self.module, ir.FunctionType(result, types), name)
 
 
 # ---------------------------------------------------------------- pieces

@@ -40,9 +40,11 @@ class Bucket:
         tensor_of, within = tables.chunks(counts)
         self.chunks = torch.stack((tensor_of, within * self.rows), dim=1).contiguous()
         self.entries: list[list[int]] = []
-        self.table = torch.empty(0, dtype=torch.int64)
-        self.reduced = torch.empty((len(members), len(program.reductions)))
-        self.partials = torch.empty((self.ends[-1], len(program.reductions)))
+        self.table = torch.empty(0, dtype=torch.int64, device="cpu")
+        self.reduced, self.partials = (
+            torch.empty((n, len(program.reductions)), dtype=torch.float32, device="cpu")
+            for n in (len(members), self.ends[-1])
+        )
 
     def step(
         self,
@@ -62,8 +64,9 @@ class Bucket:
         if entries != self.entries:
             self.entries = entries
             width = tables.width(len(self.program.moments))
-            self.table = torch.zeros((len(entries), width), dtype=torch.int64)
-            self.table[:, : len(entries[0])] = torch.tensor(entries, dtype=torch.int64)
+            self.table = torch.zeros((len(entries), width), dtype=torch.int64, device="cpu")
+            given = torch.tensor(entries, dtype=torch.int64, device="cpu")
+            self.table[:, : len(entries[0])] = given
         arrays = [self.table, self.chunks, scalars, keys, self.reduced, self.partials]
         if self.kernels.reduce is not None:
             self._run(self.kernels.reduce, arrays)
@@ -159,5 +162,6 @@ class CpuEngine:
             memory.append(updated)
             drawn = [ref.draw_keys(group["seed"], t + 1, w) for w in range(program.words)]
             keys.append([key for pair in drawn for key in pair])
-        rounded = torch.tensor(scalars, dtype=torch.float64).to(torch.float32)
-        return rounded, memory, torch.tensor(keys, dtype=torch.int64).to(torch.int32)
+        made = torch.tensor(scalars, dtype=torch.float64, device="cpu").to(torch.float32)
+        drawn_keys = torch.tensor(keys, dtype=torch.int64, device="cpu").to(torch.int32)
+        return made, memory, drawn_keys

@@ -61,7 +61,9 @@ class Trace:
     def constant(self, x: float | bool, dtype: torch.dtype) -> Lanes:
         """A number for all elements."""
         t = LLVM[dtype]
-        exact = float(torch.tensor(x, dtype=dtype)) if dtype.is_floating_point else int(x)
+        exact = (
+            float(torch.tensor(x, dtype=dtype, device="cpu")) if dtype.is_floating_point else int(x)
+        )
         return Lanes(self, dtype, False, lambda _: ir.Constant(t, exact), number=exact)
 
     def uniform(self, dtype: torch.dtype, value: Any) -> Lanes:
@@ -404,6 +406,10 @@ class Lanes:
     # ---------------------------------------------------------------- torch_ops' own functions
 
     @staticmethod
+    def _either(condition: Lanes, a: float, b: float) -> Lanes:
+        return where(condition, condition.trace.constant(a, torch.float32), b)
+
+    @staticmethod
     def _sqrt(x: Lanes) -> Lanes:
         """LLVM's root is correctly rounded: no detour over float64."""
         return x.sqrt()
@@ -431,9 +437,10 @@ def _reduced(total: Lanes, name: str) -> Lanes:
 
 
 def where(condition: Lanes, a: Any, b: Any) -> Lanes:
-    """torch.where; two plain numbers are int64 or fp32, as in torch."""
+    """torch.where; two plain numbers are int64 or fp32, as in torch by default."""
     if not isinstance(a, Lanes) and not isinstance(b, Lanes):
-        a = condition.trace.constant(a, torch.where(torch.tensor(True), a, b).dtype)
+        whole = isinstance(a, int) and isinstance(b, int)
+        a = condition.trace.constant(a, torch.int64 if whole else torch.float32)
     if not isinstance(a, Lanes):
         a = b._as_lanes(a)
     dtype, x, y = a._pair(b)

@@ -51,14 +51,15 @@ class TritonBackend(Backend):
     def followed(self, groups: Sequence[Mapping[str, Any]]) -> dict[int, torch.device]:
         found = {}
         for key, engine in self._engines.items():
-            if isinstance(key, tuple) and engine.follow(groups[key[0]]["params"]):
-                found[key[0]] = key[1]
+            if isinstance(key, tuple) and key[0] < len(groups):
+                if engine.follow(groups[key[0]]["params"]):
+                    found[key[0]] = key[1]
         return found
 
     def prepare(self, task: Task) -> None:
         if task.key not in self._engines:
             self._engines[task.key] = GroupEngine(self.program, task.params[0].device)
-        self._engines[task.key].prepare(task.group, task.params, task.state)
+        self._engines[task.key].prepare(task.params, task.state)
 
     def find_nonfinite(self, task: Task, flag: Tensor) -> None:
         self._engines[task.key].find_nonfinite(flag)

@@ -6,6 +6,7 @@ changed; every pointer is compared each step.
 
 from __future__ import annotations
 
+import weakref
 from array import array
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -21,12 +22,12 @@ from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
+from signconv.runtime.memory import Watch
 from signconv.runtime.program import OptimizerProgram, has_blocks, row_length
 from signconv.runtime.tables import Column
 
 #: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
-_POINTER, _CONTIGUOUS = Tensor.data_ptr, Tensor.is_contiguous
-_DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
+_POINTER, _GRAD = Tensor.data_ptr, attrgetter("grad")
 
 
 class Bucket:
@@ -54,6 +55,9 @@ class Bucket:
             launch.device_codec(device),
         )
         self.kinds = [_kind(p) for p in members]
+        self.watch = Watch(())  # parameters and gradients as they were checked
+        self.died: list[Any] = []
+        self.alive: list[Any] = []
         per_chunk = self.shape.chunk * BLOCK
         counts = [-(-p.numel() // per_chunk) for p in members]
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
@@ -66,7 +70,7 @@ class Bucket:
             self.reducer = Reducer(counts, len(program.reductions), device)
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
-        self.fixed = torch.empty(0, dtype=torch.int64)
+        self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
         self.launchers: dict[bool, tuple[Launcher | None, Launcher]] = {}
 
     def follow(self) -> bool:
@@ -78,21 +82,19 @@ class Bucket:
         if not self.entries:
             return False
         count = len(self.members)
-        grads: list[Any] = [p.grad for p in self.members]
+        grads: list[Any] = [*map(_GRAD, self.members)]
+        if self.died or not self.watch.same([*self.members, *grads]):
+            return False
         try:
             pointers = self._pointers(self.members, grads)
-        except (TypeError, KeyError, RuntimeError):  # no gradient or a sparse one, no such state
-            return False
-        if (
-            pointers[:count] != self.pointers[:count]
-            or pointers[2 * count :] != self.pointers[2 * count :]
-            or {*map(_DTYPE, grads)} != {self.grad_dtype}
-            or not all(map(_CONTIGUOUS, grads))
-            or not all(map(_CONTIGUOUS, self.members))
-        ):
+        except (TypeError, KeyError, AttributeError):  # no such state
             return False
         if pointers != self.pointers:
-            if {*map(_DEVICE, grads)} != {self.device}:
+            if (
+                pointers[:count] != self.pointers[:count]
+                or pointers[2 * count :] != self.pointers[2 * count :]
+                or 0 in pointers[count : 2 * count]
+            ):
                 return False
             self._upload(pointers)
         return True
@@ -113,12 +115,27 @@ class Bucket:
             offsets = [int(e["offset"]) for e in entries]
             sizes = [p.numel() for p in self.members]
             zeros, lengths = [0] * len(rows), [row_length(p) for p in self.members]
-            self.fixed = torch.tensor([rows, zeros, offsets, sizes, zeros, zeros, lengths])
+            fixed = [rows, zeros, offsets, sizes, zeros, zeros, lengths]
+            self.fixed = torch.tensor(fixed, dtype=torch.int64, device="cpu")
         self.dense = Dense(self.members)
         pointers = self._pointers(self.dense.params, self.dense.grads)
+        first = 2 * len(self.members)
+        if self.died or pointers[first:] != self.pointers[first:]:
+            self._remember_state()
         if pointers != self.pointers:
             self._upload(pointers)
+        seen: list[Any] = [] if self.dense.copied else [*self.members, *map(_GRAD, self.members)]
+        self.watch = Watch(seen)
         return True
+
+    def _remember_state(self) -> None:
+        """Notice when memory of the state is freed: while none was, equal addresses are the memory
+        that was checked, whoever was given other data in between."""
+        self.died = []
+        storages = [
+            entry[name].untyped_storage() for name in self.watched for entry in self.entries
+        ]
+        self.alive = [weakref.ref(s, self.died.append) for s in storages]
 
     def _pointers(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[int]:
         """Of all parameters, of all gradients, then of all state: name by name, clocks last."""
@@ -129,7 +146,7 @@ class Bucket:
         count = len(self.members)
         values = torch.frombuffer(array("q", pointers), dtype=torch.int64).view(-1, count)
         values = values[:-1]  # the clocks are found by their rows
-        host = torch.zeros(self.table.shape, dtype=torch.int64)
+        host = torch.zeros(self.table.shape, dtype=torch.int64, device="cpu")
         host[:, : Column.PARAM] = self.fixed.t()
         host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)
         host[:, Column.PARAM : Column.PARAM + len(values)] = values.t()

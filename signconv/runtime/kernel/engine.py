@@ -14,12 +14,14 @@ from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.scalars import scalar_kernel
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
+from signconv.runtime.settings import host_numbers
 
 
 class GroupEngine:
     """All tensors of one param group on one device.
 
-    Parameters with the same number of steps share a row of the clock and of the scalars.
+    Each has a row of the clock, of the scalar states and of the scalars for itself, and its state
+    is a view of them: who edits one parameter's step moves no other.
     """
 
     def __init__(self, program: OptimizerProgram, device: torch.device) -> None:
@@ -29,7 +31,6 @@ class GroupEngine:
         self.clock = torch.zeros(0, dtype=torch.int64, device=device)
         self.states = torch.zeros(0, dtype=torch.float64, device=device)
         self.clock_rows: dict[Tensor, int] = {}
-        self.active_rows = 0
         self.uploaded: list[float] = []
         self.hypers = torch.zeros(len(program.hypers) + 2, dtype=torch.float64, device=device)
         # A tensor: as a number a seed of 1 would be a literal, and a large one of another type
@@ -37,24 +38,19 @@ class GroupEngine:
         self.seed_value = 0
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
         self.one = torch.ones((), dtype=torch.float32, device=device)
-        self.scalars = torch.empty(0, device=device)
+        self.scalars = torch.empty(0, dtype=torch.float32, device=device)
         self.keys = torch.empty(0, dtype=torch.int32, device=device)
         self.scalar_launcher: Launcher
 
-    def prepare(
-        self,
-        group: Mapping[str, Any],
-        params: list[Tensor],
-        state: Mapping[Tensor, dict[str, Tensor]],
-    ) -> None:
+    def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Bring tables and clock up to date with this step's parameters."""
         active = [id(p) for p in params]
         if active != self.active or any(
             state[p]["step"].data_ptr() != self._step_pointer(p) for p in params
         ):
-            self._rebuild(group, params, state)
+            self._rebuild(params, state)
         if not all(b.refresh(state, self.clock_rows) for b in self.buckets):
-            self._rebuild(group, params, state)
+            self._rebuild(params, state)
             for b in self.buckets:
                 b.refresh(state, self.clock_rows)
         self.active = active
@@ -68,58 +64,27 @@ class GroupEngine:
         row = self.clock_rows.get(p)
         return -1 if row is None else self.clock.data_ptr() + 8 * row
 
-    def _rebuild(
-        self,
-        group: Mapping[str, Any],
-        params: list[Tensor],
-        state: Mapping[Tensor, dict[str, Tensor]],
-    ) -> None:
+    def _rebuild(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         self.active = []  # should anything below fail, the next step starts over
         for p in params:
             check_shape(p, state[p], self.program)
-        wanted = set(params)
         names = [name for name, _ in self.program.scalar_states]
-        found: dict[tuple[bool, int], Mapping[str, Tensor]] = {}
-        members: dict[tuple[bool, int], list[Tensor]] = {}
-        for p in group["params"]:
-            if p.device == self.device and p in state:
-                key = (p not in wanted, state[p]["step"].data_ptr())
-                found[key] = state[p]
-                members.setdefault(key, []).append(p)
-        order = sorted(found)
-        clock = torch.stack([found[k]["step"].to(self.device) for k in order])
-        columns = [torch.stack([found[k][n].to(self.device) for k in order]) for n in names]
-        remembered = torch.stack(columns, dim=1) if names else self.states[:0]
-        # Fresh and loaded parameters come with steps of their own; equal values share a row.
-        known: list[Any] = list(range(len(order)))
-        if any(not self._owns(found[k]["step"]) for k in order):
-            extra = remembered.tolist() if names else [[]] * len(order)
-            known = [(t, *more) for t, more in zip(clock.tolist(), extra, strict=True)]
-        rows: dict[tuple[bool, Any], int] = {}
-        picked: list[int] = []
-        self.clock_rows = {}
-        for i, key in enumerate(order):
-            share = (key[0], known[i])
-            if share not in rows:
-                rows[share] = len(picked)
-                picked.append(i)
-            for p in members[key]:
-                self.clock_rows[p] = rows[share]
-        self.active_rows = sum(1 for inactive, _ in rows if not inactive)
-        pick = torch.tensor(picked, device=self.device)
-        self.clock = clock[pick].contiguous()
-        self.states = remembered[pick].contiguous() if names else remembered
-        for p, row in self.clock_rows.items():
+        self.clock_rows = {p: row for row, p in enumerate(params)}
+        self.clock = torch.stack([state[p]["step"].to(self.device) for p in params])
+        columns = [torch.stack([state[p][n].to(self.device) for p in params]) for n in names]
+        self.states = torch.stack(columns, dim=1) if names else self.states[:0]
+        for row, p in enumerate(params):
             state[p]["step"] = self.clock[row]
             for column, name in enumerate(names):
                 state[p][name] = self.states[row, column]
         width = 1 + len(self.program.outputs)
-        self.scalars = torch.empty((self.active_rows, width), device=self.device)
+        shape = len(params), width
+        self.scalars = torch.empty(shape, dtype=torch.float32, device=self.device)
         self.keys = torch.empty(
-            (self.active_rows, 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
+            (len(params), 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
         )
         self.scalar_launcher = Launcher(
-            scalar_kernel, self.active_rows, launch.scalar_constants(self.program)
+            scalar_kernel, len(params), launch.scalar_constants(self.program)
         )
         buckets: dict[tuple[torch.dtype, torch.dtype, bool, int], list[Tensor]] = {}
         for p in params:
@@ -128,10 +93,6 @@ class GroupEngine:
             kind = (p.dtype, p.grad.dtype, blocks, param_format(state[p]))
             buckets.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]
-
-    def _owns(self, step: Tensor) -> bool:
-        first = self.clock.data_ptr()
-        return first <= step.data_ptr() < first + 8 * self.clock.numel()
 
     def find_nonfinite(self, flag: Tensor) -> None:
         """Raise ``flag`` on the device if any gradient is Inf or NaN."""
@@ -153,7 +114,7 @@ class GroupEngine:
             self.seed.fill_(self.seed_value)
         if values != self.uploaded:
             self.uploaded = values
-            self.hypers.copy_(torch.tensor(values, dtype=torch.float64))
+            self.hypers.copy_(host_numbers(values))
         for i, h in enumerate(self.program.hypers):
             value = h.read(group)
             if isinstance(value, Tensor) and h.name != "lr":

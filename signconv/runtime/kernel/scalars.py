@@ -82,7 +82,7 @@ def scalar_kernel(
     OUTPUTS: tl.constexpr,
     WORDS: tl.constexpr,
 ):
-    """One program per group of parameters with equal t; a skipped step does not advance t.
+    """One program per parameter; a skipped step does not advance t.
 
     ``hypers`` holds HYPERS numbers, of which that at LR comes from ``lr_ptr`` instead, then the
     first lr and the sign of the gradients; ``states`` STATES scalar states per row; SCALARS is the

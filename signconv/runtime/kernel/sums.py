@@ -30,7 +30,7 @@ class Reducer:
     def __init__(self, counts: list[int], width: int, device: torch.device) -> None:
         self.width = width
         self.tables: list[Tensor] = []
-        self.buffers = [torch.empty((sum(counts), width), device=device)]
+        self.buffers = [torch.empty((sum(counts), width), dtype=torch.float32, device=device)]
         while not self.tables or max(counts) > 1:
             table, begin = [], 0
             for n in counts:
@@ -38,7 +38,8 @@ class Reducer:
                 begin += n
             counts = [-(-n // self.FAN_IN) for n in counts]
             self.tables.append(torch.tensor(table, dtype=torch.int64, device=device))
-            self.buffers.append(torch.empty((len(table), width), device=device))
+            shape = len(table), width
+            self.buffers.append(torch.empty(shape, dtype=torch.float32, device=device))
 
     @property
     def partials(self) -> Tensor:

@@ -24,6 +24,14 @@ def _pair(a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
     return wide, other
 
 
+def either(condition: Tensor, a: float, b: float) -> Tensor:
+    """a where the condition holds, else b: two numbers in fp32, torch.where's have the default
+    dtype."""
+    if has_torch_function_unary(condition):
+        return handle_torch_function(either, (condition,), condition, a, b)
+    return torch.full_like(condition, b, dtype=torch.float32).masked_fill_(condition, a)
+
+
 def maximum(a: Tensor, b: Tensor | float) -> Tensor:
     """NaN if either is NaN; -0 < +0."""
     a, b = _pair(a, b)

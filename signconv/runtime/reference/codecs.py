@@ -153,7 +153,8 @@ def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
     drop = 23 - layout.mantissa
     field = _field(x, layout)
     normal = (field + (1 << (drop - 1)) - 1 + ((field >> drop) & 1)) >> drop
-    magic = torch.tensor((layout.smallest + drop) << 23, dtype=torch.int32).view(torch.float32)
+    magic = torch.tensor((layout.smallest + drop) << 23, dtype=torch.int32, device="cpu")
+    magic = magic.view(torch.float32)
     tiny = x.abs().clamp(max=1.0) + magic.to(x.device)
     subnormal = tiny.view(torch.int32) - int(magic.view(torch.int32))
     code = torch.where(x.abs() < 2.0 ** (layout.smallest - 127), subnormal, normal)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from signconv.runtime.reference.arithmetic import (
     divided,
+    either,
     maximum,
     mean_ratio,
     minimum,
@@ -74,6 +75,7 @@ __all__ = [
     "divide64",
     "divided",
     "draw_keys",
+    "either",
     "encode_bf16",
     "encode_fp8",
     "encode_fp8_nearest",

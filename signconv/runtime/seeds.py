@@ -1,0 +1,144 @@
+"""Seeds that nobody chose: each optimizer of a program draws noise of its own.
+
+The default is the smallest seed that no other living optimizer has: 0 for the first.  It is chosen
+when the optimizer is made and looked at again at the first step, so that a run that is made again
+in one process, after the last one's optimizers are gone, repeats it.  All ranks make their
+optimizers in one order, so replicas agree; that is compared, without waiting for anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from signconv.runtime import sharded
+from signconv.runtime.compat import warn_once
+from signconv.runtime.errors import coded
+
+if TYPE_CHECKING:
+    from signconv.runtime.optimizer import FusedOptimizer
+
+_living: weakref.WeakSet[FusedOptimizer] = weakref.WeakSet()
+_births = itertools.count()
+_compared = itertools.count()
+#: Parameters of which one element says whether two ranks hold the same.
+_SAMPLED = 16
+
+
+def enter(optimizer: FusedOptimizer) -> None:
+    """Count an optimizer among the living."""
+    optimizer._born = next(_births)
+    _living.add(optimizer)
+
+
+def smallest() -> int:
+    """The smallest seed that no living optimizer has."""
+    used = _used(list(_living))
+    return next(n for n in itertools.count() if n not in used)
+
+
+def settle(optimizer: FusedOptimizer) -> None:
+    """Give the default seeds of all optimizers that have not stepped, in the order of their making.
+
+    Optimizers that only cycles of references keep (a scheduler makes one) do not count.
+    """
+    if not optimizer._seed_open:
+        return
+    if any(seed != i for i, (seed, _) in enumerate(_plan())):
+        gc.collect()
+    for seed, waiting in _plan():
+        old = waiting.defaults["seed"]
+        for group in waiting.param_groups:
+            if group["seed"] == old:
+                group["seed"] = seed
+        waiting.defaults["seed"] = seed
+        waiting._seed_open = False
+
+
+def _plan() -> list[tuple[int, FusedOptimizer]]:
+    """The seeds of all that have not stepped."""
+    living = list(_living)
+    waiting = sorted((o for o in living if o._seed_open), key=lambda o: o._born)
+    used = _used([o for o in living if not o._seed_open])
+    free = (n for n in itertools.count() if n not in used)
+    return list(zip(free, waiting, strict=False))
+
+
+def _used(optimizers: list[FusedOptimizer]) -> set[Any]:
+    return {g.get("seed") for o in optimizers for g in o.param_groups}
+
+
+class Ranks:
+    """Compares a default seed with the other ranks', through the store of the process group."""
+
+    def __init__(self, optimizer: FusedOptimizer) -> None:
+        dist = torch.distributed
+        self.name = type(optimizer).__name__
+        self.store = dist.distributed_c10d._get_default_store()
+        self.key = f"signconv/seed/{next(_compared)}"
+        self.mine = f"{optimizer.defaults['seed']} {_fingerprint(optimizer)}"
+        rank, size = dist.get_rank(), dist.get_world_size()
+        self.others = [r for r in range(size) if r != rank]
+        self.calls = 0
+        with contextlib.suppress(RuntimeError, NotImplementedError):
+            self.store.set(f"{self.key}/{rank}", self.mine)
+
+    def ask(self) -> bool:
+        """Look at who has answered, at steps 1, 2, 4, 8, …; True where nobody is left to ask.
+
+        Raises RuntimeError where ranks with the same parameters have different seeds.
+        """
+        self.calls += 1
+        if self.calls & (self.calls - 1):
+            return False
+        seed, parameters = self.mine.split()
+        for rank in list(self.others):
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                if not self.store.check([f"{self.key}/{rank}"]):
+                    continue
+                answer = self.store.get(f"{self.key}/{rank}").decode()
+                self.others.remove(rank)
+                their_seed, theirs = answer.split()
+                if (their_seed == seed) == (theirs == parameters):
+                    continue
+                if theirs == parameters:
+                    break
+                warn_once(
+                    f"{self.name}: ranks step different parameters with one default seed, so they "
+                    "draw the same noise; give each rank a seed of its own, "
+                    "seed=torch.distributed.get_rank()"
+                )
+        else:
+            return not self.others
+        raise coded(
+            RuntimeError,
+            "SC437",
+            f"{self.name}: this rank has seed {seed} and another has {their_seed} for the same "
+            "parameters, so replicas would drift apart: the ranks made their optimizers in "
+            "different orders; give them one seed, seed=0",
+        )
+
+
+def ranks(optimizer: FusedOptimizer) -> Ranks | None:
+    """What compares the seed across ranks; None in a process of its own."""
+    dist = torch.distributed
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return None
+    return Ranks(optimizer)
+
+
+def _fingerprint(optimizer: FusedOptimizer) -> str:
+    """Alike on ranks with the same parameters: their sizes, and an element of some."""
+    params = [p for g in optimizer.param_groups for p in g["params"]]
+    text = [str(tuple(p.shape)) for p in params]
+    whole = [p for p in params if not sharded.is_sharded(p) and p.numel() and not p.is_meta]
+    text += [str(float(p.detach()[(0,) * p.dim()])) for p in whole[:_SAMPLED]]
+    return hashlib.sha256(" ".join(text).encode()).hexdigest()[:16]
