@@ -234,13 +234,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
         One call compares them with those of the last step; what is new is looked at one by one.
         """
-        tensors: list[Any] = [*active, *(p.grad for p in active)]
-        for p in active:
-            entry = self.state.get(p)
-            if entry:
-                tensors += [entry.get(n) for n in self._names if n in entry]
-        if self._dtensors:
-            tensors += [x.to_local() for x in tensors if sharded.is_sharded(x)]
+        tensors = self._watched(active)
         watch = self._watches.get(index)
         if watch is not None and watch.same(tensors):
             return
@@ -253,7 +247,18 @@ class FusedOptimizer(torch.optim.Optimizer):
                 states.mend(self.program, self.state[p], p)
                 layout = states.layout(self.program, p, group["master"])
                 checks.states(self.state[p], layout, p, name)
-        self._watches[index] = Watch(tensors)
+        self._watches[index] = Watch(self._watched(active))
+
+    def _watched(self, active: list[Tensor]) -> list[Any]:
+        """Parameters, gradients, all of their state, and of DTensors this rank's parts."""
+        tensors: list[Any] = [*active, *(p.grad for p in active)]
+        for p in active:
+            entry = self.state.get(p)
+            if entry:
+                tensors += [entry.get(n) for n in self._names if n in entry]
+        if self._dtensors:
+            tensors += [x.to_local() for x in tensors if sharded.is_sharded(x)]
+        return tensors
 
     def _check_addresses(self, params: list[Tensor]) -> None:
         """Raise where memory was freed, or parameters came to share it, since the last step."""
