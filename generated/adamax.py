@@ -68,7 +68,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     lr, beta1, beta2, eps, weight_decay = hypers
 
     # where(beta2 - beta1 > 0, (beta2 - beta1) / (beta2 * (1 - beta1)), 0)
-    u_floor = tl.where(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0)
+    u_floor = dev.where64(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0)
     one_minus_beta1 = 1.0 - beta1
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     lr_weight_decay = lr * weight_decay

@@ -94,7 +94,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
-    v_floor = tl.where(
+    v_floor = dev.where64(
         beta2 - beta1 * beta1 > 0.0,
         (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
         0.0,
