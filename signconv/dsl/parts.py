@@ -68,7 +68,11 @@ class Parts:
         depth = 1 + max((self._depth.get(id(a), 1) for a in below), default=0)
         size = 1 + sum(self._size.get(id(a), 1) for a in below)
         again = self.repeated[id(e)] > 1 and size >= SIZE
-        if isinstance(made, Op) and made.fn not in _KEPT and (again or (depth >= DEPTH and not whole)):
+        if (
+            isinstance(made, Op)
+            and made.fn not in _KEPT
+            and (again or (depth >= DEPTH and not whole))
+        ):
             name = self._fresh()
             self.temps.append(Temp(name, made, made.origin))
             made, depth, size = Ref("temp", name), 1, 1

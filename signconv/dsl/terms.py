@@ -289,7 +289,8 @@ def hyper(
             raise SpecError(
                 "SC120", f"a hyperparameter's {name}= must be a number, not {bound!r}", caller()
             )
-        ranges[name] = None if bound is None else _finite(bound, f"a hyperparameter's {name}=")
+        number = None if bound is None else _finite(bound, f"a hyperparameter's {name}=")
+        ranges[name] = bound if type(bound) is int else number
     return HyperTerm(_finite(default, "a hyperparameter's default"), ranges)
 
 
@@ -300,7 +301,7 @@ def _finite(x: float, what: str) -> float:
     except OverflowError:
         made = math.inf
     if not math.isfinite(made):
-        raise SpecError("SC119", f"{what} is no finite number; leave out what has no end", caller())
+        raise SpecError("SC119", f"{what}: {made:g} is not a finite number", caller())
     return made
 
 

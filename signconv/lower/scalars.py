@@ -1,4 +1,4 @@
-"""Scalar expressions in the few functions that the scalar printers know (docs/design.md#scalars)."""
+"""Scalar expressions in the functions that their printers know (docs/design.md#scalars)."""
 
 from __future__ import annotations
 

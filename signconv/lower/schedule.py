@@ -7,6 +7,7 @@ What remains is elementwise fp32 in the order the spec was written.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import replace
 
@@ -362,7 +363,10 @@ class Lowerer:
         if p.decay is not None and p.decay.kind != "l2":
             weight = mul(lr, p.decay.weight)
             if p.decay.kind == "independent":
-                weight = mul(div(lr, Ref("hyper", "initial_lr")), p.decay.weight)
+                # An lr that starts at 0 has no size to be relative to: no decay
+                first = Ref("hyper", "initial_lr")
+                first_lr = op("where", op("eq", first, 0), math.inf, first)
+                weight = mul(div(lr, first_lr), p.decay.weight)
             if self.bf16:  # S3GD's order: in bf16 the sum of both terms would be another number
                 shrink = mul(PARAM, self.scalar(sub(1, weight), "shrink"))
                 self.math.append(Statement("p", shrink, f"{p.decay.kind} weight decay"))
