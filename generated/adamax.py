@@ -56,7 +56,7 @@ def _scalars(
     (u_floor_prev,) = states
 
     # where(beta2 - beta1 > 0, (beta2 - beta1) / (beta2 * (1 - beta1)), 0)
-    u_floor = min(
+    u_floor = ref.min64(
         u_floor_prev,
         (ref.divide64(beta2 - beta1, beta2 * (1.0 - beta1)) if beta2 - beta1 > 0.0 else 0.0),
     )
@@ -76,8 +76,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     (u_floor_prev,) = states
 
     # where(beta2 - beta1 > 0, (beta2 - beta1) / (beta2 * (1 - beta1)), 0)
-    u_floor = tl.minimum(
-        u_floor_prev, tl.where(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0)
+    u_floor = dev.min64(
+        u_floor_prev,
+        dev.where64(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0),
     )
     one_minus_beta1 = 1.0 - beta1
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)

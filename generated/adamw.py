@@ -54,7 +54,7 @@ def _scalars(
 
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
-    v_floor = min(
+    v_floor = ref.min64(
         v_floor_prev,
         (
             ref.divide64(
@@ -94,9 +94,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
     # where(beta2 - beta1 * beta1 > 0, (1 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1 - beta1)
     # * (1 - beta1))), 0)
-    v_floor = tl.minimum(
+    v_floor = dev.min64(
         v_floor_prev,
-        tl.where(
+        dev.where64(
             beta2 - beta1 * beta1 > 0.0,
             (1.0 - beta2) * (beta2 - beta1 * beta1) / (beta2 * ((1.0 - beta1) * (1.0 - beta1))),
             0.0,

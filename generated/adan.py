@@ -92,8 +92,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     """``_scalars`` on the device."""
     lr, beta1, beta2, beta3, eps, weight_decay = hypers
 
-    # where(t == 1, 0, 1)
-    later = tl.where(t == 1, tl.full((), 0.0, tl.float64), tl.full((), 1.0, tl.float64))
+    later = dev.where64(t == 1, 0.0, 1.0)  # where(t == 1, 0, 1)
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     one_minus_beta3 = 1.0 - beta3

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel import ops as dev
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import (
     HyperSlot,
@@ -59,8 +60,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     """``_scalars`` on the device."""
     lr, momentum, weight_decay = hypers
 
-    m_beta = tl.where(t == 1, 0.0, momentum)  # where(t == 1, 0, momentum)
-    m_rest = tl.where(t == 1, 1.0, 1.0 - momentum)  # where(t == 1, 1, 1 - momentum)
+    m_beta = dev.where64(t == 1, 0.0, momentum)  # where(t == 1, 0, momentum)
+    m_rest = dev.where64(t == 1, 1.0, 1.0 - momentum)  # where(t == 1, 1, 1 - momentum)
     one_minus_momentum = 1.0 - momentum
     lr_weight_decay = lr * weight_decay
     return (m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay), ()

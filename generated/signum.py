@@ -58,8 +58,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     """``_scalars`` on the device."""
     lr, momentum, weight_decay = hypers
 
-    m_beta = tl.where(t == 1, 0.0, momentum)  # where(t == 1, 0, momentum)
-    m_rest = tl.where(t == 1, 1.0, 1.0 - momentum)  # where(t == 1, 1, 1 - momentum)
+    m_beta = dev.where64(t == 1, 0.0, momentum)  # where(t == 1, 0, momentum)
+    m_rest = dev.where64(t == 1, 1.0, 1.0 - momentum)  # where(t == 1, 1, 1 - momentum)
     lr_weight_decay = lr * weight_decay
     return (m_beta, m_rest, lr, lr_weight_decay), ()
 

@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 a check failed, 2 bad input (one line that says what is wr
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -30,8 +31,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 # Wide where nobody sees a window, so that a log keeps a row on a line.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 140, soft_wrap=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+for _stream in (sys.stdout, sys.stderr):
+    if hasattr(_stream, "reconfigure"):  # a path may hold bytes that are no text
+        _stream.reconfigure(errors="backslashreplace")
+_SEEN = sys.stdout is not None and sys.stdout.isatty()
+out = Console(highlight=False, emoji=False, width=None if _SEEN else 140, soft_wrap=False)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Spec = Annotated[
     str, typer.Argument(help="built-in name, path/to/file.py:Name or package.module:Name")
@@ -124,9 +129,8 @@ def build(
             continue
         path, written = pipeline.write(b.module, out_dir)
         words = "written" if written else "unchanged"
-        out.print(
-            f"{path} {words}: class {b.module.class_name}, {b.kernel.storage} state", soft_wrap=True
-        )
+        line = f"{path} {words}: class {b.module.class_name}, {b.kernel.storage} state"
+        out.print(_plain(line), soft_wrap=True, markup=False)
     if changed:
         raise typer.Exit(1)
 
@@ -135,7 +139,7 @@ def _print_diff(path: Path, source: str) -> bool:
     """Print how the file differs from what would be built; returns whether it does."""
     present = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     if present == source:
-        out.print(f"{path} is up to date", soft_wrap=True)
+        out.print(_plain(f"{path} is up to date"), soft_wrap=True, markup=False)
         return False
     lines = difflib.unified_diff(
         present.splitlines(keepends=True), source.splitlines(keepends=True), str(path), "rebuilt"
@@ -288,12 +292,20 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Entry point: every error a user can cause is one line on stderr and exit code 2."""
+    """Entry point: every error a user can cause is one line on stderr and exit code 2.
+
+    A reader of the output that goes away (``signconv list | head -1``) ends the program quietly.
+    """
     try:
         code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as a program that SIGPIPE ended
     except SignconvError as error:
         _fail(str(error))
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted")
     except Exception as error:
         words = getattr(error, "format_message", None)
@@ -318,5 +330,14 @@ def _usage(error: Any, message: str) -> str:
 
 
 def _fail(message: str) -> None:
-    err.print(f"signconv: {escape(message)}")
+    err.print(_plain(f"signconv: {message}"), markup=False)
     sys.exit(2)
+
+
+def _plain(line: str) -> str:
+    """One line on every terminal: what is no printable character, a line break or a change of
+    writing direction say, is spelled out."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in line
+    )

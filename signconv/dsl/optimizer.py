@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import keyword
+from dataclasses import replace
 from typing import Any
 
 from signconv.dsl import terms
+from signconv.dsl.parts import cut_all
 from signconv.dsl.terms import DecayTerm, HyperTerm, MomentTerm, Term, caller, lift
 from signconv.errors import SpecError
 from signconv.ir.check import check
-from signconv.ir.nodes import Const, Decay, Expr, Hyper, Moment, Op, Program, Ref, Temp
+from signconv.ir.nodes import RELATIONS, Const, Decay, Expr, Hyper, Moment, Op, Program, Ref, Temp
 
 #: Bound in every class body; a spec may not rebind them.
 PREBOUND = {
@@ -92,6 +94,8 @@ class _Body(dict[str, Any]):
             if not isinstance(value, Term):
                 lift(value)  # refuses what is no expression, at its own line
             return value
+        if isinstance(value, Term) and isinstance(value.node, Op) and value.node.fn in RELATIONS:
+            return Term(value.node, caller())  # a condition is no number: where(…) gets all of it
         if isinstance(value, Term):
             return TempTerm(name, value.node)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -194,6 +198,23 @@ def _program(name: str, body: _Body) -> Program:
     numerator = lift(body["numerator"] if "numerator" in body else body["update"])
     denominator = lift(body["denominator"]) if "denominator" in body else None
     link = "ratio"
+    read = [e for m in moments for e in m.reads] + [x.expr for x in temps] + [numerator]
+    read += [e for e in (denominator, decay and decay.weight) if e is not None]
+    cut, parts = cut_all(read, {k for k in body} | set(PREBOUND) | RESERVED)
+    moments = [
+        replace(
+            m,
+            input=m.input and cut(m.input),
+            beta=m.beta and cut(m.beta),
+            next=m.next and cut(m.next),
+        )
+        for m in moments
+    ]
+    temps = [replace(x, expr=cut(x.expr)) for x in temps]
+    numerator = cut(numerator)
+    denominator = denominator and cut(denominator)
+    weight = decay and cut(decay.weight)
+    temps += parts
     if denominator is None and isinstance(numerator, Op) and numerator.fn == "sign":
         numerator, link = numerator.args[0], "sign"
     elif denominator is None and isinstance(numerator, Op) and numerator.fn == "stochastic_sign":
@@ -209,5 +230,5 @@ def _program(name: str, body: _Body) -> Program:
         numerator=numerator,
         denominator=denominator,
         link=link,
-        decay=None if decay is None else Decay(decay.kind, decay.weight, decay.origin),
+        decay=None if decay is None else Decay(decay.kind, weight, decay.origin),
     )

@@ -249,8 +249,6 @@ def lift(value: Any) -> Expr:
     """A term or a number as a node; anything else is refused with the user's line."""
     if isinstance(value, Term):
         return value.node
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SpecError("SC119", f"{value} is not a finite number", caller())
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SpecError(
             "SC118",
@@ -258,7 +256,7 @@ def lift(value: Any) -> Expr:
             "terms of the DSL",
             caller(),
         )
-    return Const(float(value))
+    return Const(_finite(value, "a number in an expression"))
 
 
 def call(fn: str, *args: Any) -> Term:
@@ -304,6 +302,17 @@ def _bound(name: str, bound: Any, none: float) -> float | None:
             "SC120", f"a hyperparameter's {name}= must be a number, not {bound!r}", caller()
         )
     return number
+
+
+def _finite(x: float, what: str) -> float:
+    """``x`` as a float; a number that is none (inf, nan, 10**400) is refused."""
+    try:
+        made = float(x)
+    except OverflowError:
+        made = math.inf
+    if not math.isfinite(made):
+        raise SpecError("SC119", f"{what}: {made:g} is not a finite number", caller())
+    return made
 
 
 def _plain(x: Any, what: str) -> float | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from signconv.errors import Origin, SpecError
@@ -27,43 +26,47 @@ Item = TypeVar("Item", Moment, Temp)
 LARGEST_POWER = 16
 
 
-@lru_cache(maxsize=64)
 def scalar_moments(p: Program) -> frozenset[str]:
     """Names of states whose recurrence reads scalars only: one number per step, not a tensor."""
-    found = {m.name for m in p.moments if m.next is not None and isinstance(m.init, str | Const)}
-    found -= {m.name for m in p.moments if m.init == "param"}
+    return frozenset(m.name for m in p.moments) - _tensors(p)
 
-    def reads(e: Expr, seen: frozenset[str]) -> bool:
-        for n in walk(e):
-            if isinstance(n, Ref):
-                if n.kind in ("grad", "param", "draw", "local"):
-                    return False
-                if n.kind in ("value", "prev") and n.name not in found:
-                    return False
-                if n.kind == "temp" and n.name not in seen:
-                    if not reads(p.temp(n.name).expr, seen | {n.name}):
-                        return False
-        return True
 
-    while True:
-        kept = {
-            m.name for m in p.moments if m.name in found and m.next and reads(m.next, frozenset())
-        }
-        if kept == found:
-            return frozenset(found)
-        found = kept
+def _tensors(p: Program) -> frozenset[str]:
+    """Moments and temporaries that differ from element to element; found once per Program."""
+    known: frozenset[str] | None = vars(p).get("_tensor_names")
+    if known is not None:
+        return known
+    readers: dict[str, list[str]] = {}
+    found: set[str] = set()
+    pending: list[str] = []
+    for x in p.defined:
+        kept = isinstance(x, Moment) and (x.next is None or x.init in ("param", "first"))
+        for e in x.reads if isinstance(x, Moment) else (x.expr,):
+            for n in walk(e):
+                if isinstance(n, Ref) and n.kind in ("value", "prev", "temp"):
+                    readers.setdefault(n.name, []).append(x.name)
+                kept = kept or (isinstance(n, Ref) and n.kind in _TENSORS)
+        pending += [x.name] if kept else []
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += readers.get(name, [])
+    vars(p)["_tensor_names"] = frozenset(found)
+    return frozenset(found)
+
+
+#: References that stand for one element of a tensor.
+_TENSORS = ("grad", "param", "draw", "local")
 
 
 def is_scalar(e: Expr, p: Program) -> bool:
     """Whether ``e`` is the same for all elements: made of hyperparameters, t and constants."""
     for n in walk(e):
         if isinstance(n, Ref):
-            if n.kind in ("value", "prev"):
-                if n.name not in scalar_moments(p):
-                    return False
-            elif n.kind in ("grad", "param", "draw", "local"):
+            if n.kind in _TENSORS:
                 return False
-            if n.kind == "temp" and not is_scalar(p.temp(n.name).expr, p):
+            if n.kind in ("value", "prev", "temp") and n.name in _tensors(p):
                 return False
     return True
 
@@ -84,29 +87,40 @@ def evaluation_order(p: Program) -> list[Moment | Temp]:
     Raises SpecError, with the user's line, where two of them read each other's new value.
     """
     items = {x.name: x for x in p.defined}
-    written = sorted(items.values(), key=_line)
     order: list[Moment | Temp] = []
     done: set[str] = set()
-
-    def visit(x: Moment | Temp, path: tuple[str, ...]) -> None:
-        if x.name in path:
-            cycle = " -> ".join((*path[path.index(x.name) :], x.name))
-            raise SpecError(
-                "SC141",
-                f"cycle: {cycle}: each needs the other's new value; use .prev to read the last "
-                "step's value",
-                x.origin,
-            )
-        if x.name in done:
-            return
-        for e in x.reads if isinstance(x, Moment) else (x.expr,):
-            for name in sorted(references(e, "value") | references(e, "temp")):
-                visit(items[name], (*path, x.name))
-        done.add(x.name)
-        order.append(x)
-
-    for x in written:
-        visit(x, ())
+    for first in sorted(items.values(), key=_line):
+        path: dict[str, list[str]] = {}  # what is being visited -> what it still has to visit
+        pending = [first.name]
+        while pending:
+            x = items[pending[-1]]
+            if x.name in done:
+                pending.pop()
+                continue
+            if x.name not in path:
+                reads = x.reads if isinstance(x, Moment) else (x.expr,)
+                path[x.name] = [
+                    name
+                    for e in reads
+                    for name in sorted(references(e, "value") | references(e, "temp"))
+                ][::-1]
+            if not path[x.name]:
+                pending.pop()
+                del path[x.name]
+                done.add(x.name)
+                order.append(x)
+                continue
+            name = path[x.name].pop()
+            if name in path:
+                names = list(path)
+                cycle = " -> ".join((*names[names.index(name) :], name))
+                raise SpecError(
+                    "SC141",
+                    f"cycle: {cycle}: each needs the other's new value; use .prev to read the "
+                    "last step's value",
+                    items[name].origin,
+                )
+            pending.append(name)
     return order
 
 
@@ -127,9 +141,17 @@ class Degrees:
     def __init__(self, p: Program) -> None:
         self.p = p
         self.moments: dict[str, int | float | str | None] = {m.name: self.ANY for m in p.moments}
-        for _ in range(len(p.moments) + 1):
+        self._temps: dict[str, int | float | str | None] = {}
+        order = evaluation_order(p)
+        for _ in range(3 * len(p.moments) + 1):
+            before = dict(self.moments)
+            for x in order:  # so that nothing below recurses from name to name
+                if isinstance(x, Temp):
+                    self._temps[x.name] = self.of(x.expr)
             for m in p.moments:
                 self.moments[m.name] = self._moment(m)
+            if self.moments == before:
+                break
 
     def _moment(self, m: Moment) -> int | float | str | None:
         if isinstance(m.init, Const) and m.init.value != 0:
@@ -157,7 +179,7 @@ class Degrees:
                 return None
             if e.kind in ("value", "prev"):
                 return self.moments[e.name]
-            return self.of(self.p.temp(e.name).expr) if e.kind == "temp" else 0
+            return self._temps[e.name] if e.kind == "temp" else 0
         assert isinstance(e, Op)
         return self._op(e.fn, e.args)
 
@@ -194,11 +216,24 @@ class Ranges:
         self.p = p
         self.hypers: dict[str, Hyper] = {h.name: h for h in p.hypers}
         self.nonneg_moments = {m.name for m in p.moments}  # assumed, then refuted to a fixed point
+        order = [x for x in evaluation_order(p) if isinstance(x, Temp)]
         while True:
+            self._known: dict[tuple[object, ...], bool] = {}
+            for x in order:  # so that no proof recurses from name to name
+                for proof in (self.nonneg, self.at_most_one, self.positive):
+                    self._temp(proof, x.name)
+                self._temp(self.at_most_one, x.name, True)
             kept = {m.name for m in p.moments if m.name in self.nonneg_moments and self._keeps(m)}
             if kept == self.nonneg_moments:
                 break
             self.nonneg_moments = kept
+
+    def _temp(self, proof: Callable[..., bool], name: str, *options: bool) -> bool:
+        """What a proof says of a temporary, asked once: a name may be read many times."""
+        key = (proof.__name__, name, *options)
+        if key not in self._known:
+            self._known[key] = proof(self.p.temp(name).expr, *options)
+        return self._known[key]
 
     def _keeps(self, m: Moment) -> bool:
         if m.init == "param" or (isinstance(m.init, Const) and m.init.value < 0):
@@ -219,7 +254,7 @@ class Ranges:
                 return max(h.ge if h.ge is not None else -1, h.gt if h.gt is not None else -1) >= 0
             if e.kind in ("value", "prev"):
                 return e.name in self.nonneg_moments
-            return self.nonneg(self.p.temp(e.name).expr) if e.kind == "temp" else e.kind == "t"
+            return self._temp(self.nonneg, e.name) if e.kind == "temp" else e.kind == "t"
         assert isinstance(e, Op)
         fn, a = e.fn, e.args
         if fn == "abs" or fn in RELATIONS or fn in ("norm", "exp"):
@@ -248,7 +283,7 @@ class Ranges:
                 not strictly and h.le is not None and h.le <= 1
             )
         if isinstance(e, Ref) and e.kind == "temp":
-            return self.at_most_one(self.p.temp(e.name).expr, strictly)
+            return self._temp(self.at_most_one, e.name, *([True] if strictly else []))
         if isinstance(e, Op) and e.fn == "pow":  # b**t: b in [0, 1], and no negative exponent
             base, exponent = e.args
             grows = self.positive(exponent) if strictly else self.nonneg(exponent)
@@ -269,7 +304,7 @@ class Ranges:
             if e.kind == "hyper":
                 h = self.hypers[e.name]
                 return (h.gt is not None and h.gt >= 0) or (h.ge is not None and h.ge > 0)
-            return self.positive(self.p.temp(e.name).expr) if e.kind == "temp" else e.kind == "t"
+            return self._temp(self.positive, e.name) if e.kind == "temp" else e.kind == "t"
         assert isinstance(e, Op)
         if e.fn in ("mul", "div"):
             return all(self.positive(a) for a in e.args)

@@ -143,9 +143,14 @@ def _through(p: Program, names: set[str]) -> set[str]:
 
 def _reach(p: Program, e: Expr) -> set[str]:
     """Moments whose value ``e`` reads, through temporaries."""
-    found = references(e, "value")
-    for name in references(e, "temp"):
-        found |= _reach(p, p.temp(name).expr)
+    found, seen = set[str](), set[str]()
+    pending = [e]
+    while pending:
+        e = pending.pop()
+        found |= references(e, "value")
+        names = references(e, "temp") - seen
+        seen |= names
+        pending += [p.temp(name).expr for name in names]
     return found
 
 
@@ -155,10 +160,14 @@ def has_offset(p: Program) -> bool:
 
 
 def _offset(p: Program, e: Expr) -> bool:
-    if isinstance(e, Ref) and e.kind == "temp":
-        return _offset(p, p.temp(e.name).expr)
-    if not isinstance(e, Op):
-        return False
-    if e.fn in ("add", "max") and any(is_scalar(a, p) for a in e.args):
-        return True
-    return e.fn in ("sqrt", "root", "mul", "div") and any(_offset(p, a) for a in e.args)
+    pending, seen = [e], set[str]()
+    while pending:
+        e = pending.pop()
+        if isinstance(e, Ref) and e.kind == "temp" and e.name not in seen:
+            seen.add(e.name)
+            pending.append(p.temp(e.name).expr)
+        if isinstance(e, Op) and e.fn in ("add", "max") and any(is_scalar(a, p) for a in e.args):
+            return True
+        if isinstance(e, Op) and e.fn in ("sqrt", "root", "mul", "div"):
+            pending += e.args
+    return False

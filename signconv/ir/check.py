@@ -123,7 +123,8 @@ def _call(p: Program, n: Op) -> None:
         if relation != (n.fn == "where" and i == 0):
             raise SpecError(
                 "SC143",
-                "a comparison belongs in the first place of where(…), and nothing else does",
+                "a comparison belongs in the first place of where(…), and nothing else does; as a "
+                "number it is where(condition, 1, 0)",
                 n.origin,
             )
 
@@ -182,10 +183,13 @@ def _powers(p: Program) -> None:
 def _scalars(p: Program) -> None:
     if not reads_gradient(p):
         raise SpecError("SC140", f"{p.name}'s update does not depend on the gradient", p.origin)
-    for e in p.roots:
+    for e in all_expressions(p):
         if isinstance(e, Op) and e.fn in RELATIONS:
             raise SpecError(
-                "SC143", "a comparison is no update: use where(condition, a, b)", e.origin
+                "SC143",
+                "a comparison is no number: write where(condition, a, b), where(condition, 1, 0) "
+                "say",
+                e.origin,
             )
     if p.decay is not None and not is_scalar(p.decay.weight, p):
         raise SpecError(

@@ -66,7 +66,8 @@ class Evaluator:
             if kind == "decoupled":
                 change = change + lr * weight * param
             elif kind == "independent":
-                change = change + lr / self.initial_lr * weight * param
+                share = lr / self.initial_lr if self.initial_lr != 0 else 0.0
+                change = change + share * weight * param
         return param - change, scope.values
 
     def ratio(self, scope: _Scope) -> Array:
@@ -127,7 +128,7 @@ class _Scope:
             beta = self.ev.program.moment(ref.name).beta
             assert beta is not None
             return self(ref) / (1 - self(beta) ** self.t)
-        return _FUNCTIONS[e.fn](*(self(a) for a in e.args))
+        return FUNCTIONS_OF_FLOAT64[e.fn](*(self(a) for a in e.args))
 
     def _ref(self, e: Ref) -> Array:
         tables: dict[str, Mapping[str, Array]] = {
@@ -143,7 +144,8 @@ class _Scope:
         return fixed[e.kind]  # type: ignore[return-value]
 
 
-_FUNCTIONS: dict[str, Callable[..., Array]] = {
+#: What every function means, in NumPy.
+FUNCTIONS_OF_FLOAT64: dict[str, Callable[..., Array]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,

@@ -187,20 +187,33 @@ def children(e: Expr) -> tuple[Expr, ...]:
 
 
 def walk(e: Expr) -> Iterator[Expr]:
-    """The node and everything below it, parents first."""
-    yield e
-    for child in children(e):
-        yield from walk(child)
+    """The node and everything below it, parents first; a loop, since expressions may be deep."""
+    pending = [e]
+    while pending:
+        n = pending.pop()
+        yield n
+        if isinstance(n, Op):
+            pending.extend(reversed(n.args))
 
 
 def rewrite(e: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     """Rebuild bottom-up; ``rule`` returns a replacement or None; unchanged nodes stay the same."""
-    if isinstance(e, Op):
-        args = tuple(rewrite(a, rule) for a in e.args)
-        if any(a is not b for a, b in zip(args, e.args, strict=True)):
-            e = replace(e, args=args)
-    changed = rule(e)
-    return e if changed is None else changed
+    made: dict[int, Expr] = {}  # by the id of a node, which ``e`` keeps alive
+    pending = [e]
+    while pending:
+        n = pending[-1]
+        missing = [a for a in children(n) if id(a) not in made]
+        if missing:
+            pending.extend(reversed(missing))
+            continue
+        pending.pop()
+        if id(n) not in made:
+            new = n
+            if isinstance(n, Op) and any(made[id(a)] is not a for a in n.args):
+                new = replace(n, args=tuple(made[id(a)] for a in n.args))
+            changed = rule(new)
+            made[id(n)] = new if changed is None else changed
+    return made[id(e)]
 
 
 def references(e: Expr, kind: str) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from signconv.ir.nodes import NOISE, Const, Expr, Op, Program, Ref, add, div, mul, op
 
 _BINARY = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "mod": ("%", 2)}
-_RELATION = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+RELATION = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
 class Infix:
@@ -39,8 +39,8 @@ class Infix:
             left = f"({left})" if l_level < level else left
             right = f"({right})" if r_level <= level else right
             return f"{left} {sign} {right}", level
-        if e.fn in _RELATION:
-            return f"{self(e.args[0])} {_RELATION[e.fn]} {self(e.args[1])}", 0
+        if e.fn in RELATION:
+            return f"{self(e.args[0])} {RELATION[e.fn]} {self(e.args[1])}", 0
         return f"{self.calls.get(e.fn, e.fn)}({', '.join(self(a) for a in e.args)})", 9
 
     def special(self, e: Op) -> tuple[str, int] | None:

@@ -20,7 +20,7 @@ ELEMENTWISE = LOWERED | {
 }  # fmt: skip
 SCALAR = frozenset({
     "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "mod", "exp",
-    "log",     "lt", "le", "gt", "ge", "eq", "ne",
+    "log", "tanh", "lt", "le", "gt", "ge", "eq", "ne",
 })  # fmt: skip
 #: Roots and quotients: a kernel has them in more than one instruction sequence.
 QUOTIENTS = frozenset({"div", "sqrt", "ratio", "mean_ratio"})

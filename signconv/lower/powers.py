@@ -13,6 +13,8 @@ from signconv.ir.nodes import Const, Expr, Op, mul, op
 
 #: Whole orders that the Newton iteration serves (lower/decompositions.py).
 NEWTON = range(5, 17)
+#: Even orders up to here are square roots first.
+LONGEST = 1024
 
 
 def lowered_power(x: Expr, exponent: float) -> Expr:
@@ -36,7 +38,7 @@ def lowered_root(x: Expr, order: float) -> Expr:
         return x
     if order == 3:
         return op("cbrt", x)
-    if order % 2 == 0:
+    if order % 2 == 0 and order <= LONGEST:
         return lowered_root(op("sqrt", x), order / 2)
     if order in NEWTON:
         return Op("newton_root", (x, Const(order)))

@@ -7,6 +7,7 @@ What remains is elementwise fp32 in the order the spec was written.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import replace
 
@@ -44,6 +45,7 @@ from signconv.ir.show import link_text, step_text, text
 from signconv.lower.decompositions import functions
 from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
 from signconv.lower.powers import lowered_power, lowered_root
+from signconv.lower.scalars import scalar_form
 from signconv.lower.sign_form import sign_argument
 from signconv.lower.storage import plan
 
@@ -158,12 +160,18 @@ class Lowerer:
         self.scalars.append(Statement(name, rewrite(expr, scalar_form), text(expr)))
 
     def _scalar_temp(self, name: str) -> None:
-        if any(s.target == name for s in self.scalars):
-            return
-        expr = self.p.temp(name).expr
-        for inner in sorted(references(expr, "temp")):
-            self._scalar_temp(inner)
-        self.scalars.append(Statement(name, rewrite(expr, scalar_form), text(expr)))
+        done = {s.target for s in self.scalars}
+        pending = [name]
+        while pending:
+            expr = self.p.temp(pending[-1]).expr
+            missing = references(expr, "temp") - done
+            if missing and pending[-1] not in done:
+                pending += sorted(missing, reverse=True)
+                continue
+            target = pending.pop()
+            if target not in done:
+                done.add(target)
+                self.scalars.append(Statement(target, rewrite(expr, scalar_form), text(expr)))
 
     def _define(self, name: str, e: Expr) -> str:
         self._known[e] = name
@@ -378,7 +386,10 @@ class Lowerer:
         if p.decay is not None and p.decay.kind != "l2":
             weight = mul(lr, p.decay.weight)
             if p.decay.kind == "independent":
-                weight = mul(div(lr, Ref("hyper", "initial_lr")), p.decay.weight)
+                # An lr that starts at 0 has no size to be relative to: no decay
+                first = Ref("hyper", "initial_lr")
+                first_lr = op("where", op("eq", first, 0), math.inf, first)
+                weight = mul(div(lr, first_lr), p.decay.weight)
             if self.bf16:  # S3GD's order: in bf16 the sum of both terms would be another number
                 shrink = mul(PARAM, self.scalar(sub(1, weight), "shrink"))
                 self.math.append(Statement("p", shrink, f"{p.decay.kind} weight decay"))
@@ -386,25 +397,6 @@ class Lowerer:
                 return
             change = add(change, mul(self.scalar(weight, "decay_step"), PARAM))
         self.math.append(Statement("p", sub(PARAM, change), step_text(p)))
-
-
-def scalar_form(e: Expr) -> Expr | None:
-    """Scalar functions in terms of those that the scalar printers know."""
-    if not isinstance(e, Op):
-        return None
-    if e.fn == "clip":
-        return op("min", op("max", e.args[0], e.args[1]), e.args[2])
-    if e.fn == "sign":
-        x = e.args[0]
-        return op("where", op("gt", x, 0), 1, op("where", op("lt", x, 0), -1, 0))
-    if e.fn == "root":
-        return op("pow", e.args[0], div(1, e.args[1]))
-    if e.fn == "tanh":
-        twice = op("exp", mul(2, e.args[0]))
-        return sub(1, div(2, add(twice, 1)))
-    if e.fn == "pow" and isinstance(e.args[1], Const) and e.args[1].value < 0:
-        return div(1, op("pow", e.args[0], -e.args[1].value))
-    return None
 
 
 #: Operations whose result is rounded to bf16 under --math bf16; the others are exact.
@@ -443,7 +435,7 @@ def _long(e: Expr) -> bool:
 
 
 def _exact_fp32(x: float) -> bool:
-    return struct.unpack("f", struct.pack("f", x))[0] == x if abs(x) < 3e38 else False
+    return bool(struct.unpack("f", struct.pack("f", x))[0] == x) if abs(x) < 3e38 else False
 
 
 def _index(p: Program, name: str) -> int:

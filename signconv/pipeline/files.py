@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
-import tempfile
 from pathlib import Path
 
 from signconv.errors import BuildError
@@ -25,7 +25,7 @@ def write(module: Module, folder: Path) -> tuple[Path, bool]:
         sweep(folder)
         if path.is_file() and path.read_bytes() == module.source.encode():
             return path, False
-        for attempts_left in (2, 1, 0):
+        for attempts_left in range(99, -1, -1):
             try:
                 _replace(path, module.source)
                 break
@@ -39,22 +39,22 @@ def write(module: Module, folder: Path) -> tuple[Path, bool]:
 
 #: Ends the names of files that are being written.
 UNFINISHED = ".signconv-tmp"
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def _replace(path: Path, source: str) -> None:
-    """Write ``source`` beside ``path`` and move it over it."""
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED
-    )
+    """Write ``source`` beside ``path`` and move it over it; its mode is what the umask leaves."""
+    mark = secrets.token_hex(8)
+    temporary = path.parent / f".{path.name[:200]}.{mark}{UNFINISHED}"
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             _lock(file.fileno())
             file.write(source)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # Ctrl-C too leaves nothing behind
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise

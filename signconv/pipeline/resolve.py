@@ -123,7 +123,9 @@ def _user_errors(where: str) -> Iterator[None]:
         raise SpecError(
             "SC107", f"there is no module {error.name!r}", _line_of(error, where)
         ) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a spec does not end its reader
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise SpecError("SC110", words, _line_of(error, where)) from error
 

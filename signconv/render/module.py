@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import ast
+import symtable
 from dataclasses import dataclass
 
 from signconv.errors import BuildError
@@ -70,7 +71,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "results": layout.pair(k.outputs, states),
         "new_moments": layout.tuple_of(moments),
         "class_name": class_name,
-        "spec_literal": json.dumps(spec, ensure_ascii=False),
+        "spec_literal": words.literal(spec),
         "passes_tuple": signature.tuple_literal(p.history),
         "storage": k.storage,
         "precision": k.precision,
@@ -105,7 +106,32 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         raise BuildError(
             "SC390", f"{file_name} did not come out as valid Python: {error}"
         ) from error
+    _free(class_name, source)
     return Module(class_name, file_name, source)
+
+
+def _free(class_name: str, source: str) -> None:
+    """Refuse a class name by which the module itself calls something else: it would be hidden."""
+    tree = ast.parse(source)
+    tables, used = symtable.symtable(source, "module", "exec").get_children(), set[str]()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        used |= {s.get_name() for s in table.get_symbols() if s.is_global()}
+    for n in ast.walk(tree):
+        if isinstance(n, ast.Import | ast.ImportFrom):
+            used |= {a.asname or a.name for a in n.names}
+        elif isinstance(n, ast.FunctionDef):
+            used.add(n.name)
+    for n in ast.walk(tree):  # annotations are text, which symtable leaves alone
+        for kind in (getattr(n, "annotation", None), getattr(n, "returns", None)):
+            used |= {x.id for x in ast.walk(kind) if isinstance(x, ast.Name)} if kind else set()
+    if class_name in used or class_name.startswith("__"):
+        raise BuildError(
+            "SC307",
+            f"a class cannot be called {class_name!r}: the generated module uses that name; give "
+            "another with --name (name= in Python)",
+        )
 
 
 def _line(indent: int, s: Statement, printer: Infix) -> str:

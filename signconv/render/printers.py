@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Op, Ref
-from signconv.ir.show import Infix
+from signconv.ir.show import RELATION, Infix
 from signconv.lower.decompositions import DECOMPOSITIONS
 from signconv.lower.exact import Integer
 from signconv.lower.kernel_program import QUOTIENTS, function_name, local_name
@@ -175,51 +175,60 @@ class TorchFunctionPrinter(_Exact, TorchPrinter):
 
 
 class _Scalar(_Code):
-    """Float64 scalars; t is an integer in powers, remainders and comparisons with integers."""
+    """Float64 scalars (docs/design.md#scalars); a whole power takes t itself as its exponent."""
+
+    infix = frozenset({"add", "sub", "mul"})
+
+    def const(self, x: float) -> str:
+        return repr(x) if math.isfinite(x) else f'float("{x}")'
 
     def ref(self, r: Ref) -> str:
         return "real_t" if r.kind == "t" else super().ref(r)
 
     def special(self, e: Op) -> tuple[str, int] | None:
-        if e.fn == "pow":
-            base, exponent = e.args
-            if _integral(exponent):
-                return f"{self.calls['ipow']}({self(base)}, {_INTEGER(exponent)})", 9
-            return f"{self.calls['pow']}({self(base)}, {self(exponent)})", 9
-        if (e.fn == "mod" or _relation(e.fn)) and all(_integral(a) for a in e.args):
-            return _INTEGER._print(e)
+        if e.fn == "pow" and _integral(e.args[1]):
+            return f"{self.calls['ipow']}({self(e.args[0])}, {self.exponent(e.args[1])})", 9
+        if _relation(e.fn) and _counts(e):
+            return f"t {RELATION[e.fn]} {self.exponent(e.args[1])}", 0
         return super().special(e)
 
-
-class _Integer(_Code):
-    """t and whole numbers."""
-
-    infix = frozenset({"add", "sub", "mul", "mod"})
-
-    def const(self, x: float) -> str:
-        return str(int(x))
+    def exponent(self, e: Expr) -> str:
+        """A whole one: t, a number, or float64 arithmetic on them."""
+        if isinstance(e, Ref):
+            return "t"
+        short = isinstance(e, Const) and abs(e.value) < 2**31
+        return str(int(e.value)) if isinstance(e, Const) and short else self(e)
 
 
-_INTEGER = _Integer()
+def _counts(e: Op) -> bool:
+    """Whether this compares t with a whole number: both are integers."""
+    t, n = e.args
+    whole = isinstance(n, Const) and abs(n.value) < 2**31 and _integral(n)
+    return isinstance(t, Ref) and t.kind == "t" and whole
 
 
 def _integral(e: Expr) -> bool:
+    """Whether a scalar is whole at every step, made of t and whole numbers."""
     if isinstance(e, Const):
-        return e.value == int(e.value)
+        return math.isfinite(e.value) and e.value == int(e.value)
     if isinstance(e, Ref):
         return e.kind == "t"
-    return isinstance(e, Op) and e.fn in _Integer.infix and all(_integral(a) for a in e.args)
+    return (
+        isinstance(e, Op)
+        and e.fn in ("add", "sub", "mul", "mod")
+        and all(_integral(a) for a in e.args)
+    )
 
 
 def reads_real_t(e: Expr) -> bool:
-    """Whether scalar code reads t as a real number, outside whole powers and whole comparisons."""
+    """Whether scalar code reads t as a real number, and not as the exponent of a whole power."""
     if isinstance(e, Ref):
         return e.kind == "t"
     if not isinstance(e, Op):
         return False
-    if e.fn == "pow" and _integral(e.args[1]):
+    if e.fn == "pow" and isinstance(e.args[1], Ref) and e.args[1].kind == "t":
         return reads_real_t(e.args[0])
-    if (e.fn == "mod" or _relation(e.fn)) and all(_integral(a) for a in e.args):
+    if _relation(e.fn) and _counts(e):
         return False
     return any(reads_real_t(a) for a in e.args)
 
@@ -227,16 +236,19 @@ def reads_real_t(e: Expr) -> bool:
 class TritonScalarPrinter(_Scalar):
     """Float64 scalars in the one-program kernel."""
 
+    infix = frozenset({"add", "sub", "mul", "div"})
     calls = {
         "ipow": "dev.power64",
         "pow": "dev.real_power64",
+        "mod": "dev.mod64",
         "exp": "dev.exp64",
         "log": "dev.log64",
-        "sqrt": "tl.sqrt",
+        "tanh": "dev.tanh64",
+        "sqrt": "dev.sqrt64",
         "abs": "tl.abs",
-        "where": "tl.where",
-        "max": "tl.maximum",
-        "min": "tl.minimum",
+        "where": "dev.where64",
+        "max": "dev.max64",
+        "min": "dev.min64",
     }
 
     def whole(self, e: Expr) -> str:
@@ -245,27 +257,22 @@ class TritonScalarPrinter(_Scalar):
             f"tl.full((), {self.const(e.value)}, tl.float64)" if isinstance(e, Const) else self(e)
         )
 
-    def special(self, e: Op) -> tuple[str, int] | None:
-        if e.fn == "where" and all(isinstance(a, Const) for a in e.args[1:]):
-            branches = ", ".join(self.whole(a) for a in e.args[1:])
-            return f"tl.where({self(e.args[0])}, {branches})", 9
-        return super().special(e)
-
 
 class PythonScalarPrinter(_Scalar):
-    """Float64 scalars as Python floats; division follows IEEE at zero instead of raising."""
+    """Float64 scalars as Python floats; nothing raises, everything has IEEE's value."""
 
-    infix = frozenset({"add", "sub", "mul", "mod"})
     calls = {
         "div": "ref.divide64",
         "ipow": "ref.power64",
         "pow": "ref.real_power64",
+        "mod": "ref.mod64",
         "exp": "ref.exp64",
         "log": "ref.log64",
+        "tanh": "ref.tanh64",
         "sqrt": "ref.sqrt64",
         "abs": "abs",
-        "max": "max",
-        "min": "min",
+        "max": "ref.max64",
+        "min": "ref.min64",
     }
 
     def special(self, e: Op) -> tuple[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 from signconv.ir.describe import algorithm, remarks
@@ -37,6 +38,12 @@ def escaped(line: str) -> str:
     a change of writing direction say, is spelled out."""
     line = line.replace("\\", "\\\\").replace('"""', "'''")
     return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in line)
+
+
+def literal(line: str) -> str:
+    """A string of the user's as Python writes it; what is no printable character is spelled out."""
+    made = json.dumps(line, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in made)
 
 
 def box(p: Program) -> list[str]:

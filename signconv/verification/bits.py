@@ -27,6 +27,7 @@ from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference import codecs
 from signconv.runtime.reference import roots as root_codec
+from signconv.verification import scalars
 from signconv.verification.report import Row
 
 WARM_UP = 30
@@ -41,7 +42,9 @@ def load_class(path: Path) -> Any:
     sys.modules[found.name] = module
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a module does not end its reader
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise VerifyError("SC703", f"{path} cannot be loaded: {words}") from error
     for value in vars(module).values():
@@ -252,7 +255,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     arguments = parser.parse_args()
     cls = load_class(arguments.path)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [scalars.kernel_row(cls.program, arguments.device).as_dict()]
     warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, from the interpreter
     for dtype in (torch.float32, torch.bfloat16):
         rows.append(compare(cls, dtype, arguments.device, arguments.steps).as_dict())

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from signconv.pipeline.naming import nameable
 from signconv.render.module import render
 from signconv.runtime.compat import CPU_REMEDY, HAS_LLVM, HAS_TRITON
 from signconv.runtime.program import OptimizerProgram
-from signconv.verification import bits, witnesses
+from signconv.verification import bits, scalars, witnesses
 from signconv.verification.report import Row
 
 
@@ -35,13 +35,37 @@ def verify(made: Build, path: Path | None, device: str, steps: int = 3) -> Itera
         fp32_path, _ = write(exact.module, Path(folder) / "fp32")
         yield witnesses.reference_row(made.program, bits.load_class(fp32_path))
         if path is None:
-            path, _ = write(made.module, Path(folder))
+            copy, _ = write(made.module, Path(folder))
         else:
-            same = path.read_text(encoding="utf-8") == made.module.source
+            # One text for all checks, whatever becomes of the file meanwhile
+            text = path.read_bytes()
+            copy = Path(folder) / path.name
+            copy.write_bytes(text)
+            same = text == made.module.source.encode()
             words = "what the compiler emits now" if same else f"differs from `{made.command}`"
             yield Row("file - compiler", path.name, same, words)
-        yield from cpu_rows(path, steps)
-        yield from kernel_rows(path, device, steps)
+        yield from guarded("evaluator - reference", lambda: scalar_rows(made, copy))
+        yield from guarded("reference - cpu", lambda: cpu_rows(copy, steps))
+        yield from kernel_rows(copy, device, steps)
+        if path is not None and (not path.is_file() or path.read_bytes() != text):
+            yield Row("file - compiler", path.name, False, "was edited while it was checked")
+
+
+def guarded(witness: str, rows: Callable[[], list[Row]]) -> list[Row]:
+    """Rows of a check; one that failed where the module raises, whatever it raises."""
+    try:
+        return rows()
+    except (SignconvError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return [Row(witness, "", False, f"the module did not run: {words}")]
+
+
+def scalar_rows(made: Build, path: Path) -> list[Row]:
+    """The module's scalars in Python against the evaluator's functions."""
+    program: OptimizerProgram = bits.load_class(path).program
+    return [scalars.reference_row(made.kernel, program)]
 
 
 def build_like(made: Build, state: str) -> Build:
@@ -78,7 +102,10 @@ def kernel_rows(path: Path, device: str, steps: int) -> list[Row]:
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no output"]
         return [Row("reference - kernel", "", False, f"the kernel did not run: {last[0]}")]
-    return [Row(**row) for row in json.loads(done.stdout.strip().splitlines()[-1])]
+    try:
+        return [Row(**row) for row in json.loads(done.stdout.strip().splitlines()[-1])]
+    except (IndexError, ValueError, TypeError):
+        return [Row("reference - kernel", "", False, "the kernel's process printed no result")]
 
 
 def from_module(path: Path) -> Build:
@@ -100,7 +127,8 @@ def from_module(path: Path) -> Build:
     try:
         made = rebuilt(None)
         return made if made.module.class_name == program.name else rebuilt(program.name)
-    except SignconvError as error:
+    except Exception as error:
+        words = str(error) if isinstance(error, SignconvError) else repr(error)
         raise VerifyError(
-            "SC705", f"{path} says it was built from {program.spec!r}: {error}"
+            "SC705", f"{path} says it was built from {program.spec!r}: {words}"
         ) from error

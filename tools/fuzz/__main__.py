@@ -93,6 +93,8 @@ def main() -> int:
             path.write_text(case.source)
             print(f"seed {number}: {words}\n  kept as {path.name}:\n{case.source}", flush=True)
         number += 1
+    shares = (f"{name} {n / total.programs:.0%}" for name, n in total.features.most_common())
+    print("drawn: " + ", ".join(shares))
     return 1 if failures else 0
 
 

@@ -27,7 +27,7 @@ from signconv.runtime.reference.roots import LARGEST_ROOT
 from signconv.verification.bits import different, load_class
 from signconv.verification.enclosure import Enclosed, Enclosing
 from signconv.verification.laws import verdicts
-from tools.fuzz.programs import Case
+from tools.fuzz.programs import Case, features
 
 STEPS = 2
 
@@ -40,6 +40,7 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     links: Counter[str] = field(default_factory=Counter)
     laws: Counter[str] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)
     values: int = 0
     decided: int = 0
 
@@ -48,6 +49,7 @@ class Tally:
         self.refused += other.refused
         self.links += other.links
         self.laws += other.laws
+        self.features += other.features
         self.values += other.values
         self.decided += other.decided
 
@@ -63,7 +65,7 @@ class Result:
 
 def check(case: Case, device: str = "cpu") -> Result:
     """Build the program and run every witness on it."""
-    tally = Tally(programs=1)
+    tally = Tally(programs=1, features=Counter(features(case)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:

@@ -127,7 +127,8 @@ class _Author:
         return str(self.pick(0.5, 2, 1, 0.1, -1, 3, 1e-3))
 
     def scalar(self, depth: int = 2) -> str:
-        kind = self.pick("number", "hyper", "beta", "rest", "power", "flag", "ramp", "op", "fn")
+        kind = self.pick("number", "hyper", "beta", "rest", "power", "flag", "ramp", "op", "fn",
+                         "constant", "edge")  # fmt: skip
         if depth == 0 and kind in ("op", "fn"):
             kind = "number"
         if kind == "number":
@@ -150,6 +151,13 @@ class _Author:
             return self.pick("min(1, t / 10)", "sqrt(t)", "exp(-t)", "log(t + 1)", "1 / t",
                              "tanh(t / 5)", "clip(t, 2, 4)", "abs(2 - t)",
                              "root(t, 3)")  # fmt: skip
+        if kind == "constant":  # a function of numbers alone
+            return self.pick("log(2)", "root(2, 3)", "exp(-0.1)", "tanh(0.3)", "sqrt(2)",
+                             "max(0.1, 0.2)", "min(0.1, 0.3)", "clip(0.1, 0, 1)")  # fmt: skip
+        if kind == "edge":  # negative remainders and exponents, numbers past 2**63
+            return self.pick("((t - 5) % 4)", "((t - 2.5) % 1.5)", f"{self.beta()}**(t - 3)",
+                             "2**(1 - t)", "t**-1", "where(t > 1e30, 2, 1)", "(t % -3)",
+                             f"min(1, {self.beta()}**(t * 1e18))")  # fmt: skip
         if kind == "fn":
             return f"{self.pick('abs', 'sign', 'tanh')}({self.scalar(depth - 1)})"
         if self.scalars and self.pick(True, False):
@@ -174,11 +182,11 @@ class _Author:
         if kind == "square":
             return f"({self.element(depth - 1)})**{self.pick(2, 4)}"
         if kind == "power":
-            return f"abs({self.element(depth - 1)})**{self.pick(3, 5, 1)}"
+            return f"abs({self.element(depth - 1)})**{self.pick(3, 5, 1, 1.5, 2.5)}"
         if kind == "sqrt":
             return f"sqrt({self.nonneg(depth - 1)})"
         if kind == "root":
-            return f"root({self.nonneg(depth - 1)}, {self.pick(2, 3, 4, 1)})"
+            return f"root({self.nonneg(depth - 1)}, {self.pick(2, 3, 4, 1, 5, 2.5)})"
         if kind in ("sum", "max"):
             a, b = self.nonneg(depth - 1), self.pick(self.nonneg(depth - 1), "1e-3")
             return f"({a} + {b})" if kind == "sum" else f"max({a}, {b})"
@@ -275,9 +283,16 @@ class _Author:
             self.any_names.append(f"({name} - param)")
 
     def temporary(self, i: int) -> None:
-        name = f"part{i}"
-        kind = self.pick("element", "nonneg", "scalar")
-        if kind == "scalar":
+        name = f"part{i}" + self.pick("", "", "", "_with_a_long_name" * 12)
+        kind = self.pick("element", "nonneg", "scalar", "condition", "deep")
+        if kind == "condition":
+            self.define(name, f"{name} = {self.element(1)} > {self.scalar(1)}")
+            self.any_names.append(f"where({name}, {self.atom()}, 0)")
+        elif kind == "deep":
+            terms = " + ".join(["0.01 * grad"] * self.pick(60, 120))
+            self.define(name, f"{name} = {terms}")
+            self.any_names.append(name)
+        elif kind == "scalar":
             self.define(name, f"{name} = {self.scalar()} + 0 * t")
             self.scalars.append(name)
         elif kind == "nonneg":
@@ -307,7 +322,9 @@ class _Author:
                          self.element(3))  # fmt: skip
 
     def write(self) -> tuple[str, ...]:
-        for i in range(self.draw(st.integers(0, 3))):
+        for i in range(
+            self.pick(0, 1, 2, 3, 1, 2, 3, 20) if self.chance(4) else self.pick(0, 1, 2)
+        ):
             self.moment(i)
         for i in range(self.draw(st.integers(0, 2))):
             self.temporary(i)
@@ -366,3 +383,25 @@ def cases(draw: Any) -> Case:
         transposed=draw(st.booleans()),
         maximize=draw(st.booleans()),
     )
+
+
+#: What a program may draw, and how it shows in its text.
+FEATURES = {
+    "20 moments": r"(?:m|buf)19 = ",
+    "long names": "_with_a_long_name",
+    "deep expressions": r"(?:0\.01 \* grad \+ ){20}",
+    "named conditions": r"^part\w+ = .* > ",
+    "numbers' functions": r"log\(2\)|root\(2, 3\)|exp\(-0\.1\)|tanh\(0\.3\)|sqrt\(2\)|(?:max|min|clip)\(0\.1",
+    "scalar edges": r"\(t - [25]|1 - t|t\*\*-1|1e30|1e18|% -3",
+    "fractional powers": r"\*\*[12]\.5|, 2\.5\)",
+    "reductions": r"norm\(|mean\(",
+    "remainders": "%",
+    "exp, log or tanh": r"exp\(|log\(|tanh\(",
+    "comparisons": r"where\(",
+}
+
+
+def features(case: Case) -> set[str]:
+    """Those of FEATURES that a program draws."""
+    text = "\n".join(case.body)
+    return {name for name, mark in FEATURES.items() if re.search(mark, text, re.MULTILINE)}

@@ -132,7 +132,7 @@ class Lanes:
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         own = getattr(ops, func.__name__, None) is func
         name = f"_{func.__name__}" if own else _OPERATORS.get(func.__name__, func.__name__)
-        known = cls.__dict__.get(name)
+        known = next((c.__dict__[name] for c in cls.__mro__ if name in c.__dict__), None)
         if known is None:
             raise NotImplementedError(f"the CPU backend cannot compile {func.__name__}()")
         if isinstance(known, staticmethod):

@@ -60,10 +60,17 @@ from signconv.runtime.kernel.reduce import (
 )
 from signconv.runtime.kernel.roots import power
 from signconv.runtime.kernel.scalars import (
+    double64,
     exp64,
     log64,
+    max64,
+    min64,
+    mod64,
     power64,
     real_power64,
+    sqrt64,
+    tanh64,
+    where64,
 )
 
 __all__ = [
@@ -73,6 +80,7 @@ __all__ = [
     "decode_param",
     "divide",
     "divided",
+    "double64",
     "draw_keys",
     "encode",
     "encode_bf16",
@@ -88,11 +96,14 @@ __all__ = [
     "load",
     "log64",
     "low_field",
+    "max64",
     "maximum",
     "mean_of_sum",
     "mean_ratio",
+    "min64",
     "minimum",
     "mix32",
+    "mod64",
     "nonneg_maximum",
     "norm_of_sum",
     "power",
@@ -107,11 +118,14 @@ __all__ = [
     "signed",
     "split_master",
     "sqrt",
+    "sqrt64",
     "store_float",
     "store_keys",
     "store_moment",
     "store_param",
     "store_partial",
+    "tanh64",
     "tree_sum",
+    "where64",
     "widen",
 ]

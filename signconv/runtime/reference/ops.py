@@ -62,9 +62,13 @@ from signconv.runtime.reference.scalars import (
     divide64,
     exp64,
     log64,
+    max64,
+    min64,
+    mod64,
     power64,
     real_power64,
     sqrt64,
+    tanh64,
 )
 
 __all__ = [
@@ -87,11 +91,14 @@ __all__ = [
     "load_param",
     "log64",
     "low_field",
+    "max64",
     "maximum",
     "mean_of_sum",
     "mean_ratio",
+    "min64",
     "minimum",
     "mix32",
+    "mod64",
     "nonneg_maximum",
     "norm_of_sum",
     "power",
@@ -110,5 +117,6 @@ __all__ = [
     "store_float",
     "store_moment",
     "store_param",
+    "tanh64",
     "tree_sum",
 ]

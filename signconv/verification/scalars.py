@@ -1,0 +1,148 @@
+"""The scalars of a step, which no tensor shows well: early, late and hand-set steps.
+
+Python's code against the kernel's, bit for bit, and against the evaluator's functions on the same
+statements, to a few units in the last place of what they are made of.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from signconv.ir.evaluate import FUNCTIONS_OF_FLOAT64
+from signconv.ir.nodes import Const, Expr, Op, Ref
+from signconv.lower.kernel_program import KernelProgram, local_name
+from signconv.runtime.program import OptimizerProgram
+from signconv.verification.report import Row
+
+#: Early, past fp32's and int32's whole numbers, and where float64 ends to count.
+STEPS = (1, 2, 3, 4, 5, 31, 1000, 10**6, 2**24 + 1, 2**31 + 5, 2**40, 2**53 - 1)
+#: The learning rate at construction and now.
+RATES = ((1e-2, 1e-2), (1e-2, 5e-3), (0.0, 0.0), (0.0, 1e-2))
+Values = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def remembered(program: OptimizerProgram) -> list[float]:
+    return [start for _, start in program.scalar_states]
+
+
+def hypers(program: OptimizerProgram, lr: float) -> list[float]:
+    return [lr if h.name == "lr" else h.default for h in program.hypers]
+
+
+def cases(program: OptimizerProgram) -> list[tuple[int, float, float]]:
+    """Steps with the learning rate at construction and now, as far as 0 is legal."""
+    (slot,) = (h for h in program.hypers if h.name == "lr")
+    rates = [pair for pair in RATES if all(_legal(slot, x) for x in pair)]
+    return [(t, *pair) for t in STEPS for pair in rates or [(slot.default, slot.default)]]
+
+
+def _legal(slot: Any, x: float) -> bool:
+    return bool(slot.ge <= x <= slot.le and slot.gt < x < slot.lt)
+
+
+def kernel_row(program: OptimizerProgram, device: str) -> Row:
+    """What the scalar kernel writes against what Python's code gives; states in float64."""
+    from signconv.runtime.kernel import launch
+    from signconv.runtime.kernel.scalars import scalar_kernel
+
+    constants = launch.scalar_constants(program)
+    wrong, first = 0, ""
+    for t, lr0, lr in cases(program):
+        wanted = program.reference.scalars(t, lr0, hypers(program, lr), remembered(program))
+
+        def double(*values: float) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.float64, device=device)
+
+        clock = torch.tensor([t - 1], device=device)
+        states = double(*remembered(program))
+        out = torch.empty((1, 1 + len(program.outputs)), device=device)
+        keys = torch.empty((1, 1 + 2 * program.words), dtype=torch.int32, device=device)
+        zero, one = torch.zeros((), device=device), torch.ones((), device=device)
+        seed = torch.zeros((), dtype=torch.int64, device=device)
+        scalar_kernel[(1,)](
+            double(lr), double(*hypers(program, lr), lr0, 1.0), clock, states, seed, zero, one,
+            out, keys, **constants,
+        )  # fmt: skip
+        outputs = torch.tensor(wanted[0], dtype=torch.float64).float()
+        pairs = [*zip(program.outputs, out[0, 1:].tolist(), outputs.tolist(), strict=True)]
+        names = [name for name, _ in program.scalar_states]
+        pairs += [*zip(names, states.tolist(), wanted[1], strict=True)]
+        pairs.append(("t", float(clock), float(t)))
+        for name, got, right in pairs:
+            if not (_same(got, right)):
+                wrong += 1
+                first = first or f"; first {name} at step {t}: {got!r}, not {right!r}"
+    words = f"{wrong} of the scalars of {len(cases(program))} steps differ{first}"
+    return Row("reference - kernel", "scalars", wrong == 0, words)
+
+
+def _same(a: float, b: float) -> bool:
+    if a != a or b != b:
+        return a != a and b != b
+    return a == b and math.copysign(1.0, a) == math.copysign(1.0, b)
+
+
+def reference_row(k: KernelProgram, program: OptimizerProgram) -> Row:
+    """What Python's code gives against NumPy's functions on the same statements.
+
+    The bound is relative to the largest number on the way: 1 - beta**t cancels.
+    """
+    worst, first = 0.0, ""
+    for t, lr0, lr in cases(program):
+        got = program.reference.scalars(t, lr0, hypers(program, lr), remembered(program))
+        names = {"t": float(t), "initial_lr": lr0}
+        names |= dict(zip((h.name for h in program.hypers), hypers(program, lr), strict=True))
+        starts = program.scalar_states
+        names |= {f"{name}_prev": start for name, start in starts}
+        values = {name: (np.float64(x), abs(x)) for name, x in names.items()}
+        with np.errstate(all="ignore"):
+            for s in k.scalars:
+                values[s.target] = _value(s.expr, values)
+        wanted = [*program.outputs, *(name for name, _ in starts)]
+        for name, x in zip(wanted, (*got[0], *got[1]), strict=True):
+            right, size = values[name]
+            gap = _gap(x, float(right), size)
+            if gap > worst:
+                worst, first = gap, f" ({name} at step {t}: {x!r}, not {float(right)!r})"
+    ok = worst <= TOLERANCE
+    return Row(
+        "evaluator - reference", "scalars", ok, f"{worst:.1e} apart at most{'' if ok else first}"
+    )
+
+
+#: Of the largest number on the way: powers of t have rounded t times at most, in 60 products.
+TOLERANCE = 1e-9
+
+
+def _gap(a: float, b: float, size: float) -> float:
+    if not (math.isfinite(a) and math.isfinite(b)):
+        # Products of powers overflow a little before a power does
+        both = a != a and b != b
+        return 0.0 if both or a == b or max(abs(a), abs(b)) > 1e300 else math.inf
+    return abs(a - b) / max(size, abs(b), 1e-290)
+
+
+def _value(e: Expr, values: dict[str, tuple[Any, float]]) -> tuple[Any, float]:
+    """A number and the size of the largest number that it was made of, relative errors in mind."""
+    if isinstance(e, Const):
+        return np.float64(e.value), abs(e.value)
+    if isinstance(e, Ref):
+        return values[local_name(e)]
+    assert isinstance(e, Op)
+    made = [_value(a, values) for a in e.args]
+    value = FUNCTIONS_OF_FLOAT64[e.fn](*(x for x, _ in made))
+    loss = max((size / abs(x) if x else 1.0 for x, size in made if np.isfinite(size)), default=1.0)
+    size = (
+        max(abs(value) * max(loss, 1.0), *(s for _, s in made))
+        if _cancels(e.fn)
+        else abs(value) * max(loss, 1.0)
+    )
+    return value, float(size)
+
+
+def _cancels(fn: str) -> bool:
+    return fn in ("add", "sub", "mod", "where")
