@@ -121,7 +121,7 @@ def _on(device: str, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _coarse(cls: type[FusedOptimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
     """``--math bf16`` rounds the parameter, and a default lr is lost in that."""
-    return {"lr": 0.02, **kwargs} if cls.program.math == "bf16" else kwargs
+    return {"lr": 0.02, **kwargs} if cls.program.precision == "bf16" else kwargs
 
 
 def _problem(device: str, dtype: torch.dtype) -> tuple[list[torch.Tensor], Any]:
@@ -220,7 +220,7 @@ class TestOptimRenewed(TestCase):
         optimizer = optim_info.optim_cls(groups, lr=0.01, **_on(device, {}))
         _train(optimizer, loss, 2)
         self.assertFalse(torch.equal(params[0], start[0]))
-        if optimizer.program.math == "fp32":  # in bf16 the parameter is rounded
+        if optimizer.program.precision == "fp32":  # in bf16 the parameter is rounded
             self.assertEqual(params[1].detach(), start[1], rtol=0, atol=0)
 
     @every
