@@ -67,6 +67,7 @@ docs: setup  ## rebuild docs/algorithms.md and docs/errors.md from the code
 	  $(BIN)/python -c "from tools.docs.$${page} import page; print(page(), end='')" > docs/$${page}.md.new \
 	    && mv docs/$${page}.md.new docs/$${page}.md || exit 1; \
 	done
+	$(BIN)/python -c "from tools.docs import doors; text = doors.page(); doors.PAGE.write_text(text)"
 
 counts: setup  ## refresh tests/data/kernel_counts.json, the table of the speed guard
 	$(BIN)/python -m signconv.verification.instructions tests/data/kernel_counts.json

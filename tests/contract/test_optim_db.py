@@ -9,7 +9,7 @@ Not enrolled, because the classes have no such thing to test:
   argument; every step is fused.  test_fused_matches_forloop compares the backends instead.
 - test_complex*, sparse gradients: refused (test_errors).  test_rosenbrock_sparse likewise.
 - test_can_load_older_state_dict: it removes arguments that torch added over the years; a state of
-  another program is refused here.  test_load_nontensor_step: steps were always tensors; refused.
+  another program is refused here.
 - capturable and differentiable variants: no such arguments; runtime/kernel/test_gpu.py captures.
 - test_fused_large_tensor, test_fused_does_not_step_if_foundinf on GPUs: runtime/kernel/test_gpu.py.
 """
@@ -60,7 +60,7 @@ def _errors(cls: type[FusedOptimizer]) -> Any:
         found = [
             ({"lr": -1.0}, ValueError, "lr = -1 is outside its range"),
             ({"lr": torch.tensor([1.0, 2.0])}, ValueError, "lr is a tensor of 2 elements"),
-            ({"foreach": True}, TypeError, "has no 'foreach'"),
+            ({"centered": True}, TypeError, "leave it out"),
         ]
         made = []
         for kwargs, error, words in found:
@@ -76,7 +76,11 @@ def _errors(cls: type[FusedOptimizer]) -> Any:
             )
         for params, error, words in (
             (torch.zeros(2, device=device), TypeError, "params argument given to the optimizer"),
-            ([torch.zeros(2, device=device) + 0j], TypeError, "does not support complex"),
+            (
+                [(torch.zeros(2, device=device) + 0j).requires_grad_()],
+                TypeError,
+                "does not support complex",
+            ),
         ):
             bad = database.OptimizerInput(params=params, kwargs={}, desc=words)
             made.append(
@@ -111,9 +115,8 @@ _all_inputs = database._get_optim_inputs_including_global_cliquey_kwargs
 
 
 def _on(device: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The reference on the CPU: nothing to compile."""
-    backend = "reference" if device.startswith("cpu") else "auto"
-    return {"backend": backend, **copy.deepcopy(kwargs)}
+    """The device's own backend: on the CPU the compiled one; test_battery takes the reference."""
+    return {"backend": "auto", **copy.deepcopy(kwargs)}
 
 
 def _coarse(cls: type[FusedOptimizer], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -335,8 +338,10 @@ class TestOptimRenewed(TestCase):
         _train(optimizer, loss, 1)
         saved = optimizer.state_dict()
         saved["state"][0]["step"] = 1.0
-        with self.assertRaisesRegex(ValueError, "step is 1.0, needs torch.int64"):
-            optimizer.load_state_dict(saved)
+        optimizer.load_state_dict(saved)
+        self.assertEqual(optimizer.state[params[0]]["step"].dtype, torch.int64)
+        _train(optimizer, loss, 1)
+        self.assertEqual(int(optimizer.state[params[0]]["step"]), 2)
 
     @every
     def test_cpu_load_state_dict(self, device: str, dtype: torch.dtype, optim_info: Info) -> None:

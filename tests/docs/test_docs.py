@@ -311,3 +311,9 @@ def test_modules_that_are_named_exist() -> None:
     for path in DOCS:
         for name in re.findall(r"from (signconv[\w.]*) import", path.read_text("utf-8")):
             importlib.import_module(name)
+
+
+def test_the_door_matrix_is_that_of_the_tests() -> None:
+    from tools.docs import doors
+
+    assert doors.PAGE.read_text(encoding="utf-8") == doors.page(), "run `make docs`"

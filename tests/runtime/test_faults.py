@@ -244,8 +244,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no groups": (lambda s: s.pop("param_groups"), "no 'param_groups', only 'state'"),
     "no state": (lambda s: s.pop("state"), "no 'state', only 'param_groups'"),
     "another dict": (lambda s: (s.clear(), s.update(model=1)), "no 'state', only 'model'"),
-    "a group without betas": (lambda s: s["param_groups"][0].pop("betas"), r"lacks \['betas'\]"),
-    "a group without seed": (lambda s: s["param_groups"][0].pop("seed"), r"lacks \['seed'\]"),
+    "a group without params": (
+        lambda s: s["param_groups"][0].pop("params"),
+        r"lacks \['params'\]",
+    ),
     "a moment as a list": (lambda s: s["state"][0].update(m=[1]), "m is "),
     "a scale of another size": (
         lambda s: s["state"][0].update(m_scale=torch.zeros(3, dtype=torch.uint8)),

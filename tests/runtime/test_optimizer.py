@@ -118,7 +118,6 @@ def _edit(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
 BAD_STATE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "missing key": (lambda s: s["state"][0].pop("v"), r"missing \['v'\]"),
-    "extra key": (lambda s: s["state"][0].update(x=torch.zeros(1)), r"unknown \['x'\]"),
     "other shape": (lambda s: s["state"][0].update(m=torch.zeros(3, dtype=torch.uint8)), "needs"),
     "other dtype": (lambda s: s["state"][0].update(m=torch.zeros(8, 64)), "needs torch.uint8"),
     "group count": (lambda s: s["param_groups"].append(s["param_groups"][0]), "param groups"),

@@ -436,11 +436,13 @@ MUTANTS = (
     Mutant(
         "draws: all parameters share their draws",
         ((OPTIMIZER, "self._next_offset += -(-p.numel() // BLOCK) * BLOCK", "self._next_offset += 0"),),
+        (("signconv/runtime/places.py", "self._end = max(self._end, start + room(p))", "self._end = 0"),),
         ("tests/runtime/test_optimizer.py::test_offsets_are_multiples_of_32_in_param_groups_order",),
     ),
     Mutant(
         "load_state_dict: the next parameter's offset forgotten",
         ((OPTIMIZER, "self._next_offset = max(ends, default=0)", "self._next_offset = 0"),),
+        (("signconv/runtime/places.py", "            self._enter(p, start)\n\n    def of", "            pass\n\n    def of"),),
         ("tests/resume/test_resume.py::test_a_group_added_after_loading_draws_its_own_bits",),
     ),
     Mutant(
