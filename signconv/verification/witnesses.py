@@ -86,7 +86,8 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
     hypers: dict[str, Any] = {"lr": 1e-2}
     if program.hyper("weight_decay"):
         hypers["weight_decay"] = 0.1
-    evaluator, enclosing = Evaluator(program, **hypers), Enclosing(program, **hypers)
+    evaluator = Evaluator(program, **hypers)
+    enclosing: Any = Enclosing(program, **hypers)
     # Small parameters beside ordinary ones: a step is seen down to their last place
     size = 10.0 ** -rng.uniform(0, 3, SIZE)
     p = torch.tensor(size * rng.standard_normal(SIZE), dtype=torch.float32)

@@ -109,7 +109,8 @@ KNOWN = {
     "mean of signs, corrected": Known(
         "b = hyper(0.9, ge=0, lt=1)\nq = ema(sign(grad), b)\nupdate = q.corrected", 1, True),
     "sum of signs": Known(
-        "b = hyper(0.75, ge=0, lt=1)\ns = state()\ns.next = b*s.prev + sign(grad)\nupdate = s", 4.0),
+        "b = hyper(0.75, ge=0, lt=1)\ns = state()\ns.next = b*s.prev + sign(grad)\nupdate = s",
+        4.0),
     "a bounded function": Known("k = hyper(0.5, ge=0)\nupdate = k * tanh(grad)", 0.5),
     "a negative multiple": Known(
         "k = hyper(-3.0)\nupdate = k * sign(grad)", None, status="unproved"),

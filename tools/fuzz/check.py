@@ -237,7 +237,8 @@ def _enclose(
         return Enclosed(x, x, False, unit) if np.ndim(x) else x
 
     prev = {name: exact(x) for name, x in plain.items()}
-    enclosing, evaluator = Enclosing(program), Evaluator(program)
+    enclosing: Any = Enclosing(program)
+    evaluator = Evaluator(program)
     if precision == "bf16":
         enclosing.rounded_hypers(unit)
     if program.link == "ratio" and optimizer.program.storage != "fp32":
