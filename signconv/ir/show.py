@@ -58,7 +58,7 @@ class _Text(Infix):
     """For people: comments, docstrings and ``signconv show``."""
 
     def const(self, x: float) -> str:
-        return str(int(x)) if x == int(x) and abs(x) < 1e15 else repr(x)
+        return str(int(x)) if abs(x) < 1e15 and x == int(x) else repr(x)
 
     def ref(self, r: Ref) -> str:
         if r.kind == "grad":

@@ -31,14 +31,16 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 BATCH = 100
 
 
-def batch(number: int, programs: int, device: str, shrink: bool) -> tuple[Tally, str, Case | None]:
+def batch(
+    number: int, programs: int, device: str, shrink: bool, kernel: bool = True
+) -> tuple[Tally, str, Case | None]:
     """Run some programs; the tally, and the words and the (shrunk) case of a failure."""
     tally = Tally()
     last: dict[str, Case | str] = {}
 
     def one(case: Case) -> None:
         try:
-            result = check(case, device)
+            result = check(case, device, kernel)
         except Exception as error:
             last["case"], last["words"] = case, f"{type(error).__name__}: {error}"
             raise
@@ -71,6 +73,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
     parser.add_argument("--no-shrink", action="store_true", help="keep failures as they come")
+    parser.add_argument(
+        "--no-kernel", action="store_true", help='without the kernel: "auto" and the evaluator'
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
     torch.set_num_threads(1)
@@ -78,7 +83,9 @@ def main() -> int:
     total, failures, begin, number = Tally(), 0, time.monotonic(), arguments.seed
     print(f"first seed {number}, kernels on {device}", flush=True)
     while time.monotonic() - begin < 60 * arguments.minutes:
-        tally, words, case = batch(number, BATCH, device, not arguments.no_shrink)
+        tally, words, case = batch(
+            number, BATCH, device, not arguments.no_shrink, not arguments.no_kernel
+        )
         total.add(tally)
         print(
             f"seed {number}: {total.programs} programs, {sum(total.refused.values())} refused, "

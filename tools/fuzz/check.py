@@ -63,8 +63,8 @@ class Result:
     tally: Tally
 
 
-def check(case: Case, device: str = "cpu") -> Result:
-    """Build the program and run every witness on it."""
+def check(case: Case, device: str = "cpu", kernel: bool = True) -> Result:
+    """Build the program and run every witness on it; the kernel is slow in the interpreter."""
     tally = Tally(programs=1, features=Counter(features(case)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -79,7 +79,7 @@ def check(case: Case, device: str = "cpu") -> Result:
         found = list(verdicts(made.base, made.program.history))
         tally.laws.update(law.promise for _, law, wrong in found if law and wrong is not None)
         problems = [f"law of {text}: {wrong}" for text, _, wrong in found if wrong]
-        problems += run(case, made, cls, device, tally)
+        problems += run(case, made, cls, device, tally, kernel)
     return Result(problems, "", tally)
 
 
@@ -149,8 +149,10 @@ def gradient(kind: str, p: Tensor, t: int, index: int) -> Tensor:
     return g.to(p.dtype)
 
 
-def run(case: Case, made: Build, cls: Any, device: str, tally: Tally) -> list[str]:
-    """Two steps from a state that the reference trained."""
+def run(
+    case: Case, made: Build, cls: Any, device: str, tally: Tally, kernel: bool = True
+) -> list[str]:
+    """Two steps from a state that the reference trained, with "auto" on the CPU and the kernel."""
     cpu = parameters(case)
     options = {"seed": case.seed, "maximize": case.maximize}
     reference = cls(cpu, backend="reference", **options)
@@ -160,28 +162,33 @@ def run(case: Case, made: Build, cls: Any, device: str, tally: Tally) -> list[st
     for p in cpu:
         if p not in reference.state and p.numel():
             reference.state[p] = reference._new_state(p, None)
-    other = [p.detach().clone().to(device).requires_grad_() for p in cpu]
-    kernel = cls(other, backend="triton", **options)
-    kernel.load_state_dict(reference.state_dict())
+    others = []
+    for backend, where in (("auto", "cpu"), *((("triton", device),) if kernel else ())):
+        other = [p.detach().clone().to(where).requires_grad_() for p in cpu]
+        others.append((backend, other, cls(other, backend=backend, **options)))
+        others[-1][2].load_state_dict(reference.state_dict())
     problems: list[str] = []
     for t in range(case.warm, case.warm + STEPS):
         _set(case, cpu, t)
-        for p, q in zip(cpu, other, strict=True):
-            assert p.grad is not None
-            q.grad = p.grad.to(device)
         wanted = [_enclose(made.program, reference, p, case, made.kernel.precision) for p in cpu]
+        for _, other, optimizer in others:
+            for p, q in zip(cpu, other, strict=True):
+                assert p.grad is not None
+                q.grad = p.grad.to(q.device)
+            optimizer.step()
         reference.step()
-        kernel.step()
-        for i, (p, q) in enumerate(zip(cpu, other, strict=True)):
+        for i, p in enumerate(cpu):
             where = f"step {t + 1}, tensor {i} {list(p.shape)} ({case.gradients[i]})"
             if not p.numel():
                 continue
             problems += [f"{where}: {w}" for w in _outside(wanted[i], reference, p, tally)]
-            pairs = {"parameter": (p, q)}
-            pairs |= {k: (v, kernel.state[q][k]) for k, v in reference.state[p].items()}
-            for what, (a, b) in pairs.items():
-                if n := different(a, b):
-                    problems.append(f"{where}: kernel differs from reference in {what}: {n}")
+            for backend, other, optimizer in others:
+                q = other[i]
+                pairs = {"parameter": (p, q)}
+                pairs |= {k: (v, optimizer.state[q][k]) for k, v in reference.state[p].items()}
+                for what, (a, b) in pairs.items():
+                    if n := different(a, b):
+                        problems.append(f"{where}: {backend} and reference differ in {what}: {n}")
     return problems
 
 

@@ -457,7 +457,7 @@ MUTANTS = (
     ),
     Mutant(
         "build: the target written in place",
-        (("signconv/pipeline/files.py", "    handle, temporary = tempfile.mkstemp(", "    path.write_text(source)\n    handle, temporary = tempfile.mkstemp("),),
+        (("signconv/pipeline/files.py", "    mark = secrets.token_hex(8)", "    path.write_text(source)\n    mark = secrets.token_hex(8)"),),
         ("tests/pipeline/test_files.py",),
     ),
     # ---------------------------------------------------------------- proofs, eps, verify's bound
@@ -530,5 +530,60 @@ MUTANTS = (
         "verify: rounding of one operation counts for nothing",
         (("signconv/verification/enclosure.py", "    by = ulps * x.unit\n", "    by = 0.0\n"),),
         ("tests/verification/test_condition.py::test_a_correct_spec_agrees",),
+    # ---------------------------------------------------------------- a hostile reader
+    Mutant(
+        "scalars: the kernel's remainder has the sign of the dividend",
+        ((f"{TRITON}/scalars.py", "moved = tl.where(((rest < 0) != (b < 0)) & (rest != 0), rest + b, rest)", "moved = rest"),),
+        ("tests/ir/test_scalars.py::test_python_kernel_and_evaluator_agree_on_edges",),
+    ),
+    Mutant(
+        "scalars: max drops NaN (Python alone)",
+        ((f"{REFERENCE}/scalars.py", "if a != a or a > b:", "if a > b:"),),
+        ("tests/ir/test_scalars.py::test_functions_of_two_numbers_are_numpys",),
+    ),
+    Mutant(
+        "scalars: a negative whole power is 1",
+        ((f"{REFERENCE}/scalars.py", "return divide64(1.0, result) if n < 0 else result", "return 1.0 if n < 0 else result"),),
+        ("tests/ir/test_scalars.py::test_whole_powers_are_numpys",),
+    ),
+    Mutant(
+        "scalars: functions of numbers are left to the kernel, which types them fp32",
+        (("signconv/lower/scalars.py", "return made if folded is None else folded", "return made"),),
+        ("tests/ir/test_scalars.py::test_independent_decay_from_a_rate_of_zero_is_none", "tests/lower/test_folding.py"),
+    ),
+    Mutant(
+        "independent decay: lr0 = 0 gives NaN",
+        (("signconv/lower/schedule.py", 'op("where", op("eq", first, 0), math.inf, first)', "first"),),
+        ("tests/ir/test_scalars.py::test_independent_decay_from_a_rate_of_zero_is_none",),
+    ),
+    Mutant(
+        "a comparison counts as a number",
+        (("signconv/ir/check.py", "    for e in all_expressions(p):\n        if isinstance(e, Op) and e.fn in RELATIONS:", "    for e in p.roots:\n        if isinstance(e, Op) and e.fn in RELATIONS:"),),
+        ("tests/ir/test_scalars.py::test_a_condition_may_have_a_name_and_is_no_number",),
+    ),
+    Mutant(
+        "deep expressions are not cut",
+        (("signconv/dsl/parts.py", "DEPTH = 40", "DEPTH = 10**9"),),
+        ("tests/dsl/test_deep.py",),
+    ),
+    Mutant(
+        "a class may hide what its module uses",
+        (("signconv/render/module.py", "    _free(class_name, source)\n", ""),),
+        ("tests/pipeline/test_hostile.py::test_a_class_does_not_hide_what_its_module_uses",),
+    ),
+    Mutant(
+        "paths are markup",
+        (("signconv/cli.py", "out.print(_plain(line), soft_wrap=True, markup=False)", "out.print(_plain(line), soft_wrap=True)"),),
+        ("tests/pipeline/test_hostile.py::test_paths_are_printed_as_they_are_and_on_one_line",),
+    ),
+    Mutant(
+        "Ctrl-C leaves an unfinished file",
+        (("signconv/pipeline/files.py", "except BaseException:  # Ctrl-C", "except OSError:  # Ctrl-C"),),
+        ("tests/pipeline/test_hostile.py::test_ctrl_c_leaves_nothing_behind",),
+    ),
+    Mutant(
+        "verify: a file that exits ends verify",
+        (("signconv/verification/bits.py", "    except BaseException as error:  # SystemExit", "    except Exception as error:  # SystemExit"),),
+        ("tests/pipeline/test_hostile.py::test_verify_of_a_broken_file_says_so",),
     ),
 )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Names, paths and files of a hostile user: refused in one line, or handled as they are."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import signconv
+from signconv import pipeline
+from signconv.errors import BuildError
+from signconv.pipeline import files
+from signconv.verification import differential
+
+ROOT = str(Path(signconv.__file__).parents[1])
+TAKEN = [
+    "torch", "Step", "Tensors", "FusedOptimizer", "Tensor", "Sequence", "HyperSlot", "RandomBits",
+    "MomentSlot", "OptimizerProgram", "ParamsT", "triton", "tl", "dev", "_math", "_scalars",
+    "_math_reference", "super", "float", "__name__",
+]  # fmt: skip
+
+
+def cli(folder: Path, *args: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "signconv", *args]
+    environment = {**os.environ, "PYTHONPATH": ROOT, "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_class_does_not_hide_what_its_module_uses(name: str) -> None:
+    with pytest.raises(BuildError, match="SC307"):
+        pipeline.build("nadam", convert="stosign", name=name)
+
+
+def test_a_name_that_this_module_does_not_use_is_fine() -> None:
+    assert pipeline.build("sgd", name="AdamW").module.class_name == "AdamW"
+
+
+@pytest.mark.parametrize("name", ["d[/red]x", "d[b]x", ":smile:", "a\u202eb", b"d\xffx", "a\nb"])
+def test_paths_are_printed_as_they_are_and_on_one_line(name: str | bytes, tmp_path: Path) -> None:
+    done = cli(tmp_path, "build", "sgd", "--out", name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"\n") == 1
+    assert (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + os.fsencode(name))) / "sgd.py").exists()
+    if isinstance(name, str) and name.isprintable():
+        assert name.encode() in done.stdout
+    missing = cli(tmp_path, "build", os.fsencode(name) + b".py:Mine")
+    assert (missing.returncode, missing.stderr.count(b"\n")) == (2, 1), missing.stderr
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "signconv", "show", "sgd", "--format", "json"]
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    done = subprocess.run(
+        command, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert done.stderr == b"" and done.returncode in (0, 1, 141)
+
+
+def test_files_have_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    made = pipeline.build("signsgd")
+    for mask in (0o022, 0o077, 0o002):
+        before = os.umask(mask)
+        try:
+            path = made.write(tmp_path / str(mask))
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.build("signsgd").write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_file_swept_again_and_again_is_written_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, swept = files._replace, []
+
+    def replace(path: Path, source: str) -> None:
+        if len(swept) < 10:
+            swept.append(path)
+            raise FileNotFoundError
+        kept(path, source)
+
+    monkeypatch.setattr(files, "_replace", replace)
+    assert pipeline.build("signsgd").write(tmp_path).is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", "\nimport sys; sys.exit(0)\n"),
+        ("", "\nclass Stop(BaseException): pass\nraise Stop\n"),
+        ("words=2", "words=0"),
+        ('MomentSlot("m", "e4m3"', 'MomentSlot("m", "zzz"'),
+        (
+            '    """The step in fp32, the same statements as ``_math``."""',
+            '    raise ValueError("x")',
+        ),
+    ],
+    ids=["exits", "raises", "no words", "no format", "reference raises"],
+)
+def test_verify_of_a_broken_file_says_so(old: str, new: str, tmp_path: Path) -> None:
+    path = pipeline.build("sgd", convert="stosign").write(tmp_path)
+    source = path.read_text()
+    assert old in source
+    path.write_text(source.replace(old, new) if old else source + new)
+    done = cli(tmp_path, "verify", str(path), "--steps", "1")
+    assert done.returncode in (1, 2)
+    assert b"Traceback" not in done.stderr
+
+
+def test_verify_checks_one_text_and_says_that_it_was_edited(tmp_path: Path) -> None:
+    path = pipeline.build("signsgd").write(tmp_path)
+    made = differential.from_module(path)
+    rows = []
+    for row in differential.verify(made, path, "cpu", 1):
+        rows.append(row)
+        if row.witness == "file - compiler" and row.ok:
+            path.write_text("raise ValueError\n")
+    assert [r.detail for r in rows if r.ok is False] == ["was edited while it was checked"]
