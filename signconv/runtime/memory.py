@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TensorGuards: Any
 try:  # one call in C++ for type, dtype, device, sizes, strides and every dispatch key of a list
     from torch._C._dynamo.guards import TensorGuards
 except ImportError:  # pragma: no cover - private to torch; test_doors_memory takes it away

@@ -136,7 +136,7 @@ def _value(e: Expr, values: dict[str, tuple[Any, float]]) -> tuple[Any, float]:
     made = [_value(a, values) for a in e.args]
     value = FUNCTIONS_OF_FLOAT64[e.fn](*(x for x, _ in made))
     loss = max((size / abs(x) if x else 1.0 for x, size in made if np.isfinite(size)), default=1.0)
-    size = (
+    size: Any = (
         max(abs(value) * max(loss, 1.0), *(s for _, s in made))
         if _cancels(e.fn)
         else abs(value) * max(loss, 1.0)

@@ -530,6 +530,7 @@ MUTANTS = (
         "verify: rounding of one operation counts for nothing",
         (("signconv/verification/enclosure.py", "    by = ulps * x.unit\n", "    by = 0.0\n"),),
         ("tests/verification/test_condition.py::test_a_correct_spec_agrees",),
+    ),
     # ---------------------------------------------------------------- a hostile reader
     Mutant(
         "scalars: the kernel's remainder has the sign of the dividend",
