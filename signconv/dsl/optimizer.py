@@ -230,5 +230,5 @@ def _program(name: str, body: _Body) -> Program:
         numerator=numerator,
         denominator=denominator,
         link=link,
-        decay=None if weight is None else Decay(decay.kind, weight, decay.origin),
+        decay=Decay(decay.kind, weight, decay.origin) if decay and weight else None,
     )
