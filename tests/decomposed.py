@@ -19,7 +19,7 @@ from signconv.ir.nodes import Const, Op, Ref
 from signconv.lower.decompositions import functions
 from signconv.lower.kernel_program import function_name
 from signconv.render.environment import environment
-from signconv.render.module import function_lines
+from signconv.render.module import _function_lines
 from signconv.runtime.compat import tl, triton
 
 HEADER = """import torch
@@ -95,7 +95,7 @@ def _folder() -> Path:
 def printed(fn: str, *constants: float) -> Printed:
     """``fn`` as lowered expressions name it: exp, newton_root (order), real_power (high, low), …"""
     e = Op(fn, (Ref("local", "x"), *(Const(float(c)) for c in constants)))
-    lines = [function_lines(f) for f in functions([e])]
+    lines = [_function_lines(f) for f in functions([e])]
     template = environment().get_template("functions.py.j2")
     text = HEADER + "".join(
         template.render(functions=lines, dialect=dialect) for dialect in ("triton", "torch")

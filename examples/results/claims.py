@@ -1,10 +1,10 @@
 """What the scripts of the claims share: their command line, where records come from, what is kept.
 
-    python examples/results/fp8_state.py           # draws from docs/results/runs.jsonl
+    python examples/results/fp8_state.py           # draws from docs/results/runs_*.jsonl
     python examples/results/fp8_state.py --quick   # trains a tiny model on the CPU, then draws
 
 A script writes OUT/<claim>.json and OUT/<claim>.png.  With --quick the JSON has its raw records in
-it; without, they stay in docs/results/runs.jsonl and the JSON names them.
+it; without, they stay in docs/results/runs_*.jsonl and the JSON names them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import plan
 import torch
 from data import KINDS, load_text
 from gpt import TINY
-from gpu_all import environment, read_records
+from gpu_all import environment
+from records import RESULTS, committed, read_records
 from runs import Run, Trainer, final_loss
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 Record = Mapping[str, Any]
 Summary = dict[str, Any]
 
@@ -110,7 +110,7 @@ def main(
     """
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model on two CPU cores")
-    parser.add_argument("--records", type=Path, nargs="*", default=[RESULTS / "runs.jsonl"])
+    parser.add_argument("--records", type=Path, nargs="*", default=committed())
     parser.add_argument("--out", type=Path, default=None, help="folder of the JSON and the PNG")
     given = parser.parse_args()
     out = given.out or (Path("build/results") if given.quick else RESULTS)
@@ -133,7 +133,7 @@ def main(
 
 
 def write(claim: str, out: Path, facts: Any, summary: Summary, runs: Sequence[Any] = ()) -> None:
-    """OUT/<claim>.json; runs: records, or the ids of those in runs.jsonl."""
+    """OUT/<claim>.json; runs: records, or the ids of committed ones."""
     out.mkdir(parents=True, exist_ok=True)
     made = {"claim": claim, "facts": facts, "summary": summary, "runs": runs}
     text = json.dumps(made, allow_nan=False, default=list)

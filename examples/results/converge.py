@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claims import RESULTS, Summary, picture, write
+from claims import Summary, picture, write
 from gpu_all import environment
+from records import RESULTS
 from torch import Tensor
 
 SEEDS = 100

@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from claims import RESULTS, Record, Summary, of_kind, picture, spread, write
+from claims import Record, Summary, of_kind, picture, spread, write
 from gpu_all import environment
 from optimizers import make, state_bytes
 from plan import search
+from records import RESULTS
 from runs import Run, final_loss, schedule
 from runs import parts as parts_of
 from torch import Tensor, nn

@@ -29,6 +29,7 @@ import plan
 import torch
 from data import KINDS, Text, load_text
 from gpt import FULL, TINY, Size
+from records import read_records
 from runs import Run, Trainer, final_loss
 
 CLAIMS = ("fp8_state", "finetune", "spikes", "ablation", "ema_stall")
@@ -105,17 +106,6 @@ def _short(problem: Exception) -> str:
 
 
 # ---------------------------------------------------------------- the main process
-
-
-def read_records(paths: Collection[Path]) -> dict[str, dict[str, Any]]:
-    """Records by run id; those of failed and cut runs are left out, so that they run again."""
-    made = {}
-    for path in paths:
-        for line in path.read_text("utf-8").splitlines():
-            record = json.loads(line)
-            if record["status"] in ("ok", "diverged"):
-                made[record["id"]] = record
-    return made
 
 
 def environment() -> dict[str, Any]:
@@ -304,7 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/results"))
-    parser.add_argument("--done", type=Path, nargs="*", default=[], help="runs.jsonl to resume")
+    parser.add_argument("--done", type=Path, nargs="*", default=[], help="records to resume")
     parser.add_argument("--seconds", type=float, default=500, help="start nothing that ends later")
     parser.add_argument("--claims", nargs="*", choices=CLAIMS, default=list(CLAIMS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

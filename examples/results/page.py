@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claims import RESULTS
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from records import RESULTS, committed, read_lines
 
 HERE = Path(__file__).parent
 PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md"}
@@ -125,8 +125,7 @@ def context() -> dict[str, Any]:
         expect(same, "all runs have one text")
     machines = [f"{len(e['gpus'])} {e['gpus'][0]}" for e in made["environments"]]
     made["machines"] = list(dict.fromkeys(machines))
-    lines = (RESULTS / "runs.jsonl").read_text("utf-8").splitlines()
-    made["records"] = [json.loads(line) for line in lines]
+    made["records"] = [record for path in committed() for record in read_lines(path)]
     return made
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from signconv.bench import limits, timing
 from signconv.bench.subjects import Built
 from signconv.bench.timing import Effort
+from signconv.runtime.kernel import step
 
-#: The kernels of a generated module that go over all elements (templates/kernel.py.j2).
-ELEMENTWISE = ("_step_kernel", "_reduce_kernel")
+#: The kernels that go over all elements (runtime/kernel/step.py); the step comes first.
+ELEMENTWISE = ("step_kernel", "reduce_kernel")
 #: The clock of a row that has only the time of whole steps.
 WHOLE = "steps one after the other"
 #: Why there is no limit by instructions where nothing was compiled.
@@ -99,11 +100,10 @@ class Ours:
     def time(self, built: Built, params: list[Tensor]) -> dict[str, Any]:
         """The row of one subject; raises what its step raises (out of memory, say)."""
         optimizer = built.optimizer(params)
-        kernel = built.optimizer.program.step_kernel
-        before = limits.compiled_keys(kernel)
+        before = limits.compiled_keys(step.step_kernel)
         row = time_step(optimizer, params, self.device, self.effort, captures=True)
-        row["backend"] = optimizer._backend_for(params[0].device)
-        row["counts"], row["counts_error"] = self._counts(built, kernel, before)
+        row["backend"] = optimizer.backend_for(params[0].device).name
+        row["counts"], row["counts_error"] = self._counts(built, before)
         row["moved_bytes"] = built.moved_bytes
         return row
 
@@ -118,16 +118,15 @@ class Ours:
         warps = sum(k["warps"] for k in steps if k["name"].startswith(ELEMENTWISE[0]))
         row["limits"] = limits.limits(moved, copy, warps, row["counts"], self.rates)
 
-    def _counts(
-        self, built: Built, kernel: Any, before: set[Any]
-    ) -> tuple[dict[str, int] | None, str | None]:
+    def _counts(self, built: Built, before: set[Any]) -> tuple[dict[str, int] | None, str | None]:
         """Instructions per warp of the step kernel, or None and the reason."""
         if self.device == "cpu":
             return None, CPU
         key = (built.subject.label, built.subject.params)
         if key not in self.counts:
             try:
-                self.counts[key] = limits.issue_counts(limits.compiled_cubin(kernel, before)), None
+                cubin = limits.compiled_cubin(step.step_kernel, before)
+                self.counts[key] = limits.issue_counts(cubin), None
             except Exception as error:  # no cuobjdump beside this Triton, or no NVIDIA GPU
                 self.counts[key] = None, one_line(error)
         return self.counts[key]

@@ -68,6 +68,11 @@ def _mesh(x: Any) -> Any:
     return x.device_mesh
 
 
+def _wire(x: Any) -> str:
+    """Where collectives of its ranks take their tensors, wherever its part lies."""
+    return _mesh(x).device_type  # type: ignore[no-any-return]
+
+
 def _cut(p: Tensor) -> int | None:
     """The mesh dimension that cuts dim 0; None where every rank has all of it."""
     return next((i for i, x in enumerate(_placements(p)) if x.is_shard()), None)
@@ -196,7 +201,7 @@ def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
         widths.append(-(-x.shape[0] // ranks) * row)
         flat = local(x).detach().contiguous().view(-1).view(torch.uint8)
         parts.append(torch.nn.functional.pad(flat, (0, widths[-1] - flat.numel())))
-    sent = torch.cat(parts).to(_mesh(first).device_type)
+    sent = torch.cat(parts).to(_wire(first))
     received = torch.empty(ranks * sent.numel(), dtype=torch.uint8, device=sent.device)
     # torch 2.13 renamed it
     dist = torch.distributed
@@ -263,7 +268,7 @@ def agree(flag: Tensor, params: Sequence[Tensor]) -> Tensor:
         group = group_of(p) if is_sharded(p) else None
         if group is not None and id(group) not in seen:
             seen.add(id(group))
-            there = flag.to(_mesh(p).device_type)
+            there = flag.to(_wire(p))
             torch.distributed.all_reduce(there, torch.distributed.ReduceOp.MAX, group=group)
             flag = there.to(flag.device)
     return flag

@@ -42,8 +42,9 @@ _MASTERS = {PLAIN: (), SPLIT: (MASTER, CHECK), WHOLE: (MASTER, MASTER)}
 
 
 def width(moments: int) -> int:
-    """int64 numbers in a row for a program with so many stored moments."""
-    return Column.STATE + 2 * moments + 2
+    """int64 numbers in a row for a program with so many stored moments: a power of two, so that a
+    kernel finds a row by a shift."""
+    return 1 << (Column.STATE + 2 * moments + 2 - 1).bit_length()
 
 
 def state_names(program: OptimizerProgram, blocks: bool, param_format: int = PLAIN) -> list[str]:

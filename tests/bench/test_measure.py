@@ -11,6 +11,7 @@ from signconv.bench.measure import Ours, add_kernels, one_line, shortened, state
 from signconv.bench.subjects import Subject, parse
 from signconv.bench.workloads import choose
 from signconv.errors import BenchError
+from signconv.runtime.kernel import step
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +121,21 @@ def test_kernels_give_the_device_time_of_what_is_not_captured() -> None:
     assert broken["device_ms"] == 5.0 and broken["profiler_error"] == "none"
 
 
+def test_the_kernels_of_all_elements_are_named_as_the_library_names_them() -> None:
+    """By these names the driver's record of a step is read."""
+    pytest.importorskip("triton")
+    kernels = (step.step_kernel, step.reduce_kernel)
+    assert tuple(k.fn.__name__ for k in kernels) == measure.ELEMENTWISE
+
+
 def test_limits_of_a_row_are_those_of_its_step_kernel() -> None:
     """2e6 bytes at 1,000 GB/s: 2 µs; 100 warps of 40 instructions on one SM at 1,000 MHz: 1 µs."""
     ours = Ours("cuda", timing.QUICK, {"sms": 1, "sm_mhz": 1000})
     row = {
         "moved_bytes": 2.0, "device_ms": 0.004,
         "counts": {"instructions": 40, "integer_pipe": 30},
-        "kernels": [kernel("_step_kernel", 0.003, 100), kernel("_reduce_kernel", 0.0005, 700),
-                    kernel("_scalar_kernel", 0.0001, 1)],
+        "kernels": [kernel("step_kernel", 0.003, 100), kernel("reduce_kernel", 0.0005, 700),
+                    kernel("scalar_kernel", 0.0001, 1)],
     }  # fmt: skip
     ours.derive(row, 1_000_000, 1000.0, 800.0)
     assert row["kernel_ms"] == pytest.approx(0.0035)
@@ -141,8 +149,8 @@ def test_limits_of_a_row_are_those_of_its_step_kernel() -> None:
 
 def test_launches_and_copies_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        timing.Kernel("_scalar_kernel", 1.0, 0.01, 1),
-        timing.Kernel("_step_kernel", 2.0, 0.5, 100),
+        timing.Kernel("scalar_kernel", 1.0, 0.01, 1),
+        timing.Kernel("step_kernel", 2.0, 0.5, 100),
         timing.Kernel("Memcpy HtoD (Pinned -> Device)", 0.5, 0.02, 0),
     ]
     steps: list[int] = []

@@ -28,8 +28,11 @@ from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import GRAD, Op
 from signconv.lower.kernel_program import Statement
 from signconv.render import environment
-from signconv.runtime import cast, checks, optimizer, release, seeds
+from signconv.runtime import cast, checks, release, seeds
+from signconv.runtime.cpu import backend as cpu_backend
 from signconv.runtime.inspect import inspect
+from signconv.runtime.kernel import backend as kernel_backend
+from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as reference_ops
 from signconv.runtime.release import gradient_release
 from signconv.verification import aot, bits, differential
@@ -233,6 +236,58 @@ fault("SC433", "construct the optimizer with skip_nonfinite=False")(
 )
 
 
+def changed(change: Callable[[Any], None]) -> Callable[..., None]:
+    """A step after ``change`` of the only parameter, which has a gradient."""
+
+    def run(*_: Any) -> None:
+        running = stepped()
+        change(running.param_groups[0]["params"][0])
+        running.step()
+
+    return run
+
+
+def inference_parameter(*_: Any) -> None:
+    with torch.inference_mode():
+        p = parameter(64)
+    p.grad = torch.ones(64)
+    AdamW([p], backend="reference").step()
+
+
+def shared_memory(*_: Any) -> None:
+    p = parameter(64)
+    q = torch.nn.Parameter(p.detach()[32:])
+    p.grad, q.grad = torch.ones(64), torch.ones(32)
+    AdamW([p, q], backend="reference").step()
+
+
+def converted_state(*_: Any) -> None:
+    running = stepped()
+    (entry,) = running.state.values()
+    entry["m"] = entry["m"].float()
+    running.step()
+
+
+fault("SC423", "a parameter of type Tensor has no memory that is its elements")(
+    changed(lambda p: p.untyped_storage().resize_(0))
+)
+fault("SC424", r"made in inference mode .*: make the model outside")(inference_parameter)
+fault("SC425", r"share memory \(strides \[0\]")(
+    changed(lambda p: setattr(p, "data", torch.ones(1).expand(64)))
+)
+fault("SC426", r"state\[p\]\['m'\] is torch.float32 \[64\] on cpu, and a step needs .*uint8")(
+    converted_state
+)
+fault("SC427", r"two parameters \(.*\[64\] and .*\[32\]\) share memory: tie them")(shared_memory)
+fault("SC428", "has the same parameter twice: list it once")(lambda *_: AdamW([parameter(3)] * 2))
+fault("SC429", r"has shape \[32\] and its gradient \[64\]: its data was replaced after backward")(
+    changed(lambda p: setattr(p, "data", torch.zeros(32)))
+)
+fault("SC430", "a gradient of type Tensor has no memory that is its elements")(
+    changed(lambda p: p.grad.untyped_storage().resize_(0))
+)
+
+
 @fault("SC418", r"has shape \[32\] and its optimizer state \[64\]: its data was replaced")
 def _(*_: Any) -> None:
     running = stepped()
@@ -359,30 +414,30 @@ def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 @fault("SC601", "backend='triton' cannot run on cpu: .*leave backend='auto'")
 def _(_: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(optimizer, "interpreted", lambda: False)
+    patch.setattr(kernel_backend, "interpreted", lambda: False)
     p = parameter()
     p.grad = torch.ones(3)
     AdamW([p], backend="triton").step()
 
 
 fault("SC602", "backend='cpu' cannot run on meta: leave backend='auto'")(
-    lambda *_: AdamW([parameter()], backend="cpu")._cpu_backend(torch.device("meta"))
+    lambda *_: AdamW([parameter()], backend="cpu").backend_for(torch.device("meta"))
 )
 
 
 @fault("SC603", "backend='cpu' needs llvmlite: ")
 def _(_: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(optimizer, "HAS_LLVM", False)
-    AdamW([parameter()], backend="cpu")._cpu_backend(torch.device("cpu"))
+    patch.setattr(cpu_backend, "HAS_LLVM", False)
+    AdamW([parameter()], backend="cpu").backend_for(torch.device("cpu"))
 
 
 @fault("SC604", "cannot compile erfinv.*use backend='reference'")
 def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("llvmlite")
-    patch.setattr(reference_ops, "tanh", torch.erfinv)
+    patch.setattr(reference_ops, "sqrt", torch.erfinv)
     p = parameter(32)
     p.grad = torch.ones(32)
-    built_class(folder, "update = tanh(grad)")([p], backend="cpu").step()
+    built_class(folder, "update = sqrt(abs(grad))")([p], backend="cpu").step()
 
 
 @fault("SC605", "device cuda: this machine has no CUDA device")
@@ -462,7 +517,7 @@ def _(folder: Path, _: Any) -> None:
 
 
 fault("SC708", "FusedOptimizer is derived from a generated class or is the base")(
-    lambda *_: signconv.verify(optimizer.FusedOptimizer)
+    lambda *_: signconv.verify(FusedOptimizer)
 )
 fault("SC709", "steps=0: at least one")(lambda *_: signconv.verify("sgd", steps=0))
 fault("SC710", "unknown device 'tpu'")(lambda *_: signconv.verify("sgd", device="tpu"))

@@ -132,6 +132,7 @@ def test_a_raise_without_a_code_is_found(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(
         "raise SpecError('no code')\nraise coded(ValueError, 'SC407', 'x')\n"
         "raise ValueError(f'SC{1}')\nraise PassError('SC201', 'x') from None\nraise\n"
+        "def f():\n    return coded(TypeError, 'SC406', 'x')\n    return str(1)\n"
     )
     found = [(s.line, s.kind, s.code) for s in raises(tmp_path)]
     assert found == [
@@ -139,4 +140,5 @@ def test_a_raise_without_a_code_is_found(tmp_path: Path) -> None:
         (2, "ValueError", "SC407"),
         (3, "ValueError", None),
         (4, "PassError", "SC201"),
+        (7, "TypeError", "SC406"),
     ]

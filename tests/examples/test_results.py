@@ -21,6 +21,7 @@ data = pytest.importorskip("data")
 gpu_all = pytest.importorskip("gpu_all")
 claims = pytest.importorskip("claims")
 page = pytest.importorskip("page")
+stored = pytest.importorskip("records")
 SCRIPTS = {n: importlib.import_module(n) for n in page.CLAIMS if n != "converge"}
 sys.path.remove(str(RESULTS))
 
@@ -142,7 +143,7 @@ def test_digits(tmp_path: Path) -> None:
 
 
 def test_committed_digits_follow_from_their_records() -> None:
-    made = json.loads((claims.RESULTS / "digits.json").read_text())
+    made = json.loads((stored.RESULTS / "digits.json").read_text())
     records = {r["id"]: r for r in made["runs"]}
     summary = SCRIPTS["digits"].summarize(records)
     assert json.loads(json.dumps(summary)) == made["summary"]
@@ -150,13 +151,33 @@ def test_committed_digits_follow_from_their_records() -> None:
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_committed_figures_follow_from_the_records(claim: str) -> None:
-    every = gpu_all.read_records([claims.RESULTS / "runs.jsonl"])
+    every = stored.read_records(stored.committed())
     records = claims.kept(every, claim, plan.FULL_SCALE)
     summary = SCRIPTS[claim].summarize(records, plan.FULL_SCALE)
-    made = json.loads((claims.RESULTS / f"{claim}.json").read_text())
+    made = json.loads((stored.RESULTS / f"{claim}.json").read_text())
     assert made["runs"] == sorted(records)
     for key, value in json.loads(json.dumps(summary, default=list)).items():
         assert made["summary"][key] == value, f"docs/results/{claim}.json: {key}"
+
+
+def test_a_line_of_the_records_leaves_out_nothing_that_reading_does_not_put_back(
+    tmp_path: Path,
+) -> None:
+    usual = {"id": "a", "claim": "sweep", "steps": 9, "steps_done": 9, "seed": 0, **stored.USUAL}
+    odd = {
+        **usual,
+        "id": "b",
+        "claim": "spikes",
+        "steps_done": 4,
+        "status": "diverged",
+        "spikes": 1,
+    }
+    (given := tmp_path / "runs.jsonl").write_text(f"{json.dumps(usual)}\n{json.dumps(odd)}\n")
+    stored.write(stored.read_records([given]).values(), tmp_path)
+    assert (tmp_path / "runs_sweep.jsonl").read_text() == '{"id": "a", "steps": 9, "seed": 0}\n'
+    (again,) = stored.read_lines(tmp_path / "runs_spikes.jsonl")
+    assert again == odd
+    assert stored.read_records(stored.committed(tmp_path)) == {"a": usual, "b": odd}
 
 
 @pytest.mark.parametrize("name", page.PAGES.values())

@@ -1,6 +1,6 @@
 """Functions as statements over exact operations: which there are, their order, their self-check.
 
-What they compute is in tests/runtime/test_arithmetic.py and test_roots.py.
+What they compute is in tests/runtime/reference/test_arithmetic.py and test_roots.py.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from signconv.pipeline.catalogue import GENERATED, Entry
+from signconv.runtime import backend
 from tests.render.test_generated import label, path_of
 from tests.support import ROOT, python
 
@@ -17,12 +18,12 @@ PACKAGE = ROOT / "signconv"
 ALLOWED = {
     "errors": set(),
     "ir": {"ir", "errors"},
-    "prove": {"prove", "ir", "errors"},
+    "prove": {"prove", "ir", "errors", "runtime.formats"},
     "dsl": {"dsl", "ir", "errors"},
     "specs": {"dsl"},
     "passes": {"passes", "ir", "errors"},
-    "lower": {"lower", "ir", "errors"},
-    "render": {"render", "lower", "ir", "errors", "runtime.formats", "runtime.program"},
+    "lower": {"lower", "ir", "errors", "runtime.formats"},
+    "render": {"render", "lower", "ir", "errors", "runtime.formats"},
     "runtime": {"runtime"},
     "generated": set(),
 }
@@ -119,6 +120,35 @@ def test_runtime_imports_torch_and_triton_alone(path: Path) -> None:
     allowed = {"torch", "triton", "signconv"}
     assert outside <= allowed | CALLED.get(str(path.relative_to(PACKAGE)), set())
     assert all(n.startswith("runtime") for n in parts(imported(path)))
+
+
+#: The folders of the runtime that step (docs/architecture.md#folders) -> those they may import.
+BACKENDS = {"kernel": set(), "reference": set(), "cpu": {"reference"}}
+
+
+def backends_of(path: Path) -> set[str]:
+    """The backends' folders that a file of the runtime imports from."""
+    names = {n.split(".")[1] for n in parts(imported(path)) if n.startswith("runtime.")}
+    return names & BACKENDS.keys()
+
+
+def test_backends_know_nothing_of_one_another() -> None:
+    for folder, allowed in BACKENDS.items():
+        files = sorted((PACKAGE / "runtime" / folder).glob("*.py"))
+        assert len(files) > 3
+        for path in files:
+            assert backends_of(path) <= {folder} | allowed, path
+
+
+def test_every_backend_has_a_rule() -> None:
+    folders = {p.parent.name for p in (PACKAGE / "runtime").glob("*/backend.py")}
+    assert folders == BACKENDS.keys()
+    assert {module.split(".")[2] for module, _ in backend.BACKENDS.values()} == folders
+
+
+def test_the_optimizer_knows_the_interface_of_backends_alone() -> None:
+    for name in ("optimizer.py", "backend.py"):
+        assert not backends_of(PACKAGE / "runtime" / name), name
 
 
 def test_llvm_is_imported_where_cpu_kernels_are_compiled() -> None:

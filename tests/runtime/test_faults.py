@@ -192,7 +192,7 @@ def test_huge_finite_gradients_stay_in_range(
     unscaled = entry.spec in UNSCALED and entry.convert != "stosign"
     assert largest > 0.1 or unscaled
     if not unscaled:
-        unit = 2.0**-24 if cls.program.math == "fp32" else 2.0**-8
+        unit = 2.0**-24 if cls.program.precision == "fp32" else 2.0**-8
         rounded = unit * max(float(p.detach().abs().max()) for p in params) / 1e-3
         assert largest <= allowed(entry) + rounded
 

@@ -207,7 +207,7 @@ def test_a_meta_parameter_is_refused_with_a_way_out() -> None:
 
 
 def test_backend_triton_needs_a_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from signconv.runtime import optimizer as module
+    from signconv.runtime.kernel import backend as module
 
     monkeypatch.setattr(module, "interpreted", lambda: False)
     ps = make()

@@ -112,11 +112,15 @@ def test_a_closure_and_a_loaded_state_go_on_inside_backward() -> None:
         signconv.gradient_release(optimizer)
 
 
-def test_autograd_notices_a_weight_stepped_too_early(device: str) -> None:
+@pytest.mark.parametrize("backend", ["reference", "triton", "cpu"])
+def test_autograd_notices_a_weight_stepped_too_early(backend: str, device: str) -> None:
     """A node that holds the weight's old value must not go on with the new one."""
-    w = nn.Parameter(torch.randn(32, 32, device=device))
-    x = torch.randn(32, 32, device=device, requires_grad=True)
-    optimizer = AdamW([w], backend="triton")
+    if backend == "cpu":
+        pytest.importorskip("llvmlite")
+    where = device if backend == "triton" else "cpu"
+    w = nn.Parameter(torch.randn(32, 32, device=where))
+    x = torch.randn(32, 32, device=where, requires_grad=True)
+    optimizer = AdamW([w], backend=backend)
     signconv.gradient_release(optimizer)
     early = x @ w.detach()  # needs the weight's value in backward, and is no part of its graph
     (early.detach() * w).sum().backward()

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from signconv.bench import limits
 from signconv.runtime.formats import BLOCK
+from signconv.runtime.kernel import scalars, step
 from signconv.verification import bits
 from tests.support import ROOT, python
 from tools.sanitizer import __main__ as sanitizer
@@ -24,7 +26,7 @@ DIRTY = """\
 == module adamw launched 7
 == module lion
 ========= Invalid __global__ write of size 4 bytes
-=========     at _step_kernel+0x1d0
+=========     at step_kernel+0x1d0
 =========     by thread (0,0,0) in block (3,0,0)
 ========= Invalid __global__ write of size 4 bytes
 == module lion launched 5
@@ -102,12 +104,41 @@ def test_it_is_found_and_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert done.stdout.startswith("compute-sanitizer is neither on PATH nor in")
 
 
+class Stepped:
+    """An optimizer that has nothing to do."""
+
+    program = None
+
+    def step(self) -> None:
+        pass
+
+
 def test_what_it_launches_runs(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     chunk = 2 * BLOCK if device == "cpu" else None  # the interpreter is slow
     sanitizer.launch([str(ROOT / "generated" / "sgd_stosign.py")], device, chunk)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "== module sgd_stosign"
     assert said[1].startswith("== module sgd_stosign launched")
+
+
+def test_kernels_are_counted_for_each_module_though_all_share_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interpreter compiles nothing: what each is asked for stands for what it compiled."""
+    known: dict[object, set[int]] = {}
+
+    def keys(kernel: object) -> set[int]:
+        found = known.setdefault(kernel, set())
+        found.add(len(found))
+        return set(found)
+
+    monkeypatch.setattr(limits, "compiled_keys", keys)
+    monkeypatch.setattr(bits, "parameters", lambda *a: [])
+    monkeypatch.setattr(bits, "load_class", lambda path: lambda params, **options: Stepped())
+    sanitizer.launch(["generated/one.py", "generated/two.py"], "cpu", 32)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1::2] == ["== module one launched 3", "== module two launched 3"]
+    assert set(known) == {scalars.scalar_kernel, step.step_kernel, step.reduce_kernel}
 
 
 def said(tool: str, names: list[str], bad: str = "", summary: str = "") -> str:

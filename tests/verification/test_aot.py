@@ -67,12 +67,14 @@ for path, wanted in json.loads(sys.argv[1]).items():
                 made = aot.compile_scalars(cls, target)
             elif kernel == "finder":
                 made = aot.compile_finder(cls, target)
+            elif kernel == "reductions":
+                made = aot.compile_reductions(cls, target)
             elif kernel == "scaled":
                 made = aot.compile_step(cls, target, scaled=True)
             else:
                 made = aot.compile_step(cls, target, getattr(torch, kernel))
             found[path][key] = read(made, target)
-            if kernel not in ("scalars", "finder"):
+            if kernel not in ("scalars", "finder", "reductions"):
                 dtype = getattr(torch, kernel, torch.bfloat16)
                 cap = launch_shape(cls.program, dtype).registers
                 found[path][key]["cap"] = cap
@@ -97,6 +99,8 @@ LITERAL = "literals"
 KERNELS = ("bfloat16", "float32", "scaled", "scalars", "finder")
 EVERYTHING = [f"{target} {kernel}" for target in TARGETS for kernel in KERNELS]
 SOME = ["sm_90 bfloat16", "gfx942 bfloat16", "sm_90 finder"]
+#: Optimizers that sum over whole tensors, a norm and a mean, in a kernel of their own.
+REDUCING = ("lamb", "cautious_adamw")
 
 
 def plan() -> dict[str, list[str]]:
@@ -104,6 +108,8 @@ def plan() -> dict[str, list[str]]:
     full = os.environ.get("SIGNCONV_AOT") == "all"
     files = {label(e): path_of(e).name for e in GENERATED}
     made = {n: EVERYTHING if full or file in ISSUE else SOME for n, file in files.items()}
+    for n in REDUCING:
+        made[n] = [*made[n], *(f"{target} reductions" for target in TARGETS)]
     return made | {LITERAL: EVERYTHING}
 
 
@@ -134,6 +140,11 @@ def test_kernel_compiles(name: str, key: str, compiled: dict) -> None:
     made = compiled[name][key]
     assert "error" not in made, made["error"]
     assert made["binary"] > 1000
+
+
+def test_reductions_are_compiled_where_there_are_any() -> None:
+    found = {label(e) for e in GENERATED if "reductions=" in path_of(e).read_text("utf-8")}
+    assert found == set(REDUCING)
 
 
 @pytest.mark.parametrize(("name", "key"), [(n, k) for n, k in STEPS if "bfloat16" in k])

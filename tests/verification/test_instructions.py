@@ -33,7 +33,7 @@ same_triton = pytest.mark.skipif(
 
 #: A kernel with a full branch (16-byte accesses), a loop for tails, and padding.
 SASS = """
-        Function : _step_kernel
+        Function : step_kernel
         /*0000*/                   LDC R1, c[0x0][0x28] ;             /* 0x00000a00ff017b82 */
                                                                       /* 0x000ff00000000800 */
         /*0010*/                   ISETP.GE.AND P0, PT, R2, 0x100, PT ;   /* 0x0 */

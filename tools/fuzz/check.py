@@ -238,7 +238,7 @@ def _enclose(
     enclosing, evaluator = Enclosing(program), Evaluator(program)
     if precision == "bf16":
         enclosing.rounded_hypers(unit)
-    if program.link == "ratio" and optimizer.program.state != "fp32":
+    if program.link == "ratio" and optimizer.program.storage != "fp32":
         for b in moment_bounds(program):
             floor = _Scope(enclosing, exact(start), exact(grad), prev, t)(b.floor)
             size = abs(prev[b.upper.name]) ** float(b.order)

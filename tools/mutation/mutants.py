@@ -12,11 +12,12 @@ from typing import NamedTuple
 Edit = tuple[str, str, str]
 
 REFERENCE, TRITON = "signconv/runtime/reference", "signconv/runtime/kernel"
-TABLES, STEP = "signconv/runtime/kernel/engine.py", "signconv/runtime/optimizer.py"
+OPTIMIZER, FORMATS = "signconv/runtime/optimizer.py", "signconv/runtime/formats.py"
+KERNEL, BUCKET, ENGINE = f"{TRITON}/step.py", f"{TRITON}/bucket.py", f"{TRITON}/engine.py"
 LOWER, SIGN = "signconv/lower/schedule.py", "signconv/lower/sign_form.py"
 STORE, EVALUATE = "signconv/lower/storage.py", "signconv/ir/evaluate.py"
 CPU = "signconv/runtime/cpu/engine.py"
-PASSES, KERNEL = "signconv/passes", "templates/kernel.py.j2"
+PASSES = "signconv/passes"
 
 FUZZ = "tests/fuzz/test_fuzz.py::test_programs_that_once_failed"
 RANDOM = "tests/fuzz/test_fuzz.py::test_random_programs[0]"
@@ -30,6 +31,8 @@ ARITHMETIC, RUNNING = (
     "tests/runtime/test_optimizer.py",
 )
 THEOREMS = "tests/theorems/test_unbiased.py"
+BACKENDS = "tests/runtime/test_backend.py"
+SAME = f"{BACKENDS}::test_a_step_gives_the_same_bits"
 
 
 class Mutant(NamedTuple):
@@ -217,17 +220,17 @@ MUTANTS = (
     # ---------------------------------------------------------------- kernel and tables
     Mutant(
         "kernel: the mask one element too long",
-        ((KERNEL, "mask = offsets < left", "mask = offsets <= left"),),
+        ((KERNEL, "offsets < left, row * 32", "offsets <= left, row * 32"),),
         ("tests/runtime/kernel/test_tails.py", "tests/runtime/test_optimizer.py::test_kernel_noise_does_not_depend_on_chunking",),
     ),
     Mutant(
         "kernel: no mask in tails",
-        ((KERNEL, "mask = offsets < left", "mask = offsets < ROWS * 32"),),
+        ((KERNEL, "offsets < left, row * 32", "offsets < ROWS * 32, row * 32"),),
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
         "kernel: the row mask one row too long",
-        ((KERNEL, "row_mask = row * 32 < left", "row_mask = row * 32 <= left"),),
+        ((KERNEL, "offsets < left, row * 32 < left", "offsets < left, row * 32 <= left"),),
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
@@ -236,38 +239,78 @@ MUTANTS = (
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
+        "kernel: the column of the size read as that of the place",
+        ((KERNEL, "offset = tl.load(entry + COLUMN_OFFSET)", "offset = tl.load(entry + COLUMN_NUMEL)"),),
+        (SAME,),
+    ),
+    Mutant(
+        "kernel: scales read from the column of the codes",
+        ((KERNEL, "scale_ptr = _pointer(pointers[2 * i + 1], tl.uint8, FULL)", "scale_ptr = _pointer(pointers[2 * i], tl.uint8, FULL)"),),
+        (SAME,),
+    ),
+    Mutant(
+        "kernel: FIELDS swapped, low for high",
+        ((KERNEL, "if FIELDS[i] % 2:", "if FIELDS[i] % 2 == 0:"),),
+        (SAME,),
+    ),
+    Mutant(
+        "tables: a master weight's columns left out of the width",
+        (("signconv/runtime/tables.py", "Column.STATE + 2 * moments + 2 - 1", "Column.STATE + 2 * moments - 1"),),
+        ("tests/runtime/test_tables.py",),
+    ),
+    Mutant(
+        "strided parameters: stepped copies not written back",
+        (("signconv/runtime/dense.py", "            p.copy_(flat)\n", "            pass\n"),),
+        (f"{BACKENDS}::test_strided_tensors_are_stepped_as_contiguous_ones",),
+    ),
+    Mutant(
+        "codecs: moments of high order stored without a root (torch alone)",
+        ((f"{REFERENCE}/codecs.py", "return Roots(fmt) if fmt.order > 1 else Blocks(fmt)", "return Blocks(fmt)"),),
+        ("tests/runtime/test_formats.py",),
+    ),
+    Mutant(
+        "legacy: a checkpoint of any program accepted",
+        (("signconv/runtime/legacy.py", "return theirs == ours or (theirs is not None and ours in _table().get(theirs, ()))", "return True"),),
+        ("tests/runtime/test_legacy.py",),
+    ),
+    Mutant(
+        "identity: what a reduction reads left out",
+        (("signconv/lower/identity.py", "key = (e.fn, tuple(self._seen[id(x)] for x in e.args))", 'key = (e.fn, tuple(self._seen[id(x)] for x in e.args if e.fn not in ("norm", "mean")))'),),
+        ("tests/lower/test_identity.py::test_every_meaning_is_part_of_it",),
+    ),
+    Mutant(
         "tables: the last, partial chunk left out",
-        ((TABLES, "torch.tensor([-(-p.numel() // per_chunk) for p in members])", "torch.tensor([p.numel() // per_chunk or 1 for p in members])"),),
+        ((BUCKET, "[-(-p.numel() // per_chunk) for p in members]", "[p.numel() // per_chunk or 1 for p in members]"),),
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
         "tables: parameters of different t share their scalars",
-        ((TABLES, "share = (key[0], known[i])", "share = (key[0], 0)"),),
+        ((ENGINE, "share = (key[0], known[i])", "share = (key[0], 0)"),),
         ("tests/runtime/test_optimizer.py::test_t_is_per_parameter_and_survives_changing_gradients",),
     ),
     Mutant(
         "tables: alignment taken for granted",
-        ((TABLES, "host[:, ALIGNED] = (values % 16 == 0).all(dim=0)", "host[:, ALIGNED] = 1"),),
+        ((BUCKET, "host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)", "host[:, Column.ALIGNED] = 1"),),
         ("tests/runtime/kernel/test_tails.py::test_a_pointer_that_is_not_aligned_takes_the_masked_branch",),
     ),
     Mutant(
         "tables: a moved pointer not noticed",
-        ((TABLES, "        if pointers != self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers", "        if not self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers"),),
+        ((BUCKET, "        if pointers != self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers", "        if not self.pointers:\n            self._upload(pointers)\n        return True\n\n    def _pointers"),),
         ("tests/runtime/kernel/test_follow.py",),
     ),
     Mutant(
         "scalar kernel: a skipped step counts",
-        (("templates/scalars.py.j2", "tl.store(clock + row, t, mask=active)", "tl.store(clock + row, t)"),),
+        ((f"{TRITON}/scalars.py", "tl.store(clock + row, t, mask=active)", "tl.store(clock + row, t)"),),
         (SKIP,),
     ),
     Mutant(
         "triton: maximize ignored",
-        ((TABLES, '-1.0 if group["maximize"] else 1.0', "1.0"),),
+        ((ENGINE, '-1.0 if group["maximize"] else 1.0', "1.0"),),
         ("tests/runtime/test_optimizer.py::test_maximize_is_descent_on_the_negated_gradient",),
     ),
     Mutant(
         "launches: a factor for gradients goes the first step's way for ever",
-        ((TABLES, "        if scaled not in self.launchers:\n", "        scaled = next(iter(self.launchers), scaled)\n        if scaled not in self.launchers:\n"),),
+        ((BUCKET, "        if scaled not in self.launchers:\n", "        scaled = next(iter(self.launchers), scaled)\n        if scaled not in self.launchers:\n"),),
         (f"{RUNNING}::test_gradients_are_multiplied_at_the_steps_that_ask_for_it",),
     ),
     Mutant(
@@ -339,7 +382,7 @@ MUTANTS = (
     Mutant(
         "block scale: the exponent off by one, no headroom",
         (
-            (f"{REFERENCE}/codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 8)'),
+            (FORMATS, "Float8(3, 121, 0x7E, 512.0, 7)", "Float8(3, 121, 0x7E, 512.0, 8)"),
             (f"{TRITON}/codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 8)"),
         ),
         ("tests/runtime/reference/test_codecs.py::test_headroom_is_one_binade",),
@@ -347,7 +390,7 @@ MUTANTS = (
     Mutant(
         "block scale: the exponent off by one, half the range unused",
         (
-            (f"{REFERENCE}/codecs.py", '_Layout(3, 121, 0x7E, 512.0, 7)', '_Layout(3, 121, 0x7E, 512.0, 6)'),
+            (FORMATS, "Float8(3, 121, 0x7E, 512.0, 7)", "Float8(3, 121, 0x7E, 512.0, 6)"),
             (f"{TRITON}/codecs.py", "exponent - (14 if FORMAT == E5M2 else 7)", "exponent - (14 if FORMAT == E5M2 else 6)"),
         ),
         ("tests/runtime/reference/test_codecs.py::test_headroom_is_one_binade",),
@@ -402,12 +445,12 @@ MUTANTS = (
     ),
     Mutant(
         "skip_nonfinite: skipped steps not counted",
-        ((STEP, "self._skipped[device].add_(flag.to(torch.int64))", "self._skipped[device].add_(0)"),),
+        ((OPTIMIZER, "self._skipped[device].add_(flag.to(torch.int64))", "self._skipped[device].add_(0)"),),
         (SKIP,),
     ),
     Mutant(
         "state allocated piece by piece when memory runs out",
-        ((STEP, 'fresh[p] = self._new_state(p, group["master"])', 'self.state[p] = self._new_state(p, group["master"])'),),
+        ((OPTIMIZER, 'fresh[p] = self._new_state(p, group["master"])', 'self.state[p] = self._new_state(p, group["master"])'),),
         (f"{FAULTS}::test_state_is_all_or_nothing_when_memory_runs_out",),
     ),
     Mutant(

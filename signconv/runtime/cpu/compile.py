@@ -131,18 +131,18 @@ class _Kernel:
 
     def __init__(self, module: Any, program: OptimizerProgram, variant: Variant, name: str) -> None:
         self.module, self.program, self.variant, self.name = module, program, variant, name
+        self.reducing = name == "reduce"
         self.formats = {m.name: m.format_for(variant.blocks) for m in program.moments}
         #: name in the state, column, dtype, and whether every element has one, of each pointer
         self.pointers: list[tuple[str, int, torch.dtype, bool]] = [
             ("", Column.PARAM, variant.param, True),
             ("", Column.GRAD, variant.grad, True),
         ]
-        for i, (name, fmt) in enumerate(self.formats.items()):
-            self.pointers.append((name, Column.STATE + 2 * i, fmt.dtype, True))
+        for i, (moment, fmt) in enumerate(self.formats.items()):
+            self.pointers.append((moment, Column.STATE + 2 * i, fmt.dtype, True))
             if fmt.scaled:
-                scale = f"{name}_scale", Column.STATE + 2 * i + 1, torch.uint8, False
+                scale = f"{moment}_scale", Column.STATE + 2 * i + 1, torch.uint8, False
                 self.pointers.append(scale)
-        self.reducing = name == "reduce"
 
     def emit(self) -> None:
         self._chunks(self._rows(), len(self.program.reductions))

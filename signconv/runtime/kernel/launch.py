@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime import tables
 from signconv.runtime.compat import HAS_TRITON, tl
 from signconv.runtime.formats import BLOCK, PLAIN
 from signconv.runtime.kernel import constants
@@ -85,6 +86,7 @@ class Variant:
 def _tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
     """Constants that step and reduction share; ``scaled``: gradients have a factor."""
     return {
+        "COLUMNS": tables.width(len(program.moments)),
         "OUTPUTS": len(program.outputs),
         "REDUCTIONS": tuple(REDUCTION_KINDS.index(kind) for kind in program.reductions),
         "P_TYPE": pointer_type(v.param),
@@ -128,7 +130,7 @@ def finder_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
     """Constants of ``find_nonfinite``."""
     shape = launch_shape(program, v.param)
     return {
-        "MOMENTS": len(program.moments),
+        "COLUMNS": tables.width(len(program.moments)),
         "G_TYPE": pointer_type(v.grad),
         "ROWS": shape.rows,
         "TILES": shape.tiles,

@@ -45,10 +45,10 @@ def _pointer(address, TYPE: tl.constexpr, FULL: tl.constexpr):
 
 
 @triton.jit
-def _entry(table, chunks, MOMENTS: tl.constexpr):
+def _entry(table, chunks, COLUMNS: tl.constexpr):
     """The table's row for this program's chunk."""
     tensor = tl.load(chunks + CHUNK_ENTRY * tl.program_id(0)).to(tl.int64)
-    return table + tensor * (COLUMN_STATE + 2 * MOMENTS + 2)
+    return table + tensor * COLUMNS
 
 
 @triton.jit
@@ -215,6 +215,7 @@ def step_kernel(
     key_table,
     reduced,
     MATH: tl.constexpr,
+    COLUMNS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     REDUCTIONS: tl.constexpr,
     WORDS: tl.constexpr,
@@ -232,10 +233,11 @@ def step_kernel(
     """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned goes TAIL rows at a time, with masks.
 
-    OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in ``reduced``; WORDS: words of
-    random bits per element; FIELDS: which field of them rounds each moment.
+    COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
+    ``reduced``; WORDS: words of random bits per element; FIELDS: which field of them rounds each
+    moment.
     """
-    entry = _entry(table, chunks, len(FORMATS))
+    entry = _entry(table, chunks, COLUMNS)
     start = _start(chunks, TILES * ROWS * 32)
     active = tl.load(key_table) != 0  # one answer for the whole launch
     # What the table says about the tensor: all of it at once, before anything depends on it
@@ -305,6 +307,7 @@ def reduce_kernel(
     scalar_table,
     partials,
     SUMMANDS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     REDUCTIONS: tl.constexpr,
     P_TYPE: tl.constexpr,
@@ -317,7 +320,7 @@ def reduce_kernel(
     LEVELS: tl.constexpr,
 ):
     """Partial sums of one chunk [2**LEVELS elements], by a fixed tree over them."""
-    entry = _entry(table, chunks, len(FORMATS))
+    entry = _entry(table, chunks, COLUMNS)
     start = _start(chunks, ROWS * 32)
     clock = tl.load(entry + COLUMN_CLOCK)
     numel = tl.load(entry + COLUMN_NUMEL)
@@ -345,13 +348,13 @@ def find_nonfinite(
     table,
     chunks,
     flag,
-    MOMENTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     G_TYPE: tl.constexpr,
     ROWS: tl.constexpr,
     TILES: tl.constexpr,
 ):
     """Set ``flag`` to 1 if any gradient of the chunk is Inf or NaN."""
-    entry = _entry(table, chunks, MOMENTS)
+    entry = _entry(table, chunks, COLUMNS)
     start = _start(chunks, TILES * ROWS * 32)
     g_ptr = tl.load(entry + COLUMN_GRAD).to(tl.pointer_type(G_TYPE)) + start
     left = tl.load(entry + COLUMN_NUMEL) - start

@@ -8,9 +8,12 @@ from torch import Tensor
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.dense import Dense
 from signconv.runtime.formats import Format
+from signconv.runtime.master import param_format
 from signconv.runtime.program import MomentSlot, check_shape, has_blocks
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.step import step_tensor
+from signconv.runtime.settings import alone_if_others_flush, has_float64, host_numbers
+from signconv.runtime.tables import state_names
 
 
 class ReferenceBackend(Backend):
@@ -34,28 +37,43 @@ class ReferenceBackend(Backend):
         factor = -1.0 if group["maximize"] else 1.0
         if grad_scale is not None:
             factor = ops.divide64(factor, float(grad_scale))
-        for p in task.params:
-            entry, device = task.state[p], p.device
-            t = int(entry["step"]) + 1
-            remembered = [float(entry[name]) for name, _ in program.scalar_states]
-            outputs, remembered = program.reference.scalars(
-                t, float(group["lr0"]), hypers, remembered
-            )
-            for (name, _), value in zip(program.scalar_states, remembered, strict=True):
-                entry[name].fill_(value)
-            scalars = torch.tensor([factor, *outputs], dtype=torch.float64, device=device)
-            first, *others = scalars.to(torch.float32).unbind()
-            base = int(entry["offset"])
-            bits = [
-                ops.random_bits(base, p.numel(), *ops.draw_keys(group["seed"], t, word), device)
-                for word in range(program.words)
-            ]
-            blocks = has_blocks(p)
-            formats = {m.name: m.format_for(blocks) for m in program.moments}
-            flat = Dense([p])
-            step_tensor(program, flat.params[0], flat.grads[0], entry, formats, first, others, bits)
-            flat.write_back()
-            entry["step"].add_(1)
+        largest = max((p.numel() for p in task.params), default=0)
+        with alone_if_others_flush(largest):
+            for p in task.params:
+                self._step_one(p, task, hypers, factor)
+
+    def _step_one(self, p: Tensor, task: Task, hypers: list[float], factor: float) -> None:
+        program, group, entry = self.program, task.group, task.state[p]
+        # Apple's GPUs have no float64, by way of which roots are taken: there the host steps
+        device = p.device if has_float64(p.device) else torch.device("cpu")
+        t = int(entry["step"]) + 1
+        remembered = [float(entry[name]) for name, _ in program.scalar_states]
+        outputs, remembered = program.reference.scalars(t, float(group["lr0"]), hypers, remembered)
+        scalars = host_numbers([factor, *outputs]).to(torch.float32).to(device)
+        first, *others = scalars.unbind()
+        base = int(entry["offset"])
+        bits = [
+            ops.random_bits(base, p.numel(), *ops.draw_keys(group["seed"], t, word), device)
+            for word in range(program.words)
+        ]
+        blocks = has_blocks(p)
+        formats = {m.name: m.format_for(blocks) for m in program.moments}
+        flat = Dense([p], device)
+        stored = {n: entry[n] for n in state_names(program, blocks, param_format(entry))}
+        if not has_float64(p.device):
+            stored = {n: to_host(x) for n, x in stored.items()}
+        step_tensor(program, flat.params[0], flat.grads[0], stored, formats, first, others, bits)
+        flat.write_back()
+        for n, x in stored.items():
+            if x is not entry[n]:
+                entry[n].copy_(x)
+        for (name, _), value in zip(program.scalar_states, remembered, strict=True):
+            entry[name].fill_(value)
+        entry["step"].add_(1)
+
+
+def to_host(x: Tensor) -> Tensor:
+    return x.to("cpu")
 
 
 def fill(entry: dict[str, Tensor], m: MomentSlot, fmt: Format, p: Tensor) -> None:

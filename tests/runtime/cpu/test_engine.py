@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import inspect
 import multiprocessing
 import threading
@@ -26,6 +25,7 @@ from signconv.generated.lamb import LAMB
 from signconv.pipeline import build
 from signconv.pipeline.catalogue import GENERATED, Entry
 from signconv.runtime import compat
+from signconv.runtime.cpu import backend as cpu_backend
 from signconv.runtime.cpu import compile as cpu_compile
 from signconv.runtime.cpu import engine as cpu_engine
 from signconv.runtime.cpu import threads as cpu_threads
@@ -79,7 +79,7 @@ def test_a_piece_per_thread_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch)
             for p in ps:
                 p.grad = torch.randn(p.shape)
             optimizer.step()
-            (engine,) = optimizer._cpu_engines.values()
+            (engine,) = optimizer.backend_for(ps[0].device)._engines.values()
             pieces.append([b.rows for b in engine.buckets])
         assert pieces[0] != pieces[1] or threads[0] == threads[1]
         results.append((ps, optimizer))
@@ -410,8 +410,7 @@ def test_a_branch_on_a_value_is_refused() -> None:
 def test_without_llvmlite_the_reference_steps_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = importlib.import_module("signconv.runtime.optimizer")
-    monkeypatch.setattr(module, "HAS_LLVM", False)
+    monkeypatch.setattr(cpu_backend, "HAS_LLVM", False)
     compat.warn_once.cache_clear()
     monkeypatch.setattr(cpu_engine, "CpuEngine", None)
     p = torch.ones(32).requires_grad_()

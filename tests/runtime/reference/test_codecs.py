@@ -142,7 +142,7 @@ def _load_kernel(
     code, byte = dev.fetch_moment(
         code_ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT, FULL
     )
-    x = dev.decode_moment(code, byte, FORMAT, CODEC)
+    x = dev.decode(code, byte, FORMAT, CODEC)
     tl.store(x_ptr + start + offsets, x, mask=mask)
 
 

@@ -360,17 +360,17 @@ def test_optimizer_passes_every_seed_to_its_kernel(seed: int, device: str) -> No
     optimizer = AdamWStoSign([p], seed=seed, backend="triton")
     for t in (1, 2):
         optimizer.step()
-        (engine,) = optimizer._engines.values()
+        (engine,) = optimizer.backend_for(p.device)._engines.values()
         assert engine.keys.flatten().tolist() == reference_keys(seed, t, 1)
 
 
 # Compiles the scalar kernel for the arguments that the runtime gives it, up to the launch.
 COMPILE = """
-import dataclasses, sys
+import sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from signconv.generated.adamw_stosign import AdamWStoSign
-from signconv.runtime import optimizer
+from signconv.runtime.kernel import backend, engine, step
 
 class Device:
     get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
@@ -389,11 +389,8 @@ class Idle:
     __getitem__ = staticmethod(lambda grid: lambda *args, **options: None)
 
 triton.runtime.driver.set_active(Device)
-optimizer.interpreted = lambda: True  # lets the Triton backend take tensors on the CPU
-program = AdamWStoSign.program
-AdamWStoSign.program = dataclasses.replace(
-    program, scalar_kernel=Compiled(program.scalar_kernel), step_kernel=Idle()
-)
+backend.interpreted = lambda: True  # lets the Triton backend take tensors on the CPU
+engine.scalar_kernel, step.step_kernel = Compiled(engine.scalar_kernel), Idle()
 for seed in sys.argv[1:]:
     p = torch.ones(32, requires_grad=True)
     p.grad = torch.ones(32)

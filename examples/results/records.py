@@ -1,0 +1,81 @@
+"""The committed records: docs/results/runs_<claim>.jsonl, a run a line.
+
+    python examples/results/records.py build/1/runs.jsonl build/2/runs.jsonl    # adds theirs
+
+A line leaves out its claim, which the file's name says, and what is as in ``USUAL``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+#: What most runs have in common.
+USUAL: Mapping[str, Any] = {
+    "text": "python",
+    "start": "",
+    "save": "",
+    "evaluations": 10,
+    "status": "ok",
+    "tokens_per_step": 32_768,
+    "other_held_out": {},
+    "spikes": 0,
+}
+
+
+def committed(folder: Path = RESULTS) -> list[Path]:
+    """The files of the committed records, by name."""
+    return sorted(folder.glob("runs_*.jsonl"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All records of a file, whole: of one claim, or as gpu_all.py writes them."""
+    claim = path.stem.removeprefix("runs_")
+    usual = {"claim": claim, **USUAL} if path.stem != claim else {}
+    lines = path.read_text("utf-8").splitlines()
+    made: list[dict[str, Any]] = [usual | json.loads(line) for line in lines]
+    for record in made if usual else ():
+        record.setdefault("steps_done", record["steps"])
+    return made
+
+
+def read_records(paths: Collection[Path]) -> dict[str, dict[str, Any]]:
+    """Records by run id; those of failed and cut runs are left out, so that they run again."""
+    every = (record for path in paths for record in read_lines(path))
+    return {r["id"]: r for r in every if r["status"] in ("ok", "diverged")}
+
+
+def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what ``read_lines`` puts back."""
+    usual = USUAL | {"claim": record["claim"], "steps_done": record.get("steps")}
+    return {k: v for k, v in record.items() if k not in usual or v != usual[k]}
+
+
+def write(records: Iterable[Mapping[str, Any]], folder: Path = RESULTS) -> list[Path]:
+    """FOLDER/runs_<claim>.jsonl for each claim among the records."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        lines[record["claim"]].append(json.dumps(shortened(record), allow_nan=False) + "\n")
+    paths = []
+    for claim, those in lines.items():
+        paths.append(folder / f"runs_{claim}.jsonl")
+        paths[-1].write_text("".join(those), "utf-8")
+    return paths
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("files", type=Path, nargs="+", help="runs.jsonl of gpu_all.py")
+    given = parser.parse_args()
+    written = write(read_records([*committed(), *given.files]).values())
+    print(f"written: {', '.join(p.name for p in written)}")
+
+
+if __name__ == "__main__":
+    main()
