@@ -293,7 +293,7 @@ class Enclosing(Evaluator):
     def rounded_hypers(self, unit: float) -> None:
         """Hyperparameters as bf16 arithmetic reads them: 1 - beta is a bf16 difference."""
         one = Enclosed(1.0, 1.0, False, unit)
-        self.hypers = {n: one * x for n, x in self.hypers.items()}  # type: ignore[misc]
+        self.hypers = {n: one * x for n, x in self.hypers.items()}
 
     def _link(self, scope: Any, noise: Any) -> Any:
         p = self.program
