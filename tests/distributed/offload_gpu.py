@@ -1,4 +1,4 @@
-"""FSDP2 with CPUOffloadPolicy (parts on the CPU, the mesh on GPUs) against runs without, bit for bit.
+"""FSDP2 with CPUOffloadPolicy (parts on the CPU, mesh on GPUs) against runs without, bit for bit.
 
     python -m tests.distributed.offload_gpu            # two GPUs, NCCL
 
