@@ -11,8 +11,10 @@ from torch import Tensor
 
 TensorGuards: Any
 try:  # one call in C++ for type, dtype, device, sizes, strides and every dispatch key of a list
-    from torch._C._dynamo.guards import TensorGuards
-except ImportError:  # pragma: no cover - private to torch; test_doors_memory takes it away
+    from torch._C._dynamo import guards
+
+    TensorGuards: Any = guards.TensorGuards
+except (ImportError, AttributeError):  # private to torch; test_doors_memory takes it away
     TensorGuards = None
 
 _FACTS = attrgetter("dtype", "device", "shape", "layout", "requires_grad")
