@@ -108,7 +108,7 @@ def test_an_unfinished_file_swept_again_and_again_is_written_in_the_end(
     [
         ("", "\nimport sys; sys.exit(0)\n"),
         ("", "\nclass Stop(BaseException): pass\nraise Stop\n"),
-        ("words=2", "words=0"),
+        ("words=1", "words=0"),
         ('MomentSlot("m", "e4m3"', 'MomentSlot("m", "zzz"'),
         (
             '    """The step in fp32, the same statements as ``_math``."""',
