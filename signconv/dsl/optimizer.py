@@ -213,7 +213,7 @@ def _program(name: str, body: _Body) -> Program:
     temps = [replace(x, expr=cut(x.expr)) for x in temps]
     numerator = cut(numerator)
     denominator = denominator and cut(denominator)
-    weight = None if decay is None else cut(decay.weight)
+    kept = None if decay is None else Decay(decay.kind, cut(decay.weight), decay.origin)
     temps += parts
     if denominator is None and isinstance(numerator, Op) and numerator.fn == "sign":
         numerator, link = numerator.args[0], "sign"
@@ -230,5 +230,5 @@ def _program(name: str, body: _Body) -> Program:
         numerator=numerator,
         denominator=denominator,
         link=link,
-        decay=None if weight is None else Decay(decay.kind, weight, decay.origin),
+        decay=kept,
     )

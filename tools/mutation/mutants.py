@@ -550,7 +550,7 @@ MUTANTS = (
     Mutant(
         "scalars: functions of numbers are left to the kernel, which types them fp32",
         (("signconv/lower/scalars.py", "return made if folded is None else folded", "return made"),),
-        ("tests/ir/test_scalars.py::test_independent_decay_from_a_rate_of_zero_is_none", "tests/lower/test_folding.py"),
+        ("tests/lower/test_folding.py",),
     ),
     Mutant(
         "independent decay: lr0 = 0 gives NaN",
