@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
+import signconv.runtime.reference.scalars as number
 from signconv.ir.nodes import Const, Expr, Op, div, op
-from signconv.runtime.reference import scalars as number
 
 #: What each function computes from numbers: what the generated code would compute of them.
 _VALUES: dict[str, Callable[..., float]] = {

@@ -22,7 +22,7 @@ ALLOWED = {
     "dsl": {"dsl", "ir", "errors"},
     "specs": {"dsl"},
     "passes": {"passes", "ir", "errors"},
-    "lower": {"lower", "ir", "errors", "runtime.formats"},
+    "lower": {"lower", "ir", "errors", "runtime.formats", "runtime.reference.scalars"},
     "render": {"render", "lower", "ir", "errors", "runtime.formats"},
     "runtime": {"runtime"},
     "generated": set(),
