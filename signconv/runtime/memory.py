@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TensorGuards: Any
 try:  # one call in C++ for type, dtype, device, sizes, strides and every dispatch key of a list
     from torch._C._dynamo import guards
 

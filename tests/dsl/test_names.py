@@ -13,7 +13,7 @@ import pytest
 
 from signconv.errors import BuildError, SpecError
 from signconv.pipeline import Build, build
-from signconv.runtime.checks import META
+from signconv.runtime.groups import META
 from tests.support import spec_file
 
 TEMPLATE = """\

@@ -43,7 +43,7 @@ BODIES: dict[str, tuple[str, str]] = {
         "m = ema(grad, 0.9, init='first')\nnumerator = m.corrected",
         ".corrected needs an ema that starts from zero",
     ),
-    "SC143": ("numerator = grad > 0", r"a comparison is no update: use where\(condition, a, b\)"),
+    "SC143": ("numerator = grad > 0", r"a comparison is no number: write where\(condition, a, b\)"),
     "SC144": ("numerator = grad**-1", "an exponent from 1 to 16"),
     "SC145": ("numerator = 2**grad", r"beta\*\*t is for scalars"),
     "SC146": ("numerator = grad**1.5", r"may be negative: write abs\(x\)\*\*1.5"),

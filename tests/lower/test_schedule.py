@@ -87,7 +87,7 @@ TABLE = {
         [
             "one_minus_b1 = 1 - b1",
             "one_minus_b2 = 1 - b2",
-            "noise_gain = 1 / 5 * (3 * 3) * (2 * 2)",
+            "noise_gain = 7.2",
             "lr_wd = lr * wd",
         ],
         [
@@ -169,7 +169,7 @@ TABLE = {
     "independent decay": (
         "wd = hyper(0.1)\nnumerator = grad\ndecay = independent(wd)",
         None,
-        ["decay_step = lr / initial_lr * wd"],
+        ["decay_step = lr / where(initial_lr == 0, inf, initial_lr) * wd"],
         ["update = g", "p = p - (lr * update + decay_step * p)"],
     ),
     "temporaries, scalar and elementwise": (
