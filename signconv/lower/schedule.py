@@ -179,8 +179,9 @@ class Lowerer:
         return name
 
     def _fresh(self, name: str) -> str:
+        """A name that is free, with ``_prev`` after it too: it may become a state's."""
         n, made = 2, name
-        while made in self._names:
+        while made in self._names or f"{made}_prev" in self._names:
             made, n = f"{name}{n}", n + 1
         self._names.add(made)
         return made

@@ -154,7 +154,9 @@ def take(
     if kept and MASTER not in entry:
         entry = {**entry, **{k: sharded.zeros(p, s, d) for k, (s, d) in kept.items()}}
     initial = dict(program.scalar_states)
-    started = {n: torch.tensor(initial[n], dtype=torch.float64) for n in program.floors}
+    started = {
+        n: torch.tensor(initial[n], dtype=torch.float64, device="cpu") for n in program.floors
+    }
     entry = {**started, **entry}
     wanted = layout(program, p, master)
     if not wanted.keys() <= entry.keys():

@@ -136,7 +136,7 @@ def test_two_processes_build_one_cache_entry(tmp_path: Path) -> None:
     assert [p.suffix for p in files] == [".py"]
 
 
-@pytest.mark.parametrize("where", ["mkdir", "mkstemp", "write", "replace"])
+@pytest.mark.parametrize("where", ["mkdir", "open", "write", "replace"])
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_folder_that_cannot_be_written(
     where: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written(
         raise OSError(number, os.strerror(number))
 
     write(OLD, tmp_path)
-    owner: Any = {"mkdir": Path, "mkstemp": files.tempfile}.get(where, os)
+    owner: Any = {"mkdir": Path}.get(where, os)
     monkeypatch.setattr(owner, {"write": "fsync"}.get(where, where), refuse)
     with pytest.raises(BuildError, match=rf"cannot write .*a\.py: {os.strerror(number)}"):
         write(NEW, tmp_path)

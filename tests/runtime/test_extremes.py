@@ -139,8 +139,9 @@ def test_the_floor_is_idle_in_exact_arithmetic(
     (bound,) = moment_bounds(converted(OWN + name))
     assert bound.order == order
     program = built(OWN + name, None, "fp8").program
-    made = program.scalars(1, 1.0, *(dict(lr=1.0, beta1=betas[0], beta2=betas[1])[h.name]
-                                     for h in program.hypers))  # fmt: skip
+    given = {"lr": 1.0, "beta1": betas[0], "beta2": betas[1]}
+    initial = [x for _, x in program.scalar_states]
+    made, _ = program.reference.scalars(1, 1.0, [given[h.name] for h in program.hypers], initial)
     floor = dict(zip(program.outputs, made, strict=True))["s_floor"]
     b1, b2 = betas
     if b1**order >= b2:

@@ -117,11 +117,15 @@ def test_engines_write_what_the_columns_say(backend: str, dtype: torch.dtype, de
         p.grad = torch.ones_like(p)
     optimizer.step()
     found = rows_of(optimizer, params)
-    for p, offset, length in zip(params, (0, 128, 224), (32, 70, 64), strict=True):
+    for i, (p, offset, length) in enumerate(
+        zip(params, (0, 128, 224), (32, 70, 64), strict=True)
+    ):
         row, entry = found[id(p)], optimizer.state[p]
         assert len(row) == tables.width(2)
         assert row[Column.OFFSET] == int(entry["offset"]) == offset
-        assert row[Column.NUMEL] == p.numel() and row[Column.CLOCK] == 0
+        # On a GPU a parameter has a clock of its own; on the CPU equal steps share their scalars
+        assert row[Column.CLOCK] == (i if backend == "triton" else 0)
+        assert row[Column.NUMEL] == p.numel()
         place = (Column.FIRST_ROW, Column.FIRST_COLUMN, Column.ROW_LENGTH)
         assert [row[c] for c in place] == [0, 0, length]
         assert row[Column.PARAM] == p.data_ptr() and row[Column.GRAD] == p.grad.data_ptr()

@@ -559,6 +559,7 @@ def test_kernel_sums_by_the_same_tree(n: int, device: str) -> None:
 ONLY_DEVICE = {
     "divide",  # the reference has torch.div
     *("scalar_kernel", "store_keys"),  # the reference does what they do in Python
+    *("double64", "where64"),  # what Python has: numbers of one kind, a conditional expression
     *("encode_blocks", "encode_root_blocks"),  # the reference does it inside store_moment
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
     *("load", "widen", "fetch_moment", "decode_param"),
