@@ -60,8 +60,8 @@ def test_extent_reaches_the_end(left: int, device: str) -> None:
 
 def test_a_pointer_that_is_not_aligned_takes_the_masked_branch(device: str) -> None:
     """The table says so: what a full tile promises about its pointers must be true."""
-    memory = torch.ones(33 * 32 + 1, device=device)
-    params = [memory[:-1].view(33, 32), memory[1:].view(33, 32), torch.ones(64, device=device)]
+    aligned, moved = (torch.ones(33 * 32 + 1, device=device) for _ in range(2))
+    params = [aligned[:-1].view(33, 32), moved[1:].view(33, 32), torch.ones(64, device=device)]
     params = [p.detach().requires_grad_() for p in params]
     optimizer = AdamWStoSign(params, backend="triton")
     for p in params:
