@@ -200,7 +200,7 @@ def test_command_line_runs(line: str, workspace: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     if line.startswith("signconv verify"):
         rows = [x for x in done.stdout.splitlines() if "reference - kernel" in x]
-        assert len(rows) == 2 and all(re.search(r"│ ok +│", row) for row in rows), done.stdout
+        assert len(rows) == 3 and all(re.search(r"│ ok +│", row) for row in rows), done.stdout
 
 
 def test_readme_verifies_the_example_with_stosign() -> None:

@@ -78,7 +78,8 @@ def test_reference_follows_the_evaluator(entry: Entry) -> None:
 def test_kernel_equals_reference_as_verify_runs_it() -> None:
     """In a process of its own."""
     rows = differential.kernel_rows(FOLDER / "adamw_stosign.py", DEVICE, steps=3)
-    assert [r.subject for r in rows] == ["float32 parameters", "bfloat16 parameters"]
+    subjects = ["scalars", "float32 parameters", "bfloat16 parameters"]
+    assert [r.subject for r in rows] == subjects
     for row in rows:
         assert row.ok, f"{row.subject}: {row.detail}"
 

@@ -57,7 +57,8 @@ def test_kernel_equals_reference_for_long(configuration: tuple, tmp_path: Path) 
         build(configuration[0], convert=configuration[1], state=configuration[2]).module, tmp_path
     )
     rows = differential.kernel_rows(path, DEVICE, steps=50)
-    assert [r.subject for r in rows] == ["float32 parameters", "bfloat16 parameters"]
+    subjects = ["scalars", "float32 parameters", "bfloat16 parameters"]
+    assert [r.subject for r in rows] == subjects
     for row in rows:
         assert row.ok, f"{row.subject}: {row.detail}"
 
