@@ -7,6 +7,7 @@ statements, to a few units in the last place of what they are made of.
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def cases(program: OptimizerProgram) -> list[tuple[int, float, float]]:
     """Steps with the learning rate at construction and now, as far as 0 is legal."""
     (slot,) = (h for h in program.hypers if h.name == "lr")
     rates = [pair for pair in RATES if all(_legal(slot, x) for x in pair)]
-    return [(t, *pair) for t in STEPS for pair in rates or [(slot.default, slot.default)]]
+    return [(t, *pair) for pair in rates or [(slot.default, slot.default)] for t in STEPS]
 
 
 def _legal(slot: Any, x: float) -> bool:
@@ -51,31 +52,34 @@ def kernel_row(program: OptimizerProgram, device: str) -> Row:
 
     constants = launch.scalar_constants(program)
     wrong, first = 0, ""
-    for t, lr0, lr in cases(program):
-        wanted = program.reference.scalars(t, lr0, hypers(program, lr), remembered(program))
 
-        def double(*values: float) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=device)
+    def double(values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=device)
 
-        clock = torch.tensor([t - 1], device=device)
-        states = double(*remembered(program))
-        out = torch.empty((1, 1 + len(program.outputs)), device=device)
-        keys = torch.empty((1, 1 + 2 * program.words), dtype=torch.int32, device=device)
-        zero, one = torch.zeros((), device=device), torch.ones((), device=device)
-        seed = torch.zeros((), dtype=torch.int64, device=device)
-        scalar_kernel[(1,)](
-            double(lr), double(*hypers(program, lr), lr0, 1.0), clock, states, seed, zero, one,
+    zero, one = torch.zeros((), device=device), torch.ones((), device=device)
+    seed = torch.zeros((), dtype=torch.int64, device=device)
+    for (lr0, lr), steps in groupby(cases(program), key=lambda case: case[1:]):
+        # One launch for all steps of these rates, as for parameters of different ages
+        times = [t for t, *_ in steps]
+        clock = torch.tensor(times, device=device) - 1
+        states = double([remembered(program)] * len(times))
+        out = torch.empty((len(times), 1 + len(program.outputs)), device=device)
+        keys = torch.empty((len(times), 1 + 2 * program.words), dtype=torch.int32, device=device)
+        scalar_kernel[(len(times),)](
+            double([lr]), double([*hypers(program, lr), lr0, 1.0]), clock, states, seed, zero, one,
             out, keys, **constants,
         )  # fmt: skip
-        outputs = torch.tensor(wanted[0], dtype=torch.float64).float()
-        pairs = [*zip(program.outputs, out[0, 1:].tolist(), outputs.tolist(), strict=True)]
-        names = [name for name, _ in program.scalar_states]
-        pairs += [*zip(names, states.tolist(), wanted[1], strict=True)]
-        pairs.append(("t", float(clock), float(t)))
-        for name, got, right in pairs:
-            if not (_same(got, right)):
-                wrong += 1
-                first = first or f"; first {name} at step {t}: {got!r}, not {right!r}"
+        for row, t in enumerate(times):
+            wanted = program.reference.scalars(t, lr0, hypers(program, lr), remembered(program))
+            outputs = torch.tensor(wanted[0], dtype=torch.float64).float()
+            pairs = [*zip(program.outputs, out[row, 1:].tolist(), outputs.tolist(), strict=True)]
+            names = [name for name, _ in program.scalar_states]
+            pairs += [*zip(names, states[row].tolist(), wanted[1], strict=True)]
+            pairs.append(("t", float(clock[row]), float(t)))
+            for name, got, right in pairs:
+                if not _same(got, right):
+                    wrong += 1
+                    first = first or f"; first {name} at step {t}: {got!r}, not {right!r}"
     words = f"{wrong} of the scalars of {len(cases(program))} steps differ{first}"
     return Row("reference - kernel", "scalars", wrong == 0, words)
 

@@ -40,10 +40,16 @@ LONG = range(BATCHES, 400)
 def test_random_programs(number: int, device: str) -> None:
     """The same programs in every run: the seed is fixed and no database is read."""
     tally = Tally()
+    # Hypothesis repeats what it drew, and one large tensor outweighs many: each program counts once
+    refused: dict[tuple[str, ...], bool] = {}
+    decided: dict[tuple[str, ...], float] = {}
 
     def one(case: Case) -> None:
         result = check(case, device)
         tally.add(result.tally)
+        refused[case.body] = bool(result.refused)
+        if result.tally.values:
+            decided[case.body] = result.tally.decided / result.tally.values
         assert not result.problems, "\n".join([*result.problems, case.source])
 
     fixed = settings(
@@ -54,7 +60,7 @@ def test_random_programs(number: int, device: str) -> None:
         suppress_health_check=list(HealthCheck),
     )
     seed(number)(fixed(given(cases())(one)))()
-    refused = sum(tally.refused.values())
-    assert refused <= 0.2 * tally.programs, tally
-    assert tally.decided > 0.6 * tally.values > 1000, tally
+    assert sum(refused.values()) <= 0.2 * len(refused), tally
+    assert sum(decided.values()) > 0.6 * len(decided) and len(decided) > 5, (decided, tally)
+    assert tally.decided > 1000, tally
     assert tally.laws, tally
