@@ -117,9 +117,7 @@ def test_engines_write_what_the_columns_say(backend: str, dtype: torch.dtype, de
         p.grad = torch.ones_like(p)
     optimizer.step()
     found = rows_of(optimizer, params)
-    for i, (p, offset, length) in enumerate(
-        zip(params, (0, 128, 224), (32, 70, 64), strict=True)
-    ):
+    for i, (p, offset, length) in enumerate(zip(params, (0, 128, 224), (32, 70, 64), strict=True)):
         row, entry = found[id(p)], optimizer.state[p]
         assert len(row) == tables.width(2)
         assert row[Column.OFFSET] == int(entry["offset"]) == offset
