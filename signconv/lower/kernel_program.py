@@ -146,6 +146,12 @@ class KernelProgram:
         """Whether what the reductions sum takes roots or quotients."""
         return _calls((*(s.expr for s in self.reduce_math), *self.summands), QUOTIENTS)
 
+    @property
+    def elementwise(self) -> tuple[Expr, ...]:
+        """All elementwise expressions, those of reductions and decomposed functions included."""
+        inner = (e for f in self.functions for e in (*(s.expr for s in f.statements), f.result))
+        return (*(s.expr for s in (*self.math, *self.reduce_math)), *self.summands, *inner)
+
     def uses(self, functions: Set[str]) -> bool:
         """Whether any elementwise code, that of reductions included, has one of ``functions``."""
         statements = (*self.math, *self.reduce_math)

@@ -7,7 +7,7 @@ import symtable
 from dataclasses import dataclass
 
 from signconv.errors import BuildError
-from signconv.ir.nodes import Ref, walk
+from signconv.ir.nodes import Op, Ref, walk
 from signconv.ir.show import Infix
 from signconv.lower.identity import program_hash
 from signconv.lower.kernel_program import Function, KernelProgram, Statement, local_name
@@ -20,6 +20,7 @@ from signconv.render.printers import (
     TritonFunctionPrinter,
     TritonPrinter,
     TritonScalarPrinter,
+    picks_numbers,
     reads_real_t,
 )
 
@@ -93,7 +94,10 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "uses_dev": k.uses(triton.functions_of("dev"))
         or k.uses_inside(TritonFunctionPrinter().functions_of("dev"))
         or k.uses_scalar(TritonScalarPrinter().functions_of("dev")),
-        "uses_ref": k.uses(torch.functions_of("ref"))
+        "uses_ref": any(
+            picks_numbers(n) for e in k.elementwise for n in walk(e) if isinstance(n, Op)
+        )
+        or k.uses(torch.functions_of("ref"))
         or k.uses_inside(TorchFunctionPrinter().functions_of("ref"))
         or k.uses_scalar(PythonScalarPrinter().functions_of("ref")),
         "uses_real_t": any(reads_real_t(s.expr) for s in k.scalars),

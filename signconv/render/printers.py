@@ -89,7 +89,7 @@ class TorchPrinter(_Code):
     }
 
     def special(self, e: Op) -> tuple[str, int] | None:
-        if e.fn == "where" and all(type(a) is Const for a in e.args[1:]):
+        if picks_numbers(e):
             return f"ref.either({', '.join(self(a) for a in e.args)})", 9
         return super().special(e)
 
@@ -218,6 +218,12 @@ def _integral(e: Expr) -> bool:
         and e.fn in ("add", "sub", "mul", "mod")
         and all(_integral(a) for a in e.args)
     )
+
+
+def picks_numbers(e: Op) -> bool:
+    """Whether PyTorch chooses between two real numbers, by ``ref.either``: torch.where would take
+    its default dtype."""
+    return e.fn == "where" and all(type(a) is Const for a in e.args[1:])
 
 
 def reads_real_t(e: Expr) -> bool:
