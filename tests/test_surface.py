@@ -370,7 +370,8 @@ def test_no_thread_sees_half_a_module() -> None:
             t.start()
         for t in threads:
             t.join()
-        assert len(found) == 8 and len({id(x) for x in found}) == 1, found
+        assert len(found) == 8 and {str(x) for x in found} == {str(found[0])}
+        assert len({id(x) for x in found}) == 1
         assert found[0].__name__ == "Threaded"
 
 

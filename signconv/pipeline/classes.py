@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 else:
     CompiledOptimizer = FusedOptimizer
 
-#: Held while a module is looked up or executed, so that no thread sees half of one.
+#: Held from the build to the class, so that threads get one class and none sees half a module.
 _LOADING = threading.RLock()
 
 
@@ -82,12 +82,12 @@ def compile(
     Raises SignconvError as ``build`` does.
     """
     spec = named(spec)
-    made = build(spec, convert=convert, state=state, math=math, name=name)
-    digest = hashlib.sha256(made.module.source.encode()).hexdigest()[:16]
-    key = f"{made.module.file_name[:-3]}_{digest}"
-    module = f"signconv_cache.{key}"
-    path, _ = write(replace(made.module, file_name=f"{key}.py"), cache_folder())
     with _LOADING:
+        made = build(spec, convert=convert, state=state, math=math, name=name)
+        digest = hashlib.sha256(made.module.source.encode()).hexdigest()[:16]
+        key = f"{made.module.file_name[:-3]}_{digest}"
+        module = f"signconv_cache.{key}"
+        path, _ = write(replace(made.module, file_name=f"{key}.py"), cache_folder())
         cls = _loaded(module, made.module.class_name) or _executed(made.module, module, path)
         cls._recipe = Recipe(
             spec, convert, state, math, name, module, cls.__name__, cls.program.hash
