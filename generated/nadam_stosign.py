@@ -263,9 +263,9 @@ class NAdamStoSign(FusedOptimizer):
         scalar_states=(("mu_product", 1.0),),
         removed={
             "eps": (
-                "stosign removes it, since beside a stochastic sign it makes a "
-                "parameter that never saw a gradient walk by lr at random; build with "
-                "--convert stosign:eps=keep to have it"
+                "stosign removes it, since it makes a parameter that never saw a "
+                "gradient walk by lr at random; build with --convert stosign:eps=keep "
+                "to have it"
             ),
         },
     )

@@ -151,9 +151,9 @@ class RMSpropStoSign(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         removed={
             "eps": (
-                "stosign removes it, since beside a stochastic sign it makes a "
-                "parameter that never saw a gradient walk by lr at random; build with "
-                "--convert stosign:eps=keep to have it"
+                "stosign removes it, since it makes a parameter that never saw a "
+                "gradient walk by lr at random; build with --convert stosign:eps=keep "
+                "to have it"
             ),
         },
     )

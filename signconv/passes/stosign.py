@@ -41,10 +41,12 @@ def apply_link(p: Program, link: str, options: Options) -> Program:
         assert made.denominator is not None
         made = replace(made, denominator=without_offset(made.denominator, made))
     made = replace(made, link=link)
+    why = {
+        "stosign": "since it makes a parameter that never saw a gradient walk by lr at random",
+        "expected": "as stosign does, whose mean it is",
+    }
     return prune(
-        made,
-        f"{link} removes it, since beside a stochastic sign it makes a parameter that never saw a "
-        f"gradient walk by lr at random; build with --convert {link}:eps=keep to have it",
+        made, f"{link} removes it, {why[link]}; build with --convert {link}:eps=keep to have it"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,8 +21,13 @@ def template_folder() -> Path:
 
 def environment() -> Environment:
     """Strict about undefined variables; templates hold structure only."""
+    return _environment(template_folder())
+
+
+@cache  # it keeps templates compiled, which costs more than rendering them
+def _environment(folder: Path) -> Environment:
     return Environment(
-        loader=FileSystemLoader(template_folder()),
+        loader=FileSystemLoader(folder),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
-
 from tools.fuzz.__main__ import REGRESSIONS
 from tools.fuzz.check import Tally, check
-from tools.fuzz.programs import Case, cases, read_case
+from tools.fuzz.programs import random_case, read_case
 
 KEPT = sorted(REGRESSIONS.glob("*.py"))
 assert KEPT, f"{REGRESSIONS} holds no program"
@@ -38,29 +36,16 @@ LONG = range(BATCHES, 400)
     [*range(BATCHES), *(pytest.param(n, marks=pytest.mark.long) for n in LONG)],
 )
 def test_random_programs(number: int, device: str) -> None:
-    """The same programs in every run: the seed is fixed and no database is read."""
-    tally = Tally()
-    # Hypothesis repeats what it drew, and one large tensor outweighs many: each program counts once
-    refused: dict[tuple[str, ...], bool] = {}
-    decided: dict[tuple[str, ...], float] = {}
-
-    def one(case: Case) -> None:
+    """The same programs in every run."""
+    tally, decided = Tally(), 0
+    for n in range(number * PROGRAMS, (number + 1) * PROGRAMS):
+        case = random_case(n)
         result = check(case, device)
-        tally.add(result.tally)
-        refused[case.body] = bool(result.refused)
-        if result.tally.values:
-            decided[case.body] = result.tally.decided / result.tally.values
         assert not result.problems, "\n".join([*result.problems, case.source])
-
-    fixed = settings(
-        max_examples=PROGRAMS,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],  # `make fuzz` shrinks
-        suppress_health_check=list(HealthCheck),
-    )
-    seed(number)(fixed(given(cases())(one)))()
-    assert sum(refused.values()) <= 0.2 * len(refused), tally
-    assert sum(decided.values()) > 0.6 * len(decided) and len(decided) > 5, (decided, tally)
+        tally.add(result.tally)
+        # One large tensor outweighs many: each program counts once
+        decided += result.tally.decided > 0.5 * result.tally.values
+    assert sum(tally.refused.values()) <= 0.2 * PROGRAMS, tally
+    assert decided > 0.5 * PROGRAMS, tally
     assert tally.decided > 1000, tally
     assert tally.laws, tally

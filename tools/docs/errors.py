@@ -109,7 +109,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC304": ("A function of this optimizer has no bf16 arithmetic", "`--math fp32`"),
     "SC305": ("A reduction reads another reduction", "none: that would take a third pass over the tensor"),
     "SC306": ("No backend has code for this function here", "rewrite the spec with another function"),
-    "SC307": ("`--name` is not a class name", "an ASCII identifier that is no keyword"),
+    "SC307": ("`--name` cannot be the class's name", "an ASCII identifier that is no keyword and that the module does not use itself"),
     "SC308": ("The generated file cannot be written", "`--out` to a folder you can write"),
     "SC309": ("The evaluator is given a hyperparameter the program lacks", "check its name"),
     "SC310": ("The evaluator needs the draw of a stochastic sign", "`noise=`"),

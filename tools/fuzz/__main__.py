@@ -25,7 +25,7 @@ if not torch.cuda.is_available():
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tools.fuzz.check import Tally, check
-from tools.fuzz.programs import Case, cases
+from tools.fuzz.programs import Case, cases, random_case
 
 REGRESSIONS = Path(__file__).parent / "regressions"
 BATCH = 100
@@ -34,7 +34,10 @@ BATCH = 100
 def batch(
     number: int, programs: int, device: str, shrink: bool, kernel: bool = True
 ) -> tuple[Tally, str, Case | None]:
-    """Run some programs; the tally, and the words and the (shrunk) case of a failure."""
+    """Run some programs; the tally, and the words and the (shrunk) case of a failure.
+
+    Unless it is to be shrunk a program is drawn by its number alone, from ``number * programs`` on.
+    """
     tally = Tally()
     last: dict[str, Case | str] = {}
 
@@ -49,11 +52,19 @@ def batch(
             last["case"], last["words"] = case, result.problems[0]
             raise AssertionError(result.problems[0])
 
+    if not shrink:
+        for n in range(number * programs, (number + 1) * programs):
+            try:
+                one(random_case(n))
+            except Exception:
+                break
+        failed = last.get("case")
+        return tally, str(last.get("words", "")), failed if isinstance(failed, Case) else None
     wanted = settings(
         max_examples=programs,
         deadline=None,
         database=None,
-        phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )
@@ -72,7 +83,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.fuzz", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
-    parser.add_argument("--no-shrink", action="store_true", help="keep failures as they come")
+    parser.add_argument(
+        "--no-shrink", action="store_true", help="richer programs; failures are kept as they come"
+    )
     parser.add_argument(
         "--no-kernel", action="store_true", help='without the kernel: "auto" and the evaluator'
     )

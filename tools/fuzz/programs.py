@@ -1,10 +1,15 @@
-"""Random optimizers as a hypothesis strategy: whole valid specs, and what they are run on."""
+"""Random optimizers: whole valid specs, and what they are run on.
+
+Drawn by hypothesis, which shrinks what fails but begins with the smallest programs, or by a random
+generator, whose first program is as rich as its last.
+"""
 
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -86,10 +91,10 @@ def read_case(source: str) -> Case:
 
 
 class _Author:
-    """Writes one class body; every choice is drawn, so hypothesis can shrink it."""
+    """Writes one class body; every choice is drawn by ``choose`` from a sequence."""
 
-    def __init__(self, draw: Callable[[Any], Any]) -> None:
-        self.draw = draw
+    def __init__(self, choose: Callable[[Sequence[Any]], Any]) -> None:
+        self.choose = choose
         self.lines: list[tuple[str, str]] = [("lr", f"lr = hyper({self.pick(1e-2, 0.3)}, ge=0)")]
         self.betas: list[str] = []
         self.emas: list[str] = []
@@ -100,10 +105,10 @@ class _Author:
         self.reducible = True
 
     def pick(self, *options: Any) -> Any:
-        return self.draw(st.sampled_from(options))
+        return self.choose(options)
 
     def chance(self, one_in: int) -> bool:
-        return self.draw(st.integers(0, one_in - 1)) == one_in - 1
+        return self.choose(range(one_in)) == one_in - 1
 
     def define(self, name: str, line: str) -> str:
         self.lines.append((name, line))
@@ -318,15 +323,20 @@ class _Author:
     def numerator(self) -> str:
         m = self.pick(*self.emas) if self.emas else "grad"
         beta = self.beta()
-        return self.pick(m, f"{m}", f"{beta} * {m} + (1 - {beta}) * grad", self.element(2),
-                         self.element(3))  # fmt: skip
+        made = self.pick(m, f"{beta} * {m} + (1 - {beta}) * grad", self.element(2), self.element(3))
+        if self.chance(2):
+            return str(made)
+        # What is not read is left out: read much of what was defined
+        read = [x for x in (*self.any_names, *self.nonneg_names) if not self.chance(3)]
+        by = [f" * {x}" for x in self.scalars if not self.chance(3)]
+        return " + ".join([f"({made})", *read]) if not by else f"({made}){''.join(by)}"
 
     def write(self) -> tuple[str, ...]:
         for i in range(
             self.pick(0, 1, 2, 3, 1, 2, 3, 20) if self.chance(4) else self.pick(0, 1, 2)
         ):
             self.moment(i)
-        for i in range(self.draw(st.integers(0, 2))):
+        for i in range(self.pick(0, 1, 2, 3)):
             self.temporary(i)
         form = self.pick("ratio", "ratio", "numerator", "sign", "stochastic")
         if form == "ratio":
@@ -361,28 +371,38 @@ def _read_lines(lines: list[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(line for text in kept for line in text.split("\n"))
 
 
-@st.composite
-def cases(draw: Any) -> Case:
+def _case(choose: Callable[[Sequence[Any]], Any]) -> Case:
     """A spec, the passes to try on it (those that do not apply are left out), and a run."""
-    body = _Author(draw).write()
-    convert = draw(
-        st.lists(st.sampled_from(PASSES), max_size=3, unique_by=lambda x: x.partition(":")[0])
-    )
-    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
-    kinds = [draw(st.sampled_from(GRADIENTS)) for _ in shapes]
+    body = _Author(choose).write()
+    convert: dict[str, str] = {}
+    for _ in range(choose(range(4))):
+        request = choose(PASSES)
+        convert.setdefault(request.partition(":")[0], request)
+    shapes = tuple(choose(SHAPES) for _ in range(choose((1, 2, 3))))
     return Case(
         body=body,
-        convert=tuple(convert),
-        state=draw(st.sampled_from(STATES)),
-        math=draw(st.sampled_from(("fp32", "fp32", "fp32", "bf16"))),
-        dtype=draw(st.sampled_from(("float32", "bfloat16"))),
-        shapes=tuple(shapes),
-        gradients=tuple(kinds),
-        seed=draw(st.sampled_from((0, 5, 2**40 + 3))),
-        warm=draw(st.integers(0, 3)),
-        transposed=draw(st.booleans()),
-        maximize=draw(st.booleans()),
+        convert=tuple(convert.values()),
+        state=choose(STATES),
+        math=choose(("fp32", "fp32", "fp32", "bf16")),
+        dtype=choose(("float32", "bfloat16")),
+        shapes=shapes,
+        gradients=tuple(choose(GRADIENTS) for _ in shapes),
+        seed=choose((0, 5, 2**40 + 3)),
+        warm=choose(range(4)),
+        transposed=choose((False, True)),
+        maximize=choose((False, True)),
     )
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    """Cases that hypothesis draws and shrinks."""
+    return _case(lambda options: draw(st.sampled_from(options)))
+
+
+def random_case(number: int) -> Case:
+    """The case of a number: always the same one."""
+    return _case(random.Random(number).choice)
 
 
 #: What a program may draw, and how it shows in its text.
