@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tools.fuzz.__main__ import REGRESSIONS
 from tools.fuzz.check import Tally, check
 from tools.fuzz.programs import random_case, read_case
