@@ -228,8 +228,8 @@ class Adam(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("v", "e5m2", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "weight_decay",

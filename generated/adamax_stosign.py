@@ -150,8 +150,8 @@ class AdaMaxStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("u", "e4m3", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("u", "e4m3", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "beta1",

@@ -227,8 +227,8 @@ class AdamW(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("v", "e5m2", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "v_floor",

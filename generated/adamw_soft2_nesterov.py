@@ -151,8 +151,8 @@ class AdamWSoft2Nesterov(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("s", "e5m2", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("s", "e5m2", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "beta",

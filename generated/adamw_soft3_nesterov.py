@@ -195,8 +195,8 @@ class AdamWSoft3Nesterov(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("s", "e4m3-root3", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("s", "e4m3-root3", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "beta",

@@ -238,10 +238,10 @@ class Adan(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("g_prev", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("m", "bf16", "bf16", RandomBits(1, "low")),
-            MomentSlot("d", "bf16", "bf16", RandomBits(1, "high")),
-            MomentSlot("n", "bf16", "bf16", RandomBits(0, "low")),
+            MomentSlot("g_prev", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("m", "bf16", "bf16", RandomBits(0, 0)),
+            MomentSlot("d", "bf16", "bf16", RandomBits(1, 0)),
+            MomentSlot("n", "bf16", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "later",

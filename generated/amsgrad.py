@@ -237,9 +237,9 @@ class AMSGrad(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("v", "e5m2", "bf16", RandomBits(1, "low")),
-            MomentSlot("v_max", "e5m2", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(0, 0)),
+            MomentSlot("v_max", "e5m2", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "v_floor",
@@ -253,7 +253,7 @@ class AMSGrad(FusedOptimizer):
             "lr",
             "lr_weight_decay",
         ),
-        words=2,
+        words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("v_floor", 1.0),),

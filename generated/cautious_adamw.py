@@ -305,8 +305,8 @@ class CautiousAdamW(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("v", "e5m2", "bf16", RandomBits(1, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(0, 0)),
         ),
         outputs=(
             "v_floor",
@@ -321,7 +321,7 @@ class CautiousAdamW(FusedOptimizer):
             "lr",
             "lr_weight_decay",
         ),
-        words=2,
+        words=1,
         reference=Step(_scalars, _math_reference, _summands_reference),
         kernel=Step(_scalars_kernel, _math, _summands),
         scalar_states=(("v_floor", 1.0),),

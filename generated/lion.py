@@ -139,7 +139,7 @@ class Lion(FusedOptimizer):
             HyperSlot("beta2", 0.99, "betas", index=1, ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),),
+        moments=(MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),),
         outputs=(
             "beta2",
             "one_minus_beta2",

@@ -270,8 +270,8 @@ class NAdam(FusedOptimizer):
             HyperSlot("momentum_decay", 0.004, "momentum_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("v", "e5m2", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "v_floor",

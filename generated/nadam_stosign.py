@@ -241,8 +241,8 @@ class NAdamStoSign(FusedOptimizer):
             HyperSlot("momentum_decay", 0.004, "momentum_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("v", "e5m2", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("v", "e5m2", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "beta1",

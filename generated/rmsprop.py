@@ -133,7 +133,7 @@ class RMSprop(FusedOptimizer):
             HyperSlot("eps", 1e-08, "eps", ge=0),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("v", "e5m2", "bf16", RandomBits(0, "low")),),
+        moments=(MomentSlot("v", "e5m2", "bf16", RandomBits(0, 2)),),
         outputs=(
             "alpha",
             "one_minus_alpha",

@@ -139,7 +139,7 @@ class RMSpropStoSign(FusedOptimizer):
             HyperSlot("alpha", 0.99, "alpha", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("v", "e5m2", "bf16", RandomBits(0, "low")),),
+        moments=(MomentSlot("v", "e5m2", "bf16", RandomBits(0, 2)),),
         outputs=(
             "alpha",
             "one_minus_alpha",

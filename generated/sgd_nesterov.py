@@ -138,7 +138,7 @@ class SGDNesterov(FusedOptimizer):
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),),
+        moments=(MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),),
         outputs=(
             "m_beta",
             "m_rest",

@@ -151,8 +151,8 @@ class StoSignSGD(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", "bf16", RandomBits(0, "high")),
-            MomentSlot("G", "e4m3", "bf16", RandomBits(0, "low")),
+            MomentSlot("m", "e4m3", "bf16", RandomBits(0, 1)),
+            MomentSlot("G", "e4m3", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "m_beta",

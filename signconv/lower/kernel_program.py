@@ -77,14 +77,14 @@ class MomentPlan:
     """Storage of one moment.
 
     ``format``: where a row is a multiple of 32; ``fallback``: elsewhere (block scales need whole
-    blocks).  ``word`` and ``half`` say which 16 of the step's random bits round it.
+    blocks).  ``word`` and ``field`` say which of the step's random bits round it.
     """
 
     name: str
     format: str
     fallback: str
     word: int
-    half: str
+    field: int
     init: float | str = 0.0
 
 
@@ -107,9 +107,9 @@ class KernelProgram:
     """One optimizer step, ready to print.
 
     ``scalars`` run in float64 once per step; ``outputs`` are those rounded to fp32 and read by
-    ``math``, whose statements are fp32, elementwise and in order.  ``words`` 32-bit words of
-    random bits per element: the low field of word 0 is the sign noise, its high field rounds the
-    parameter.  ``scalar_states``: names and initial values, float64, one number per parameter;
+    ``math``, whose statements are fp32, elementwise and in order.  ``words`` of random
+    bits per element, three fields each: field 0 of word 0 is the sign's noise, its field 1 rounds
+    the parameter.  ``scalar_states``: names and initial values, float64, one number per parameter;
     ``floors``: those of them that lowering added (docs/design.md#the-floor);
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.

@@ -13,28 +13,16 @@ STATES = ("fp8", "fp8-raw", "bf16", "fp32")
 
 
 def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
-    """Formats and random bits of all moments for ``--state state``.
-
-    Rounding bits (docs/design.md#random-numbers): what the denominator reads shares the low
-    field with the sign noise, the first other moment shares the high field with the parameter;
-    any further moment gets bits of its own, since moments must not share with each other.
-    """
+    """Formats and random bits of all moments for ``--state state`` (docs/design.md#bits)."""
     if state not in STATES:
         raise LoweringError("SC301", f"unknown state format {state!r}; {nearest(state, STATES)}")
     degrees, ranges, loose = Degrees(p), Ranges(p), unkept(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
-    free = [(0, "low"), (0, "high")]
+    fields = _Fields(p.link == "stosign")
     plans: list[MomentPlan] = []
     for m in p.moments:
         if m.name in scalar_moments(p):
             continue
-        wanted = (0, "low") if m.name in below else (0, "high")
-        if wanted not in free:
-            if not any(word > 0 for word, _ in free):
-                last = max(x.word for x in plans)
-                free += [(last + 1, "low"), (last + 1, "high")]
-            wanted = next(x for x in free if x[0] > 0)
-        free.remove(wanted)
         fmt = state
         if state == "fp8":
             degree = None if m.name in loose else degrees.moments[m.name]
@@ -48,8 +36,36 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
                     f"{m.name} grows with the gradient; use --state fp8, or --convert presign",
                 )
         init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
-        plans.append(MomentPlan(m.name, fmt, "bf16" if state == "fp8" else fmt, *wanted, init=init))
+        fallback = "bf16" if state == "fp8" else fmt
+        word, field = fields.take(m.name in below)
+        plans.append(MomentPlan(m.name, fmt, fallback, word, field, init))
     return tuple(plans)
+
+
+class _Fields:
+    """Which field of the random bits each moment is rounded with: no two share one, and none has
+    the sign's noise, which it meets over steps.
+
+    The first moment that the denominator reads has field 2 of word 0; the first other one shares
+    field 1 with the parameter; any further one takes what is free.
+    """
+
+    def __init__(self, noise: bool) -> None:
+        self._free = [(0, 2), (0, 1)] if noise else [(0, 2), (0, 1), (0, 0)]
+        self._words = 1
+
+    def take(self, below: bool) -> tuple[int, int]:
+        """Word and field of the next moment; ``below``: the denominator reads it."""
+        wanted = (0, 2) if below else (0, 1)
+        if wanted not in self._free:
+            others = [x for x in self._free if x not in ((0, 2), (0, 1))]
+            if not others:
+                others = [(self._words, n) for n in range(3)]
+                self._free += others
+                self._words += 1
+            wanted = others[0]
+        self._free.remove(wanted)
+        return wanted
 
 
 def _fp8(degree: int | float | str | None, nonneg: bool) -> str:

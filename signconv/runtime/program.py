@@ -58,15 +58,15 @@ class HyperSlot:
 
 @dataclass(frozen=True)
 class RandomBits:
-    """Which field of an element's random bits is meant: the low or the high one of a word of 32."""
+    """Which of an element's random bits: a field, 0 to 2, of a word (docs/design.md#bits)."""
 
     word: int
-    half: str
+    field: int
 
     @property
     def code(self) -> int:
         """Its number inside a kernel."""
-        return 2 * self.word + (self.half == "low")
+        return 3 * self.word + self.field
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class OptimizerProgram:
     """A compiled optimizer: its identity, what it stores, and its step in both languages.
 
     scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
-    scalars that the elementwise step reads.  words: 32-bit words of random bits per element.
+    scalars that the elementwise step reads.  words: of random bits, three fields each.
     reductions: kinds of its per-tensor reductions.  quotients: whether the step of an element
     takes roots or quotients.  floors: those of the scalar states that a checkpoint may lack.
     removed: hyperparameters that passes took away, and why.

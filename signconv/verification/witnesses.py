@@ -98,8 +98,7 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         before = p.detach().clone()
         prev = _states(optimizer, p, evaluator)
         optimizer.step()
-        bits = ref.random_bits(0, SIZE, *ref.draw_keys(5, t, 0), p.device)
-        noise = ref.sign_noise(ref.low_field(bits)).double().numpy()
+        noise = ref.sign_noise(ref.draw(5, t, 0, 0, SIZE, p.device).field(0)).double().numpy()
         start, grad = before.double().numpy(), p.grad.double().numpy()
         middle, states = evaluator.step(start, grad, prev, t, noise)
         exact = {n: Enclosed(x, x) if np.ndim(x) else x for n, x in prev.items()}

@@ -145,7 +145,7 @@ def test_each_format_is_part_of_it(field: str, value: str) -> None:
 
 
 def test_random_bits_and_lowered_statements_are_not() -> None:
-    moved = tuple(dataclasses.replace(m, word=5, half="low") for m in ADAMW.moments)
+    moved = tuple(dataclasses.replace(m, word=5, field=2) for m in ADAMW.moments)
     bare = dataclasses.replace(ADAMW, moments=moved, math=(), scalars=(), outputs=(), words=7)
     assert canonical(bare) == canonical(ADAMW)
 

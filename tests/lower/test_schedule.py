@@ -406,7 +406,8 @@ def test_format_by_degree(moment: str, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("convert", [None, "stosign"])
 def test_bits_plan(count: int, below: int, convert: str | None, tmp_path: Path) -> None:
-    """No two moments share a half of a word; the parameter's half is not the sign noise's.
+    """No two moments share a field, and none has the sign's or, of the denominator's, that of the
+    parameter.
 
     ``below`` of the moments are read by the denominator.
     """
@@ -416,14 +417,11 @@ def test_bits_plan(count: int, below: int, convert: str | None, tmp_path: Path) 
     if below:
         body += f"\ndenominator = {' + '.join(names[:below])}"
     k = lowered(tmp_path, body, convert)
-    halves = [(m.word, m.half) for m in k.moments]
-    assert len(set(halves)) == len(halves)
-    assert {word for word, _ in halves} | {0} == set(range(k.words))
-    if k.noise and len(k.moments) > 1:
-        # sign noise is (0, low), the parameter's rounding (0, high): a moment of the numerator
-        # alone must not be rounded with the sign's bits while another half is free
-        reads = {m.name: (m.word, m.half) for m in k.moments}
-        assert all(reads[n] != (0, "low") for n in names[below:] if n in reads)
+    fields = {m.name: (m.word, m.field) for m in k.moments}
+    assert len(set(fields.values())) == len(fields)
+    assert {word for word, _ in fields.values()} | {0} == set(range(k.words))
+    assert not k.noise or (0, 0) not in fields.values()
+    assert all(fields[n] != (0, 1) for n in names[:below])
 
 
 def test_sign_noise_and_parameter_never_share() -> None:
@@ -435,6 +433,7 @@ def test_sign_noise_and_parameter_never_share() -> None:
             (call,) = (n for n in calls if ast.unparse(n.func) == name)
             return [ast.unparse(a) for a in call.args]
 
-        assert arguments("ops.sign_noise")[0] == "ops.low_field(bits[0])"
-        fields = [a for a in arguments("ops.store_param") if "field" in a]
-        assert fields == ["ops.high_field(bits[0])"]
+        (noise,) = (a for a in arguments("ops.sign_noise") if "field" in a)
+        (rounding,) = (a for a in arguments("ops.store_param") if "field" in a)
+        assert noise in ("ops.field(hashed[0], keys[1], 0)", "words[0].field(0)")
+        assert rounding in ("ops.field(hashed[0], keys[2], 1)", "words[0].field(1)")

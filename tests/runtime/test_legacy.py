@@ -1,4 +1,4 @@
-"""Checkpoints of earlier releases load into today's classes and go on with the same bits."""
+"""Checkpoints of earlier releases load into today's classes, which go on from there."""
 
 from __future__ import annotations
 
@@ -54,23 +54,39 @@ def test_every_storage_has_a_checkpoint() -> None:
     assert states == {"fp8", "fp8-raw", "bf16", "fp32"} and len(CHECKPOINTS) == 9
 
 
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_a_checkpoint_of_0_1_is_taken_over_bit_by_bit(path: Path, folder: Path) -> None:
+    saved = read(path)
+    _, optimizer = loaded(saved, folder, "reference")
+    state = optimizer.state_dict()["state"]
+    for i, entry in saved["state_dict"]["state"].items():
+        assert state[i].keys() == entry.keys() | set(optimizer.program.floors)  # 0.1 had none
+        assert [n for n, x in entry.items() if not same(state[i][n], x)] == []
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
-def test_a_checkpoint_of_0_1_goes_on_with_the_same_bits(
-    path: Path, backend: str, folder: Path
-) -> None:
+def test_it_goes_on_where_0_1_went(path: Path, backend: str, folder: Path) -> None:
+    """Three steps, with other random bits than 0.1's: where those round moments alone, parameters
+    end within 10 % of the way that 0.1 moved them; with fp32 state, at its very bits."""
     saved = read(path)
     params, optimizer = loaded(saved, folder, backend)
     for grads in saved["grads"]:
         for p, g in zip(params, grads, strict=True):
             p.grad = g.clone()
         optimizer.step()
-    assert [i for i, p in enumerate(params) if not same(p, saved["after"][i])] == []
     state = optimizer.state_dict()["state"]
-    assert state.keys() == saved["state_after"].keys()
-    for i, entry in saved["state_after"].items():
-        assert state[i].keys() == entry.keys() | set(optimizer.program.floors)  # 0.1 had none
-        assert [n for n, x in entry.items() if not same(state[i][n], x)] == []
+    assert all(same(state[i]["step"], x["step"]) for i, x in saved["state_after"].items())
+    assert all(p.isfinite().all() for p in params)
+    exact = optimizer.program.storage in ("fp32", "fp8-raw")
+    masters = saved["arguments"].get("master") == "split"
+    if saved["build"].get("convert") or (params[0].dtype != torch.float32 and not masters):
+        return  # noise as large as the steps: signs, or the rounding of bf16 parameters
+    for i, p in enumerate(params):
+        after, before = saved["after"][i].double(), saved["params"][i].double()
+        moved = float((after - before).norm())
+        assert moved > 0 and float((p.detach().double() - after).norm()) < 0.1 * moved
+        assert not exact or same(p, saved["after"][i])
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS[:1], ids=lambda p: p.stem)

@@ -60,10 +60,19 @@ Means = Callable[..., np.ndarray]
 Signs = Callable[[torch.Tensor], torch.Tensor]
 
 
-def bits_of(u: torch.Tensor) -> torch.Tensor:
-    """Words whose sign noise is the u-th of the N midpoints: ``low_field`` gives u back."""
-    field = u.to(torch.int32) << 10
-    return (field << 16) ^ field
+def field_of(u: torch.Tensor) -> torch.Tensor:
+    """The field whose sign noise is the u-th of the N midpoints."""
+    return u.to(torch.int32) << 10
+
+
+class Given:
+    """A word of random bits whose fields are all this one."""
+
+    def __init__(self, field: torch.Tensor) -> None:
+        self.given = field
+
+    def field(self, which: int) -> torch.Tensor:
+        return self.given
 
 
 def counted(signs: Signs, rows: int) -> np.ndarray:
@@ -91,7 +100,7 @@ def means(monkeypatch: pytest.MonkeyPatch) -> Means:
         hypers = {"lr": 1.0, "weight_decay": 0.0, **hypers}
 
         def signs(u: torch.Tensor) -> torch.Tensor:
-            monkeypatch.setattr(ref, "random_bits", lambda *_: bits_of(u).flatten())
+            monkeypatch.setattr(ref, "draw", lambda *_: Given(field_of(u).flatten()))
             grads = [torch.tensor(g).float()[:, None].expand_as(u) for g in steps]
             start = torch.zeros(u.shape)
             points, _ = run(cls, grads, hypers, start)
@@ -106,7 +115,7 @@ def means(monkeypatch: pytest.MonkeyPatch) -> Means:
 
 def test_the_noise_is_the_midpoints() -> None:
     u = torch.arange(N)
-    fields = ref.low_field(bits_of(u))
+    fields = field_of(u)
     wanted = (2 * u.numpy() + 1 - N) / N
     for below in (0, 0x155, 0x3FF):  # the ten bits that do not count
         assert np.array_equal(ref.sign_noise(fields | below).double().numpy(), wanted)
@@ -114,7 +123,7 @@ def test_the_noise_is_the_midpoints() -> None:
 
 def test_counting_by_blocks_is_counting() -> None:
     """Against all N signs of the linear form, and of the squared one."""
-    noise = ref.sign_noise(ref.low_field(bits_of(torch.arange(N))))
+    noise = ref.sign_noise(field_of(torch.arange(N)))
     rows = [(0.3, 1.0), (-0.7, 0.9), (1 / 3, 2.0), (0.0, 1.0), (2.0, 1.0), (-2.0, 1.0), (0.0, 0.0)]
     for power in (1, 2):
         r = torch.tensor([[m**power * (1 if m > 0 else -1) ** (power - 1), g] for m, g in rows])

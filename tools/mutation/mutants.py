@@ -333,8 +333,7 @@ MUTANTS = (
         "draws: the same at every step",
         (
             (f"{REFERENCE}/random_bits.py", "^ (seed >> 32 & MASK)) ^ (t & MASK))", "^ (seed >> 32 & MASK)))"),
-            (f"{TRITON}/random_bits.py", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi) ^ step)", "first = mix32(mix32(mix32(seed_lo + 0x243F6A88) ^ seed_hi))"),
-            (f"{TRITON}/random_bits.py", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi) ^ step)", "second = mix32(mix32(mix32(seed_lo + 0x85A308D3) ^ seed_hi))"),
+            (f"{TRITON}/random_bits.py", "mix32(mix32(x ^ t.to(tl.uint32)) + word)", "mix32(mix32(x) + word)"),
         ),
         ("tests/runtime/reference/test_random_bits.py::test_keys_do_not_repeat", "tests/runtime/reference/test_random_bits.py::test_one_element_over_time",),
     ),
@@ -349,10 +348,10 @@ MUTANTS = (
     Mutant(
         "draws: the sign's noise from the parameter's bits",
         (
-            (f"{REFERENCE}/random_bits.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
-            (f"{TRITON}/random_bits.py", "return ((bits << 16) ^ bits) | 0x200", "return bits | 0x200"),
+            (f"{REFERENCE}/random_bits.py", "self.hashed * signed32(MULTIPLIERS[which]) + self.keys[which]", "self.hashed * signed32(MULTIPLIERS[0]) + self.keys[0]"),
+            (f"{TRITON}/random_bits.py", "x = hashed * SECOND + key", "x = hashed * FIRST + key"),
         ),
-        ("tests/runtime/reference/test_random_bits.py::test_halves_of_a_word_are_independent", "tests/runtime/reference/test_random_bits.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
+        ("tests/runtime/reference/test_random_bits.py::test_fields_of_a_word_are_independent", "tests/runtime/reference/test_random_bits.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
     ),
     Mutant(
         "sign noise: -1 possible, the mean half a step low",

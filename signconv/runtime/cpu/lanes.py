@@ -19,6 +19,7 @@ from torch import Tensor
 
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.reference import ops
+from signconv.runtime.reference.random_bits import Word, signed32
 
 LLVM = {
     torch.bool: ir.IntType(1),
@@ -489,23 +490,18 @@ def spread(b: Any, value: Any, width: int) -> Any:
     return b.shuffle_vector(one, none, ir.Constant(ir.VectorType(i32, width), [0] * width))
 
 
-def random_bits(trace: Trace, index: Any, key0: Any, key1: Any) -> Lanes:
-    """32 random bits per element of the row that starts at global element ``index`` (i64); the
-    twin of ``reference.ops.random_bits``."""
+def random_word(trace: Trace, index: Any, hash_key: Any, *keys: Any) -> Word:
+    """Random bits of the row that starts at global element ``index`` (i64); the twin of
+    ``reference.ops.draw``."""
     b, width, i32 = trace.builder, trace.width, LLVM[torch.int32]
     high = trace.uniform(torch.int32, b.trunc(b.lshr(index, ir.Constant(index.type, 32)), i32))
+    low = trace.uniform(torch.int32, b.trunc(index, i32))
 
     def numbers(part: int) -> Any:
         return ir.Constant(ir.VectorType(i32, width), [part * width + i for i in range(width)])
 
-    lane = Lanes(trace, torch.int32, True, numbers)
-    low = trace.uniform(torch.int32, b.trunc(index, i32)) + lane
-    x = low ^ (high * _signed(0x9E3779B9) ^ trace.uniform(torch.int32, key0))
-    x = x ^ x._bitwise(16, "lshr")
+    row = (low ^ trace.uniform(torch.int32, hash_key)) + high * signed32(0x9E3779B9)
+    x = (row ^ row._bitwise(16, "lshr")) ^ Lanes(trace, torch.int32, True, numbers)
     x = x * 0x7FEB352D
-    x = x ^ x._bitwise(15, "lshr")
-    return x * _signed(0x846CA68B) + (high * _signed(0x85EBCA6B) + trace.uniform(torch.int32, key1))
-
-
-def _signed(x: int) -> int:
-    return x - (x >> 31 << 32)
+    hashed: Any = x ^ x._bitwise(15, "lshr")
+    return Word(hashed, [trace.uniform(torch.int32, k) for k in keys])  # type: ignore[misc]

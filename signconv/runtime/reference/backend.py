@@ -53,7 +53,7 @@ class ReferenceBackend(Backend):
         first, *others = scalars.unbind()
         base = int(entry["offset"])
         bits = [
-            ops.random_bits(base, p.numel(), *ops.draw_keys(group["seed"], t, word), device)
+            ops.draw(group["seed"], t, word, base, p.numel(), device)
             for word in range(program.words)
         ]
         blocks = has_blocks(p)

@@ -45,11 +45,11 @@ from signconv.runtime.reference.memory import (
     store_param,
 )
 from signconv.runtime.reference.random_bits import (
+    Word,
+    draw,
     draw_keys,
-    high_field,
-    low_field,
+    hash_elements,
     mix32,
-    random_bits,
     sign_noise,
 )
 from signconv.runtime.reference.reduce import (
@@ -72,25 +72,26 @@ from signconv.runtime.reference.scalars import (
 )
 
 __all__ = [
+    "Word",
     "bf16_nearest",
     "block_scale",
     "decode_bf16",
     "decode_fp8",
     "divide64",
     "divided",
+    "draw",
     "draw_keys",
     "either",
     "encode_bf16",
     "encode_fp8",
     "encode_fp8_nearest",
     "exp64",
-    "high_field",
+    "hash_elements",
     "join_master",
     "load_float",
     "load_moment",
     "load_param",
     "log64",
-    "low_field",
     "max64",
     "maximum",
     "mean_of_sum",
@@ -104,7 +105,6 @@ __all__ = [
     "power",
     "power64",
     "quotient",
-    "random_bits",
     "ratio",
     "real_power64",
     "row_check",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,48 +20,61 @@ def mix32(x: int) -> int:
     return x ^ x >> 16
 
 
-def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int]:
-    """Two 32-bit keys from (seed, t, stream)."""
+def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int, int, int]:
+    """Four 32-bit keys from (seed, t, stream): of the hash, and of the word's three fields."""
     word = stream * 0x9E3779B9
     keys = []
-    for start in (0x243F6A88, 0x85A308D3):
+    for start in (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344):
         x = mix32((seed + start) & MASK)
         x = mix32(mix32(x ^ (seed >> 32 & MASK)) ^ (t & MASK))
         keys.append(mix32((x + word) & MASK))
-    return keys[0], keys[1]
+    return keys[0], keys[1], keys[2], keys[3]
 
 
-def _signed32(x: int) -> int:
+def signed32(x: int) -> int:
+    """The int32 of the same bits."""
     x &= MASK
     return x - (x >> 31 << 32)
 
 
-def random_bits(base: int, numel: int, key0: int, key1: int, device: torch.device) -> Tensor:
-    """32 random bits per element as int32 [numel], for global element indices base, base+1, …"""
+#: Multipliers of a word's fields, chosen for what they leave of the hash's weak spots: how nearly
+#: independent fields are of each other, and elements of their neighbours (docs/design.md).
+MULTIPLIERS = (0x6C9B576F, 0x64AC5DB9, 0xCA2E3611)
+
+
+class Word:
+    """Random bits of the elements of a tensor: three fields of 32 bits each.
+
+    hashed: int32 [numel], a hash of (seed, t, word, element); keys: one per field, int32.
+    """
+
+    def __init__(self, hashed: Tensor, keys: Sequence[int | Tensor]) -> None:
+        self.hashed, self.keys = hashed, keys
+
+    def field(self, which: int) -> Tensor:
+        """int32 [numel], whose upper bits count most."""
+        return self.hashed * signed32(MULTIPLIERS[which]) + self.keys[which]
+
+
+def hash_elements(base: int, numel: int, key: int, device: torch.device) -> Tensor:
+    """int32 [numel] for the global elements base, base + 1, …; fields are made of it."""
     i = torch.arange(numel, device=device, dtype=torch.int64)
     high = (base + (i & -BLOCK)) >> 32
-    low = (base + i) & MASK
-    low = torch.where(low > 0x7FFFFFFF, low - (1 << 32), low)
-    high = high.to(torch.int32)
-    x = low.to(torch.int32) ^ (high * _signed32(0x9E3779B9) ^ _signed32(key0))
-    x = x ^ shift_right(x, 16)
+    low = (base + (i & -BLOCK)) & MASK
+    row = ((low ^ key) + high * 0x9E3779B9) & MASK
+    x = (row ^ (row >> 16)) ^ (i & (BLOCK - 1))
+    x = torch.where(x > 0x7FFFFFFF, x - (1 << 32), x).to(torch.int32)
     x = x * 0x7FEB352D
-    x = x ^ shift_right(x, 15)
-    return x * _signed32(0x846CA68B) + (high * _signed32(0x85EBCA6B) + _signed32(key1))
+    return x ^ shift_right(x, 15)
 
 
-def high_field(bits: Tensor) -> Tensor:
-    """A 32-bit field for one use of ``bits``; its upper 16 bits are those of ``bits``."""
-    return bits
+def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.device) -> Word:
+    """The random bits of ``numel`` elements from the global element ``base`` on, a multiple of 32.
 
-
-def low_field(bits: Tensor) -> Tensor:
-    """A 32-bit field whose upper 16 bits are independent of those of ``high_field``.
-
-    Its upper half is the xor of both halves of ``bits``, its lower half the lower one.  Bit 9 is
-    set: the half unit that centres 22-bit numbers.
+    A pure function of (seed, t, word, element).
     """
-    return ((bits << 16) ^ bits) | 0x200
+    first, *keys = draw_keys(seed, t, word)
+    return Word(hash_elements(base, numel, first, device), [signed32(k) for k in keys])
 
 
 def sign_noise(field: Tensor) -> Tensor:

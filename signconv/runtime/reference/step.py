@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from signconv.runtime.formats import Format
-from signconv.runtime.program import OptimizerProgram, RandomBits
+from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference import ops
+from signconv.runtime.reference.random_bits import Word
 
 
 def step_tensor(
@@ -22,12 +23,12 @@ def step_tensor(
     formats: Mapping[str, Format],
     factor: Tensor,
     scalars: Sequence[Tensor],
-    bits: Sequence[Tensor],
+    words: Sequence[Word],
 ) -> None:
     """Step one contiguous parameter and its moments in place, all tensors on one device.
 
-    factor: fp32, multiplies the gradient; scalars: the program's outputs, fp32; bits: int32
-    [numel] random bits, one tensor per word.
+    factor: fp32, multiplies the gradient; scalars: the program's outputs, fp32; words: random bits
+    of the elements.
     """
     p = ops.load_param(param, state)
     g = ops.load_float(grad) * factor
@@ -35,7 +36,7 @@ def step_tensor(
         ops.load_moment(state[m.name], state.get(f"{m.name}_scale"), formats[m.name])
         for m in program.moments
     )
-    noise = ops.sign_noise(ops.low_field(bits[0]))
+    noise = ops.sign_noise(words[0].field(0))
     if program.reductions:
         sums = program.reference.summands(p, g, moments, scalars)
         reduced = [
@@ -44,17 +45,12 @@ def step_tensor(
         ]
         scalars = [*scalars, *reduced]
     p, moments = program.reference.math(p, g, moments, scalars, noise)
-    ops.store_param(param, p, ops.high_field(bits[0]), state)
+    ops.store_param(param, p, words[0].field(1), state)
     for m, x in zip(program.moments, moments, strict=True):
         ops.store_moment(
             state[m.name],
             state.get(f"{m.name}_scale"),
             x,
-            _field(bits, m.bits),
+            words[m.bits.word].field(m.bits.field),
             formats[m.name],
         )
-
-
-def _field(bits: Sequence[Tensor], which: RandomBits) -> Tensor:
-    field = ops.low_field if which.half == "low" else ops.high_field
-    return field(bits[which.word])
