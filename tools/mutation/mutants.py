@@ -348,8 +348,8 @@ MUTANTS = (
     Mutant(
         "draws: the sign's noise from the parameter's bits",
         (
-            (f"{REFERENCE}/random_bits.py", "self.hashed * signed32(MULTIPLIERS[which]) + self.keys[which]", "self.hashed * signed32(MULTIPLIERS[0]) + self.keys[0]"),
-            (f"{TRITON}/random_bits.py", "x = hashed * SECOND + key", "x = hashed * FIRST + key"),
+            (f"{REFERENCE}/random_bits.py", "self.hashed * signed32(MULTIPLIERS[which])", "self.hashed * signed32(MULTIPLIERS[0])"),
+            (f"{TRITON}/random_bits.py", "x = hashed * SECOND", "x = hashed * FIRST"),
         ),
         ("tests/runtime/reference/test_random_bits.py::test_fields_of_a_word_are_independent", "tests/runtime/reference/test_random_bits.py::test_sign_noise_and_parameter_rounding_do_not_interact",),
     ),

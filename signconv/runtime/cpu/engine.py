@@ -147,7 +147,7 @@ class CpuEngine:
         clocks: list[tuple[Any, ...]],
         grad_scale: Tensor | None,
     ) -> tuple[Tensor, list[tuple[float, ...]], Tensor]:
-        """Scalars [clocks, 1 + outputs], new memory of each clock, keys [clocks, 4 * words]."""
+        """Scalars [clocks, 1 + outputs], new memory of each clock, keys [clocks, 2 * words]."""
         program = self.program
         hypers = [float(h.read(group)) for h in program.hypers]
         factor = -1.0 if group["maximize"] else 1.0

@@ -490,7 +490,7 @@ def spread(b: Any, value: Any, width: int) -> Any:
     return b.shuffle_vector(one, none, ir.Constant(ir.VectorType(i32, width), [0] * width))
 
 
-def random_word(trace: Trace, index: Any, hash_key: Any, *keys: Any) -> Word:
+def random_word(trace: Trace, index: Any, key0: Any, key1: Any) -> Word:
     """Random bits of the row that starts at global element ``index`` (i64); the twin of
     ``reference.ops.draw``."""
     b, width, i32 = trace.builder, trace.width, LLVM[torch.int32]
@@ -500,8 +500,8 @@ def random_word(trace: Trace, index: Any, hash_key: Any, *keys: Any) -> Word:
     def numbers(part: int) -> Any:
         return ir.Constant(ir.VectorType(i32, width), [part * width + i for i in range(width)])
 
-    row = (low ^ trace.uniform(torch.int32, hash_key)) + high * signed32(0x9E3779B9)
+    row = (low ^ trace.uniform(torch.int32, key0)) + high * signed32(0x9E3779B9)
     x = (row ^ row._bitwise(16, "lshr")) ^ Lanes(trace, torch.int32, True, numbers)
     x = x * 0x7FEB352D
-    hashed: Any = x ^ x._bitwise(15, "lshr")
-    return Word(hashed, [trace.uniform(torch.int32, k) for k in keys])  # type: ignore[misc]
+    hashed: Any = x ^ x._bitwise(15, "lshr") ^ trace.uniform(torch.int32, key1)
+    return Word(hashed)

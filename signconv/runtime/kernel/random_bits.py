@@ -32,44 +32,37 @@ def _key(seed, t, word, START: tl.constexpr):
 
 @triton.jit
 def draw_keys(seed, t, stream):
-    """Four 32-bit keys (uint32) from (seed, t, stream): of the hash, and of the word's fields.
-
-    seed and t are int64, not literals.
-    """
+    """Two 32-bit keys (uint32) from (seed, t, stream); seed and t are int64, not literals."""
     word = tl.full((), stream, tl.uint32) * 0x9E3779B9
-    hashed, first = _key(seed, t, word, 0x243F6A88), _key(seed, t, word, 0x85A308D3)
-    second, third = _key(seed, t, word, 0x13198A2E), _key(seed, t, word, 0x03707344)
-    return hashed, first, second, third
+    return _key(seed, t, word, 0x243F6A88), _key(seed, t, word, 0x85A308D3)
 
 
 @triton.jit
-def hash_elements(index, lane, key):
+def hash_elements(index, lane, key0, key1):
     """uint32 [ROWS, 32] that the fields of a word are made of: index is int64 [ROWS, 1] (first of
     the row), lane int32 [1, 32].
 
-    A lane changes only the low five bits, so the first xor-shift is done once per row.
+    The keys come before and after a multiplication: by the first alone every step would permute
+    the same draws.  A lane changes only the low five bits, so the first xor-shift is done once per
+    row.
     """
-    key = key.to(tl.uint32, bitcast=True)
-    x = (index.to(tl.uint32) ^ key) + (index >> 32).to(tl.uint32) * 0x9E3779B9
+    key0 = key0.to(tl.uint32, bitcast=True)
+    key1 = key1.to(tl.uint32, bitcast=True)
+    x = (index.to(tl.uint32) ^ key0) + (index >> 32).to(tl.uint32) * 0x9E3779B9
     x = (x ^ (x >> 16)) ^ lane.to(tl.uint32)  # index is a multiple of 32
     x *= 0x7FEB352D
-    return x ^ (x >> 15)
+    return x ^ (x >> 15) ^ key1
 
 
 @triton.jit
-def field(hashed, key, WHICH: tl.constexpr):
-    """One of the three fields of a word: uint32 whose upper bits count most.
-
-    Each has a multiplier and a key of its own.  Without the key, which comes after the hash, every
-    step would permute the same draws.
-    """
-    key = key.to(tl.uint32, bitcast=True)
+def field(hashed, WHICH: tl.constexpr):
+    """One of the three fields of a word: uint32 whose upper bits count most."""
     if WHICH == 0:
-        x = hashed * FIRST + key
+        x = hashed * FIRST
     elif WHICH == 1:
-        x = hashed * SECOND + key
+        x = hashed * SECOND
     else:
-        x = hashed * THIRD + key
+        x = hashed * THIRD
     return x
 
 
@@ -86,11 +79,9 @@ def sign_noise(field, CODEC: tl.constexpr):
 
 @triton.jit
 def store_keys(keys, seed, t, active, WORDS: tl.constexpr):
-    """One row of keys: whether the step is taken, then four 32-bit keys per word of random bits."""
+    """One row of keys: whether the step is taken, then two 32-bit keys per word of random bits."""
     tl.store(keys, active.to(tl.int32))
     for word in tl.static_range(WORDS):
-        hashed, first, second, third = draw_keys(seed, t, word)
-        tl.store(keys + 1 + 4 * word, hashed.to(tl.int32, bitcast=True))
-        tl.store(keys + 2 + 4 * word, first.to(tl.int32, bitcast=True))
-        tl.store(keys + 3 + 4 * word, second.to(tl.int32, bitcast=True))
-        tl.store(keys + 4 + 4 * word, third.to(tl.int32, bitcast=True))
+        first, second = draw_keys(seed, t, word)
+        tl.store(keys + 1 + 2 * word, first.to(tl.int32, bitcast=True))
+        tl.store(keys + 2 + 2 * word, second.to(tl.int32, bitcast=True))

@@ -203,4 +203,4 @@ def scalar_kernel(
     tl.store(out, factor.to(tl.float32))
     for i in tl.static_range(OUTPUTS):
         tl.store(out + 1 + i, outputs[i].to(tl.float32))
-    store_keys(key_table + row * (1 + 4 * WORDS), tl.load(seed_ptr), t, active, WORDS)
+    store_keys(key_table + row * (1 + 2 * WORDS), tl.load(seed_ptr), t, active, WORDS)

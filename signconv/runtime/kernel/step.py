@@ -168,9 +168,9 @@ def _step(
     index = offset + start + row * 32
     lane = tl.arange(0, 32)[None, :]
     hashed = ()
-    for w in tl.static_range(len(keys) // 4):
-        hashed = hashed + (ops.hash_elements(index, lane, keys[4 * w]),)
-    noise = ops.sign_noise(ops.field(hashed[0], keys[1], 0), CODEC)
+    for w in tl.static_range(len(keys) // 2):
+        hashed = hashed + (ops.hash_elements(index, lane, keys[2 * w], keys[2 * w + 1]),)
+    noise = ops.sign_noise(ops.field(hashed[0], 0), CODEC)
     p, moments = MATH(p, g, moments, scalars, noise, CODEC)
     ops.store_param(
         _pointer(p_ptr, P_TYPE, FULL),
@@ -178,7 +178,7 @@ def _step(
         start,
         offsets,
         p,
-        ops.field(hashed[0], keys[2], 1),
+        ops.field(hashed[0], 1),
         mask,
         row,
         row_mask,
@@ -187,9 +187,7 @@ def _step(
         CODEC,
     )
     for i in tl.static_range(len(FORMATS)):
-        word = FIELDS[i] // 3
-        which = FIELDS[i] % 3
-        field = ops.field(hashed[word], keys[4 * word + 1 + which], which)
+        field = ops.field(hashed[FIELDS[i] // 3], FIELDS[i] % 3)
         ops.store_moment(
             _pointer(pointers[2 * i], tl.uint8, FULL),
             _pointer(pointers[2 * i + 1], tl.uint8, FULL),
@@ -260,8 +258,8 @@ def step_kernel(
             else:
                 scalars = scalars + (ops.mean_of_sum(total, numel),)
     keys = ()
-    for i in tl.static_range(4 * WORDS):
-        keys = keys + (tl.load(key_table + clock * (1 + 4 * WORDS) + 1 + i),)
+    for i in tl.static_range(2 * WORDS):
+        keys = keys + (tl.load(key_table + clock * (1 + 2 * WORDS) + 1 + i),)
     left = numel - start
     if not active:
         return

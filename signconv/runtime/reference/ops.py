@@ -48,7 +48,6 @@ from signconv.runtime.reference.random_bits import (
     Word,
     draw,
     draw_keys,
-    hash_elements,
     mix32,
     sign_noise,
 )
@@ -86,7 +85,6 @@ __all__ = [
     "encode_fp8",
     "encode_fp8_nearest",
     "exp64",
-    "hash_elements",
     "join_master",
     "load_float",
     "load_moment",

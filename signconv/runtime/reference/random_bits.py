@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -20,15 +18,15 @@ def mix32(x: int) -> int:
     return x ^ x >> 16
 
 
-def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int, int, int]:
-    """Four 32-bit keys from (seed, t, stream): of the hash, and of the word's three fields."""
+def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int]:
+    """Two 32-bit keys from (seed, t, stream)."""
     word = stream * 0x9E3779B9
     keys = []
-    for start in (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344):
+    for start in (0x243F6A88, 0x85A308D3):
         x = mix32((seed + start) & MASK)
         x = mix32(mix32(x ^ (seed >> 32 & MASK)) ^ (t & MASK))
         keys.append(mix32((x + word) & MASK))
-    return keys[0], keys[1], keys[2], keys[3]
+    return keys[0], keys[1]
 
 
 def signed32(x: int) -> int:
@@ -38,34 +36,22 @@ def signed32(x: int) -> int:
 
 
 #: Multipliers of a word's fields, chosen for what they leave of the hash's weak spots: how nearly
-#: independent fields are of each other, and elements of their neighbours (docs/design.md).
+#: independent fields are of each other, and elements of their neighbours (docs/design.md#bits).
 MULTIPLIERS = (0x6C9B576F, 0x64AC5DB9, 0xCA2E3611)
 
 
 class Word:
     """Random bits of the elements of a tensor: three fields of 32 bits each.
 
-    hashed: int32 [numel], a hash of (seed, t, word, element); keys: one per field, int32.
+    hashed: int32 [numel], a hash of (seed, t, word, element).
     """
 
-    def __init__(self, hashed: Tensor, keys: Sequence[int | Tensor]) -> None:
-        self.hashed, self.keys = hashed, keys
+    def __init__(self, hashed: Tensor) -> None:
+        self.hashed = hashed
 
     def field(self, which: int) -> Tensor:
         """int32 [numel], whose upper bits count most."""
-        return self.hashed * signed32(MULTIPLIERS[which]) + self.keys[which]
-
-
-def hash_elements(base: int, numel: int, key: int, device: torch.device) -> Tensor:
-    """int32 [numel] for the global elements base, base + 1, …; fields are made of it."""
-    i = torch.arange(numel, device=device, dtype=torch.int64)
-    high = (base + (i & -BLOCK)) >> 32
-    low = (base + (i & -BLOCK)) & MASK
-    row = ((low ^ key) + high * 0x9E3779B9) & MASK
-    x = (row ^ (row >> 16)) ^ (i & (BLOCK - 1))
-    x = torch.where(x > 0x7FFFFFFF, x - (1 << 32), x).to(torch.int32)
-    x = x * 0x7FEB352D
-    return x ^ shift_right(x, 15)
+        return self.hashed * signed32(MULTIPLIERS[which])
 
 
 def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.device) -> Word:
@@ -73,8 +59,14 @@ def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.devi
 
     A pure function of (seed, t, word, element).
     """
-    first, *keys = draw_keys(seed, t, word)
-    return Word(hash_elements(base, numel, first, device), [signed32(k) for k in keys])
+    key0, key1 = draw_keys(seed, t, word)
+    i = torch.arange(numel, device=device, dtype=torch.int64)
+    index = base + (i & -BLOCK)
+    row = (((index & MASK) ^ key0) + (index >> 32) * 0x9E3779B9) & MASK
+    x = (row ^ (row >> 16)) ^ (i & (BLOCK - 1))
+    x = torch.where(x > 0x7FFFFFFF, x - (1 << 32), x).to(torch.int32)
+    x = x * 0x7FEB352D
+    return Word(x ^ shift_right(x, 15) ^ signed32(key1))
 
 
 def sign_noise(field: Tensor) -> Tensor:
