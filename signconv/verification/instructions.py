@@ -18,9 +18,13 @@ from typing import Any
 import torch
 
 from signconv.pipeline import compile as build_class
+from signconv.runtime.formats import BLOCK
+from signconv.runtime.kernel.launch import WARPS, launch_shape
 from signconv.verification.aot import Compiled, compile_step, cuobjdump
 
 TARGET = "sm_90"
+#: Of a warp.
+THREADS = 32
 #: What the table holds: label -> (spec, passes, state, arithmetic, dtype of parameters).
 KERNELS = {
     "adamw bf16": ("adamw", None, "fp8", "fp32", torch.bfloat16),
@@ -193,8 +197,12 @@ def _reachable(begin: list[int], edges: list[list[int]]) -> Iterator[int]:
         waiting += new
 
 
-def count(made: Compiled) -> dict[str, Any]:
-    """Counts of one compiled kernel; widths are bytes per thread and access."""
+def count(made: Compiled, elements: int) -> dict[str, Any]:
+    """Counts of one compiled kernel; widths are bytes per thread and access.
+
+    elements: of a full chunk, per thread; ``per_element`` is what the shortest way through such a
+    chunk costs each of them, the program's beginning and end included.
+    """
     cubin = made.asm["cubin"]
     code = parse(cuobjdump(cubin, "--dump-sass"))
     usage = cuobjdump(cubin, "--dump-resource-usage")
@@ -202,6 +210,7 @@ def count(made: Compiled) -> dict[str, Any]:
     return {
         "instructions": len(code),
         "full_branch": len(full),
+        "per_element": round(len(shortest_path(code)) / elements, 1),
         "classes": dict(sorted(Counter(x.kind for x in full).items())),
         "load_widths": _widths(code, "load"),
         "store_widths": _widths(code, "store"),
@@ -223,10 +232,10 @@ def table() -> dict[str, Any]:
 
     kernels = {}
     for label, (spec, convert, state, math, dtype) in KERNELS.items():
-        made = compile_step(
-            build_class(spec, convert=convert, state=state, math=math), TARGET, dtype
-        )
-        kernels[label] = count(made)
+        cls = build_class(spec, convert=convert, state=state, math=math)
+        shape = launch_shape(cls.program, dtype)
+        made = compile_step(cls, TARGET, dtype)
+        kernels[label] = count(made, shape.rows * shape.tiles * BLOCK // (THREADS * WARPS))
     return {
         "target": TARGET,
         "triton": importlib.metadata.version("triton"),
@@ -255,7 +264,7 @@ def differences(found: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
         for key in ("ptx_wide_loads", "ptx_wide_stores"):
             if new[key] < old[key]:
                 lines.append(f"{label}: {key} {new[key]}, were {old[key]}")
-        for key in ("instructions", "full_branch"):
+        for key in ("instructions", "full_branch", "per_element"):
             if new[key] > old[key] * (1 + kept["tolerance"]):
                 kinds = {**old["classes"], **new["classes"]}
                 shifts = {k: new["classes"].get(k, 0) - old["classes"].get(k, 0) for k in kinds}

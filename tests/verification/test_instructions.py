@@ -77,6 +77,7 @@ def test_table_describes_vectorized_kernels(label: str) -> None:
     assert kept["load_widths"]["16"] >= 2 and kept["store_widths"]["16"] >= 1
     assert kept["spills"] <= 128  # what a cap on registers costs (launch_shape)
     assert 0 < kept["full_branch"] < kept["instructions"]
+    assert 10 < kept["per_element"] < 250
     assert sum(kept["classes"].values()) == kept["full_branch"]
     assert kept["classes"].get("other", 0) <= 0.02 * kept["full_branch"], "classes miss opcodes"
 
@@ -91,6 +92,8 @@ def slower(change: str) -> list[str]:
         kernel["load_widths"]["16"] -= 1
     elif change == "ptx":
         kernel["ptx_wide_stores"] = 0
+    elif change == "element":
+        kernel["per_element"] = round(kernel["per_element"] * 1.03, 1)
     else:
         factor = {"3 %": 1.03, "1 %": 1.01}[change]
         extra = round(kernel["full_branch"] * factor) - kernel["full_branch"]
@@ -106,6 +109,7 @@ def slower(change: str) -> list[str]:
         ("width", "accesses of 16 bytes in load_widths"),
         ("ptx", "ptx_wide_stores 0"),
         ("3 %", "(integer +"),
+        ("element", "adamw,stosign bf16: per_element"),
     ],
 )
 def test_guard_speaks(change: str, words: str) -> None:
