@@ -13,7 +13,7 @@ from torch import Tensor
 from signconv.runtime import tables
 from signconv.runtime.compat import HAS_TRITON, tl
 from signconv.runtime.formats import BLOCK, PLAIN
-from signconv.runtime.kernel import constants
+from signconv.runtime.kernel import constants, interpreter
 from signconv.runtime.kernel.reduce import tree_sum
 from signconv.runtime.program import REDUCTION_KINDS, OptimizerProgram
 
@@ -53,6 +53,10 @@ class LaunchShape:
 def interpreted() -> bool:
     """Whether the kernels of this process run under Triton's interpreter."""
     return HAS_TRITON and type(tree_sum).__name__ == "InterpretedFunction"
+
+
+if interpreted():
+    interpreter.patch_once()
 
 
 def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
