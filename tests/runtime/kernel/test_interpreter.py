@@ -1,0 +1,52 @@
+"""Triton's interpreter: what ``patch_once`` leaves out changes nothing and is given back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel import interpreter, launch
+
+if not launch.interpreted():
+    pytest.skip("kernels are compiled in this process", allow_module_level=True)
+
+from triton.runtime import interpreter as tritons
+
+
+@triton.jit
+def _twice(x):
+    return x + x
+
+
+@triton.jit
+def _kernel(x_ptr):
+    i = tl.arange(0, 32)
+    tl.store(x_ptr + i, _twice(_twice(tl.load(x_ptr + i))))
+
+
+@triton.jit
+def _broken(x_ptr):
+    tl.store(x_ptr, _twice(tl.load(x_ptr)) / no_such_name)  # noqa: F821
+
+
+def test_the_language_is_replaced_once_per_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not interpreter.patch_once():
+        pytest.skip("this Triton's interpreter is another one")
+    calls: list[object] = []
+    replace = tritons._patch_builtin
+    monkeypatch.setattr(tritons, "_patch_builtin", lambda *a: (calls.append(a[0]), replace(*a))[1])
+    x = torch.ones(32)
+    before = tl.load, tl.core.tensor.__add__
+    counts = []
+    for _ in range(2):
+        calls.clear()
+        _kernel[(1,)](x)
+        counts.append(calls.count(tl))
+    assert torch.equal(x, torch.full((32,), 16.0))
+    assert counts == [1, 1]
+    with pytest.raises(tritons.InterpreterError):
+        _broken[(1,)](x)
+    _kernel[(1,)](x)
+    assert torch.equal(x, torch.full((32,), 64.0))
+    assert (tl.load, tl.core.tensor.__add__) == before
