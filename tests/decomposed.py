@@ -53,7 +53,9 @@ class Printed:
         from llvmlite import ir
 
         from signconv.runtime.cpu import compile as backend
-        from signconv.runtime.cpu.lanes import LLVM, POINTER, Stored, Trace
+        from signconv.runtime.cpu.lanes import LLVM, POINTER
+        from signconv.runtime.cpu.rows import Stored
+        from signconv.runtime.cpu.trace import Trace
 
         module, real = ir.Module("alone"), LLVM[torch.float32]
         types = [POINTER, POINTER, LLVM[torch.int64]]

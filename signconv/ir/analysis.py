@@ -18,6 +18,7 @@ from signconv.ir.nodes import (
     Ref,
     Temp,
     references,
+    rewrite,
     walk,
 )
 
@@ -69,6 +70,17 @@ def is_scalar(e: Expr, p: Program) -> bool:
             if n.kind in ("value", "prev", "temp") and n.name in _tensors(p):
                 return False
     return True
+
+
+def inlined(p: Program, e: Expr) -> Expr:
+    """``e`` with elementwise temporaries written out, so that a rewrite reaches what they read."""
+
+    def rule(x: Expr) -> Expr | None:
+        if isinstance(x, Ref) and x.kind == "temp" and not is_scalar(x, p):
+            return inlined(p, p.temp(x.name).expr)
+        return None
+
+    return rewrite(e, rule)
 
 
 def is_constant(e: Expr, p: Program) -> bool:

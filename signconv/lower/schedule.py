@@ -8,7 +8,6 @@ What remains is elementwise fp32 in the order the spec was written.
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import replace
 
 from signconv.errors import LoweringError
@@ -45,7 +44,7 @@ from signconv.ir.show import link_text, step_text, text
 from signconv.lower.decompositions import functions
 from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
 from signconv.lower.powers import lowered_power, lowered_root
-from signconv.lower.scalars import scalar_form
+from signconv.lower.scalars import ROUNDED, ScalarCode, index, scalar_form
 from signconv.lower.sign_form import sign_argument
 from signconv.lower.storage import plan
 
@@ -103,88 +102,17 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     ).check()
 
 
-class Lowerer:
+class Lowerer(ScalarCode):
     """Collects scalar and elementwise statements; one instance per program."""
 
     def __init__(self, p: Program, bf16: bool = False) -> None:
-        self.p = p
-        self.bf16 = bf16
+        super().__init__(p, bf16)
         self.ranges = Ranges(p)
-        self.scalars: list[Statement] = []
-        self.outputs: list[str] = []
         self.math: list[Statement] = []
-        self._known: dict[Expr, str] = {}
         self._locals: dict[Expr, str] = {}
         self.reductions: list[Reduction] = []
         self.operands: tuple[Statement, ...] = ()
         self.lowest: list[str] = []  # floors, as scalar states
-        self._names = set(p.names) | {f"{m.name}_prev" for m in p.moments}
-
-    # ---------------------------------------------------------------- scalars
-
-    def scalar(self, e: Expr, hint: str) -> Expr:
-        """A scalar expression as the elementwise code reads it: a literal or an output's name."""
-        e = rewrite(e, scalar_form)
-        if isinstance(e, Const) and _exact_fp32(e.value):
-            return e
-        if self.bf16:
-            if isinstance(e, Op) and e.fn in ROUNDED and not references(e, "t"):
-                return replace(e, args=tuple(self.scalar(a, hint) for a in e.args))
-            name = self._scalar_name(e, hint)
-            self.outputs += [] if name in self.outputs else [name]
-            return Ref("scalar", name)
-        name = self._scalar_name(e, hint)
-        if name not in self.outputs:
-            self.outputs.append(name)
-        return Ref("scalar", name)
-
-    def _scalar_name(self, e: Expr, hint: str) -> str:
-        if isinstance(e, Ref) and e.kind == "hyper":
-            return e.name
-        if isinstance(e, Ref) and e.kind in ("scalar", "value"):
-            return e.name
-        if e in self._known:
-            return self._known[e]
-        for name in sorted(references(e, "temp"), key=lambda n: _index(self.p, n)):
-            self._scalar_temp(name)
-        if isinstance(e, Ref) and e.kind == "temp":
-            return e.name
-        return self._define(self._fresh(_suggest(e) or hint), e)
-
-    def remember(self, name: str) -> None:
-        """The recurrence of a scalar state."""
-        expr = self.p.moment(name).next
-        assert expr is not None
-        for inner in sorted(references(expr, "temp"), key=lambda n: _index(self.p, n)):
-            self._scalar_temp(inner)
-        self.scalars.append(Statement(name, rewrite(expr, scalar_form), text(expr)))
-
-    def _scalar_temp(self, name: str) -> None:
-        done = {s.target for s in self.scalars}
-        pending = [name]
-        while pending:
-            expr = self.p.temp(pending[-1]).expr
-            missing = references(expr, "temp") - done
-            if missing and pending[-1] not in done:
-                pending += sorted(missing, reverse=True)
-                continue
-            target = pending.pop()
-            if target not in done:
-                done.add(target)
-                self.scalars.append(Statement(target, rewrite(expr, scalar_form), text(expr)))
-
-    def _define(self, name: str, e: Expr) -> str:
-        self._known[e] = name
-        self.scalars.append(Statement(name, e, text(e)))
-        return name
-
-    def _fresh(self, name: str) -> str:
-        """A name that is free, with ``_prev`` after it too: it may become a state's."""
-        n, made = 2, name
-        while made in self._names or f"{made}_prev" in self._names:
-            made, n = f"{name}{n}", n + 1
-        self._names.add(made)
-        return made
 
     # ---------------------------------------------------------------- elementwise
 
@@ -355,7 +283,7 @@ class Lowerer:
         if not any(references(e, kind) for kind in ("hyper", "temp")):
             return self.scalar(e, hint)
         e = rewrite(e, scalar_form)
-        for name in sorted(references(e, "temp"), key=lambda n: _index(self.p, n)):
+        for name in sorted(references(e, "temp"), key=lambda n: index(self.p, n)):
             self._scalar_temp(name)
         name = self._fresh(hint)
         self._names.add(f"{name}_prev")
@@ -400,13 +328,6 @@ class Lowerer:
         self.math.append(Statement("p", sub(PARAM, change), step_text(p)))
 
 
-#: Operations whose result is rounded to bf16 under --math bf16; the others are exact.
-ROUNDED = frozenset({
-    "add", "sub", "mul", "div", "ratio", "mean_ratio", "sqrt", "cbrt", "newton_root",
-    "real_power",
-})  # fmt: skip
-
-
 def rounded(e: Expr) -> Expr | None:
     """An operation with its result rounded to bf16."""
     return Op("bf16", (e,)) if isinstance(e, Op) and e.fn in ROUNDED else None
@@ -433,25 +354,6 @@ def _needed(statements: list[Statement], ends: list[Expr]) -> tuple[Statement, .
 
 def _long(e: Expr) -> bool:
     return sum(1 for _ in walk(e)) > 6
-
-
-def _exact_fp32(x: float) -> bool:
-    return bool(struct.unpack("f", struct.pack("f", x))[0] == x) if abs(x) < 3e38 else False
-
-
-def _index(p: Program, name: str) -> int:
-    return [x.name for x in p.temps].index(name)
-
-
-def _suggest(e: Expr) -> str | None:
-    """A readable name for the usual scalars."""
-    if isinstance(e, Op) and all(isinstance(a, Ref) or a == Const(1.0) for a in e.args):
-        names = [a.name for a in e.args if isinstance(a, Ref)]
-        if e.fn == "sub" and e.args[0] == Const(1.0) and names:
-            return f"one_minus_{names[0]}"
-        if e.fn == "mul" and len(names) == 2:
-            return "_".join(names)
-    return None
 
 
 __all__ = ["Lowerer", "bias", "lower"]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from signconv.errors import PassError, nearest
-from signconv.ir.analysis import is_scalar, unread
-from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, rewrite, walk
+from signconv.ir.analysis import inlined, is_scalar, unread
+from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, walk
 
 Options = Mapping[str, str]
 
@@ -113,17 +113,6 @@ def free_name(p: Program, *wanted: str) -> str:
         if name not in p.names:
             return name
     raise PassError("SC206", f"{p.name} already uses the names {', '.join(wanted)}")
-
-
-def inlined(p: Program, e: Expr) -> Expr:
-    """``e`` with elementwise temporaries written out, so that a rewrite reaches what they read."""
-
-    def rule(x: Expr) -> Expr | None:
-        if isinstance(x, Ref) and x.kind == "temp" and not is_scalar(x, p):
-            return inlined(p, p.temp(x.name).expr)
-        return None
-
-    return rewrite(e, rule)
 
 
 def looks_ahead(p: Program, e: Expr) -> Moment | None:

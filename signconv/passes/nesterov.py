@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from signconv.errors import PassError
+from signconv.ir.analysis import inlined
 from signconv.ir.nodes import (
     GRAD,
     STEP,
@@ -28,7 +29,7 @@ from signconv.ir.nodes import (
     walk,
 )
 from signconv.ir.show import text
-from signconv.passes.base import Options, Pass, inlined, looks_ahead, prune
+from signconv.passes.base import Options, Pass, looks_ahead, prune
 
 
 def _apply(p: Program, options: Options) -> Program:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from signconv.errors import PassError
+from signconv.ir.analysis import inlined
 from signconv.ir.nodes import (
     Const,
     Expr,
@@ -27,7 +28,6 @@ from signconv.passes.base import (
     Pass,
     decay_names,
     free_name,
-    inlined,
     looks_ahead,
     prune,
 )

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from signconv.ir.analysis import Degrees
+from signconv.ir.analysis import Degrees, inlined
 from signconv.ir.nodes import Expr, Op, Program, Ref, map_expressions
 from signconv.prove import closed_forms, extremal, refute
 from signconv.prove.closed_forms import partial_fractions
 from signconv.prove.formulas import formula_text
-from signconv.prove.ratios import Free, Hypers, Ratio, derive, inlined, stripped
+from signconv.prove.ratios import Free, Hypers, Ratio, derive, stripped
 from signconv.prove.signals import Unproved, Z
 from signconv.prove.symbolic import FIRST, T, View, symbol
 

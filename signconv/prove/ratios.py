@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from signconv.ir.analysis import Ranges, is_scalar
-from signconv.ir.nodes import REDUCTIONS, Const, Expr, Op, Program, Ref, mul, op, rewrite, walk
+from signconv.ir.analysis import Ranges, inlined, is_scalar
+from signconv.ir.nodes import REDUCTIONS, Const, Expr, Op, Program, mul, op, rewrite, walk
 from signconv.prove.extremal import Weights, ratio_program
 from signconv.prove.signals import Linear, Power, Unproved, Z
 from signconv.prove.symbolic import FIRST, T, View, number, symbol
@@ -170,17 +170,6 @@ def product(parts: list[Expr]) -> Expr:
 
 
 # ---------------------------------------------------------------- cutting expressions
-
-
-def inlined(p: Program, e: Expr) -> Expr:
-    """``e`` with elementwise temporaries written out."""
-
-    def rule(x: Expr) -> Expr | None:
-        if isinstance(x, Ref) and x.kind == "temp" and not is_scalar(x, p):
-            return inlined(p, p.temp(x.name).expr)
-        return None
-
-    return rewrite(e, rule)
 
 
 def fraction(p: Program) -> tuple[list[Expr], list[Expr]]:

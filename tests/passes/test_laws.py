@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from signconv.ir.analysis import is_scalar
+from signconv.ir.analysis import inlined, is_scalar
 from signconv.ir.nodes import Expr, Op, Program, rewrite
-from signconv.passes.base import inlined, registry, without_offset
+from signconv.passes.base import registry, without_offset
 from signconv.pipeline import resolve
 from signconv.pipeline.catalogue import GENERATED
 from signconv.verification.laws import laws

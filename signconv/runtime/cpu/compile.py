@@ -19,7 +19,9 @@ import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 
-from signconv.runtime.cpu.lanes import LLVM, POINTER, Lanes, Stored, Trace, random_word, spread
+from signconv.runtime.cpu.lanes import LLVM, POINTER, Lanes, spread
+from signconv.runtime.cpu.rows import Stored, random_word
+from signconv.runtime.cpu.trace import Trace
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from llvmlite import ir
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.reference import ops
-from signconv.runtime.reference.random_bits import Word, signed32
+
+if TYPE_CHECKING:
+    from signconv.runtime.cpu.trace import Trace
 
 LLVM = {
     torch.bool: ir.IntType(1),
@@ -34,70 +36,6 @@ LLVM = {
 POINTER = ir.PointerType()
 _UNSIGNED = (torch.bool, torch.uint8)
 _OPERATORS = {"mul": "__mul__", "add": "__add__", "sub": "__sub__", "neg": "__neg__"}
-
-
-class Trace:
-    """What the reference did, in order, for one row; ``emit`` writes it down.
-
-    The instructions come part by part (``width`` elements, what a vector register holds), since
-    whole rows of intermediate values would not fit the registers.  A row's maximum ends a stage:
-    what depends on it is written after all parts of what it depends on.
-
-    ``reductions`` are the names of the functions that turn sums into numbers, in order;
-    ``summands`` what is summed.  ``reduced`` gives such a number, as the second phase reads it;
-    ``storing`` is off in the first.
-    """
-
-    def __init__(self, builder: Any, width: int, storing: bool = True) -> None:
-        self.builder, self.width, self.storing = builder, width, storing
-        self.nodes: list[Lanes] = []
-        self.summands: list[Lanes] = []
-        self.reductions: list[str] = []
-        self.reduced: Callable[[int], Lanes] | None = None
-
-    @property
-    def parts(self) -> range:
-        return range(BLOCK // self.width)
-
-    def constant(self, x: float | bool, dtype: torch.dtype) -> Lanes:
-        """A number for all elements."""
-        t = LLVM[dtype]
-        exact = (
-            float(torch.tensor(x, dtype=dtype, device="cpu")) if dtype.is_floating_point else int(x)
-        )
-        return Lanes(self, dtype, False, lambda _: ir.Constant(t, exact), number=exact)
-
-    def uniform(self, dtype: torch.dtype, value: Any) -> Lanes:
-        """An LLVM value for all elements."""
-        return Lanes(self, dtype, False, lambda _: value)
-
-    def emit(self) -> None:
-        """Write the instructions of all nodes at the builder's place."""
-        for stage in range(1 + max((n.stage for n in self.nodes), default=0)):
-            nodes = [n for n in self.nodes if n.stage == stage]
-            for n in nodes:
-                if not n.wide:
-                    n.at(0, wide=False)
-            for part in self.parts:
-                for n in nodes:
-                    if n.wide:
-                        n.at(part)
-
-    def intrinsic(self, name: str, result: Any, *arguments: Any) -> Any:
-        """Call an LLVM intrinsic; ``name`` without the types it is overloaded on."""
-        module = self.builder.module
-        types = [a.type for a in arguments]
-        full = f"llvm.{name}.{_suffix(types[0])}"
-        function = module.globals.get(full)
-        if function is None:
-            function = ir.Function(module, ir.FunctionType(result, types), full)
-        return self.builder.call(function, arguments)
-
-
-def _suffix(t: Any) -> str:
-    if isinstance(t, ir.VectorType):
-        return f"v{t.count}{_suffix(t.element)}"
-    return {"float": "f32", "double": "f64"}.get(str(t), str(t))
 
 
 class _Numel:
@@ -448,38 +386,6 @@ def where(condition: Lanes, a: Any, b: Any) -> Lanes:
     return a._new(dtype, a.trace.builder.select, condition, x, y)
 
 
-class Stored(Lanes):
-    """A row in memory: read where it is made, written by ``copy_``."""
-
-    def __init__(self, trace: Trace, dtype: torch.dtype, pointer: Any, wide: bool = True) -> None:
-        self.pointer = pointer
-
-        def load(part: int) -> Any:
-            made = trace.builder.load(self._place(part), typ=self._type(dtype))
-            made.align = dtype.itemsize
-            return made
-
-        super().__init__(trace, dtype, wide, load)
-
-    def _place(self, part: int) -> Any:
-        first = ir.Constant(LLVM[torch.int64], part * self.trace.width)
-        return self.trace.builder.gep(self.pointer, [first], source_etype=LLVM[self.dtype])
-
-    def view(self, *shape: Any) -> Lanes:
-        return self if not isinstance(shape[0], torch.dtype) else super().view(*shape)
-
-    def copy_(self, x: Lanes) -> None:
-        """Write the row; the elements must have the dtype they are stored in."""
-        if x.dtype != self.dtype:
-            raise NotImplementedError(f"the CPU backend cannot store {x.dtype} as {self.dtype}")
-
-        def store(part: int, value: Any) -> Any:
-            return self.trace.builder.store(value, self._place(part), align=self.dtype.itemsize)
-
-        if self.trace.storing:
-            Lanes(self.trace, self.dtype, self.wide, store, x)
-
-
 def spread(b: Any, value: Any, width: int) -> Any:
     """A number as a vector."""
     t = ir.VectorType(value.type, width)
@@ -488,20 +394,3 @@ def spread(b: Any, value: Any, width: int) -> Any:
     i32, none = LLVM[torch.int32], ir.Constant(t, ir.Undefined)
     one = b.insert_element(none, value, ir.Constant(i32, 0))
     return b.shuffle_vector(one, none, ir.Constant(ir.VectorType(i32, width), [0] * width))
-
-
-def random_word(trace: Trace, index: Any, key0: Any, key1: Any) -> Word:
-    """Random bits of the row that starts at global element ``index`` (i64); the twin of
-    ``reference.ops.draw``."""
-    b, width, i32 = trace.builder, trace.width, LLVM[torch.int32]
-    high = trace.uniform(torch.int32, b.trunc(b.lshr(index, ir.Constant(index.type, 32)), i32))
-    low = trace.uniform(torch.int32, b.trunc(index, i32))
-
-    def numbers(part: int) -> Any:
-        return ir.Constant(ir.VectorType(i32, width), [part * width + i for i in range(width)])
-
-    row = (low ^ trace.uniform(torch.int32, key0)) + high * signed32(0x9E3779B9)
-    x = (row ^ row._bitwise(16, "lshr")) ^ Lanes(trace, torch.int32, True, numbers)
-    x = x * 0x7FEB352D
-    hashed: Any = x ^ x._bitwise(15, "lshr") ^ trace.uniform(torch.int32, key1)
-    return Word(hashed)

@@ -29,7 +29,8 @@ from signconv.runtime.cpu import backend as cpu_backend
 from signconv.runtime.cpu import compile as cpu_compile
 from signconv.runtime.cpu import engine as cpu_engine
 from signconv.runtime.cpu import threads as cpu_threads
-from signconv.runtime.cpu.lanes import Lanes, Trace
+from signconv.runtime.cpu.lanes import Lanes
+from signconv.runtime.cpu.trace import Trace
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as reference_ops
 from signconv.verification import bits, differential

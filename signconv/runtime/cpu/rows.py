@@ -1,0 +1,61 @@
+"""A row of 32 elements in memory, and its random bits, as ``Lanes``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from llvmlite import ir
+
+from signconv.runtime.cpu.lanes import LLVM, Lanes
+from signconv.runtime.cpu.trace import Trace
+from signconv.runtime.reference.random_bits import Word, signed32
+
+
+class Stored(Lanes):
+    """A row in memory: read where it is made, written by ``copy_``."""
+
+    def __init__(self, trace: Trace, dtype: torch.dtype, pointer: Any, wide: bool = True) -> None:
+        self.pointer = pointer
+
+        def load(part: int) -> Any:
+            made = trace.builder.load(self._place(part), typ=self._type(dtype))
+            made.align = dtype.itemsize
+            return made
+
+        super().__init__(trace, dtype, wide, load)
+
+    def _place(self, part: int) -> Any:
+        first = ir.Constant(LLVM[torch.int64], part * self.trace.width)
+        return self.trace.builder.gep(self.pointer, [first], source_etype=LLVM[self.dtype])
+
+    def view(self, *shape: Any) -> Lanes:
+        return self if not isinstance(shape[0], torch.dtype) else super().view(*shape)
+
+    def copy_(self, x: Lanes) -> None:
+        """Write the row; the elements must have the dtype they are stored in."""
+        if x.dtype != self.dtype:
+            raise NotImplementedError(f"the CPU backend cannot store {x.dtype} as {self.dtype}")
+
+        def store(part: int, value: Any) -> Any:
+            return self.trace.builder.store(value, self._place(part), align=self.dtype.itemsize)
+
+        if self.trace.storing:
+            Lanes(self.trace, self.dtype, self.wide, store, x)
+
+
+def random_word(trace: Trace, index: Any, key0: Any, key1: Any) -> Word:
+    """Random bits of the row that starts at global element ``index`` (i64); the twin of
+    ``reference.ops.draw``."""
+    b, width, i32 = trace.builder, trace.width, LLVM[torch.int32]
+    high = trace.uniform(torch.int32, b.trunc(b.lshr(index, ir.Constant(index.type, 32)), i32))
+    low = trace.uniform(torch.int32, b.trunc(index, i32))
+
+    def numbers(part: int) -> Any:
+        return ir.Constant(ir.VectorType(i32, width), [part * width + i for i in range(width)])
+
+    row = (low ^ trace.uniform(torch.int32, key0)) + high * signed32(0x9E3779B9)
+    x = (row ^ row._bitwise(16, "lshr")) ^ Lanes(trace, torch.int32, True, numbers)
+    x = x * 0x7FEB352D
+    hashed: Any = x ^ x._bitwise(15, "lshr") ^ trace.uniform(torch.int32, key1)
+    return Word(hashed)
