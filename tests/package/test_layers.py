@@ -236,7 +236,7 @@ def test_without_triton_the_reference_steps() -> None:
     assert without.returncode == 0, without.stderr[-2000:]
     moved, refusal = without.stdout.splitlines()
     assert float(moved) > 0.1
-    assert "needs a GPU and Triton" in refusal
+    assert "needs Triton and a GPU" in refusal
     assert python("-c", WITH_TRITON).stdout.splitlines()[0] == moved
 
 

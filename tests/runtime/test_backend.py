@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,20 @@ def test_what_can_is_taken_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
             assert choose(name, device).name == name
     monkeypatch.setattr(kernel, "interpreted", lambda: True)
     assert choose("triton", CPU).name == "triton"
+
+
+def test_a_gpu_without_float64_is_not_triton_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some of Intel's; the reference steps there by way of the CPU."""
+    xpu = torch.device("xpu", 0)
+    monkeypatch.setattr(kernel, "HAS_TRITON", True)
+    monkeypatch.setattr(kernel, "interpreted", lambda: False)
+    for has, chosen in ((True, "triton"), (False, "reference")):
+        monkeypatch.setattr(kernel, "has_float64", lambda device, has=has: has)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert choose("auto", xpu).name == chosen
+    with pytest.raises(RuntimeError, match=r"a GPU that has float64; leave .* \[SC601\]$"):
+        choose("triton", xpu)
 
 
 def test_a_backend_is_made_once_per_optimizer() -> None:

@@ -15,9 +15,15 @@ from signconv.runtime.errors import coded
 from signconv.runtime.kernel.engine import GroupEngine
 from signconv.runtime.kernel.launch import interpreted, on_device
 from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.settings import has_float64
 
 #: Devices that Triton compiles for.
 DEVICES = ("cuda", "xpu")
+
+
+def _compiles_for(device: torch.device) -> bool:
+    """Whether kernels run there; scalars are float64, which some of Intel's GPUs lack."""
+    return HAS_TRITON and device.type in DEVICES and has_float64(device)
 
 
 class TritonBackend(Backend):
@@ -31,19 +37,19 @@ class TritonBackend(Backend):
 
     @classmethod
     def refusal(cls, device: torch.device) -> RuntimeError | None:
-        if HAS_TRITON and (device.type in DEVICES or interpreted()):
+        if _compiles_for(device) or (HAS_TRITON and interpreted()):
             return None
         return coded(
             RuntimeError,
             "SC601",
-            f"backend='triton' cannot run on {device}: it needs a GPU and Triton; leave "
-            "backend='auto'",
+            f"backend='triton' cannot run on {device}: it needs Triton and a GPU that has float64; "
+            "leave backend='auto'",
         )
 
     @classmethod
     def automatic(cls, device: torch.device) -> bool:
         """Never the interpreter, which is for tests."""
-        return HAS_TRITON and device.type in DEVICES
+        return _compiles_for(device)
 
     def on_device(self, device: torch.device) -> AbstractContextManager[Any]:
         return on_device(device)
