@@ -209,8 +209,13 @@ MUTANTS = (
     ),
     Mutant(
         "storage: m and v draw from each other's bits",
-        ((STORE, '(0, "low") if m.name in below else (0, "high")', '(0, "high") if m.name in below else (0, "low")'),),
+        ((STORE, "wanted = (0, 2) if below else (0, 1)", "wanted = (0, 1) if below else (0, 2)"),),
         ("tests/lower/test_schedule.py::test_bits_plan", "tests/lower/test_schedule.py::test_sign_noise_and_parameter_never_share",),
+    ),
+    Mutant(
+        "storage: v rounds with the sign's bits",
+        ((STORE, "[(0, 2), (0, 1)] if noise else", "[(0, 0), (0, 1)] if noise else"),),
+        ("tests/lower/test_schedule.py::test_bits_plan",),
     ),
     Mutant(
         "storage: FP8 for moments that nothing ties together",
@@ -249,8 +254,8 @@ MUTANTS = (
         (SAME,),
     ),
     Mutant(
-        "kernel: FIELDS swapped, low for high",
-        ((KERNEL, "if FIELDS[i] % 2:", "if FIELDS[i] % 2 == 0:"),),
+        "kernel: FIELDS swapped",
+        ((KERNEL, "FIELDS[i] // 3], FIELDS[i] % 3)", "FIELDS[i] // 3], 2 - FIELDS[i] % 3)"),),
         (SAME,),
     ),
     Mutant(
