@@ -107,9 +107,9 @@ def test_an_unfinished_file_swept_again_and_again_is_written_in_the_end(
     ("old", "new"),
     [
         ("", "\nimport sys; sys.exit(0)\n"),
-        ("", "\nclass Stop(BaseException): pass\nraise Stop\n"),
+        pytest.param("", "\nclass Stop(BaseException): pass\nraise Stop\n", marks=pytest.mark.long),
         ("words=1", "words=0"),
-        ('MomentSlot("m", "e4m3"', 'MomentSlot("m", "zzz"'),
+        pytest.param('MomentSlot("m", "e4m3"', 'MomentSlot("m", "zzz"', marks=pytest.mark.long),
         (
             '    """The step in fp32, the same statements as ``_math``."""',
             '    raise ValueError("x")',

@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -60,8 +61,21 @@ def test_every_spec_and_the_usual_conversions_are_there() -> None:
     assert Entry("s3gd", state="fp8-raw", math="bf16") in GENERATED
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@every
+def variants() -> Iterator[object]:
+    """Each file with each dtype of parameters; but for those that the README names, `make test`
+    runs one of the two, in turns."""
+    for i, entry in enumerate(GENERATED):
+        for j, dtype in enumerate((torch.float32, torch.bfloat16)):
+            soon = path_of(entry).name in ISSUE or (i + j) % 2
+            yield pytest.param(
+                entry,
+                dtype,
+                id=f"{entry.label}-{('fp32', 'bf16')[j]}",
+                marks=() if soon else pytest.mark.long,
+            )
+
+
+@pytest.mark.parametrize(("entry", "dtype"), variants())
 def test_kernel_equals_reference_bit_for_bit(entry: Entry, dtype: torch.dtype) -> None:
     """Two steps from trained state, in this process (conftest.py)."""
     row = bits.compare(load_class(path_of(entry)), dtype, DEVICE, steps=2)

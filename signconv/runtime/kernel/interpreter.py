@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from signconv.runtime.compat import tl, triton
+
 
 class _Scope:
     """What the replaced functions were, given back when the launch ends."""
@@ -25,13 +27,11 @@ class _Scope:
 def patch_once() -> bool:
     """Make it so in this process; False where this Triton's interpreter is another one."""
     try:
-        from triton import language as tl
-        from triton.runtime import interpreter
-
+        interpreter = triton.runtime.interpreter
         patch = interpreter._patch_lang
         known = list(inspect.signature(patch).parameters) == ["fn"]
         restored = hasattr(interpreter, "_LangPatchScope")
-    except (ImportError, AttributeError):
+    except AttributeError:
         return False
     if not known or not restored or hasattr(patch, "__wrapped__"):
         return known and restored
