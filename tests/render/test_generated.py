@@ -4,7 +4,6 @@ import doctest
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -61,23 +60,12 @@ def test_every_spec_and_the_usual_conversions_are_there() -> None:
     assert Entry("s3gd", state="fp8-raw", math="bf16") in GENERATED
 
 
-def variants() -> Iterator[object]:
-    """Each file with each dtype of parameters; but for those that the README names, `make test`
-    runs one of the two, in turns."""
-    for i, entry in enumerate(GENERATED):
-        for j, dtype in enumerate((torch.float32, torch.bfloat16)):
-            soon = path_of(entry).name in ISSUE or (i + j) % 2
-            yield pytest.param(
-                entry,
-                dtype,
-                id=f"{entry.label}-{('fp32', 'bf16')[j]}",
-                marks=() if soon else pytest.mark.long,
-            )
-
-
-@pytest.mark.parametrize(("entry", "dtype"), variants())
-def test_kernel_equals_reference_bit_for_bit(entry: Entry, dtype: torch.dtype) -> None:
-    """Two steps from trained state, in this process (conftest.py)."""
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.long)])
+@every
+def test_kernel_equals_reference_bit_for_bit(entry: Entry, turn: int) -> None:
+    """Two steps from trained state, in this process (conftest.py); of fp32 and bf16 parameters one
+    in `make test`, by turns, and the other in `make test-long`."""
+    dtype = (torch.float32, torch.bfloat16)[(GENERATED.index(entry) + turn) % 2]
     row = bits.compare(load_class(path_of(entry)), dtype, DEVICE, steps=2)
     assert row.ok, f"{row.subject}: {row.detail}"
 

@@ -54,7 +54,13 @@ def resumed(cases: list[Case], folder: Path, interpret: bool = False) -> None:
         assert not same(end["params"], begin["params"])
 
 
-@pytest.mark.parametrize("state", STATES)
+#: What one process of `make test` takes up again; `make test-long` takes all storages.
+SOON = ("fp8", "bf16")
+
+
+@pytest.mark.parametrize(
+    "state", [s if s in SOON else pytest.param(s, marks=pytest.mark.long) for s in STATES]
+)
 def test_every_optimizer_resumes_in_a_new_process(state: str, tmp_path: Path) -> None:
     cases = []
     for i, path in enumerate(modules(state, tmp_path)):

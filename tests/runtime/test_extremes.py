@@ -68,7 +68,7 @@ def update(x: Tensor, optimizer, g: Tensor) -> Tensor:
 # ---------------------------------------------------------------- one huge element
 
 
-@pytest.mark.parametrize("huge", [1e6, 1e3])
+@pytest.mark.parametrize("huge", [pytest.param(1e6, marks=pytest.mark.long), 1e3])
 @pytest.mark.parametrize(("spec", "convert"), RATIOS)
 def test_a_huge_element_costs_its_neighbours_no_wild_step(
     spec: str, convert: str | None, huge: float, monkeypatch: pytest.MonkeyPatch

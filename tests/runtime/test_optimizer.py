@@ -65,7 +65,9 @@ COPIES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("way", COPIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.long), torch.bfloat16]
+)
 def test_a_fresh_optimizer_resumes_bit_for_bit(
     cls: type[FusedOptimizer], backend: str, way: str, dtype: torch.dtype, device: str
 ) -> None:

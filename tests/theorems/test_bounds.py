@@ -264,7 +264,13 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize(("b1", "b2"), [(0.5, 0.9), (0.9, 0.95), (0.31, 0.77), (0.7, 0.99)])
+MORE_BETAS = ((0.31, 0.77), (0.7, 0.99))
+
+
+@pytest.mark.parametrize(
+    ("b1", "b2"),
+    [(0.5, 0.9), (0.9, 0.95), *(pytest.param(*b, marks=pytest.mark.long) for b in MORE_BETAS)],
+)
 @pytest.mark.parametrize("case", FORMS, ids=lambda c: f"{c[0].removeprefix(OWN)}-{c[2]}")
 def test_closed_form_at_other_betas(case: tuple, b1: float, b2: float) -> None:
     spec, convert, order = case

@@ -544,6 +544,7 @@ def test_long_averages_through_the_real_codec() -> None:
         assert abs(error) < 0.01 and abs(error) < SIGMAS * sigma, (error, sigma)
 
 
+@pytest.mark.long
 def test_decayed_maximum_through_the_real_codec() -> None:
     """A maximum decayed by beta = 0.99995 over 20,000 steps, E4M3, real draws, then read.
 
