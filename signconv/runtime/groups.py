@@ -196,7 +196,8 @@ class Values:
     def __init__(self, program: OptimizerProgram, name: str) -> None:
         self.program, self.name = program, name
         self._slots: dict[str, list[HyperSlot]] = {}
-        for h in program.hypers:
+        # By their place in the tuple: declared and installed by passes they stand in any order
+        for h in sorted(program.hypers, key=lambda h: h.index or 0):
             self._slots.setdefault(h.key, []).append(h)
         self.keys = (*self._slots, "lr0", *OPTIONS)
         self._read = itemgetter(*self.keys)

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from signconv.generated.lamb import LAMB
 from signconv.generated.sgd_stosign import SGDStoSign
 from torch import Tensor
 
+from signconv.pipeline import build
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
+from tests.support import class_of, spec_file
 
 CLASSES = [AdamW, AdamWStoSign, SGDStoSign]
 SHAPES = [(8, 64), (33,), (5, 32), (2, 2, 32), (1,)]
@@ -432,3 +435,17 @@ def test_closure_is_evaluated_with_gradients() -> None:
 
     assert float(optimizer.step(closure)) == 128.0
     assert not torch.equal(p, torch.ones_like(p))
+
+
+@pytest.mark.parametrize("order", ["beta1 beta2 beta3", "beta3 beta1 beta2", "beta2 beta3 beta1"])
+def test_betas_are_checked_by_their_place_and_not_by_their_declaration(
+    order: str, tmp_path: Path
+) -> None:
+    ranges = {"beta1": "0.9, lt=1", "beta2": "1, le=1", "beta3": "-1, lt=0"}
+    body = "\n".join(f"{name} = hyper({ranges[name]})" for name in order.split())
+    body += "\nm = ema(grad, beta1)\nG = max_ema(abs(grad), beta2)\nnumerator = m * beta3 + G"
+    cls = class_of(build(spec_file(tmp_path, body).spec, state="fp32"), tmp_path)
+    p = torch.ones(3, requires_grad=True)
+    assert cls([p]).param_groups[0]["betas"] == (0.9, 1, -1)
+    with pytest.raises(ValueError, match=r"betas\[2\] \(beta3\) = 0 is outside its range"):
+        cls([p], betas=(0.9, 1, 0))

@@ -52,7 +52,7 @@ class ReferenceBackend(Backend):
         scalars = host_numbers([factor, *outputs]).to(torch.float32).to(device)
         first, *others = scalars.unbind()
         base = int(entry["offset"])
-        bits = [
+        words = [
             ops.draw(group["seed"], t, word, base, p.numel(), device)
             for word in range(program.words)
         ]
@@ -62,7 +62,7 @@ class ReferenceBackend(Backend):
         stored = {n: entry[n] for n in state_names(program, blocks, param_format(entry))}
         if not has_float64(p.device):
             stored = {n: to_host(x) for n, x in stored.items()}
-        step_tensor(program, flat.params[0], flat.grads[0], stored, formats, first, others, bits)
+        step_tensor(program, flat.params[0], flat.grads[0], stored, formats, first, others, words)
         flat.write_back()
         for n, x in stored.items():
             if x is not entry[n]:
