@@ -22,8 +22,18 @@ class _Code(Infix):
         names = {f for f, name in self.calls.items() if name.split(".")[0] == module}
         return frozenset(names | ({"pow"} if "ipow" in names else set()))
 
+    #: A literal -0.0 reads as 0 in Triton before its pull request 11426 (2026-08).
+    minus_zero: ClassVar[str] = "-0.0"
+
     def ref(self, r: Ref) -> str:
         return local_name(r)
+
+    def const(self, x: float) -> str:
+        return self.minus_zero if x == 0 and math.copysign(1.0, x) < 0 else self.number(x)
+
+    def number(self, x: float) -> str:
+        """Any number but -0."""
+        return super().const(x)
 
     def special(self, e: Op) -> tuple[str, int] | None:
         if e.fn == "neg":  # Triton negates by 0 - x, which loses the sign of zero
@@ -44,6 +54,7 @@ class TritonPrinter(_Code):
 
     function_end = ""
     infix = frozenset({"add", "sub", "mul"})
+    minus_zero = "(tl.full((), 0.0, tl.float32) * -1.0)"
     #: These choose their instructions by the kernel's CODEC.
     by_codec = QUOTIENTS
     calls = {
@@ -110,7 +121,7 @@ class _Exact(_Code):
             return self.const(e.value), 9
         return super()._print(e)
 
-    def const(self, x: float) -> str:
+    def number(self, x: float) -> str:
         if not math.isfinite(x):
             return self.numbers[repr(x)]
         fraction, exponent = math.frexp(x)
@@ -179,7 +190,7 @@ class _Scalar(_Code):
 
     infix = frozenset({"add", "sub", "mul"})
 
-    def const(self, x: float) -> str:
+    def number(self, x: float) -> str:
         return repr(x) if math.isfinite(x) else f'float("{x}")'
 
     def ref(self, r: Ref) -> str:
@@ -243,6 +254,7 @@ class TritonScalarPrinter(_Scalar):
     """Float64 scalars in the one-program kernel."""
 
     infix = frozenset({"add", "sub", "mul", "div"})
+    minus_zero = "(tl.full((), 0.0, tl.float64) * -1.0)"
     calls = {
         "ipow": "dev.power64",
         "pow": "dev.real_power64",
@@ -259,9 +271,9 @@ class TritonScalarPrinter(_Scalar):
 
     def whole(self, e: Expr) -> str:
         """A whole right-hand side: a bare number would be typed fp32."""
-        return (
-            f"tl.full((), {self.const(e.value)}, tl.float64)" if isinstance(e, Const) else self(e)
-        )
+        if not isinstance(e, Const) or self.const(e.value) == self.minus_zero:
+            return self(e)
+        return f"tl.full((), {self.const(e.value)}, tl.float64)"
 
 
 class PythonScalarPrinter(_Scalar):

@@ -143,9 +143,10 @@ def roundings() -> Iterator[dict[str, int]]:
 def different(a: Tensor, b: Tensor) -> int:
     """Elements whose bits differ; any NaN equals any NaN."""
     a, b = a.detach().cpu().contiguous(), b.detach().cpu().contiguous()
-    if a.dtype in (torch.float32, torch.bfloat16):
-        ints = torch.int32 if a.dtype == torch.float32 else torch.int16
-        return int(((a.view(ints) != b.view(ints)) & ~(a.isnan() & b.isnan())).sum())
+    ints = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
+    if a.dtype in ints and a.dtype == b.dtype:
+        kind = ints[a.dtype]
+        return int(((a.view(kind) != b.view(kind)) & ~(a.isnan() & b.isnan())).sum())
     return int((a != b).sum())
 
 

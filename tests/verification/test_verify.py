@@ -332,3 +332,11 @@ def test_pass_rows_run_in_the_order_of_history() -> None:
     after = apply_passes(base, requests_of("stosign:eps=keep"))
     (row,) = witnesses.pass_rows(base, after.history)
     assert (row.witness, row.subject, row.ok) == (LAW, "stosign:eps=keep", True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_bits_differ_where_a_zero_has_another_sign_and_not_between_nans(dtype: torch.dtype) -> None:
+    nan = float("nan")
+    a = torch.tensor([0.0, nan, 1.0, -0.0, nan, nan], dtype=dtype)
+    b = torch.tensor([-0.0, -nan, 1.0, -0.0, 1.0, nan], dtype=dtype)
+    assert bits.different(a, b) == 2

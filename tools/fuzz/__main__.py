@@ -1,6 +1,6 @@
 """`make fuzz`: random programs for as long as it is left; failures are shrunk and kept.
 
-    python -m tools.fuzz --minutes 60 --seed 7
+    python -m tools.fuzz --minutes 60 --seed 7 --jobs 8
 
 A failing program goes to tools/fuzz/regressions/, which the test suite replays.  Exit code 1 if
 anything failed.
@@ -14,68 +14,27 @@ import json
 import os
 import sys
 import time
-import warnings
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-
-from tools.fuzz.check import Tally, check
-from tools.fuzz.programs import Case, cases, random_case
+from tools.fuzz.batches import alone, batch
+from tools.fuzz.check import Tally
+from tools.fuzz.programs import Case
 
 REGRESSIONS = Path(__file__).parent / "regressions"
 BATCH = 100
 
 
-def batch(
-    number: int, programs: int, device: str, shrink: bool, kernel: bool = True
-) -> tuple[Tally, str, Case | None]:
-    """Run some programs; the tally, and the words and the (shrunk) case of a failure.
-
-    Unless it is to be shrunk a program is drawn by its number alone, from ``number * programs`` on.
-    """
-    tally = Tally()
-    last: dict[str, Case | str] = {}
-
-    def one(case: Case) -> None:
-        try:
-            result = check(case, device, kernel)
-        except Exception as error:
-            last["case"], last["words"] = case, f"{type(error).__name__}: {error}"
-            raise
-        tally.add(result.tally)
-        if result.problems:
-            last["case"], last["words"] = case, result.problems[0]
-            raise AssertionError(result.problems[0])
-
-    if not shrink:
-        for n in range(number * programs, (number + 1) * programs):
-            try:
-                one(random_case(n))
-            except Exception:
-                break
-        failed = last.get("case")
-        return tally, str(last.get("words", "")), failed if isinstance(failed, Case) else None
-    wanted = settings(
-        max_examples=programs,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    try:
-        seed(number)(wanted(given(cases())(one)))()
-    except Exception as error:
-        case = last.get("case")
-        if not isinstance(case, Case):
-            raise RuntimeError("hypothesis failed before a program ran") from error
-        return tally, str(last["words"]), case
-    return tally, "", None
+def keep(number: int, words: str, case: Case) -> None:
+    """Write a failing program where the test suite replays it, and print it."""
+    name = hashlib.sha256(json.dumps(case.body).encode()).hexdigest()[:8]
+    path = REGRESSIONS / f"found_{name}.py"
+    path.write_text(case.source)
+    print(f"seed {number}: {words}\n  kept as {path.name}:\n{case.source}", flush=True)
 
 
 def main() -> int:
@@ -83,6 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tools.fuzz", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"))
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with seeds of its own")
     parser.add_argument(
         "--no-shrink", action="store_true", help="richer programs; failures are kept as they come"
     )
@@ -90,30 +50,38 @@ def main() -> int:
         "--no-kernel", action="store_true", help='without the kernel: "auto" and the evaluator'
     )
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", RuntimeWarning)
-    torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    total, failures, begin, number = Tally(), 0, time.monotonic(), arguments.seed
+    total, failures, end = Tally(), 0, time.monotonic() + 60 * arguments.minutes
+    number = arguments.seed
     print(f"first seed {number}, kernels on {device}", flush=True)
-    while time.monotonic() - begin < 60 * arguments.minutes:
-        tally, words, case = batch(
-            number, BATCH, device, not arguments.no_shrink, not arguments.no_kernel
-        )
-        total.add(tally)
-        print(
-            f"seed {number}: {total.programs} programs, {sum(total.refused.values())} refused, "
-            f"{total.decided / max(total.values, 1):.0%} of {total.values} values decided, "
-            f"{failures} failures",
-            flush=True,
-        )
-        if case is not None:
-            failures += 1
-            name = hashlib.sha256(json.dumps(case.body).encode()).hexdigest()[:8]
-            path = REGRESSIONS / f"found_{name}.py"
-            path.write_text(case.source)
-            print(f"seed {number}: {words}\n  kept as {path.name}:\n{case.source}", flush=True)
-        number += 1
-    shares = (f"{name} {n / total.programs:.0%}" for name, n in total.features.most_common())
+    run = partial(
+        batch,
+        programs=BATCH,
+        device=device,
+        shrink=not arguments.no_shrink,
+        kernel=not arguments.no_kernel,
+    )
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), alone) as pool:
+        running: dict[Future[tuple[Tally, str, Case | None]], int] = {}
+        while running or time.monotonic() < end:
+            while len(running) < arguments.jobs and time.monotonic() < end:
+                running[pool.submit(run, number)] = number
+                number += 1
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                tally, words, case = done.result()
+                seed_of = running.pop(done)
+                total.add(tally)
+                if case is not None:
+                    failures += 1
+                    keep(seed_of, words, case)
+                print(
+                    f"seed {seed_of}: {total.programs} programs, "
+                    f"{sum(total.refused.values())} refused, "
+                    f"{total.decided / max(total.values, 1):.0%} of {total.values} values "
+                    f"decided, {failures} failures",
+                    flush=True,
+                )
+    shares = (f"{name} {n / total.programs:.1%}" for name, n in total.features.most_common())
     print("drawn: " + ", ".join(shares))
     return 1 if failures else 0
 

@@ -321,8 +321,9 @@ def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
     for end, way in ((box.lo, -1.0), (box.hi, 1.0)):
         low = np.clip(end, 0.0, LARGEST_ROOT) ** (1 / order)
         ends.append(np.maximum(low + way * np.maximum(low * 2.0**-3, 2.0**-9 * unit), 0.0) ** order)
-    # Exact code values meet the rounded 1/order-th power
-    return Enclosed(ends[0] * (1 - 2.0**-40), ends[1] * (1 + 2.0**-40), box.open, box.unit)
+    # Exact code values meet the rounded 1/order-th power; fp32 rounds small powers to subnormals
+    lo, hi = ends[0] * (1 - 2.0**-40) - box.tiny, ends[1] * (1 + 2.0**-40) + box.tiny
+    return Enclosed(np.maximum(lo, 0.0), hi, box.open, box.unit)
 
 
 def _scales(name: str, box: Enclosed, got: Any, scale: Any, order: float) -> list[str]:

@@ -29,8 +29,8 @@ def mod64(a, b):
         part = part * 0.5
     rest = tl.where(a < 0, rest * -1.0, rest)
     moved = tl.where(((rest < 0) != (b < 0)) & (rest != 0), rest + b, rest)
-    zero = tl.where(b < 0, double64(-0.0), double64(0.0))
-    moved = tl.where(rest == 0, zero, moved)
+    zero = double64(0.0)  # times -1: before its pull request 11426 Triton reads a literal -0.0 as 0
+    moved = tl.where(rest == 0, tl.where(b < 0, zero * -1.0, zero), moved)
     defined = (tl.abs(a) < float("inf")) & (size > 0)
     return tl.where(defined, moved, double64(float("nan")))
 

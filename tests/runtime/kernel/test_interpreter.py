@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from signconv import compile
+from signconv.dsl import Optimizer
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel import interpreter, launch
+from signconv.verification.bits import different
 
 if not launch.interpreted():
     pytest.skip("kernels are compiled in this process", allow_module_level=True)
@@ -50,3 +53,31 @@ def test_the_language_is_replaced_once_per_launch(monkeypatch: pytest.MonkeyPatc
     _kernel[(1,)](x)
     assert torch.equal(x, torch.full((32,), 64.0))
     assert (tl.load, tl.core.tensor.__add__) == before
+
+
+class MinusZeros(Optimizer):
+    """-0 as a literal, elementwise and in scalars, and as the rest of a division."""
+
+    lr = hyper(0.01, ge=0)  # noqa: F821
+    first = where(grad > 0, grad, -0.0) * grad  # noqa: F821
+    second = grad * where(t > 1, -0.0, lr)  # noqa: F821
+    update = sign(grad / (t % -2)) + (first + second) + 1 / (grad * -0.0)  # noqa: F821
+
+
+def test_minus_zero_does_not_depend_on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its pull request 11426 Triton takes a literal -0.0 for 0."""
+    semantic = tl.semantic.TritonSemantic
+    kept = semantic.scalar_constant
+    monkeypatch.setattr(
+        semantic, "scalar_constant", lambda s, x, dtype: kept(s, 0.0 if x == 0 else x, dtype)
+    )
+    cls = compile(MinusZeros)
+    runs = []
+    for backend in ("reference", "triton"):
+        p = torch.nn.Parameter(torch.ones(65))
+        optimizer = cls([p], backend=backend)
+        for t in range(4):
+            p.grad = torch.linspace(-1, 1, 65).roll(t)
+            optimizer.step()
+        runs.append(p.detach())
+    assert different(*runs) == 0
