@@ -385,12 +385,9 @@ def test_doctor(run: Run) -> None:
         assert words in done.out
 
 
-def test_verify_passes_and_fails(run: Run, tmp_path: Path) -> None:
-    """One table row per check; exit code 1 where a row failed."""
-    fine = run("verify", "sgd", "--steps", "1", "--device", "cpu")
-    assert fine.code == 0, fine.out + fine.err
-    for words in ("oracle - evaluator", "evaluator - reference", "reference - kernel", "ok"):
-        assert words in fine.out
+def test_verify_fails_where_a_row_does(run: Run, tmp_path: Path) -> None:
+    """One table row per check; exit code 1 where a row failed.  (0 where none did: the commands of
+    the README, in tests/docs.)"""
     source = build("sgd").module.source
     kernel = source.index("def _math(")
     wrong = source[:kernel] + source[kernel:].replace("* g  #", "* 1.001 * g  #", 1)
@@ -401,6 +398,7 @@ def test_verify_passes_and_fails(run: Run, tmp_path: Path) -> None:
     assert re.search(r"reference - kernel.*FAILED", done.out)
     assert re.search(r"file - compiler.*FAILED", done.out)
     assert re.search(r"evaluator - reference.*ok", done.out)
+    assert "oracle - evaluator" in done.out
 
 
 def test_bench(run: Run, tmp_path: Path) -> None:

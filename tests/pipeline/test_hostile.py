@@ -43,16 +43,45 @@ def test_a_name_that_this_module_does_not_use_is_fine() -> None:
     assert pipeline.build("sgd", name="AdamW").module.class_name == "AdamW"
 
 
-@pytest.mark.parametrize("name", ["d[/red]x", "d[b]x", ":smile:", "a\u202eb", b"d\xffx", "a\nb"])
-def test_paths_are_printed_as_they_are_and_on_one_line(name: str | bytes, tmp_path: Path) -> None:
-    done = cli(tmp_path, "build", "sgd", "--out", name)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(b"\n") == 1
-    assert (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + os.fsencode(name))) / "sgd.py").exists()
-    if isinstance(name, str) and name.isprintable():
-        assert name.encode() in done.stdout
-    missing = cli(tmp_path, "build", os.fsencode(name) + b".py:Mine")
-    assert (missing.returncode, missing.stderr.count(b"\n")) == (2, 1), missing.stderr
+#: The commands of every path in one process, since importing torch outlasts them.
+PATHS = """
+import runpy, sys
+names = sys.argv[1:]
+for name in names:
+    for arguments in (["build", "sgd", "--out", name], ["build", name + ".py:Mine"]):
+        sys.argv = ["signconv", *arguments]
+        try:
+            code = runpy.run_module("signconv", run_name="__main__")["__name__"] and 0
+        except SystemExit as end:
+            code = end.code or 0
+        print(code, end="\\0", flush=True)
+        print(end="\\0", file=sys.stderr, flush=True)
+"""
+
+
+def test_paths_are_printed_as_they_are_and_on_one_line(tmp_path: Path) -> None:
+    names = ["d[/red]x", "d[b]x", ":smile:", "a\u202eb", b"d\xffx", "a\nb"]
+    done = subprocess.run(
+        [sys.executable, "-c", PATHS, *names],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": ROOT, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        check=True,
+    )
+    out, err = (x.split(b"\0") for x in (done.stdout, done.stderr))
+    assert len(out) == len(err) == 2 * len(names) + 1
+    for i, name in enumerate(names):
+        assert out[2 * i].endswith(b"\n0") and out[2 * i].count(b"\n") == 1, (name, out[2 * i])
+        folder = os.fsencode(tmp_path) + b"/" + os.fsencode(name)
+        assert (Path(os.fsdecode(folder)) / "sgd.py").exists()
+        if isinstance(name, str) and name.isprintable():
+            assert name.encode() in out[2 * i]
+        assert (out[2 * i + 1], err[2 * i + 1].count(b"\n")) == (b"2", 1), (name, err[2 * i + 1])
+
+
+def test_a_path_from_a_shell_is_printed_as_it_is(tmp_path: Path) -> None:
+    done = cli(tmp_path, "build", "sgd", "--out", "d[b]x")
+    assert (done.returncode, done.stdout.count(b"\n")) == (0, 1) and b"d[b]x" in done.stdout
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:

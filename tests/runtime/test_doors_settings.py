@@ -150,15 +150,14 @@ torch.set_num_threads(2)
 torch.set_flush_denormal(when in ("early", "late"))
 import hashlib
 made = hashlib.sha256()
-for stem in ("adamw_stosign", "lamb"):
-    for backend in ("auto", "reference"):
-        p = torch.nn.Parameter(inputs[0].clone())
-        p.grad = inputs[1].clone()
-        opt = here.generated_classes()[stem]([p], lr=1e-38, seed=3, backend=backend)
-        opt.step()
-        for x in (p.detach(), *opt.state[p].values()):
-            made.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        assert settings_flush() == (when in ("early", "late"))
+for backend in ("auto", "reference"):
+    p = torch.nn.Parameter(inputs[0].clone())
+    p.grad = inputs[1].clone()
+    opt = here.generated_classes()["adamw_stosign"]([p], lr=1e-38, seed=3, backend=backend)
+    opt.step()
+    for x in (p.detach(), *opt.state[p].values()):
+        made.update(x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    assert settings_flush() == (when in ("early", "late"))
 print(made.hexdigest())
 """.replace("settings_flush", "here.settings.flushes")
 

@@ -12,7 +12,7 @@ from signconv.generated.lion import Lion
 
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import BLOCK
-from signconv.runtime.kernel import launch
+from signconv.runtime.kernel import backend, launch
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.tables import Column
 from signconv.verification.bits import compare
@@ -22,6 +22,7 @@ from tests.support import ROOT
 @pytest.fixture
 def small_tiles(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Rows per program and per tail as on a GPU."""
+    assert backend.interpreted is launch.interpreted  # which decides whether a kernel runs here
     monkeypatch.setattr(launch, "interpreted", lambda: False)
     return device
 
