@@ -16,14 +16,13 @@ from signconv.lower.kernel_program import QUOTIENTS, function_name, local_name
 class _Code(Infix):
     #: Follows the names of decomposed functions; None where there are none.
     function_end: ClassVar[str | None] = None
+    #: How -0 is written: as a literal, Triton before its pull request 11426 takes it for 0.
+    minus_zero: ClassVar[str] = "-0.0"
 
     def functions_of(self, module: str) -> frozenset[str]:
         """The functions of expressions that are printed as calls into a module."""
         names = {f for f, name in self.calls.items() if name.split(".")[0] == module}
         return frozenset(names | ({"pow"} if "ipow" in names else set()))
-
-    #: A literal -0.0 reads as 0 in Triton before its pull request 11426 (2026-08).
-    minus_zero: ClassVar[str] = "-0.0"
 
     def ref(self, r: Ref) -> str:
         return local_name(r)

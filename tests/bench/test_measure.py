@@ -36,7 +36,6 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.xdist_group("bench")
 def test_one_row_per_optimizer_and_workload(record: dict[str, Any]) -> None:
     assert record["complete"]
     found = [(r["kind"], r["label"], r["workload"], r["params"]) for r in record["rows"]]
@@ -49,7 +48,6 @@ def test_one_row_per_optimizer_and_workload(record: dict[str, Any]) -> None:
     assert all("error" not in r for r in record["rows"])
 
 
-@pytest.mark.xdist_group("bench")
 def test_figures_follow_from_the_samples(record: dict[str, Any]) -> None:
     by_key = {w["key"]: w for w in record["workloads"]}
     for row in record["rows"]:
@@ -70,7 +68,6 @@ def test_figures_follow_from_the_samples(record: dict[str, Any]) -> None:
         assert row["state_bytes"] == {"bf16": 2, "fp32": 0}[row["params"]]
 
 
-@pytest.mark.xdist_group("bench")
 def test_the_record_says_where_and_how(record: dict[str, Any]) -> None:
     assert record["machine"]["name"] and record["machine"]["threads"] >= 1
     assert record["machine"]["versions"]["torch"] == torch.__version__

@@ -34,8 +34,6 @@ from tests.distributed.training import (
     train,
 )
 
-#: One process runs them all: each would start the ranks anew.
-pytestmark = pytest.mark.xdist_group("sharded")
 CASES = [*cases(), "anchored"]
 #: Each loads the checkpoints of the one before it; the first those of one process.
 WORLDS = (3, 2)

@@ -162,7 +162,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     return found
 
 
-@pytest.mark.xdist_group("expressions")  # one process makes all outcomes
 @pytest.mark.parametrize("body", BODIES)
 def test_reference_computes_what_the_evaluator_says(
     body: str, outcomes: dict[str, Outcome], tmp_path: Path
@@ -177,7 +176,6 @@ def test_reference_computes_what_the_evaluator_says(
     np.testing.assert_allclose(outcomes[body].end, p, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.xdist_group("expressions")
 @pytest.mark.parametrize("body", BODIES)
 def test_kernel_equals_reference(body: str, outcomes: dict[str, Outcome]) -> None:
     assert outcomes[body].kernel == "equal"

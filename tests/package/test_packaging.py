@@ -24,8 +24,6 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-# One worker runs this whole file, so the wheel is built once (with `pytest --dist loadgroup`).
-pytestmark = pytest.mark.xdist_group("packaging")
 
 # Variables that would let the checkout, or a mode of the test run, leak into the subprocess.
 LEAKS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TRITON_INTERPRET")

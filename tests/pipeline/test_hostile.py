@@ -51,7 +51,8 @@ for name in names:
     for arguments in (["build", "sgd", "--out", name], ["build", name + ".py:Mine"]):
         sys.argv = ["signconv", *arguments]
         try:
-            code = runpy.run_module("signconv", run_name="__main__")["__name__"] and 0
+            runpy.run_module("signconv", run_name="__main__")
+            code = 0
         except SystemExit as end:
             code = end.code or 0
         print(code, end="\\0", flush=True)

@@ -102,7 +102,6 @@ def regret() -> np.ndarray:
     return np.cumsum(values)[HORIZONS - 1] / HORIZONS
 
 
-@pytest.mark.xdist_group("regret")
 def test_rate_bound(regret: np.ndarray) -> None:
     """sqrt(2)*D*||L||_1/sqrt(T) at every T, with room to spare but not for any bound at all."""
     ratio = regret / (2**0.5 * D * 3 * DIMENSION / HORIZONS**0.5)
@@ -110,7 +109,6 @@ def test_rate_bound(regret: np.ndarray) -> None:
     assert (ratio > 0.2).all()
 
 
-@pytest.mark.xdist_group("regret")
 def test_rate_slope(regret: np.ndarray) -> None:
     slope = np.polyfit(np.log(HORIZONS), np.log(regret), 1)[0]
     assert -0.55 <= slope <= -0.38

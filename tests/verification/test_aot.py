@@ -19,11 +19,7 @@ from signconv.verification.aot import TARGETS
 from tests.render.test_generated import ISSUE, label, path_of
 from tests.support import ROOT, python, spec_file
 
-# One worker for all, so that the kernels are compiled once (with `pytest --dist loadgroup`).
-pytestmark = [
-    pytest.mark.xdist_group("aot"),
-    pytest.mark.skipif(not HAS_TRITON, reason="needs Triton"),
-]
+pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
 
 COMPILE = r"""
 import json, re, subprocess, sys, tempfile

@@ -62,7 +62,6 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.xdist_group("aot")
 @same_triton
 def test_kernels_are_no_slower_than_the_table(counted: dict) -> None:
     """No spill, no narrower access, no count more than 2 % above the table."""

@@ -322,7 +322,7 @@ def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
         low = np.clip(end, 0.0, LARGEST_ROOT) ** (1 / order)
         ends.append(np.maximum(low + way * np.maximum(low * 2.0**-3, 2.0**-9 * unit), 0.0) ** order)
     # Exact code values meet the rounded 1/order-th power; fp32 rounds small powers to subnormals
-    lo, hi = ends[0] * (1 - 2.0**-40) - box.tiny, ends[1] * (1 + 2.0**-40) + box.tiny
+    lo, hi = ends[0] * (1 - 2.0**-40) - 2.0**-148, ends[1] * (1 + 2.0**-40) + 2.0**-148
     return Enclosed(np.maximum(lo, 0.0), hi, box.open, box.unit)
 
 
