@@ -108,20 +108,21 @@ class CpuEngine:
         steps = [e["step"] for e in entries]
         values = [torch.stack(steps).tolist()]
         values += [torch.stack([e[name] for e in entries]).tolist() for name in names]
-        distinct: dict[tuple[Any, ...], int] = {}
-        of_clock = {
-            clock: distinct.setdefault(value, len(distinct))
-            for clock, value in zip(clocks, zip(*values, strict=True), strict=True)
-        }
-        scalars, memory, keys = self._scalars(group, list(distinct), grad_scale)
+        found = [*zip(*values, strict=True)]
+        marks = [*map(repr, found)] if names else found  # repr tells the two zeros apart
+        distinct = dict(zip(marks, found, strict=True))
+        place = {mark: i for i, mark in enumerate(distinct)}
+        of_clock = {clock: place[mark] for clock, mark in zip(clocks, marks, strict=True)}
+        scalars, memory, keys = self._scalars(group, [*distinct.values()], grad_scale)
         rows = {p: of_clock[state[p]["step"].data_ptr()] for p in params}
         for b in self.buckets:
             b.step(state, self.offsets, rows, scalars, keys)
         torch._foreach_add_(steps, 1)
         for i, name in enumerate(names):
             for clock, entry, before in zip(clocks, entries, values[1 + i], strict=True):
-                if memory[of_clock[clock]][i] != before:
-                    entry[name].fill_(memory[of_clock[clock]][i])
+                made = memory[of_clock[clock]][i]
+                if made != before or made == 0:  # the other zero is equal
+                    entry[name].fill_(made)
 
     def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Compile and lay out tables for these parameters; once, while they stay the same."""

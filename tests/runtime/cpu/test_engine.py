@@ -427,3 +427,26 @@ def test_without_llvmlite_the_reference_steps_and_says_so_once(
         AdamWStoSign([p]).step()
     with pytest.raises(RuntimeError, match=r"backend='cpu' needs llvmlite.*signconv\[cpu\]"):
         AdamWStoSign([p], backend="cpu").step()
+
+
+def test_a_scalar_state_keeps_the_sign_of_zero(tmp_path: Path) -> None:
+    """Also beside a parameter at the same step whose state is the other zero."""
+    cls = built_class(
+        tmp_path,
+        "s = state(init=0.0)\ns.next = s.prev * -1.0\nupdate = where(1 / s > 0, 0.5, 1.0) * grad",
+    )
+    runs = []
+    for backend in ("reference", "cpu"):
+        ps = [torch.ones(33, 7, requires_grad=True), torch.ones(5, requires_grad=True)]
+        optimizer = cls(ps, backend=backend)
+        found = []
+        for t in range(5):
+            for p in ps[: 1 + (t > 0)]:
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+            for entry in optimizer.state.values():
+                entry["step"].fill_(9)
+                found.append(entry["s"].clone())
+        runs.append([*(p.detach() for p in ps), *found])
+    assert not any(different(a, b) for a, b in zip(*runs, strict=True))
+    assert {bool(x.signbit()) for x in runs[0][2:]} == {False, True}
