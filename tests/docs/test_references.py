@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import anchors
-from tests.support import ROOT
+from tests.support import ROOT, python
 
 FOLDERS = ("signconv", "templates", "generated", "tests", "tools", "examples", "docs", ".github")
 #: Folders of records, which name what was there when they were taken.
@@ -111,3 +111,9 @@ def test_a_planted_reference_in_a_page_is_found() -> None:
     page = "See [numerics](numerics.md#no-such-heading) and `gone.py`.\n"
     planted = dangling(page, ROOT / "docs" / "planted.md")
     assert planted == ["gone.py", "numerics.md#no-such-heading"]
+
+
+def test_make_check_finds_its_tests() -> None:
+    """pytest runs nothing at all where one of the ids is no test."""
+    done = python("-m", "pytest", "--collect-only", "-q", "@tests/check.txt")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

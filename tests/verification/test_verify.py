@@ -48,7 +48,7 @@ def variants() -> Iterator[object]:
             )
 
 
-@pytest.mark.parametrize(("configuration", "dtype"), variants())
+@pytest.mark.parametrize(("configuration", "dtype"), [*variants()])
 def test_kernel_equals_reference(configuration: tuple, dtype: torch.dtype, tmp_path: Path) -> None:
     """Two steps from trained state, in this process (conftest.py)."""
     row = bits.compare(
