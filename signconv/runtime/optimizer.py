@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -16,10 +17,11 @@ from signconv.runtime import checks, dense, seeds, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
+from signconv.runtime.checked import Checked, Promise, Work, by_device
 from signconv.runtime.compat import outside_dynamo
 from signconv.runtime.errors import coded
 from signconv.runtime.groups import Values, unknown_arguments
-from signconv.runtime.memory import Watch, notice
+from signconv.runtime.memory import notice
 from signconv.runtime.places import Places
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.settings import unaffected
@@ -46,6 +48,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     _seed_open: bool  # whether the default seed may still be looked at again
     _ranks: seeds.Ranks | None
     released = False  # whether gradient_release steps the parameters
+    _frozen = False  # whether a step is made inside frozen()
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         except Exception:
             self.param_groups.pop()
             raise
+        self._promise = None
         self._places.append(group["params"])
         self._dtensors += [p for p in group["params"] if sharded.is_sharded(p)]
 
@@ -133,8 +137,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def _has_state(self, p: Tensor) -> bool:
         """Whether it was stepped or loaded; what others keep in ``state[p]`` does not count."""
-        entry = self.state.get(p)
-        return entry is not None and not self._needed.isdisjoint(entry)
+        return self._checked.has_state(p, self.state)
 
     def _complete(self, fresh: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
         """Enter state, beside what others keep there, that is there already."""
@@ -151,12 +154,10 @@ class FusedOptimizer(torch.optim.Optimizer):
         groups = getattr(self, "param_groups", ())  # none yet while it is constructed
         self._dtensors = [p for g in groups for p in g["params"] if sharded.is_sharded(p)]
         self._values = Values(self.program, type(self).__name__)
-        self._needed = states.needed(self.program)
+        self._checked = Checked(self.program, type(self).__name__)
+        self._promise: Promise | None = None
         self._stepped, self._seed_open = False, False
         self._ranks = None
-        self._watches: dict[int, Watch] = {}  # of a group's tensors, as they were checked
-        self._addresses: list[int] = []
-        self._names = states.names(self.program)
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors
 
     @property
@@ -186,93 +187,79 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._step()
         return loss
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A context in which steps do not look at every tensor again, as a captured graph does not.
+
+        In it you promise that all parameters, gradients and state stay where they are: gradients
+        are zeroed with ``zero_grad(set_to_none=False)`` and come at every step.  Hyperparameters
+        may change.  Steps look at everything until one found nothing changed, and wherever tensors
+        are strided or DTensors.  Only the Triton backend gains by it.
+
+        Raises RuntimeError at a step that finds memory freed or param groups changed.  A tensor
+        that is given other memory while the old is kept elsewhere is not noticed.
+        """
+        before, self._frozen = self._frozen, True
+        try:
+            yield
+        finally:
+            self._frozen = before
+            if not before:
+                self._promise = None
+
     @outside_dynamo
     @unaffected
     def _step(self) -> None:
         """The step after the closure; torch.compile breaks its graph here."""
-        work: dict[torch.device, list[tuple[int, list[Tensor]]]] = defaultdict(list)
-        fresh: dict[Tensor, dict[str, Tensor]] = {}
         self._settle()
+        promise = self._promise
+        if promise is not None:
+            promise.keep(self.param_groups)
+            work, ready, stepped = promise.work, promise.ready, promise.stepped
+        else:
+            work, ready, stepped = self._look()
+        try:
+            for device, parts in work.items():
+                self._step_device(device, parts, ready)
+        finally:
+            notice(stepped, bool(self._dtensors))
+        if promise is None:
+            self._entries = [*map(id, self.state.values())]
+            if self._frozen and len(ready) == len(self.param_groups) and not self._dtensors:
+                name = type(self).__name__
+                self._promise = Promise(work, ready, stepped, self.param_groups, self.state, name)
+
+    def _look(self) -> tuple[Work, dict[int, torch.device], list[Tensor]]:
+        """What is to be stepped, looked at and with state; which groups are ready as they stand."""
+        fresh: dict[Tensor, dict[str, Tensor]] = {}
         ready = self._followed()
         same = self._places.same
         groups = self.param_groups
         if not all(i in ready or same(i, g["params"]) for i, g in enumerate(groups)):
             self._adopt()
+        work: Work = defaultdict(list)
         for i, group in enumerate(groups):
             if i in ready:
                 work[ready[i]].append((i, group["params"]))
                 continue
             active = [p for p in group["params"] if p.grad is not None and p.numel()]
-            self._check(i, group, active)
-            by_device: dict[torch.device, list[Tensor]] = {}
-            for p in active:
-                by_device.setdefault(p.device, []).append(p)
-            for device, params in by_device.items():
+            self._checked.group(i, group, active, self.state, bool(self._dtensors))
+            for device, params in by_device(active).items():
                 work[device].append((i, params))
         stepped = [p for parts in work.values() for _, params in parts for p in params]
-        if len(ready) < len(self.param_groups):
-            self._check_addresses(stepped)
+        if len(ready) < len(groups):
+            self._checked.addresses(stepped, bool(self._dtensors))
         for device in work:
             self.backend_for(device)  # or its refusal
         for parts in work.values():
             for i, params in parts:
                 for p in params if i not in ready else ():
                     if not self._has_state(p):
-                        fresh[p] = self._new_state(p, self.param_groups[i]["master"])
+                        fresh[p] = self._new_state(p, groups[i]["master"])
         self._complete(fresh)  # all of it or, out of memory, nothing: the step can be retried
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
-        try:
-            for device, parts in work.items():
-                self._step_device(device, parts, ready)
-        finally:
-            notice(stepped, bool(self._dtensors))
-        self._entries = [*map(id, self.state.values())]
-
-    def _check(self, index: int, group: Mapping[str, Any], active: list[Tensor]) -> None:
-        """Raise for a parameter, gradient or state that cannot be stepped, before any is written.
-
-        One call compares them with those of the last step; what is new is looked at one by one.
-        """
-        tensors = self._watched(active)
-        watch = self._watches.get(index)
-        if watch is not None and watch.same(tensors):
-            return
-        self._watches.pop(index, None)
-        name = type(self).__name__
-        for p in active:
-            assert p.grad is not None
-            checks.memories(p, p.grad, name)
-            if self._has_state(p):
-                states.mend(self.program, self.state[p], p)
-                layout = states.layout(self.program, p, group["master"])
-                checks.states(self.state[p], layout, p, name)
-        self._watches[index] = Watch(self._watched(active))
-
-    def _watched(self, active: list[Tensor]) -> list[Any]:
-        """Parameters, gradients, all of their state, and of DTensors this rank's parts."""
-        tensors: list[Any] = [*active, *(p.grad for p in active)]
-        for p in active:
-            entry = self.state.get(p)
-            if entry:
-                tensors += [entry.get(n) for n in self._names if n in entry]
-        if self._dtensors:
-            tensors += [x.to_local() for x in tensors if sharded.is_sharded(x)]
-        return tensors
-
-    def _check_addresses(self, params: list[Tensor]) -> None:
-        """Raise where memory was freed, or parameters came to share it, since the last step."""
-        parts = [*map(sharded.local, params)] if self._dtensors else params
-        grads = [sharded.local(p.grad) for p in params]
-        if 0 in map(Tensor.data_ptr, grads):
-            for p in params:
-                assert p.grad is not None
-                checks.memories(p, p.grad, type(self).__name__)
-        addresses = [*map(Tensor.data_ptr, parts)]
-        if addresses != self._addresses:
-            self._addresses = []
-            checks.apart([x for x in parts if x.numel()], type(self).__name__)
-            self._addresses = addresses
+        return work, ready, stepped
 
     def _followed(self) -> dict[int, torch.device]:
         """Groups that one backend steps as a whole and can step again as it stands."""

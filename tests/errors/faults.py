@@ -339,6 +339,19 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
         seeds.Ranks(waiting).ask()
 
 
+@fault("SC439", r"was freed: keep gradients with zero_grad\(set_to_none=False\), or step outside")
+def _(*_: Any) -> None:
+    p = parameter(64)
+    running = AdamW([p], backend="triton")
+    with running.frozen():
+        for _ in range(4):
+            p.grad = torch.ones(64) if p.grad is None else p.grad
+            running.step()
+        running.zero_grad()
+        p.grad = torch.ones(64)
+        running.step()
+
+
 @fault("SC438", "step = 1.5 is no count of steps: put a whole number")
 def _(*_: Any) -> None:
     running = stepped()

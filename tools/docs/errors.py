@@ -152,6 +152,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC436": ("Something in a param group is no parameter", "put tensors there"),
     "SC437": ("Replicas of a model have different default seeds", "give all ranks one seed, `seed=0`"),
     "SC438": ("A step count put into the state is none", "a whole number from 0"),
+    "SC439": ("A step inside `frozen()` found memory freed, or other parameters in a group", "`zero_grad(set_to_none=False)`, or step outside of it"),
     "SC501": ("This is no optimizer's state_dict", "pass what `state_dict()` returned"),
     "SC502": ("The state_dict has another count of param groups or parameters", "build the optimizer as it was when saved"),
     "SC503": ("The state_dict is another program's", "load it with the optimizer that wrote it"),

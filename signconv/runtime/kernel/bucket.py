@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import weakref
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -70,6 +71,7 @@ class Bucket:
             self.reducer = Reducer(counts, len(program.reductions), device)
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
+        self.whole: list[int] = []  # pointers of all that the entries hold, where it is all ours
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
         self.launchers: dict[bool, tuple[Launcher | None, Launcher]] = {}
 
@@ -85,19 +87,33 @@ class Bucket:
         grads: list[Any] = [*map(_GRAD, self.members)]
         if self.died or not self.watch.same([*self.members, *grads]):
             return False
+        if not self._state_lies_as_it_did():
+            return False
+        if [*map(_POINTER, self.members)] != self.pointers[:count]:
+            return False
+        moved = [*map(_POINTER, grads)]
+        if moved != self.pointers[count : 2 * count]:
+            if 0 in moved:
+                return False
+            self._upload([*self.pointers[:count], *moved, *self.pointers[2 * count :]])
+        return True
+
+    def _state_lies_as_it_did(self) -> bool:
+        """Every pointer of the state is compared: ``x.data = …`` keeps the tensor and moves it."""
         try:
-            pointers = self._pointers(self.members, grads)
+            if self.whole:
+                return [*map(_POINTER, self._held())] == self.whole
+            return [*map(_POINTER, self._state())] == self.pointers[2 * len(self.members) :]
         except (TypeError, KeyError, AttributeError):  # no such state
             return False
-        if pointers != self.pointers:
-            if (
-                pointers[:count] != self.pointers[:count]
-                or pointers[2 * count :] != self.pointers[2 * count :]
-                or 0 in pointers[count : 2 * count]
-            ):
-                return False
-            self._upload(pointers)
-        return True
+
+    def _held(self) -> Iterable[Any]:
+        """Whatever the entries hold, entry by entry, without a look-up for each name."""
+        return chain.from_iterable(map(dict.values, self.entries))
+
+    def _state(self) -> list[Tensor]:
+        """What the kernel reads and the clocks, name by name."""
+        return [entry[name] for name in self.watched for entry in self.entries]
 
     def refresh(
         self, state: Mapping[Tensor, dict[str, Tensor]], clock_rows: Mapping[Tensor, int]
@@ -122,6 +138,9 @@ class Bucket:
         first = 2 * len(self.members)
         if self.died or pointers[first:] != self.pointers[first:]:
             self._remember_state()
+        ours = {*self.watched, "offset", *(name for name, _ in self.program.scalar_states)}
+        plain = all(entry.keys() == ours for entry in entries)
+        self.whole = [*map(_POINTER, self._held())] if plain else []
         if pointers != self.pointers:
             self._upload(pointers)
         seen: list[Any] = [] if self.dense.copied else [*self.members, *map(_GRAD, self.members)]
@@ -132,15 +151,12 @@ class Bucket:
         """Notice when memory of the state is freed: while none was, equal addresses are the memory
         that was checked, whoever was given other data in between."""
         self.died = []
-        storages = [
-            entry[name].untyped_storage() for name in self.watched for entry in self.entries
-        ]
+        storages = [x.untyped_storage() for x in self._state()]
         self.alive = [weakref.ref(s, self.died.append) for s in storages]
 
     def _pointers(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[int]:
         """Of all parameters, of all gradients, then of all state: name by name, clocks last."""
-        state = [entry[name] for name in self.watched for entry in self.entries]
-        return [*map(_POINTER, params), *map(_POINTER, grads), *map(_POINTER, state)]
+        return [*map(_POINTER, params), *map(_POINTER, grads), *map(_POINTER, self._state())]
 
     def _upload(self, pointers: list[int]) -> None:
         count = len(self.members)
