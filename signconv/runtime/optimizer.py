@@ -49,6 +49,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     _ranks: seeds.Ranks | None
     released = False  # whether gradient_release steps the parameters
     _frozen = False  # whether a step is made inside frozen()
+    _promise: Promise | None
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._dtensors = [p for g in groups for p in g["params"] if sharded.is_sharded(p)]
         self._values = Values(self.program, type(self).__name__)
         self._checked = Checked(self.program, type(self).__name__)
-        self._promise: Promise | None = None
+        self._promise = None
         self._stepped, self._seed_open = False, False
         self._ranks = None
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors

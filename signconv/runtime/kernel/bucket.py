@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import weakref
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -45,7 +45,8 @@ class Bucket:
         self.shape = launch.launch_shape(program, members[0].dtype)
         blocks = has_blocks(members[0])
         self.param_format = param_format(state[members[0]])
-        self.watched = [*tables.state_names(program, blocks, self.param_format), "step"]
+        names = [*tables.state_names(program, blocks, self.param_format), "step"]
+        self.watched = _reader(names)
         assert members[0].grad is not None
         self.grad_dtype = members[0].grad.dtype
         self.variant = launch.Variant(
@@ -71,7 +72,6 @@ class Bucket:
             self.reducer = Reducer(counts, len(program.reductions), device)
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
-        self.whole: list[int] = []  # pointers of all that the entries hold, where it is all ours
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
         self.launchers: dict[bool, tuple[Launcher | None, Launcher]] = {}
 
@@ -101,19 +101,13 @@ class Bucket:
     def _state_lies_as_it_did(self) -> bool:
         """Every pointer of the state is compared: ``x.data = …`` keeps the tensor and moves it."""
         try:
-            if self.whole:
-                return [*map(_POINTER, self._held())] == self.whole
             return [*map(_POINTER, self._state())] == self.pointers[2 * len(self.members) :]
         except (TypeError, KeyError, AttributeError):  # no such state
             return False
 
-    def _held(self) -> Iterable[Any]:
-        """Whatever the entries hold, entry by entry, without a look-up for each name."""
-        return chain.from_iterable(map(dict.values, self.entries))
-
-    def _state(self) -> list[Tensor]:
-        """What the kernel reads and the clocks, name by name."""
-        return [entry[name] for name in self.watched for entry in self.entries]
+    def _state(self) -> Iterator[Any]:
+        """What the kernel reads and the clock, parameter by parameter."""
+        return chain.from_iterable(map(self.watched, self.entries))
 
     def refresh(
         self, state: Mapping[Tensor, dict[str, Tensor]], clock_rows: Mapping[Tensor, int]
@@ -138,9 +132,6 @@ class Bucket:
         first = 2 * len(self.members)
         if self.died or pointers[first:] != self.pointers[first:]:
             self._remember_state()
-        ours = {*self.watched, "offset", *(name for name, _ in self.program.scalar_states)}
-        plain = all(entry.keys() == ours for entry in entries)
-        self.whole = [*map(_POINTER, self._held())] if plain else []
         if pointers != self.pointers:
             self._upload(pointers)
         seen: list[Any] = [] if self.dense.copied else [*self.members, *map(_GRAD, self.members)]
@@ -155,17 +146,19 @@ class Bucket:
         self.alive = [weakref.ref(s, self.died.append) for s in storages]
 
     def _pointers(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[int]:
-        """Of all parameters, of all gradients, then of all state: name by name, clocks last."""
+        """Of all parameters, of all gradients, then of all state, parameter by parameter."""
         return [*map(_POINTER, params), *map(_POINTER, grads), *map(_POINTER, self._state())]
 
     def _upload(self, pointers: list[int]) -> None:
         count = len(self.members)
-        values = torch.frombuffer(array("q", pointers), dtype=torch.int64).view(-1, count)
-        values = values[:-1]  # the clocks are found by their rows
+        found = torch.frombuffer(array("q", pointers), dtype=torch.int64)
+        tensors = found[: 2 * count].view(2, count).t()
+        state = found[2 * count :].view(count, -1)[:, :-1]  # the clocks are found by their rows
+        values = torch.cat([tensors, state], dim=1)
         host = torch.zeros(self.table.shape, dtype=torch.int64, device="cpu")
         host[:, : Column.PARAM] = self.fixed.t()
-        host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)
-        host[:, Column.PARAM : Column.PARAM + len(values)] = values.t()
+        host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=1)
+        host[:, Column.PARAM : Column.PARAM + values.shape[1]] = values
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
@@ -210,3 +203,9 @@ def _kind(p: Tensor) -> tuple[torch.dtype, torch.dtype, torch.Size]:
     """What a bucket was made for: a parameter's data can be replaced between steps."""
     assert p.grad is not None
     return p.dtype, p.grad.dtype, p.shape
+
+
+def _reader(names: Sequence[str]) -> Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]:
+    """What reads several entries of a state in one call."""
+    only = names[0]
+    return itemgetter(*names) if len(names) > 1 else lambda entry: (entry[only],)
