@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -92,6 +93,7 @@ BACKENDS = {
 NAMES = ("auto", *BACKENDS)
 
 
+@cache
 def _load(name: str) -> type[Backend]:
     module, cls = BACKENDS[name]
     return getattr(importlib.import_module(module), cls)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -46,7 +46,7 @@ class Bucket:
         blocks = has_blocks(members[0])
         self.param_format = param_format(state[members[0]])
         names = [*tables.state_names(program, blocks, self.param_format), "step"]
-        self.watched = _reader(names)
+        self.watched = [*map(itemgetter, names)]
         assert members[0].grad is not None
         self.grad_dtype = members[0].grad.dtype
         self.variant = launch.Variant(
@@ -106,8 +106,8 @@ class Bucket:
             return False
 
     def _state(self) -> Iterator[Any]:
-        """What the kernel reads and the clock, parameter by parameter."""
-        return chain.from_iterable(map(self.watched, self.entries))
+        """What the kernel reads and the clocks, name by name."""
+        return chain.from_iterable([map(get, self.entries) for get in self.watched])
 
     def refresh(
         self, state: Mapping[Tensor, dict[str, Tensor]], clock_rows: Mapping[Tensor, int]
@@ -146,19 +146,17 @@ class Bucket:
         self.alive = [weakref.ref(s, self.died.append) for s in storages]
 
     def _pointers(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[int]:
-        """Of all parameters, of all gradients, then of all state, parameter by parameter."""
+        """Of all parameters, of all gradients, then of all state: name by name, clocks last."""
         return [*map(_POINTER, params), *map(_POINTER, grads), *map(_POINTER, self._state())]
 
     def _upload(self, pointers: list[int]) -> None:
         count = len(self.members)
-        found = torch.frombuffer(array("q", pointers), dtype=torch.int64)
-        tensors = found[: 2 * count].view(2, count).t()
-        state = found[2 * count :].view(count, -1)[:, :-1]  # the clocks are found by their rows
-        values = torch.cat([tensors, state], dim=1)
+        values = torch.frombuffer(array("q", pointers), dtype=torch.int64).view(-1, count)
+        values = values[:-1]  # the clocks are found by their rows
         host = torch.zeros(self.table.shape, dtype=torch.int64, device="cpu")
         host[:, : Column.PARAM] = self.fixed.t()
-        host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=1)
-        host[:, Column.PARAM : Column.PARAM + values.shape[1]] = values
+        host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)
+        host[:, Column.PARAM : Column.PARAM + len(values)] = values.t()
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
@@ -203,9 +201,3 @@ def _kind(p: Tensor) -> tuple[torch.dtype, torch.dtype, torch.Size]:
     """What a bucket was made for: a parameter's data can be replaced between steps."""
     assert p.grad is not None
     return p.dtype, p.grad.dtype, p.shape
-
-
-def _reader(names: Sequence[str]) -> Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]:
-    """What reads several entries of a state in one call."""
-    only = names[0]
-    return itemgetter(*names) if len(names) > 1 else lambda entry: (entry[only],)

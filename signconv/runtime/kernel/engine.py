@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
@@ -31,11 +32,13 @@ class GroupEngine:
         self.clock = torch.zeros(0, dtype=torch.int64, device=device)
         self.states = torch.zeros(0, dtype=torch.float64, device=device)
         self.clock_rows: dict[Tensor, int] = {}
+        self.read = itemgetter(*{h.key: None for h in program.hypers}, "lr0", "maximize", "seed")
+        self.known: tuple[Any, ...] = ()
         self.uploaded: list[float] = []
+        self.moving: list[tuple[int, Tensor]] = []  # hyperparameters that are tensors, but for lr
         self.hypers = torch.zeros(len(program.hypers) + 2, dtype=torch.float64, device=device)
         # A tensor: as a number a seed of 1 would be a literal, and a large one of another type
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
-        self.seed_value = 0
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
         self.one = torch.ones((), dtype=torch.float32, device=device)
         self.scalars = torch.empty(0, dtype=torch.float32, device=device)
@@ -103,22 +106,8 @@ class GroupEngine:
         self, group: Mapping[str, Any], skip: Tensor | None, grad_scale: Tensor | None
     ) -> None:
         """The scalar kernel, then one step launch per bucket."""
+        self._upload(group)
         lr = group["lr"]
-        values = [
-            0.0 if isinstance(v := h.read(group), Tensor) else float(v) for h in self.program.hypers
-        ]
-        lr0 = group["lr0"]
-        values += [float(lr0), -1.0 if group["maximize"] else 1.0]
-        if group["seed"] != self.seed_value:
-            self.seed_value = group["seed"]
-            self.seed.fill_(self.seed_value)
-        if values != self.uploaded:
-            self.uploaded = values
-            self.hypers.copy_(host_numbers(values))
-        for i, h in enumerate(self.program.hypers):
-            value = h.read(group)
-            if isinstance(value, Tensor) and h.name != "lr":
-                self.hypers[i] = value
         lr_source = lr.to(self.device) if isinstance(lr, Tensor) else self.hypers
         self.scalar_launcher(
             lr_source,
@@ -134,3 +123,26 @@ class GroupEngine:
         scaled = grad_scale is not None or bool(group["maximize"])
         for b in self.buckets:
             b.step(self.scalars, self.keys, scaled)
+
+    def _upload(self, group: Mapping[str, Any]) -> None:
+        """Hyperparameters and seed to the device, where others were put into the group: what
+        ``Values`` left there are numbers, tuples of them, and tensors."""
+        read = self.read(group)
+        if len(read) != len(self.known) or not all(map(is_, read, self.known)):
+            slots = self.program.hypers
+            values = [h.read(group) for h in slots]
+            self.moving = [
+                (i, v)
+                for i, (h, v) in enumerate(zip(slots, values, strict=True))
+                if isinstance(v, Tensor) and h.name != "lr"
+            ]
+            values += [group["lr0"], -1.0 if group["maximize"] else 1.0]
+            numbers = [0.0 if isinstance(v, Tensor) else float(v) for v in values]
+            if numbers != self.uploaded:  # objects that are new with equal values are no copy,
+                self.hypers.copy_(host_numbers(numbers))  # which a capture would not allow
+                self.uploaded = numbers
+            if not self.known or self.known[-1] != read[-1]:
+                self.seed.fill_(read[-1])
+            self.known = read
+        for i, value in self.moving:
+            self.hypers[i] = value
