@@ -6,6 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -24,7 +25,7 @@ from signconv.runtime.groups import Values, unknown_arguments
 from signconv.runtime.memory import notice
 from signconv.runtime.places import Places
 from signconv.runtime.program import OptimizerProgram
-from signconv.runtime.settings import unaffected
+from signconv.runtime.settings import hooked, unaffected
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -178,6 +179,12 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._backends[found] = found(self.program)
         return self._backends[found]
 
+    def _patch_step_function(self) -> None:
+        """Called by torch for each class whose objects are made."""
+        if not hasattr(type(self).step, "hooked"):
+            type(self).step = hooked(type(self).step)  # type: ignore[method-assign]
+        super()._patch_step_function()
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step; returns the closure's loss, or None."""
@@ -247,7 +254,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._checked.group(i, group, active, self.state, bool(self._dtensors))
             for device, params in by_device(active).items():
                 work[device].append((i, params))
-        stepped = [p for parts in work.values() for _, params in parts for p in params]
+        stepped = [*chain.from_iterable(params for parts in work.values() for _, params in parts)]
         if len(ready) < len(groups):
             self._checked.addresses(stepped, bool(self._dtensors))
         for device in work:

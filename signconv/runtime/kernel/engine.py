@@ -27,7 +27,7 @@ class GroupEngine:
 
     def __init__(self, program: OptimizerProgram, device: torch.device) -> None:
         self.program, self.device = program, device
-        self.active: list[int] = []
+        self.active: list[Tensor] = []
         self.buckets: list[Bucket] = []
         self.clock = torch.zeros(0, dtype=torch.int64, device=device)
         self.states = torch.zeros(0, dtype=torch.float64, device=device)
@@ -47,21 +47,20 @@ class GroupEngine:
 
     def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Bring tables and clock up to date with this step's parameters."""
-        active = [id(p) for p in params]
-        if active != self.active or any(
-            state[p]["step"].data_ptr() != self._step_pointer(p) for p in params
-        ):
+        same = len(params) == len(self.active) and all(map(is_, params, self.active))
+        if not same or any(state[p]["step"].data_ptr() != self._step_pointer(p) for p in params):
             self._rebuild(params, state)
         if not all(b.refresh(state, self.clock_rows) for b in self.buckets):
             self._rebuild(params, state)
             for b in self.buckets:
                 b.refresh(state, self.clock_rows)
-        self.active = active
+        self.active = [*params]
 
     def follow(self, params: list[Tensor]) -> bool:
         """Whether ``prepare`` has nothing to do for these parameters, all of them with gradients,
         provided that their state dictionaries are still those of the last step."""
-        return list(map(id, params)) == self.active and all(b.follow() for b in self.buckets)
+        same = len(params) == len(self.active) and all(map(is_, params, self.active))
+        return same and all(b.follow() for b in self.buckets)
 
     def _step_pointer(self, p: Tensor) -> int:
         row = self.clock_rows.get(p)
