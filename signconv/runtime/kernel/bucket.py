@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -29,6 +29,8 @@ from signconv.runtime.tables import Column
 
 #: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
 _POINTER, _GRAD = Tensor.data_ptr, attrgetter("grad")
+#: Of all parameters, of all gradients, and of all state: name by name, clocks last.
+Pointers = tuple[list[int], list[int], list[int]]
 
 
 class Bucket:
@@ -64,7 +66,7 @@ class Bucket:
         counts = [-(-p.numel() // per_chunk) for p in members]
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
         self.programs = len(self.chunks)
-        self.pointers: list[int] = []
+        self.pointers: Pointers = ([], [], [])
         width = tables.width(len(program.moments))
         self.table = torch.empty((len(members), width), dtype=torch.int64, device=device)
         self.reducer = None
@@ -83,27 +85,23 @@ class Bucket:
         """
         if not self.entries:
             return False
-        count = len(self.members)
         grads: list[Any] = [*map(_GRAD, self.members)]
         if self.died or not self.watch.same([*self.members, *grads]):
             return False
-        if not self._state_lies_as_it_did():
-            return False
-        if [*map(_POINTER, self.members)] != self.pointers[:count]:
-            return False
-        moved = [*map(_POINTER, grads)]
-        if moved != self.pointers[count : 2 * count]:
-            if 0 in moved:
+        params, before, state = self.pointers
+        try:  # ``x.data = …`` keeps the tensor and moves it
+            if [*map(_POINTER, self._state())] != state:
                 return False
-            self._upload([*self.pointers[:count], *moved, *self.pointers[2 * count :]])
-        return True
-
-    def _state_lies_as_it_did(self) -> bool:
-        """Every pointer of the state is compared: ``x.data = …`` keeps the tensor and moves it."""
-        try:
-            return [*map(_POINTER, self._state())] == self.pointers[2 * len(self.members) :]
         except (TypeError, KeyError, AttributeError):  # no such state
             return False
+        if [*map(_POINTER, self.members)] != params:
+            return False
+        moved = [*map(_POINTER, grads)]
+        if moved != before:
+            if 0 in moved:
+                return False
+            self._upload((params, moved, state))
+        return True
 
     def _state(self) -> Iterator[Any]:
         """What the kernel reads and the clocks, name by name."""
@@ -128,9 +126,9 @@ class Bucket:
             fixed = [rows, zeros, offsets, sizes, zeros, zeros, lengths]
             self.fixed = torch.tensor(fixed, dtype=torch.int64, device="cpu")
         self.dense = Dense(self.members)
-        pointers = self._pointers(self.dense.params, self.dense.grads)
-        first = 2 * len(self.members)
-        if self.died or pointers[first:] != self.pointers[first:]:
+        params, grads = [*map(_POINTER, self.dense.params)], [*map(_POINTER, self.dense.grads)]
+        pointers = params, grads, [*map(_POINTER, self._state())]
+        if self.died or pointers[2] != self.pointers[2]:
             self._remember_state()
         if pointers != self.pointers:
             self._upload(pointers)
@@ -145,13 +143,10 @@ class Bucket:
         storages = [x.untyped_storage() for x in self._state()]
         self.alive = [weakref.ref(s, self.died.append) for s in storages]
 
-    def _pointers(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[int]:
-        """Of all parameters, of all gradients, then of all state: name by name, clocks last."""
-        return [*map(_POINTER, params), *map(_POINTER, grads), *map(_POINTER, self._state())]
-
-    def _upload(self, pointers: list[int]) -> None:
+    def _upload(self, pointers: Pointers) -> None:
         count = len(self.members)
-        values = torch.frombuffer(array("q", pointers), dtype=torch.int64).view(-1, count)
+        numbers = array("q", chain.from_iterable(pointers))
+        values = torch.frombuffer(numbers, dtype=torch.int64).view(-1, count)
         values = values[:-1]  # the clocks are found by their rows
         host = torch.zeros(self.table.shape, dtype=torch.int64, device="cpu")
         host[:, : Column.PARAM] = self.fixed.t()
