@@ -454,8 +454,37 @@ MUTANTS = (
     ),
     Mutant(
         "state allocated piece by piece when memory runs out",
-        ((OPTIMIZER, 'fresh[p] = self._new_state(p, self.param_groups[i]["master"])', 'self.state[p] = self._new_state(p, self.param_groups[i]["master"])'),),
+        ((OPTIMIZER, 'fresh[p] = self._new_state(p, groups[i]["master"])', 'self.state[p] = self._new_state(p, groups[i]["master"])'),),
         (f"{FAULTS}::test_state_is_all_or_nothing_when_memory_runs_out",),
+    ),
+    Mutant(
+        "frozen: freed memory is not noticed",
+        (("signconv/runtime/checked.py", "if same and not self._gone:", "if same:"),),
+        ("tests/runtime/test_frozen.py",),
+    ),
+    Mutant(
+        "frozen: param groups may change",
+        (("signconv/runtime/checked.py", "if same and not self._gone:", "if not self._gone:"),),
+        ("tests/runtime/test_frozen.py",),
+    ),
+    Mutant(
+        "state: its pointers are not compared",
+        (("signconv/runtime/kernel/bucket.py", "if [*map(_POINTER, self._state())] != state:", "if False:"),),
+        ("tests/runtime/test_doors_memory.py",),
+    ),
+    Mutant(
+        "scalars: new hyperparameters are not uploaded",
+        (("signconv/runtime/kernel/engine.py", "or not all(map(is_, read, self.known))", ""),),
+        ("tests/runtime/test_frozen.py",),
+    ),
+    Mutant(
+        "hooks: of all optimizers are left out",
+        ((
+            "signconv/runtime/settings.py",
+            "            or optimizers._global_optimizer_pre_hooks\n            or optimizers._global_optimizer_post_hooks\n",
+            "",
+        ),),
+        ("tests/runtime/test_hooks.py",),
     ),
     Mutant(
         "build: the target written in place",
