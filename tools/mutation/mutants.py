@@ -470,7 +470,7 @@ MUTANTS = (
     Mutant(
         "state: its pointers are not compared",
         (("signconv/runtime/kernel/bucket.py", "if [*map(_POINTER, self._state())] != state:", "if False:"),),
-        ("tests/runtime/test_doors_memory.py",),
+        ("tests/runtime/kernel/test_follow.py",),
     ),
     Mutant(
         "scalars: new hyperparameters are not uploaded",
