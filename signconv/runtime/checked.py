@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -88,8 +89,8 @@ class Checked:
 class Promise:
     """What steps inside ``frozen()`` do not look at again.
 
-    Memory that is freed, and parameters that come or go, are noticed all the same: that costs
-    nothing.
+    Memory that is freed, and parameters that come or go, are noticed all the same: that costs next
+    to nothing.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Promise:
     ) -> None:
         self.work, self.ready, self.stepped = work, ready, stepped
         self._name = name
-        self._groups = [(g["params"], len(g["params"])) for g in groups]
+        self._groups = [(g["params"], [*g["params"]]) for g in groups]
         self._gone: list[Any] = []
         entries = [x for p in stepped for x in state[p].values() if isinstance(x, Tensor)]
         tensors = [*stepped, *(p.grad for p in stepped if p.grad is not None), *entries]
@@ -113,8 +114,8 @@ class Promise:
     def keep(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Raise RuntimeError where it was broken, before anything is written."""
         same = len(groups) == len(self._groups) and all(
-            g["params"] is held and len(held) == count
-            for g, (held, count) in zip(groups, self._groups, strict=True)
+            g["params"] is held and len(held) == len(were) and all(map(is_, held, were))
+            for g, (held, were) in zip(groups, self._groups, strict=True)
         )
         if same and not self._gone:
             return

@@ -54,8 +54,8 @@ def unaffected(method: Callable[..., Any]) -> Callable[..., Any]:
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     """``step`` with its hooks and its place in a profile, as torch.optim wraps it.
 
-    Where nobody hooked it and no profiler runs, torch's wrapper, a fifth of a small step's time on
-    the host, is left out.
+    Where nobody hooked it and no profiler runs, torch's wrapper, about 25 µs, is left out. (An
+    ``ExecutionTraceObserver`` is no profiler by itself: it sees what a step does without its name.)
     """
     watched: Any = torch.optim.Optimizer.profile_hook_step(step)
 

@@ -153,6 +153,11 @@ def one_more(ps: list[nn.Parameter], optimizer: Any) -> None:
     optimizer.param_groups[0]["params"].append(nn.Parameter(torch.ones_like(ps[0])))
 
 
+def replaced_in_its_list(ps: list[nn.Parameter], optimizer: Any) -> None:
+    """The old parameter lives on in ``ps``, so no memory is freed."""
+    optimizer.param_groups[0]["params"][1] = nn.Parameter(torch.ones_like(ps[1]))
+
+
 def another_list(ps: list[nn.Parameter], optimizer: Any) -> None:
     optimizer.param_groups[0]["params"] = [*optimizer.param_groups[0]["params"]]
 
@@ -164,8 +169,8 @@ def one_group_less(ps: list[nn.Parameter], optimizer: Any) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        freed_gradient, moved_parameter, moved_state, replaced_state, one_more, another_list,
-        one_group_less,
+        freed_gradient, moved_parameter, moved_state, replaced_state, one_more,
+        replaced_in_its_list, another_list, one_group_less,
     ],
     ids=lambda f: f.__name__,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from operator import is_, itemgetter
 from typing import Any
@@ -47,8 +48,9 @@ class GroupEngine:
 
     def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Bring tables and clock up to date with this step's parameters."""
-        same = len(params) == len(self.active) and all(map(is_, params, self.active))
-        if not same or any(state[p]["step"].data_ptr() != self._step_pointer(p) for p in params):
+        if not self._holds(params) or any(
+            state[p]["step"].data_ptr() != self._step_pointer(p) for p in params
+        ):
             self._rebuild(params, state)
         if not all(b.refresh(state, self.clock_rows) for b in self.buckets):
             self._rebuild(params, state)
@@ -59,8 +61,10 @@ class GroupEngine:
     def follow(self, params: list[Tensor]) -> bool:
         """Whether ``prepare`` has nothing to do for these parameters, all of them with gradients,
         provided that their state dictionaries are still those of the last step."""
-        same = len(params) == len(self.active) and all(map(is_, params, self.active))
-        return same and all(b.follow() for b in self.buckets)
+        return self._holds(params) and all(b.follow() for b in self.buckets)
+
+    def _holds(self, params: list[Tensor]) -> bool:
+        return len(params) == len(self.active) and all(map(is_, params, self.active))
 
     def _step_pointer(self, p: Tensor) -> int:
         row = self.clock_rows.get(p)
@@ -136,7 +140,8 @@ class GroupEngine:
                 if isinstance(v, Tensor) and h.name != "lr"
             ]
             values += [group["lr0"], -1.0 if group["maximize"] else 1.0]
-            numbers = [0.0 if isinstance(v, Tensor) else float(v) for v in values]
+            # NaN for a tensor: a number that follows it, be it 0, is another
+            numbers = [math.nan if isinstance(v, Tensor) else float(v) for v in values]
             if numbers != self.uploaded:  # objects that are new with equal values are no copy,
                 self.hypers.copy_(host_numbers(numbers))  # which a capture would not allow
                 self.uploaded = numbers

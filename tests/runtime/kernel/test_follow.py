@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_stosign import AdamWStoSign
 from torch import Tensor
 
@@ -175,3 +176,17 @@ def test_a_launch_asks_triton_once_per_dtype_and_alignment() -> None:
     assert aligned == {True} and len(asked) == 4  # fp32 at 0, 4 and 8 bytes past 16, and float64
     assert [a[0].data_ptr() for a in ran] == [memory[4:].data_ptr()] * 2
     assert all(a[1] is table and a[2:] == (8, 2) for a in ran)
+
+
+@pytest.mark.parametrize("backend", ["triton", "auto", "reference"])
+def test_a_hyperparameter_that_was_a_tensor_may_become_zero(backend: str, device: str) -> None:
+    """Without a gradient only decay moves it; on each backend nothing does from then on."""
+    p = torch.ones(64, device=device, requires_grad=True)
+    p.grad = torch.zeros_like(p)
+    optimizer = AdamW([p], lr=0.1, weight_decay=torch.tensor(0.5), backend=backend)
+    optimizer.step()
+    before = p.detach().clone()
+    assert float(before.max()) < 1
+    optimizer.param_groups[0]["weight_decay"] = 0.0
+    optimizer.step()
+    assert different(p, before) == 0
