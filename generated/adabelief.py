@@ -119,12 +119,13 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         lr_weight_decay,
     ) = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v_input_base = g - m
-    v = beta2 * v_prev + one_minus_beta2 * (v_input_base * v_input_base)  # moment of (g - m)**2
+    # moment of (g - m)**2
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base))
     # m.corrected / (sqrt(v.corrected) + eps)
     update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v)
 
 
@@ -148,12 +149,13 @@ def _math_reference(
         lr_weight_decay,
     ) = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
+    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v_input_base = g - m
-    v = beta2 * v_prev + one_minus_beta2 * (v_input_base * v_input_base)  # moment of (g - m)**2
+    # moment of (g - m)**2
+    v = ref.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base))
     # m.corrected / (sqrt(v.corrected) + eps)
     update = ref.ratio(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v)
 
 

@@ -84,11 +84,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, u_prev = moments
     beta1, one_minus_beta1, beta2, noise_gain, lr, lr_weight_decay = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
-    direction = m + u * noise_gain * noise  # update = sign(m.corrected + u * noise)
+    direction = dev.fma(u * noise_gain, noise, m)  # update = sign(m.corrected + u * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - (dev.signed(lr, direction) + lr_weight_decay * p)
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
     return p, (m, u)
 
 
@@ -102,11 +102,11 @@ def _math_reference(
     m_prev, u_prev = moments
     beta1, one_minus_beta1, beta2, noise_gain, lr, lr_weight_decay = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
+    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     u = ref.nonneg_maximum(beta2 * u_prev, torch.abs(g))  # max(beta2 * u.prev, abs(g))
-    direction = m + u * noise_gain * noise  # update = sign(m.corrected + u * noise)
+    direction = ref.fma(u * noise_gain, noise, m)  # update = sign(m.corrected + u * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - (ref.signed(lr, direction) + lr_weight_decay * p)
+    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
     return p, (m, u)
 
 

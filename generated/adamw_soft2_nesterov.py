@@ -78,14 +78,14 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     s_prev = dev.nonneg_maximum(s_prev, m_prev * m_prev)
-    m = beta * m_prev + one_minus_beta * g  # moment of g
-    s = beta * s_prev + one_minus_beta * (g * g)  # moment of g**2
-    numerator = beta * m + one_minus_beta * g  # beta * m + (1 - beta) * g
+    m = dev.fma(beta, m_prev, one_minus_beta * g)  # moment of g
+    s = dev.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
+    numerator = dev.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
     # sqrt(beta * s + (1 - beta) * g**2)
-    denominator = dev.sqrt(beta * s + one_minus_beta * (g * g), CODEC)
+    denominator = dev.sqrt(dev.fma(beta, s, one_minus_beta * (g * g)), CODEC)
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
     update = dev.ratio(numerator, denominator, CODEC)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m, s)
 
 
@@ -101,14 +101,14 @@ def _math_reference(
 
     # at least what m allows: both were rounded when they were stored
     s_prev = ref.nonneg_maximum(s_prev, m_prev * m_prev)
-    m = beta * m_prev + one_minus_beta * g  # moment of g
-    s = beta * s_prev + one_minus_beta * (g * g)  # moment of g**2
-    numerator = beta * m + one_minus_beta * g  # beta * m + (1 - beta) * g
+    m = ref.fma(beta, m_prev, one_minus_beta * g)  # moment of g
+    s = ref.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
+    numerator = ref.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
     # sqrt(beta * s + (1 - beta) * g**2)
-    denominator = ref.sqrt(beta * s + one_minus_beta * (g * g))
+    denominator = ref.sqrt(ref.fma(beta, s, one_minus_beta * (g * g)))
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
     update = ref.ratio(numerator, denominator)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m, s)
 
 

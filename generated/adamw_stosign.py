@@ -92,12 +92,12 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, v_prev = moments
     beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, lr, lr_weight_decay = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # update = sign(m.corrected + sqrt(v.corrected) * noise)
-    direction = m * tl.abs(m) + v * noise_gain * (noise * tl.abs(noise))
+    direction = dev.fma(m, tl.abs(m), v * noise_gain * (noise * tl.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - (dev.signed(lr, direction) + lr_weight_decay * p)
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
     return p, (m, v)
 
 
@@ -111,12 +111,12 @@ def _math_reference(
     m_prev, v_prev = moments
     beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, lr, lr_weight_decay = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # update = sign(m.corrected + sqrt(v.corrected) * noise)
-    direction = m * torch.abs(m) + v * noise_gain * (noise * torch.abs(noise))
+    direction = ref.fma(m, torch.abs(m), v * noise_gain * (noise * torch.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - (ref.signed(lr, direction) + lr_weight_decay * p)
+    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
     return p, (m, v)
 
 

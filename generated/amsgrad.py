@@ -151,14 +151,14 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     v_max = dev.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
     # sqrt(v_max / (1 - beta2**t)) + eps
     denominator = dev.sqrt(v_max * denominator_scale, CODEC) + eps
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
     update = dev.ratio(m * m_correction, denominator, CODEC)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v, v_max)
 
 
@@ -185,13 +185,13 @@ def _math_reference(
 
     # at least what m allows: both were rounded when they were stored
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     v_max = ref.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
     denominator = ref.sqrt(v_max * denominator_scale) + eps  # sqrt(v_max / (1 - beta2**t)) + eps
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
     update = ref.ratio(m * m_correction, denominator)
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v, v_max)
 
 

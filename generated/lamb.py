@@ -152,18 +152,19 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = (
-        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-        + weight_decay * p
+    u = dev.fma(
+        weight_decay,
+        p,
+        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC),
     )
     # where(norm(u) > 0, norm(p) / norm(u), 1)
     ratio = tl.where(norm_u > 0.0, dev.divide(norm_p, norm_u, CODEC), 1.0)
     trust = tl.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
     update = trust * u
-    p = p - lr * update
+    p = dev.fma((-1.0) * lr, update, p)  # p - lr * update
     return p, (m, v)
 
 
@@ -186,12 +187,13 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = (
-        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-        + weight_decay * p
+    u = dev.fma(
+        weight_decay,
+        p,
+        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC),
     )
     return (u * u, p * p)
 
@@ -221,15 +223,15 @@ def _math_reference(
 
     # at least what m allows: both were rounded when they were stored
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps) + weight_decay * p
+    u = ref.fma(weight_decay, p, torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps))
     # where(norm(u) > 0, norm(p) / norm(u), 1)
     ratio = torch.where(norm_u > 0.0, torch.div(norm_p, norm_u), 1.0)
     trust = torch.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
     update = trust * u
-    p = p - lr * update
+    p = ref.fma((-1.0) * lr, update, p)  # p - lr * update
     return p, (m, v)
 
 
@@ -253,10 +255,10 @@ def _summands_reference(
 
     # at least what m allows: both were rounded when they were stored
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps) + weight_decay * p
+    u = ref.fma(weight_decay, p, torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps))
     return (u * u, p * p)
 
 

@@ -153,15 +153,15 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         lr_weight_decay,
     ) = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
-    numerator = mu_next * m * numerator_scale + one_minus_mu * g * numerator_scale2
+    numerator = dev.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2)
     # update = sign(mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product) +
     # sqrt(v.corrected) * noise)
-    direction = numerator * tl.abs(numerator) + v * noise_gain * (noise * tl.abs(noise))
+    direction = dev.fma(numerator, tl.abs(numerator), v * noise_gain * (noise * tl.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - (dev.signed(lr, direction) + lr_weight_decay * p)
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
     return p, (m, v)
 
 
@@ -187,15 +187,17 @@ def _math_reference(
         lr_weight_decay,
     ) = scalars
 
-    m = beta1 * m_prev + one_minus_beta1 * g  # moment of g
-    v = beta2 * v_prev + one_minus_beta2 * (g * g)  # moment of g**2
+    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
-    numerator = mu_next * m * numerator_scale + one_minus_mu * g * numerator_scale2
+    numerator = ref.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2)
     # update = sign(mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product) +
     # sqrt(v.corrected) * noise)
-    direction = numerator * torch.abs(numerator) + v * noise_gain * (noise * torch.abs(noise))
+    direction = ref.fma(
+        numerator, torch.abs(numerator), v * noise_gain * (noise * torch.abs(noise))
+    )
     # p - lr * update - lr * weight_decay * p
-    p = p - (ref.signed(lr, direction) + lr_weight_decay * p)
+    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
     return p, (m, v)
 
 

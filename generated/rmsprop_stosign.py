@@ -76,10 +76,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (v_prev,) = moments
     alpha, one_minus_alpha, lr, lr_weight_decay = scalars
 
-    v = alpha * v_prev + one_minus_alpha * (g * g)  # moment of g**2
-    direction = g * tl.abs(g) + v * (noise * tl.abs(noise))  # update = sign(g + sqrt(v) * noise)
+    v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
+    # update = sign(g + sqrt(v) * noise)
+    direction = dev.fma(g, tl.abs(g), v * (noise * tl.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - (dev.signed(lr, direction) + lr_weight_decay * p)
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
     return p, (v,)
 
 
@@ -93,11 +94,11 @@ def _math_reference(
     (v_prev,) = moments
     alpha, one_minus_alpha, lr, lr_weight_decay = scalars
 
-    v = alpha * v_prev + one_minus_alpha * (g * g)  # moment of g**2
+    v = ref.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
     # update = sign(g + sqrt(v) * noise)
-    direction = g * torch.abs(g) + v * (noise * torch.abs(noise))
+    direction = ref.fma(g, torch.abs(g), v * (noise * torch.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - (ref.signed(lr, direction) + lr_weight_decay * p)
+    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
     return p, (v,)
 
 

@@ -75,9 +75,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     momentum, one_minus_momentum, lr, lr_weight_decay = scalars
 
-    m = momentum * m_prev + one_minus_momentum * dev.sign(g)  # moment of sign(g)
+    m = dev.fma(momentum, m_prev, one_minus_momentum * dev.sign(g))  # moment of sign(g)
     update = m
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m,)
 
 
@@ -91,9 +91,9 @@ def _math_reference(
     (m_prev,) = moments
     momentum, one_minus_momentum, lr, lr_weight_decay = scalars
 
-    m = momentum * m_prev + one_minus_momentum * ref.sign(g)  # moment of sign(g)
+    m = ref.fma(momentum, m_prev, one_minus_momentum * ref.sign(g))  # moment of sign(g)
     update = m
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m,)
 
 

@@ -38,6 +38,7 @@ from signconv.runtime.program import (
     Step,
     Tensors,
 )
+from signconv.runtime.reference import ops as ref
 
 # ---------------------------------------------------------------- scalars, float64, once per step
 
@@ -74,9 +75,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     m_beta, m_rest, lr, lr_weight_decay = scalars
 
-    m = m_beta * m_prev + m_rest * g  # moment of g
+    m = dev.fma(m_beta, m_prev, m_rest * g)  # moment of g
     update = m
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m,)
 
 
@@ -90,9 +91,9 @@ def _math_reference(
     (m_prev,) = moments
     m_beta, m_rest, lr, lr_weight_decay = scalars
 
-    m = m_beta * m_prev + m_rest * g  # moment of g
+    m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
     update = m
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m,)
 
 

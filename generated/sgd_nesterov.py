@@ -38,6 +38,7 @@ from signconv.runtime.program import (
     Step,
     Tensors,
 )
+from signconv.runtime.reference import ops as ref
 
 # ---------------------------------------------------------------- scalars, float64, once per step
 
@@ -76,10 +77,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay = scalars
 
-    m = m_beta * m_prev + m_rest * g  # moment of g
-    numerator = momentum * m + one_minus_momentum * g  # momentum * m + (1 - momentum) * g
+    m = dev.fma(m_beta, m_prev, m_rest * g)  # moment of g
+    numerator = dev.fma(momentum, m, one_minus_momentum * g)  # momentum * m + (1 - momentum) * g
     update = numerator  # momentum * m + (1 - momentum) * g
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m,)
 
 
@@ -93,10 +94,10 @@ def _math_reference(
     (m_prev,) = moments
     m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay = scalars
 
-    m = m_beta * m_prev + m_rest * g  # moment of g
-    numerator = momentum * m + one_minus_momentum * g  # momentum * m + (1 - momentum) * g
+    m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
+    numerator = ref.fma(momentum, m, one_minus_momentum * g)  # momentum * m + (1 - momentum) * g
     update = numerator  # momentum * m + (1 - momentum) * g
-    p = p - (lr * update + lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
     return p, (m,)
 
 

@@ -65,7 +65,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     direction = g  # update = sign(g)
     # p - lr * update - lr * weight_decay * p
-    p = p - (dev.signed(lr, direction) + lr_weight_decay * p)
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
     return p, ()
 
 
@@ -80,7 +80,7 @@ def _math_reference(
 
     direction = g  # update = sign(g)
     # p - lr * update - lr * weight_decay * p
-    p = p - (ref.signed(lr, direction) + lr_weight_decay * p)
+    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
     return p, ()
 
 

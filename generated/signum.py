@@ -73,10 +73,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     m_beta, m_rest, lr, lr_weight_decay = scalars
 
-    m = m_beta * m_prev + m_rest * g  # moment of g
+    m = dev.fma(m_beta, m_prev, m_rest * g)  # moment of g
     direction = m  # update = sign(m)
     # p - lr * update - lr * weight_decay * p
-    p = p - (dev.signed(lr, direction) + lr_weight_decay * p)
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
     return p, (m,)
 
 
@@ -90,10 +90,10 @@ def _math_reference(
     (m_prev,) = moments
     m_beta, m_rest, lr, lr_weight_decay = scalars
 
-    m = m_beta * m_prev + m_rest * g  # moment of g
+    m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
     direction = m  # update = sign(m)
     # p - lr * update - lr * weight_decay * p
-    p = p - (ref.signed(lr, direction) + lr_weight_decay * p)
+    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
     return p, (m,)
 
 

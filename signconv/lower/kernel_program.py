@@ -11,8 +11,8 @@ from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
 
 #: Operations of lowered expressions: step*sign(x), division with x/0 = 0 and with 0/0 = 0, max of
-#: >= 0.
-LOWERED = frozenset({"signed", "ratio", "mean_ratio", "nonneg_max", "bf16"})
+#: >= 0, a*b + c rounded once.
+LOWERED = frozenset({"signed", "ratio", "mean_ratio", "nonneg_max", "bf16", "fma"})
 #: What the printers know without a function of KernelProgram.functions.
 ELEMENTWISE = LOWERED | {
     "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where",

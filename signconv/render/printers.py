@@ -69,6 +69,7 @@ class TritonPrinter(_Code):
         "max": "dev.maximum",
         "min": "dev.minimum",
         "nonneg_max": "dev.nonneg_maximum",
+        "fma": "dev.fma",
     }
 
     def special(self, e: Op) -> tuple[str, int] | None:
@@ -96,6 +97,7 @@ class TorchPrinter(_Code):
         "max": "ref.maximum",
         "min": "ref.minimum",
         "nonneg_max": "ref.nonneg_maximum",
+        "fma": "ref.fma",
     }
 
     def special(self, e: Op) -> tuple[str, int] | None:

@@ -349,6 +349,17 @@ class Lanes:
         return where(condition, condition.trace.constant(a, torch.float32), b)
 
     @staticmethod
+    def _fma(a: Any, b: Any, c: Any) -> Lanes:
+        """One instruction where the CPU has it, else the C library's function."""
+        first = next(x for x in (a, b, c) if isinstance(x, Lanes))
+        operands = [first._as_lanes(x) for x in (a, b, c)]
+
+        def made(x: Any, y: Any, z: Any) -> Any:
+            return first.trace.intrinsic("fma", x.type, x, y, z)
+
+        return first._new(torch.float32, made, *operands)
+
+    @staticmethod
     def _sqrt(x: Lanes) -> Lanes:
         """LLVM's root is correctly rounded: no detour over float64."""
         return x.sqrt()

@@ -4,7 +4,32 @@ from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel import ptx
-from signconv.runtime.kernel.constants import ARITHMETIC
+from signconv.runtime.kernel.constants import ARITHMETIC, FUSES
+
+
+@triton.jit
+def fma(a, b, c):
+    """a*b + c, rounded once.  One of them is a tensor, the others may be numbers."""
+    if FUSES:
+        y = tl.fma(a, b, c)
+    else:
+        y = _emulated_fma(a, b, c)
+    return y
+
+
+@triton.jit
+def _emulated_fma(a, b, c):
+    """By way of float64, where the product is exact; the sum is rounded to odd, so that rounding
+    it again to fp32 is right (Boldo and Melquiond 2008)."""
+    one = tl.full((), 1.0, tl.float64)
+    x, z = (a * one) * (b * one), c * one
+    total = x + z
+    part = total - x
+    rest = (x - (total - part)) + (z - part)
+    bits = total.to(tl.int64, bitcast=True)
+    odd = (bits + tl.where((rest > 0) == (total > 0), 1, -1)).to(tl.float64, bitcast=True)
+    inexact = (rest != 0) & (tl.abs(rest) < float("inf")) & ((bits & 1) == 0)
+    return tl.where(inexact, odd, total).to(tl.float32)
 
 
 @triton.jit

@@ -148,6 +148,7 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
     fp32 number, and for Inf and NaN, a second branch takes over, with the scale in two factors.
     """
     BIAS: tl.constexpr = 15 if FORMAT == E5M2 else 7
+    NAN: tl.constexpr = 0x7F << (21 if FORMAT == E5M2 else 20)
     # The largest number of the first branch: its byte gives the scale 2^-126
     LIMIT: tl.constexpr = (156 if FORMAT == E5M2 else 141) << 23
     # E5M2 holds what is never negative: its bits are its magnitude, and unsigned a NaN with a
@@ -165,9 +166,11 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         finite = _magnitude(x) < 0x7F800000
         byte = _byte(tl.max(tl.where(finite, _magnitude(x), 0), axis=1), FORMAT)
         first = tl.maximum(BIAS - byte, -126)
-        scaled = x * _power_of_two(first)
-        code = encode_fp8(scaled, _power_of_two(BIAS - byte - first), field, FORMAT, CODEC)
-        code = tl.where(finite, code, 0x7F).to(tl.uint8)
+        scaled = (x * _power_of_two(first)) * _power_of_two(BIAS - byte - first)
+        # Bits that round to the code of NaN whatever the field: so both branches end alike, and
+        # codes stay packed
+        scaled = tl.where(finite, scaled, tl.full((), NAN, tl.uint32).to(tl.float32, bitcast=True))
+        code = encode_fp8(scaled, 1.0, field, FORMAT, CODEC)
     return code, byte
 
 

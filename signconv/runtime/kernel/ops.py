@@ -9,6 +9,7 @@ from __future__ import annotations
 from signconv.runtime.kernel.arithmetic import (
     divide,
     divided,
+    fma,
     maximum,
     mean_ratio,
     minimum,
@@ -91,6 +92,7 @@ __all__ = [
     "extent",
     "fetch_moment",
     "field",
+    "fma",
     "hash_elements",
     "join_master",
     "load",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import (
+    handle_torch_function,
+    has_torch_function,
+    has_torch_function_unary,
+)
 
 
 def sign(x: Tensor) -> Tensor:
@@ -22,6 +28,31 @@ def _pair(a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
     b = torch.tensor(b, dtype=a.dtype, device=a.device) if isinstance(b, float) else b
     wide, other = torch.broadcast_tensors(a, b)
     return wide, other
+
+
+def fma(a: Tensor | float, b: Tensor | float, c: Tensor | float) -> Tensor:
+    """a*b + c, rounded once.  One of them is a tensor, the others may be numbers.
+
+    By way of float64, where the product is exact; the sum is rounded to odd, so that rounding it
+    again to fp32 is right (Boldo and Melquiond 2008).
+    """
+    tensors = tuple(x for x in (a, b, c) if not isinstance(x, float))
+    if has_torch_function(tensors):
+        return handle_torch_function(fma, tensors, a, b, c)
+    x = _double(a) * _double(b)
+    z = _double(c)
+    total = x + z
+    part = total - x
+    rest = (x - (total - part)) + (z - part)
+    bits = total.view(torch.int64)
+    away = torch.where((rest > 0) == (total > 0), 1, -1)
+    odd = (bits + away).view(torch.float64)
+    inexact = (rest != 0) & rest.isfinite() & ((bits & 1) == 0)
+    return torch.where(inexact, odd, total).to(torch.float32)
+
+
+def _double(x: Tensor | float) -> Any:
+    return x.to(torch.float64) if isinstance(x, Tensor) else x
 
 
 def either(condition: Tensor, a: float, b: float) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from signconv.runtime.reference.arithmetic import (
     divided,
     either,
+    fma,
     maximum,
     mean_ratio,
     minimum,
@@ -85,6 +86,7 @@ __all__ = [
     "encode_fp8",
     "encode_fp8_nearest",
     "exp64",
+    "fma",
     "join_master",
     "load_float",
     "load_moment",
