@@ -161,16 +161,18 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         largest = tl.reduce(tl.abs(x), 1, _nan_maximum).to(tl.uint32, bitcast=True)
     if _highest(largest, x) < LIMIT:
         byte = _byte(largest, FORMAT)
-        code = encode_fp8(x, _power_of_two(BIAS - byte), field, FORMAT, CODEC)
+        scale = _power_of_two(BIAS - byte)
+        rest = x
     else:
         finite = _magnitude(x) < 0x7F800000
         byte = _byte(tl.max(tl.where(finite, _magnitude(x), 0), axis=1), FORMAT)
         first = tl.maximum(BIAS - byte, -126)
-        scaled = (x * _power_of_two(first)) * _power_of_two(BIAS - byte - first)
-        # Bits that round to the code of NaN whatever the field: so both branches end alike, and
-        # codes stay packed
-        scaled = tl.where(finite, scaled, tl.full((), NAN, tl.uint32).to(tl.float32, bitcast=True))
-        code = encode_fp8(scaled, 1.0, field, FORMAT, CODEC)
+        scale = _power_of_two(byte * 0)
+        rest = (x * _power_of_two(first)) * _power_of_two(BIAS - byte - first)
+        # Bits that round to the code of NaN whatever the field
+        rest = tl.where(finite, rest, tl.full((), NAN, tl.uint32).to(tl.float32, bitcast=True))
+    # One encoder behind both branches: bytes that leave a branch come unpacked
+    code = encode_fp8(rest, scale, field, FORMAT, CODEC)
     return code, byte
 
 
