@@ -119,13 +119,14 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         lr_weight_decay,
     ) = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     v_input_base = g - m
     # moment of (g - m)**2
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base))
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base), CODEC)
     # m.corrected / (sqrt(v.corrected) + eps)
     update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m, v)
 
 

@@ -143,14 +143,14 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         lr,
     ) = scalars
 
-    g = dev.fma(weight_decay, p, g)  # l2 weight decay
+    g = dev.fma(weight_decay, p, g, CODEC)  # l2 weight decay
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-    p = dev.fma((-1.0) * lr, update, p)  # p - lr * update
+    p = dev.fma((-1.0) * lr, update, p, CODEC)  # p - lr * update
     return p, (m, v)
 
 

@@ -101,10 +101,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_size = tl.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
     u_prev = dev.nonneg_maximum(u_prev, m_size * u_floor)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
     update = dev.ratio(m * m_correction, u + eps, CODEC)  # m.corrected / (u + eps)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m, u)
 
 

@@ -84,11 +84,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, u_prev = moments
     beta1, one_minus_beta1, beta2, noise_gain, lr, lr_weight_decay = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
-    direction = dev.fma(u * noise_gain, noise, m)  # update = sign(m.corrected + u * noise)
+    direction = dev.fma(u * noise_gain, noise, m, CODEC)  # update = sign(m.corrected + u * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m, u)
 
 

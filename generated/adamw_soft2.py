@@ -78,10 +78,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     s_prev = dev.nonneg_maximum(s_prev, m_prev * m_prev)
-    m = dev.fma(beta, m_prev, one_minus_beta * g)  # moment of g
-    s = dev.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
+    m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
+    s = dev.fma(beta, s_prev, one_minus_beta * (g * g), CODEC)  # moment of g**2
     update = dev.ratio(m, dev.sqrt(s, CODEC), CODEC)  # m / sqrt(s)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m, s)
 
 

@@ -78,14 +78,15 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     s_prev = dev.nonneg_maximum(s_prev, m_prev * m_prev)
-    m = dev.fma(beta, m_prev, one_minus_beta * g)  # moment of g
-    s = dev.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
-    numerator = dev.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
+    m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
+    s = dev.fma(beta, s_prev, one_minus_beta * (g * g), CODEC)  # moment of g**2
+    numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
     # sqrt(beta * s + (1 - beta) * g**2)
-    denominator = dev.sqrt(dev.fma(beta, s, one_minus_beta * (g * g)), CODEC)
+    denominator = dev.sqrt(dev.fma(beta, s, one_minus_beta * (g * g), CODEC), CODEC)
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
     update = dev.ratio(numerator, denominator, CODEC)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m, s)
 
 

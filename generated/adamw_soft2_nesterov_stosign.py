@@ -81,14 +81,14 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, s_prev = moments
     beta, one_minus_beta, lr, lr_weight_decay = scalars
 
-    m = dev.fma(beta, m_prev, one_minus_beta * g)  # moment of g
-    s = dev.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
-    numerator = dev.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
-    denominator = dev.fma(beta, s, one_minus_beta * (g * g))  # beta * s + (1 - beta) * g**2
+    m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
+    s = dev.fma(beta, s_prev, one_minus_beta * (g * g), CODEC)  # moment of g**2
+    numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
+    denominator = dev.fma(beta, s, one_minus_beta * (g * g), CODEC)  # beta * s + (1 - beta) * g**2
     # update = sign(beta * m + (1 - beta) * g + sqrt(beta * s + (1 - beta) * g**2) * noise)
-    direction = dev.fma(numerator, tl.abs(numerator), denominator * (noise * tl.abs(noise)))
+    direction = dev.fma(numerator, tl.abs(numerator), denominator * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m, s)
 
 

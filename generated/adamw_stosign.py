@@ -92,12 +92,12 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, v_prev = moments
     beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, lr, lr_weight_decay = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # update = sign(m.corrected + sqrt(v.corrected) * noise)
-    direction = dev.fma(m, tl.abs(m), v * noise_gain * (noise * tl.abs(noise)))
+    direction = dev.fma(m, tl.abs(m), v * noise_gain * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m, v)
 
 

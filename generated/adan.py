@@ -145,16 +145,18 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     g_prev = g
     change = later * (g - g_prev_prev)  # later * (g - g_prev.prev)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    d = dev.fma(beta2, d_prev, one_minus_beta2 * change)  # moment of change
-    n_input_base = dev.fma(beta2, change, g)  # g + beta2 * change
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    d = dev.fma(beta2, d_prev, one_minus_beta2 * change, CODEC)  # moment of change
+    n_input_base = dev.fma(beta2, change, g, CODEC)  # g + beta2 * change
     n_input = n_input_base * n_input_base  # (g + beta2 * change)**2
-    n = dev.fma(beta3, n_prev, one_minus_beta3 * n_input)  # moment of (g + beta2 * change)**2
+    # moment of (g + beta2 * change)**2
+    n = dev.fma(beta3, n_prev, one_minus_beta3 * n_input, CODEC)
     # m.corrected + beta2 * d.corrected
-    numerator = dev.fma(m, m_correction, beta2 * (d * d_correction))
+    numerator = dev.fma(m, m_correction, beta2 * (d * d_correction), CODEC)
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
     update = dev.ratio(numerator, dev.sqrt(n * n_correction, CODEC) + eps, CODEC)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (g_prev, m, d, n)
 
 

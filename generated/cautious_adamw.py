@@ -157,15 +157,16 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     u = dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
     numerator = dev.divide(u * agrees, dev.nonneg_maximum(mean_agrees, numerator_scalar), CODEC)
     update = numerator  # u * agrees / max(mean(agrees), 0.001)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m, v)
 
 
@@ -189,8 +190,8 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     u = dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)

@@ -152,19 +152,20 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = dev.fma(
         weight_decay,
         p,
         dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC),
+        CODEC,
     )
     # where(norm(u) > 0, norm(p) / norm(u), 1)
     ratio = tl.where(norm_u > 0.0, dev.divide(norm_p, norm_u, CODEC), 1.0)
     trust = tl.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
     update = trust * u
-    p = dev.fma((-1.0) * lr, update, p)  # p - lr * update
+    p = dev.fma((-1.0) * lr, update, p, CODEC)  # p - lr * update
     return p, (m, v)
 
 
@@ -187,13 +188,14 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = dev.fma(
         weight_decay,
         p,
         dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC),
+        CODEC,
     )
     return (u * u, p * p)
 

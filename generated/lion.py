@@ -74,11 +74,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     beta2, one_minus_beta2, beta1, one_minus_beta1, lr, lr_weight_decay = scalars
 
-    m = dev.fma(beta2, m_prev, one_minus_beta2 * g)  # moment of g
-    c = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
+    m = dev.fma(beta2, m_prev, one_minus_beta2 * g, CODEC)  # moment of g
+    c = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # beta1 * m.prev + (1 - beta1) * g
     direction = c  # update = sign(c)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m,)
 
 

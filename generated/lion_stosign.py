@@ -81,12 +81,12 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, G_prev = moments
     beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, lr, lr_weight_decay = scalars
 
-    m = dev.fma(beta2, m_prev, one_minus_beta2 * g)  # moment of g
-    c = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
+    m = dev.fma(beta2, m_prev, one_minus_beta2 * g, CODEC)  # moment of g
+    c = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # beta1 * m.prev + (1 - beta1) * g
     G = dev.nonneg_maximum(beta3 * G_prev, tl.abs(c))  # max(beta3 * G.prev, abs(c))
-    direction = dev.fma(G, noise, c)  # update = sign(c + G * noise)
+    direction = dev.fma(G, noise, c, CODEC)  # update = sign(c + G * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m, G)
 
 

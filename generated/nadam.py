@@ -178,14 +178,15 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     # at least what m allows: both were rounded when they were stored
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
-    numerator = dev.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2)
+    numerator = dev.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2, CODEC)
     # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
     # (sqrt(v.corrected) + eps)
     update = dev.ratio(numerator, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m, v)
 
 

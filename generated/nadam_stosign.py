@@ -153,15 +153,17 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         lr_weight_decay,
     ) = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
-    numerator = dev.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2)
+    numerator = dev.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2, CODEC)
     # update = sign(mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product) +
     # sqrt(v.corrected) * noise)
-    direction = dev.fma(numerator, tl.abs(numerator), v * noise_gain * (noise * tl.abs(noise)))
+    direction = dev.fma(
+        numerator, tl.abs(numerator), v * noise_gain * (noise * tl.abs(noise)), CODEC
+    )
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m, v)
 
 

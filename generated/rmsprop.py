@@ -71,9 +71,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (v_prev,) = moments
     alpha, one_minus_alpha, eps, lr, lr_weight_decay = scalars
 
-    v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
+    v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g), CODEC)  # moment of g**2
     update = dev.ratio(g, dev.sqrt(v, CODEC) + eps, CODEC)  # g / (sqrt(v) + eps)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (v,)
 
 

@@ -76,11 +76,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (v_prev,) = moments
     alpha, one_minus_alpha, lr, lr_weight_decay = scalars
 
-    v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
+    v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g), CODEC)  # moment of g**2
     # update = sign(g + sqrt(v) * noise)
-    direction = dev.fma(g, tl.abs(g), v * (noise * tl.abs(noise)))
+    direction = dev.fma(g, tl.abs(g), v * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (v,)
 
 

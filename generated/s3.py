@@ -101,15 +101,17 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_size = tl.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
     s_prev = dev.nonneg_maximum(s_prev, m_size * m_size * m_size)
-    m = dev.fma(beta, m_prev, one_minus_beta * g)  # moment of g
+    m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
     abs_g = tl.abs(g)  # abs(g)
-    s = dev.fma(beta, s_prev, one_minus_beta * (abs_g * abs_g * abs_g))  # moment of abs(g)**3
-    numerator = dev.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
+    # moment of abs(g)**3
+    s = dev.fma(beta, s_prev, one_minus_beta * (abs_g * abs_g * abs_g), CODEC)
+    numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
     # root(beta * s + (1 - beta) * abs(g)**3, 3)
-    denominator = _cbrt(dev.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g)))
+    denominator = _cbrt(dev.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g), CODEC))
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = dev.ratio(numerator, denominator, CODEC)
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m, s)
 
 

@@ -75,9 +75,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     momentum, one_minus_momentum, lr, lr_weight_decay = scalars
 
-    m = dev.fma(momentum, m_prev, one_minus_momentum * dev.sign(g))  # moment of sign(g)
+    m = dev.fma(momentum, m_prev, one_minus_momentum * dev.sign(g), CODEC)  # moment of sign(g)
     update = m
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m,)
 
 

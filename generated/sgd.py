@@ -75,9 +75,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     m_beta, m_rest, lr, lr_weight_decay = scalars
 
-    m = dev.fma(m_beta, m_prev, m_rest * g)  # moment of g
+    m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
     update = m
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m,)
 
 

@@ -77,10 +77,12 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay = scalars
 
-    m = dev.fma(m_beta, m_prev, m_rest * g)  # moment of g
-    numerator = dev.fma(momentum, m, one_minus_momentum * g)  # momentum * m + (1 - momentum) * g
+    m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
+    # momentum * m + (1 - momentum) * g
+    numerator = dev.fma(momentum, m, one_minus_momentum * g, CODEC)
     update = numerator  # momentum * m + (1 - momentum) * g
-    p = p - dev.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
     return p, (m,)
 
 

@@ -65,7 +65,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
     direction = g  # update = sign(g)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, ()
 
 

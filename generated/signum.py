@@ -73,10 +73,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     (m_prev,) = moments
     m_beta, m_rest, lr, lr_weight_decay = scalars
 
-    m = dev.fma(m_beta, m_prev, m_rest * g)  # moment of g
+    m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
     direction = m  # update = sign(m)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m,)
 
 

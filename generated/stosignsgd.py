@@ -84,11 +84,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m_prev, G_prev = moments
     m_beta, m_rest, beta2, lr, lr_weight_decay = scalars
 
-    m = dev.fma(m_beta, m_prev, m_rest * g)  # moment of g
+    m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
     G = dev.nonneg_maximum(beta2 * G_prev, tl.abs(m))  # max(beta2 * G.prev, abs(m))
-    direction = dev.fma(G, noise, m)  # update = sign(m + G * noise)
+    direction = dev.fma(G, noise, m, CODEC)  # update = sign(m + G * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction))
+    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
     return p, (m, G)
 
 

@@ -55,7 +55,7 @@ class TritonPrinter(_Code):
     infix = frozenset({"add", "sub", "mul"})
     minus_zero = "(tl.full((), 0.0, tl.float32) * -1.0)"
     #: These choose their instructions by the kernel's CODEC.
-    by_codec = QUOTIENTS
+    by_codec = QUOTIENTS | {"fma"}
     calls = {
         "div": "dev.divide",
         "sqrt": "dev.sqrt",

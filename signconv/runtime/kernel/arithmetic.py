@@ -8,9 +8,11 @@ from signconv.runtime.kernel.constants import ARITHMETIC, FUSES
 
 
 @triton.jit
-def fma(a, b, c):
+def fma(a, b, c, CODEC: tl.constexpr):
     """a*b + c, rounded once.  One of them is a tensor, the others may be numbers."""
-    if FUSES:
+    if CODEC != ARITHMETIC:
+        y = ptx.fma(a, b, c)
+    elif FUSES:
         y = tl.fma(a, b, c)
     else:
         y = _emulated_fma(a, b, c)

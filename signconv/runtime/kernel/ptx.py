@@ -13,6 +13,19 @@ from signconv.runtime.compat import tl, triton
 
 
 @triton.jit
+def fma(a, b, c):
+    """a*b + c; in assembly, so that whoever reads the PTX knows what the compiler fused."""
+    return tl.inline_asm_elementwise(
+        "fma.rn.f32 $0, $1, $2, $3;",
+        "=f,f,f,f",
+        args=[a, b, c],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
 def sqrt(x):
     """The correctly rounded square root of 2^-100 <= x <= 2^100 (Markstein's correction of an
     approximation with a fused multiply-add, as in the compiler's own fast path)."""
