@@ -57,7 +57,7 @@ def _scalars(
     one_minus_beta2 = 1.0 - beta2
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             beta1,
@@ -67,8 +67,8 @@ def _scalars(
             m_correction,
             v_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (),
     )
@@ -83,7 +83,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             beta1,
@@ -93,8 +93,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             m_correction,
             v_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (),
     )
@@ -115,8 +115,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         m_correction,
         v_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
@@ -126,7 +126,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # m.corrected / (sqrt(v.corrected) + eps)
     update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, v)
 
 
@@ -146,8 +146,8 @@ def _math_reference(
         m_correction,
         v_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
@@ -156,7 +156,8 @@ def _math_reference(
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base))
     # m.corrected / (sqrt(v.corrected) + eps)
     update = ref.ratio(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, v)
 
 
@@ -213,8 +214,8 @@ class AdaBelief(FusedOptimizer):
             "m_correction",
             "v_correction",
             "eps",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

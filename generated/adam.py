@@ -69,6 +69,7 @@ def _scalars(
     one_minus_beta2 = 1.0 - beta2
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
+    minus_lr = 0.0 - lr
     return (
         (
             weight_decay,
@@ -80,7 +81,7 @@ def _scalars(
             m_correction,
             v_correction,
             eps,
-            lr,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -106,6 +107,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
+    minus_lr = 0.0 - lr
     return (
         (
             weight_decay,
@@ -117,7 +119,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             m_correction,
             v_correction,
             eps,
-            lr,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -140,7 +142,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         m_correction,
         v_correction,
         eps,
-        lr,
+        minus_lr,
     ) = scalars
 
     g = dev.fma(weight_decay, p, g, CODEC)  # l2 weight decay
@@ -150,7 +152,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
-    p = dev.fma((-1.0) * lr, update, p, CODEC)  # p - lr * update
+    p = dev.fma(minus_lr, update, p, CODEC)  # p - lr * update
     return p, (m, v)
 
 
@@ -172,7 +174,7 @@ def _math_reference(
         m_correction,
         v_correction,
         eps,
-        lr,
+        minus_lr,
     ) = scalars
 
     g = ref.fma(weight_decay, p, g)  # l2 weight decay
@@ -182,7 +184,7 @@ def _math_reference(
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     update = ref.ratio(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    p = ref.fma((-1.0) * lr, update, p)  # p - lr * update
+    p = ref.fma(minus_lr, update, p)  # p - lr * update
     return p, (m, v)
 
 
@@ -241,7 +243,7 @@ class Adam(FusedOptimizer):
             "m_correction",
             "v_correction",
             "eps",
-            "lr",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -62,9 +62,9 @@ def _scalars(
     )
     one_minus_beta1 = 1.0 - beta1
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
-        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay),
+        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr),
         (u_floor,),
     )
 
@@ -82,9 +82,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     )
     one_minus_beta1 = 1.0 - beta1
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
-        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay),
+        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr),
         (u_floor,),
     )
 
@@ -96,7 +96,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, u_prev = moments
-    u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay = scalars
+    u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr = scalars
 
     m_size = tl.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
@@ -105,7 +105,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
     update = dev.ratio(m * m_correction, u + eps, CODEC)  # m.corrected / (u + eps)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, u)
 
 
@@ -117,7 +117,7 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, u_prev = moments
-    u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, lr, lr_weight_decay = scalars
+    u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr = scalars
 
     m_size = torch.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
@@ -125,7 +125,8 @@ def _math_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     u = ref.nonneg_maximum(beta2 * u_prev, torch.abs(g))  # max(beta2 * u.prev, abs(g))
     update = ref.ratio(m * m_correction, u + eps)  # m.corrected / (u + eps)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, u)
 
 
@@ -181,8 +182,8 @@ class AdaMax(FusedOptimizer):
             "beta2",
             "m_correction",
             "eps",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

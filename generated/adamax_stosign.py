@@ -60,8 +60,8 @@ def _scalars(
 
     one_minus_beta1 = 1.0 - beta1
     noise_gain = 1.0 - ref.power64(beta1, t)  # 1 - beta1**t
-    lr_weight_decay = lr * weight_decay
-    return (beta1, one_minus_beta1, beta2, noise_gain, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta1, one_minus_beta1, beta2, noise_gain, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -71,8 +71,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
     one_minus_beta1 = 1.0 - beta1
     noise_gain = 1.0 - dev.power64(beta1, t)  # 1 - beta1**t
-    lr_weight_decay = lr * weight_decay
-    return (beta1, one_minus_beta1, beta2, noise_gain, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta1, one_minus_beta1, beta2, noise_gain, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -82,13 +82,13 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, u_prev = moments
-    beta1, one_minus_beta1, beta2, noise_gain, lr, lr_weight_decay = scalars
+    beta1, one_minus_beta1, beta2, noise_gain, weight_decay, minus_lr = scalars
 
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
     direction = dev.fma(u * noise_gain, noise, m, CODEC)  # update = sign(m.corrected + u * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (m, u)
 
 
@@ -100,13 +100,13 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, u_prev = moments
-    beta1, one_minus_beta1, beta2, noise_gain, lr, lr_weight_decay = scalars
+    beta1, one_minus_beta1, beta2, noise_gain, weight_decay, minus_lr = scalars
 
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     u = ref.nonneg_maximum(beta2 * u_prev, torch.abs(g))  # max(beta2 * u.prev, abs(g))
     direction = ref.fma(u * noise_gain, noise, m)  # update = sign(m.corrected + u * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (m, u)
 
 
@@ -158,8 +158,8 @@ class AdaMaxStoSign(FusedOptimizer):
             "one_minus_beta1",
             "beta2",
             "noise_gain",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -68,7 +68,7 @@ def _scalars(
     one_minus_beta2 = 1.0 - beta2
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -79,8 +79,8 @@ def _scalars(
             m_correction,
             v_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -106,7 +106,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -117,8 +117,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             m_correction,
             v_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -140,8 +140,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         m_correction,
         v_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     # at least what m allows: both were rounded when they were stored
@@ -151,7 +151,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # m.corrected / (sqrt(v.corrected) + eps)
     update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, v)
 
 
@@ -172,8 +172,8 @@ def _math_reference(
         m_correction,
         v_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     # at least what m allows: both were rounded when they were stored
@@ -182,7 +182,8 @@ def _math_reference(
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
     update = ref.ratio(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, v)
 
 
@@ -240,8 +241,8 @@ class AdamW(FusedOptimizer):
             "m_correction",
             "v_correction",
             "eps",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

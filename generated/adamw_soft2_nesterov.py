@@ -53,8 +53,8 @@ def _scalars(
     lr, beta, weight_decay = hypers
 
     one_minus_beta = 1.0 - beta
-    lr_weight_decay = lr * weight_decay
-    return (beta, one_minus_beta, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta, one_minus_beta, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -63,8 +63,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     lr, beta, weight_decay = hypers
 
     one_minus_beta = 1.0 - beta
-    lr_weight_decay = lr * weight_decay
-    return (beta, one_minus_beta, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta, one_minus_beta, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -74,7 +74,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, s_prev = moments
-    beta, one_minus_beta, lr, lr_weight_decay = scalars
+    beta, one_minus_beta, weight_decay, minus_lr = scalars
 
     # at least what m allows: both were rounded when they were stored
     s_prev = dev.nonneg_maximum(s_prev, m_prev * m_prev)
@@ -86,7 +86,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
     update = dev.ratio(numerator, denominator, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, s)
 
 
@@ -98,7 +98,7 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, s_prev = moments
-    beta, one_minus_beta, lr, lr_weight_decay = scalars
+    beta, one_minus_beta, weight_decay, minus_lr = scalars
 
     # at least what m allows: both were rounded when they were stored
     s_prev = ref.nonneg_maximum(s_prev, m_prev * m_prev)
@@ -109,7 +109,8 @@ def _math_reference(
     denominator = ref.sqrt(ref.fma(beta, s, one_minus_beta * (g * g)))
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
     update = ref.ratio(numerator, denominator)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, s)
 
 
@@ -158,8 +159,8 @@ class AdamWSoft2Nesterov(FusedOptimizer):
         outputs=(
             "beta",
             "one_minus_beta",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -58,8 +58,8 @@ def _scalars(
     lr, beta, weight_decay = hypers
 
     one_minus_beta = 1.0 - beta
-    lr_weight_decay = lr * weight_decay
-    return (beta, one_minus_beta, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta, one_minus_beta, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -68,8 +68,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     lr, beta, weight_decay = hypers
 
     one_minus_beta = 1.0 - beta
-    lr_weight_decay = lr * weight_decay
-    return (beta, one_minus_beta, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta, one_minus_beta, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -79,7 +79,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, s_prev = moments
-    beta, one_minus_beta, lr, lr_weight_decay = scalars
+    beta, one_minus_beta, weight_decay, minus_lr = scalars
 
     m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
     s = dev.fma(beta, s_prev, one_minus_beta * (g * g), CODEC)  # moment of g**2
@@ -88,7 +88,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # update = sign(beta * m + (1 - beta) * g + sqrt(beta * s + (1 - beta) * g**2) * noise)
     direction = dev.fma(numerator, tl.abs(numerator), denominator * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (m, s)
 
 
@@ -100,7 +100,7 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, s_prev = moments
-    beta, one_minus_beta, lr, lr_weight_decay = scalars
+    beta, one_minus_beta, weight_decay, minus_lr = scalars
 
     m = ref.fma(beta, m_prev, one_minus_beta * g)  # moment of g
     s = ref.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
@@ -109,7 +109,7 @@ def _math_reference(
     # update = sign(beta * m + (1 - beta) * g + sqrt(beta * s + (1 - beta) * g**2) * noise)
     direction = ref.fma(numerator, torch.abs(numerator), denominator * (noise * torch.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (m, s)
 
 
@@ -158,8 +158,8 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
         outputs=(
             "beta",
             "one_minus_beta",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

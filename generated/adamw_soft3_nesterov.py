@@ -54,8 +54,8 @@ def _scalars(
     lr, beta, weight_decay = hypers
 
     one_minus_beta = 1.0 - beta
-    lr_weight_decay = lr * weight_decay
-    return (beta, one_minus_beta, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta, one_minus_beta, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -64,8 +64,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     lr, beta, weight_decay = hypers
 
     one_minus_beta = 1.0 - beta
-    lr_weight_decay = lr * weight_decay
-    return (beta, one_minus_beta, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta, one_minus_beta, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -95,7 +95,7 @@ def _cbrt(x):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, s_prev = moments
-    beta, one_minus_beta, lr, lr_weight_decay = scalars
+    beta, one_minus_beta, weight_decay, minus_lr = scalars
 
     m_size = tl.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
@@ -110,7 +110,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = dev.ratio(numerator, denominator, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, s)
 
 
@@ -141,7 +141,7 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, s_prev = moments
-    beta, one_minus_beta, lr, lr_weight_decay = scalars
+    beta, one_minus_beta, weight_decay, minus_lr = scalars
 
     m_size = torch.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
@@ -154,7 +154,8 @@ def _math_reference(
     denominator = _cbrt_reference(ref.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g)))
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = ref.ratio(numerator, denominator)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, s)
 
 
@@ -203,8 +204,8 @@ class AdamWSoft3Nesterov(FusedOptimizer):
         outputs=(
             "beta",
             "one_minus_beta",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

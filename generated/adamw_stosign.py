@@ -62,8 +62,8 @@ def _scalars(
     noise_gain = ref.divide64(
         (1.0 - ref.power64(beta1, t)) * (1.0 - ref.power64(beta1, t)), 1.0 - ref.power64(beta2, t)
     )
-    lr_weight_decay = lr * weight_decay
-    return (beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -79,8 +79,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
         * (1.0 - dev.power64(beta1, t))
         / (1.0 - dev.power64(beta2, t))
     )
-    lr_weight_decay = lr * weight_decay
-    return (beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -90,14 +90,14 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, v_prev = moments
-    beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, lr, lr_weight_decay = scalars
+    beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, weight_decay, minus_lr = scalars
 
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # update = sign(m.corrected + sqrt(v.corrected) * noise)
     direction = dev.fma(m, tl.abs(m), v * noise_gain * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (m, v)
 
 
@@ -109,14 +109,14 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, v_prev = moments
-    beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, lr, lr_weight_decay = scalars
+    beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, weight_decay, minus_lr = scalars
 
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # update = sign(m.corrected + sqrt(v.corrected) * noise)
     direction = ref.fma(m, torch.abs(m), v * noise_gain * (noise * torch.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (m, v)
 
 
@@ -169,8 +169,8 @@ class AdamWStoSign(FusedOptimizer):
             "beta2",
             "one_minus_beta2",
             "noise_gain",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

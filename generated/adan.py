@@ -66,7 +66,7 @@ def _scalars(
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     d_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
     n_correction = ref.divide64(1.0, 1.0 - ref.power64(beta3, t))  # 1 / (1 - beta3**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             later,
@@ -80,8 +80,8 @@ def _scalars(
             d_correction,
             n_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (),
     )
@@ -99,7 +99,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     d_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
     n_correction = 1.0 / (1.0 - dev.power64(beta3, t))  # 1 / (1 - beta3**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             later,
@@ -113,8 +113,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             d_correction,
             n_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (),
     )
@@ -139,8 +139,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         d_correction,
         n_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     g_prev = g
@@ -156,7 +156,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
     update = dev.ratio(numerator, dev.sqrt(n * n_correction, CODEC) + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (g_prev, m, d, n)
 
 
@@ -180,8 +180,8 @@ def _math_reference(
         d_correction,
         n_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     g_prev = g
@@ -195,7 +195,8 @@ def _math_reference(
     numerator = ref.fma(m, m_correction, beta2 * (d * d_correction))
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
     update = ref.ratio(numerator, ref.sqrt(n * n_correction) + eps)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (g_prev, m, d, n)
 
 
@@ -259,8 +260,8 @@ class Adan(FusedOptimizer):
             "d_correction",
             "n_correction",
             "eps",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=2,
         reference=Step(_scalars, _math_reference),

@@ -73,7 +73,7 @@ def _scalars(
     one_minus_beta2 = 1.0 - beta2
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     denominator_scale = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -84,8 +84,8 @@ def _scalars(
             m_correction,
             denominator_scale,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -111,7 +111,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     denominator_scale = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -122,8 +122,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             m_correction,
             denominator_scale,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -145,8 +145,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         m_correction,
         denominator_scale,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     # at least what m allows: both were rounded when they were stored
@@ -159,7 +159,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
     update = dev.ratio(m * m_correction, denominator, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, v, v_max)
 
 
@@ -180,8 +180,8 @@ def _math_reference(
         m_correction,
         denominator_scale,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     # at least what m allows: both were rounded when they were stored
@@ -192,7 +192,8 @@ def _math_reference(
     denominator = ref.sqrt(v_max * denominator_scale) + eps  # sqrt(v_max / (1 - beta2**t)) + eps
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
     update = ref.ratio(m * m_correction, denominator)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, v, v_max)
 
 
@@ -251,8 +252,8 @@ class AMSGrad(FusedOptimizer):
             "m_correction",
             "denominator_scale",
             "eps",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

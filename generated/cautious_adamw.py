@@ -74,7 +74,7 @@ def _scalars(
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
     numerator_scalar = 0.001
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -86,8 +86,8 @@ def _scalars(
             v_correction,
             eps,
             numerator_scalar,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -114,7 +114,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
     numerator_scalar = tl.full((), 0.001, tl.float64)  # 0.001
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -126,8 +126,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             v_correction,
             eps,
             numerator_scalar,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -150,8 +150,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         v_correction,
         eps,
         numerator_scalar,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
         mean_agrees,
     ) = scalars
 
@@ -166,7 +166,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     numerator = dev.divide(u * agrees, dev.nonneg_maximum(mean_agrees, numerator_scalar), CODEC)
     update = numerator  # u * agrees / max(mean(agrees), 0.001)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, v)
 
 
@@ -216,8 +216,8 @@ def _math_reference(
         v_correction,
         eps,
         numerator_scalar,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
         mean_agrees,
     ) = scalars
 
@@ -231,7 +231,8 @@ def _math_reference(
     # u * agrees / max(mean(agrees), 0.001)
     numerator = torch.div(u * agrees, ref.nonneg_maximum(mean_agrees, numerator_scalar))
     update = numerator  # u * agrees / max(mean(agrees), 0.001)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, v)
 
 
@@ -319,8 +320,8 @@ class CautiousAdamW(FusedOptimizer):
             "v_correction",
             "eps",
             "numerator_scalar",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference, _summands_reference),

@@ -74,6 +74,7 @@ def _scalars(
     one_minus_beta2 = 1.0 - beta2
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -85,7 +86,7 @@ def _scalars(
             v_correction,
             eps,
             weight_decay,
-            lr,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -111,6 +112,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -122,7 +124,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             v_correction,
             eps,
             weight_decay,
-            lr,
+            minus_lr,
         ),
         (v_floor,),
     )
@@ -145,7 +147,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         v_correction,
         eps,
         weight_decay,
-        lr,
+        minus_lr,
         norm_u,
         norm_p,
     ) = scalars
@@ -165,7 +167,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     ratio = tl.where(norm_u > 0.0, dev.divide(norm_p, norm_u, CODEC), 1.0)
     trust = tl.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
     update = trust * u
-    p = dev.fma((-1.0) * lr, update, p, CODEC)  # p - lr * update
+    p = dev.fma(minus_lr, update, p, CODEC)  # p - lr * update
     return p, (m, v)
 
 
@@ -218,7 +220,7 @@ def _math_reference(
         v_correction,
         eps,
         weight_decay,
-        lr,
+        minus_lr,
         norm_u,
         norm_p,
     ) = scalars
@@ -233,7 +235,7 @@ def _math_reference(
     ratio = torch.where(norm_u > 0.0, torch.div(norm_p, norm_u), 1.0)
     trust = torch.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
     update = trust * u
-    p = ref.fma((-1.0) * lr, update, p)  # p - lr * update
+    p = ref.fma(minus_lr, update, p)  # p - lr * update
     return p, (m, v)
 
 
@@ -319,7 +321,7 @@ class LAMB(FusedOptimizer):
             "v_correction",
             "eps",
             "weight_decay",
-            "lr",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference, _summands_reference),

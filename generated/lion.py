@@ -50,8 +50,8 @@ def _scalars(
 
     one_minus_beta2 = 1.0 - beta2
     one_minus_beta1 = 1.0 - beta1
-    lr_weight_decay = lr * weight_decay
-    return (beta2, one_minus_beta2, beta1, one_minus_beta1, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta2, one_minus_beta2, beta1, one_minus_beta1, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -61,8 +61,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
     one_minus_beta2 = 1.0 - beta2
     one_minus_beta1 = 1.0 - beta1
-    lr_weight_decay = lr * weight_decay
-    return (beta2, one_minus_beta2, beta1, one_minus_beta1, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta2, one_minus_beta2, beta1, one_minus_beta1, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -72,13 +72,13 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (m_prev,) = moments
-    beta2, one_minus_beta2, beta1, one_minus_beta1, lr, lr_weight_decay = scalars
+    beta2, one_minus_beta2, beta1, one_minus_beta1, weight_decay, minus_lr = scalars
 
     m = dev.fma(beta2, m_prev, one_minus_beta2 * g, CODEC)  # moment of g
     c = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # beta1 * m.prev + (1 - beta1) * g
     direction = c  # update = sign(c)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (m,)
 
 
@@ -90,13 +90,13 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (m_prev,) = moments
-    beta2, one_minus_beta2, beta1, one_minus_beta1, lr, lr_weight_decay = scalars
+    beta2, one_minus_beta2, beta1, one_minus_beta1, weight_decay, minus_lr = scalars
 
     m = ref.fma(beta2, m_prev, one_minus_beta2 * g)  # moment of g
     c = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
     direction = c  # update = sign(c)
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (m,)
 
 
@@ -145,8 +145,8 @@ class Lion(FusedOptimizer):
             "one_minus_beta2",
             "beta1",
             "one_minus_beta1",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -57,8 +57,8 @@ def _scalars(
 
     one_minus_beta2 = 1.0 - beta2
     one_minus_beta1 = 1.0 - beta1
-    lr_weight_decay = lr * weight_decay
-    return (beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -68,8 +68,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
     one_minus_beta2 = 1.0 - beta2
     one_minus_beta1 = 1.0 - beta1
-    lr_weight_decay = lr * weight_decay
-    return (beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -79,14 +79,14 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, G_prev = moments
-    beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, lr, lr_weight_decay = scalars
+    beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, weight_decay, minus_lr = scalars
 
     m = dev.fma(beta2, m_prev, one_minus_beta2 * g, CODEC)  # moment of g
     c = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # beta1 * m.prev + (1 - beta1) * g
     G = dev.nonneg_maximum(beta3 * G_prev, tl.abs(c))  # max(beta3 * G.prev, abs(c))
     direction = dev.fma(G, noise, c, CODEC)  # update = sign(c + G * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (m, G)
 
 
@@ -98,14 +98,14 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, G_prev = moments
-    beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, lr, lr_weight_decay = scalars
+    beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, weight_decay, minus_lr = scalars
 
     m = ref.fma(beta2, m_prev, one_minus_beta2 * g)  # moment of g
     c = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
     G = ref.nonneg_maximum(beta3 * G_prev, torch.abs(c))  # max(beta3 * G.prev, abs(c))
     direction = ref.fma(G, noise, c)  # update = sign(c + G * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (m, G)
 
 
@@ -159,8 +159,8 @@ class LionStoSign(FusedOptimizer):
             "beta1",
             "one_minus_beta1",
             "beta3",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -83,7 +83,7 @@ def _scalars(
     one_minus_mu = 1.0 - mu
     numerator_scale2 = ref.divide64(1.0, 1.0 - mu_product)  # 1 / (1 - mu_product)
     v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -97,8 +97,8 @@ def _scalars(
             numerator_scale2,
             v_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (mu_product, v_floor),
     )
@@ -132,7 +132,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_mu = 1.0 - mu
     numerator_scale2 = 1.0 / (1.0 - mu_product)
     v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             v_floor,
@@ -146,8 +146,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             numerator_scale2,
             v_correction,
             eps,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (mu_product, v_floor),
     )
@@ -172,8 +172,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         numerator_scale2,
         v_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     # at least what m allows: both were rounded when they were stored
@@ -186,7 +186,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # (sqrt(v.corrected) + eps)
     update = dev.ratio(numerator, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, v)
 
 
@@ -210,8 +210,8 @@ def _math_reference(
         numerator_scale2,
         v_correction,
         eps,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     # at least what m allows: both were rounded when they were stored
@@ -223,7 +223,8 @@ def _math_reference(
     # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
     # (sqrt(v.corrected) + eps)
     update = ref.ratio(numerator, ref.sqrt(v * v_correction) + eps)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, v)
 
 
@@ -286,8 +287,8 @@ class NAdam(FusedOptimizer):
             "numerator_scale2",
             "v_correction",
             "eps",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

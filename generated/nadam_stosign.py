@@ -76,7 +76,7 @@ def _scalars(
     one_minus_mu = 1.0 - mu
     numerator_scale2 = ref.divide64(1.0, 1.0 - mu_product)  # 1 / (1 - mu_product)
     noise_gain = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             beta1,
@@ -88,8 +88,8 @@ def _scalars(
             one_minus_mu,
             numerator_scale2,
             noise_gain,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (mu_product,),
     )
@@ -113,7 +113,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_mu = 1.0 - mu
     numerator_scale2 = 1.0 / (1.0 - mu_product)
     noise_gain = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    lr_weight_decay = lr * weight_decay
+    minus_lr = 0.0 - lr
     return (
         (
             beta1,
@@ -125,8 +125,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             one_minus_mu,
             numerator_scale2,
             noise_gain,
-            lr,
-            lr_weight_decay,
+            weight_decay,
+            minus_lr,
         ),
         (mu_product,),
     )
@@ -149,8 +149,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         one_minus_mu,
         numerator_scale2,
         noise_gain,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
@@ -163,7 +163,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         numerator, tl.abs(numerator), v * noise_gain * (noise * tl.abs(noise)), CODEC
     )
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (m, v)
 
 
@@ -185,8 +185,8 @@ def _math_reference(
         one_minus_mu,
         numerator_scale2,
         noise_gain,
-        lr,
-        lr_weight_decay,
+        weight_decay,
+        minus_lr,
     ) = scalars
 
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
@@ -199,7 +199,7 @@ def _math_reference(
         numerator, torch.abs(numerator), v * noise_gain * (noise * torch.abs(noise))
     )
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (m, v)
 
 
@@ -258,8 +258,8 @@ class NAdamStoSign(FusedOptimizer):
             "one_minus_mu",
             "numerator_scale2",
             "noise_gain",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -48,8 +48,8 @@ def _scalars(
     lr, alpha, eps, weight_decay = hypers
 
     one_minus_alpha = 1.0 - alpha
-    lr_weight_decay = lr * weight_decay
-    return (alpha, one_minus_alpha, eps, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (alpha, one_minus_alpha, eps, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -58,8 +58,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     lr, alpha, eps, weight_decay = hypers
 
     one_minus_alpha = 1.0 - alpha
-    lr_weight_decay = lr * weight_decay
-    return (alpha, one_minus_alpha, eps, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (alpha, one_minus_alpha, eps, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -69,12 +69,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (v_prev,) = moments
-    alpha, one_minus_alpha, eps, lr, lr_weight_decay = scalars
+    alpha, one_minus_alpha, eps, weight_decay, minus_lr = scalars
 
     v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g), CODEC)  # moment of g**2
     update = dev.ratio(g, dev.sqrt(v, CODEC) + eps, CODEC)  # g / (sqrt(v) + eps)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (v,)
 
 
@@ -86,11 +86,12 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (v_prev,) = moments
-    alpha, one_minus_alpha, eps, lr, lr_weight_decay = scalars
+    alpha, one_minus_alpha, eps, weight_decay, minus_lr = scalars
 
     v = ref.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
     update = ref.ratio(g, ref.sqrt(v) + eps)  # g / (sqrt(v) + eps)
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (v,)
 
 
@@ -139,8 +140,8 @@ class RMSprop(FusedOptimizer):
             "alpha",
             "one_minus_alpha",
             "eps",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -53,8 +53,8 @@ def _scalars(
     lr, alpha, weight_decay = hypers
 
     one_minus_alpha = 1.0 - alpha
-    lr_weight_decay = lr * weight_decay
-    return (alpha, one_minus_alpha, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (alpha, one_minus_alpha, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -63,8 +63,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     lr, alpha, weight_decay = hypers
 
     one_minus_alpha = 1.0 - alpha
-    lr_weight_decay = lr * weight_decay
-    return (alpha, one_minus_alpha, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (alpha, one_minus_alpha, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -74,13 +74,13 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (v_prev,) = moments
-    alpha, one_minus_alpha, lr, lr_weight_decay = scalars
+    alpha, one_minus_alpha, weight_decay, minus_lr = scalars
 
     v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g), CODEC)  # moment of g**2
     # update = sign(g + sqrt(v) * noise)
     direction = dev.fma(g, tl.abs(g), v * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (v,)
 
 
@@ -92,13 +92,13 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (v_prev,) = moments
-    alpha, one_minus_alpha, lr, lr_weight_decay = scalars
+    alpha, one_minus_alpha, weight_decay, minus_lr = scalars
 
     v = ref.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
     # update = sign(g + sqrt(v) * noise)
     direction = ref.fma(g, torch.abs(g), v * (noise * torch.abs(noise)))
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (v,)
 
 
@@ -144,8 +144,8 @@ class RMSpropStoSign(FusedOptimizer):
         outputs=(
             "alpha",
             "one_minus_alpha",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -52,8 +52,8 @@ def _scalars(
     lr, momentum, weight_decay = hypers
 
     one_minus_momentum = 1.0 - momentum
-    lr_weight_decay = lr * weight_decay
-    return (momentum, one_minus_momentum, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (momentum, one_minus_momentum, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -62,8 +62,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     lr, momentum, weight_decay = hypers
 
     one_minus_momentum = 1.0 - momentum
-    lr_weight_decay = lr * weight_decay
-    return (momentum, one_minus_momentum, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (momentum, one_minus_momentum, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -73,12 +73,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (m_prev,) = moments
-    momentum, one_minus_momentum, lr, lr_weight_decay = scalars
+    momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
     m = dev.fma(momentum, m_prev, one_minus_momentum * dev.sign(g), CODEC)  # moment of sign(g)
     update = m
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m,)
 
 
@@ -90,11 +90,12 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (m_prev,) = moments
-    momentum, one_minus_momentum, lr, lr_weight_decay = scalars
+    momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
     m = ref.fma(momentum, m_prev, one_minus_momentum * ref.sign(g))  # moment of sign(g)
     update = m
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m,)
 
 
@@ -140,8 +141,8 @@ class S3GD(FusedOptimizer):
         outputs=(
             "momentum",
             "one_minus_momentum",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

@@ -52,8 +52,8 @@ def _scalars(
     m_beta = 0.0 if t == 1 else momentum  # where(t == 1, 0, momentum)
     m_rest = 1.0 if t == 1 else 1.0 - momentum  # where(t == 1, 1, 1 - momentum)
     one_minus_momentum = 1.0 - momentum
-    lr_weight_decay = lr * weight_decay
-    return (m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (m_beta, m_rest, momentum, one_minus_momentum, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -64,8 +64,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     m_beta = dev.where64(t == 1, 0.0, momentum)  # where(t == 1, 0, momentum)
     m_rest = dev.where64(t == 1, 1.0, 1.0 - momentum)  # where(t == 1, 1, 1 - momentum)
     one_minus_momentum = 1.0 - momentum
-    lr_weight_decay = lr * weight_decay
-    return (m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (m_beta, m_rest, momentum, one_minus_momentum, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -75,14 +75,14 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (m_prev,) = moments
-    m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay = scalars
+    m_beta, m_rest, momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
     m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
     # momentum * m + (1 - momentum) * g
     numerator = dev.fma(momentum, m, one_minus_momentum * g, CODEC)
     update = numerator  # momentum * m + (1 - momentum) * g
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr, update, lr_weight_decay * p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m,)
 
 
@@ -94,12 +94,13 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (m_prev,) = moments
-    m_beta, m_rest, momentum, one_minus_momentum, lr, lr_weight_decay = scalars
+    m_beta, m_rest, momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
     m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
     numerator = ref.fma(momentum, m, one_minus_momentum * g)  # momentum * m + (1 - momentum) * g
     update = numerator  # momentum * m + (1 - momentum) * g
-    p = p - ref.fma(lr, update, lr_weight_decay * p)  # p - lr * update - lr * weight_decay * p
+    # p - lr * update - lr * weight_decay * p
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m,)
 
 
@@ -147,8 +148,8 @@ class SGDNesterov(FusedOptimizer):
             "m_rest",
             "momentum",
             "one_minus_momentum",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

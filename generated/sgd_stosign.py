@@ -60,8 +60,8 @@ def _scalars(
 
     m_beta = 0.0 if t == 1 else momentum  # where(t == 1, 0, momentum)
     m_rest = 1.0 if t == 1 else 1.0 - momentum  # where(t == 1, 1, 1 - momentum)
-    lr_weight_decay = lr * weight_decay
-    return (m_beta, m_rest, beta2, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (m_beta, m_rest, beta2, weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -71,8 +71,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
     m_beta = dev.where64(t == 1, 0.0, momentum)  # where(t == 1, 0, momentum)
     m_rest = dev.where64(t == 1, 1.0, 1.0 - momentum)  # where(t == 1, 1, 1 - momentum)
-    lr_weight_decay = lr * weight_decay
-    return (m_beta, m_rest, beta2, lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (m_beta, m_rest, beta2, weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -82,13 +82,13 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, G_prev = moments
-    m_beta, m_rest, beta2, lr, lr_weight_decay = scalars
+    m_beta, m_rest, beta2, weight_decay, minus_lr = scalars
 
     m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
     G = dev.nonneg_maximum(beta2 * G_prev, tl.abs(m))  # max(beta2 * G.prev, abs(m))
     direction = dev.fma(G, noise, m, CODEC)  # update = sign(m + G * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, (m, G)
 
 
@@ -100,13 +100,13 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, G_prev = moments
-    m_beta, m_rest, beta2, lr, lr_weight_decay = scalars
+    m_beta, m_rest, beta2, weight_decay, minus_lr = scalars
 
     m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
     G = ref.nonneg_maximum(beta2 * G_prev, torch.abs(m))  # max(beta2 * G.prev, abs(m))
     direction = ref.fma(G, noise, m)  # update = sign(m + G * noise)
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, (m, G)
 
 
@@ -158,8 +158,8 @@ class SGDStoSign(FusedOptimizer):
             "m_beta",
             "m_rest",
             "beta2",
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

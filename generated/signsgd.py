@@ -42,8 +42,8 @@ def _scalars(
     """What the step reads beside tensors, and the new scalar states."""
     lr, weight_decay = hypers
 
-    lr_weight_decay = lr * weight_decay
-    return (lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (weight_decay, minus_lr), ()
 
 
 @triton.jit
@@ -51,8 +51,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     """``_scalars`` on the device."""
     lr, weight_decay = hypers
 
-    lr_weight_decay = lr * weight_decay
-    return (lr, lr_weight_decay), ()
+    minus_lr = 0.0 - lr
+    return (weight_decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -61,11 +61,11 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 @triton.jit
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
-    lr, lr_weight_decay = scalars
+    weight_decay, minus_lr = scalars
 
     direction = g  # update = sign(g)
     # p - lr * update - lr * weight_decay * p
-    p = p - dev.fma(lr_weight_decay, p, dev.signed(lr, direction), CODEC)
+    p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
     return p, ()
 
 
@@ -76,11 +76,11 @@ def _math_reference(
     p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor], noise: Tensor
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
-    lr, lr_weight_decay = scalars
+    weight_decay, minus_lr = scalars
 
     direction = g  # update = sign(g)
     # p - lr * update - lr * weight_decay * p
-    p = p - ref.fma(lr_weight_decay, p, ref.signed(lr, direction))
+    p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
     return p, ()
 
 
@@ -122,8 +122,8 @@ class SignSGD(FusedOptimizer):
         ),
         moments=(),
         outputs=(
-            "lr",
-            "lr_weight_decay",
+            "weight_decay",
+            "minus_lr",
         ),
         words=1,
         reference=Step(_scalars, _math_reference),

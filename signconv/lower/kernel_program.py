@@ -10,9 +10,9 @@ from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, walk
 from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
 
-#: Operations of lowered expressions: step*sign(x), division with x/0 = 0 and with 0/0 = 0, max of
+#: Operations of lowered expressions: division with x/0 = 0 and with 0/0 = 0, max of
 #: >= 0, a*b + c rounded once.
-LOWERED = frozenset({"signed", "ratio", "mean_ratio", "nonneg_max", "bf16", "fma"})
+LOWERED = frozenset({"ratio", "mean_ratio", "nonneg_max", "bf16", "fma"})
 #: What the printers know without a function of KernelProgram.functions.
 ELEMENTWISE = LOWERED | {
     "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where",

@@ -297,12 +297,12 @@ class Lowerer(ScalarCode):
 
     def update(self) -> None:
         """The update and the parameter's new value."""
-        p, lr = self.p, Ref("hyper", "lr")
+        p = self.p
         if p.link in ("stosign", "sign"):
             argument = sign_argument(self)
             name = self._fresh("direction")
             self.math.append(Statement(name, argument, f"update = {link_text(p)}"))
-            change: Expr = op("signed", self.scalar(lr, "lr"), Ref("local", name))
+            update: Expr = op("sign", Ref("local", name))
         else:
             num = self.short("numerator", p.numerator)
             update = num
@@ -314,21 +314,41 @@ class Lowerer(ScalarCode):
                 update = op("min", op("max", update, -1), 1)
             name = self._fresh("update")
             self.math.append(Statement(name, update, link_text(p)))
-            change = mul(self.scalar(lr, "lr"), Ref("local", name))
-        if p.decay is not None and p.decay.kind != "l2":
-            weight = mul(lr, p.decay.weight)
-            if p.decay.kind == "independent":
-                # An lr that starts at 0 has no size to be relative to: no decay
-                first = Ref("hyper", "initial_lr")
-                first_lr = op("where", op("eq", first, 0), math.inf, first)
-                weight = mul(div(lr, first_lr), p.decay.weight)
-            if self.bf16:  # S3GD's order: in bf16 the sum of both terms would be another number
+            update = Ref("local", name)
+        self._step(update)
+
+    def _step(self, update: Expr) -> None:
+        """p - lr * update and decoupled weight decay.
+
+        Decay joins the update before lr, whose product is exact in the sum: what is below half a
+        unit of p's last place is not lost alone. Independent of lr, it joins their product.
+        """
+        p, lr = self.p, Ref("hyper", "lr")
+        decay = p.decay if p.decay is not None and p.decay.kind != "l2" else None
+        weight: Expr = decay.weight if decay is not None else Const(0.0)
+        independent = decay is not None and decay.kind == "independent"
+        if independent:
+            # An lr that starts at 0 has no size to be relative to: no decay
+            first = Ref("hyper", "initial_lr")
+            first_lr = op("where", op("eq", first, 0), math.inf, first)
+            weight = mul(div(lr, first_lr), weight)
+        if self.bf16:  # S3GD's order: in bf16 the sum of both terms would be another number
+            if decay is not None:
+                weight = weight if independent else mul(lr, weight)
                 shrink = mul(PARAM, self.scalar(sub(1, weight), "shrink"))
-                self.math.append(Statement("p", shrink, f"{p.decay.kind} weight decay"))
-                self.math.append(Statement("p", sub(PARAM, change), "p - lr * update"))
-                return
-            change = add(change, mul(self.scalar(weight, "decay_step"), PARAM))
-        self.math.append(Statement("p", sub(PARAM, change), step_text(p)))
+                self.math.append(Statement("p", shrink, f"{decay.kind} weight decay"))
+            text_ = step_text(p) if decay is None else "p - lr * update"
+            change = mul(self.scalar(lr, "lr"), update)
+            self.math.append(Statement("p", sub(PARAM, change), text_))
+            return
+        if independent:
+            kept = mul(self.scalar(weight, "decay_step"), PARAM)
+            stepped = sub(PARAM, add(mul(self.scalar(lr, "lr"), update), kept))
+        else:
+            if decay is not None:
+                update = add(update, mul(self.scalar(weight, "decay"), PARAM))
+            stepped = add(PARAM, mul(self.scalar(sub(0, lr), "minus_lr"), update))
+        self.math.append(Statement("p", stepped, step_text(p)))
 
 
 def rounded(e: Expr) -> Expr | None:

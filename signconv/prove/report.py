@@ -47,7 +47,7 @@ from signconv.runtime.formats import FORMATS
 WIDTH = 100
 #: Operations that count as arithmetic; comparisons, selections, abs and sign count as other.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt", "cbrt", "newton_root", "real_power",
-                        "ratio", "mean_ratio", "signed"})  # fmt: skip
+                        "ratio", "mean_ratio", "fma"})  # fmt: skip
 
 
 def assemble(made: Build) -> dict[str, Any]:

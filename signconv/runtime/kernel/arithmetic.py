@@ -37,15 +37,8 @@ def _emulated_fma(a, b, c):
 @triton.jit
 def sign(x):
     """-1, 0 or 1; a zero keeps its sign and NaN stays NaN, so that a poisoned weight shows."""
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
-
-
-@triton.jit
-def signed(step, x):
-    """step * sign(x) without the multiply: a zero stays a zero of x's sign, NaN stays NaN."""
-    flip = x.to(tl.uint32, bitcast=True) & 0x80000000
-    moved = (step.to(tl.uint32, bitcast=True) ^ flip).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) > 0, moved, x)
+    bits = (x.to(tl.uint32, bitcast=True) & 0x80000000) | 0x3F800000
+    return tl.where(tl.abs(x) > 0, bits.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit

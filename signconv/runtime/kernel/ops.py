@@ -17,7 +17,6 @@ from signconv.runtime.kernel.arithmetic import (
     quotient,
     ratio,
     sign,
-    signed,
     sqrt,
 )
 from signconv.runtime.kernel.codecs import (
@@ -115,7 +114,6 @@ __all__ = [
     "row_check",
     "sign",
     "sign_noise",
-    "signed",
     "split_master",
     "sqrt",
     "sqrt64",

@@ -19,11 +19,6 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x > 0, one, torch.where(x < 0, -one, x))
 
 
-def signed(step: Tensor, x: Tensor) -> Tensor:
-    """step * sign(x); a zero stays a zero of x's sign, NaN stays NaN."""
-    return torch.where(x.abs() > 0, torch.where(x < 0, -step, step), x)
-
-
 def _pair(a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
     b = torch.tensor(b, dtype=a.dtype, device=a.device) if isinstance(b, float) else b
     wide, other = torch.broadcast_tensors(a, b)

@@ -22,7 +22,6 @@ from signconv.runtime.reference.arithmetic import (
     quotient,
     ratio,
     sign,
-    signed,
     sqrt,
 )
 from signconv.runtime.reference.codecs import (
@@ -110,7 +109,6 @@ __all__ = [
     "row_check",
     "sign",
     "sign_noise",
-    "signed",
     "split_master",
     "sqrt",
     "sqrt64",
