@@ -13,7 +13,16 @@ from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
 
-__all__ = ["CPU_REMEDY", "HAS_LLVM", "HAS_TRITON", "outside_dynamo", "tl", "triton", "warn_once"]
+__all__ = [
+    "CPU_REMEDY",
+    "HAS_LLVM",
+    "HAS_TRITON",
+    "interpreter_fuses",
+    "outside_dynamo",
+    "tl",
+    "triton",
+    "warn_once",
+]
 
 #: Looked up, not imported: LLVM is loaded at the first step that needs it.
 HAS_LLVM = importlib.util.find_spec("llvmlite") is not None
@@ -64,3 +73,12 @@ except ImportError:  # pragma: no cover - exercised in a subprocess by tests/doc
 
     triton = _Missing()
     tl = _Missing()
+
+
+def interpreter_fuses() -> bool:
+    """Whether ``tl.fma`` rounds once in Triton's interpreter: in 3.6 it multiplies and adds."""
+    if not HAS_TRITON:
+        return False
+    from triton._C.libtriton import interpreter
+
+    return hasattr(interpreter, "fma_fp32")

@@ -9,23 +9,15 @@ from __future__ import annotations
 import os
 
 from signconv.runtime import formats, program, tables
-from signconv.runtime.compat import HAS_TRITON, tl
+from signconv.runtime.compat import interpreter_fuses, tl
 
 # Triton's interpreter widens bf16 subnormals wrongly (measured, 3.9), so it does that on the bits;
 # on a GPU one instruction does it.
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
-def _fuses() -> bool:
-    """Whether ``tl.fma`` rounds once: hardware does, of interpreters that of Triton 3.9."""
-    if not HAS_TRITON or not INTERPRETED:
-        return True
-    from triton._C.libtriton import interpreter
-
-    return hasattr(interpreter, "fma_fp32")
-
-
-FUSES = tl.constexpr(_fuses())
+#: Whether ``tl.fma`` rounds once.
+FUSES = tl.constexpr(not INTERPRETED or interpreter_fuses())
 
 # Formats, by the numbers that formats.py gives them.
 FP32 = tl.constexpr(formats.FORMATS["fp32"].code)
