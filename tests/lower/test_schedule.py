@@ -45,13 +45,13 @@ TABLE = {
             "one_minus_b2 = 1 - b2",
             "m_correction = 1 / (1 - b1**t)",
             "v_correction = 1 / (1 - b2**t)",
-            "lr_wd = lr * wd",
+            "minus_lr = 0 - lr",
         ],
         [
-            "m = b1 * m.prev + one_minus_b1 * g",
-            "v = b2 * v.prev + one_minus_b2 * (g * g)",
+            "m = fma(b1, m.prev, one_minus_b1 * g)",
+            "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
             "update = ratio(m * m_correction, sqrt(v * v_correction) + 2)",
-            "p = p - (lr * update + lr_wd * p)",
+            "p = fma(minus_lr, fma(wd, p, update), p)",
         ],
     ),
     "sign form of a square root, bias corrections in one gain": (
@@ -61,24 +61,24 @@ TABLE = {
             "one_minus_b1 = 1 - b1",
             "one_minus_b2 = 1 - b2",
             "noise_gain = (1 - b1**t) * (1 - b1**t) / (1 - b2**t)",
-            "lr_wd = lr * wd",
+            "minus_lr = 0 - lr",
         ],
         [
-            "m = b1 * m.prev + one_minus_b1 * g",
-            "v = b2 * v.prev + one_minus_b2 * (g * g)",
-            "direction = m * abs(m) + v * noise_gain * (noise * abs(noise))",
-            "p = p - (signed(lr, direction) + lr_wd * p)",
+            "m = fma(b1, m.prev, one_minus_b1 * g)",
+            "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
+            "direction = fma(m, abs(m), v * noise_gain * (noise * abs(noise)))",
+            "p = fma(minus_lr, fma(wd, p, sign(direction)), p)",
         ],
     ),
     "sign form without bias correction": (
         PAIR + "numerator = m\ndenominator = sqrt(v)",
         "stosign",
-        ["one_minus_b1 = 1 - b1", "one_minus_b2 = 1 - b2", "lr_wd = lr * wd"],
+        ["one_minus_b1 = 1 - b1", "one_minus_b2 = 1 - b2", "minus_lr = 0 - lr"],
         [
-            "m = b1 * m.prev + one_minus_b1 * g",
-            "v = b2 * v.prev + one_minus_b2 * (g * g)",
-            "direction = m * abs(m) + v * (noise * abs(noise))",
-            "p = p - (signed(lr, direction) + lr_wd * p)",
+            "m = fma(b1, m.prev, one_minus_b1 * g)",
+            "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
+            "direction = fma(m, abs(m), v * (noise * abs(noise)))",
+            "p = fma(minus_lr, fma(wd, p, sign(direction)), p)",
         ],
     ),
     "factors inside and outside of the root": (
@@ -88,24 +88,24 @@ TABLE = {
             "one_minus_b1 = 1 - b1",
             "one_minus_b2 = 1 - b2",
             "noise_gain = 7.2",
-            "lr_wd = lr * wd",
+            "minus_lr = 0 - lr",
         ],
         [
-            "m = b1 * m.prev + one_minus_b1 * g",
-            "v = b2 * v.prev + one_minus_b2 * (g * g)",
-            "direction = m * abs(m) + v * noise_gain * (noise * abs(noise))",
-            "p = p - (signed(lr, direction) + lr_wd * p)",
+            "m = fma(b1, m.prev, one_minus_b1 * g)",
+            "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
+            "direction = fma(m, abs(m), v * noise_gain * (noise * abs(noise)))",
+            "p = fma(minus_lr, fma(wd, p, sign(direction)), p)",
         ],
     ),
     "an offset keeps the linear form": (
         PAIR + "numerator = m\ndenominator = sqrt(v) + 1",
         "stosign:eps=keep",
-        ["one_minus_b1 = 1 - b1", "one_minus_b2 = 1 - b2", "lr_wd = lr * wd"],
+        ["one_minus_b1 = 1 - b1", "one_minus_b2 = 1 - b2", "minus_lr = 0 - lr"],
         [
-            "m = b1 * m.prev + one_minus_b1 * g",
-            "v = b2 * v.prev + one_minus_b2 * (g * g)",
-            "direction = m + (sqrt(v) + 1) * noise",
-            "p = p - (signed(lr, direction) + lr_wd * p)",
+            "m = fma(b1, m.prev, one_minus_b1 * g)",
+            "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
+            "direction = fma(sqrt(v) + 1, noise, m)",
+            "p = fma(minus_lr, fma(wd, p, sign(direction)), p)",
         ],
     ),
     "a factor that may be negative keeps the linear form": (
@@ -116,72 +116,76 @@ TABLE = {
             "one_minus_b2 = 1 - b2",
             "m_correction = 1 / (1 - b1**t)",
             "v_correction = 1 / (1 - b2**t)",
-            "lr_wd = lr * wd",
+            "minus_lr = 0 - lr",
         ],
         [
-            "m = b1 * m.prev + one_minus_b1 * g",
-            "v = b2 * v.prev + one_minus_b2 * (g * g)",
-            "direction = m * m_correction + sqrt(v * v_correction) * noise",
-            "p = p - (signed(lr, direction) + lr_wd * p)",
+            "m = fma(b1, m.prev, one_minus_b1 * g)",
+            "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
+            "direction = fma(m, m_correction, sqrt(v * v_correction) * noise)",
+            "p = fma(minus_lr, fma(wd, p, sign(direction)), p)",
         ],
     ),
     "running maximum": (
         "m = ema(grad, 0.5)\nnumerator = m",
         "stosign",
-        [],
+        ["minus_lr = 0 - lr"],
         [
-            "m = 0.5 * m.prev + 0.5 * g",
+            "m = fma(0.5, m.prev, 0.5 * g)",
             "G = nonneg_max(beta2 * G.prev, abs(m))",
-            "direction = m + G * noise",
-            "p = p - signed(lr, direction)",
+            "direction = fma(G, noise, m)",
+            "p = fma(minus_lr, sign(direction), p)",
         ],
     ),
     "a plain sign drops positive factors": (
         "k = hyper(2.0, gt=0)\nm = ema(grad, 0.5)\nupdate = sign(k * m.corrected / 3)",
         None,
-        [],
-        ["m = 0.5 * m.prev + 0.5 * g", "direction = m", "p = p - signed(lr, direction)"],
+        ["minus_lr = 0 - lr"],
+        ["m = fma(0.5, m.prev, 0.5 * g)", "direction = m", "p = fma(minus_lr, sign(direction), p)"],
     ),
     "a plain sign keeps a factor of unknown sign": (
         "k = hyper(2.0)\nupdate = sign(k * grad)",
         None,
-        [],
-        ["direction = k * g", "p = p - signed(lr, direction)"],
+        ["minus_lr = 0 - lr"],
+        ["direction = k * g", "p = fma(minus_lr, sign(direction), p)"],
     ),
     "division by a scalar": (
         "k = hyper(2.0, gt=0)\nnumerator = grad / k",
         None,
-        ["numerator_scale = 1 / k"],
-        ["update = g * numerator_scale", "p = p - lr * update"],
+        ["numerator_scale = 1 / k", "minus_lr = 0 - lr"],
+        ["update = g * numerator_scale", "p = fma(minus_lr, update, p)"],
     ),
     "first input, l2 and independent decay": (
         "b = hyper(0.9)\nwd = hyper(0.1)\nm = ema(grad, b, init='first')\nnumerator = m\n"
         "decay = l2(wd)",
         None,
-        ["m_beta = where(t == 1, 0, b)", "m_rest = where(t == 1, 1, 1 - b)"],
         [
-            "g = g + wd * p",
-            "m = m_beta * m.prev + m_rest * g",
+            "m_beta = where(t == 1, 0, b)",
+            "m_rest = where(t == 1, 1, 1 - b)",
+            "minus_lr = 0 - lr",
+        ],
+        [
+            "g = fma(wd, p, g)",
+            "m = fma(m_beta, m.prev, m_rest * g)",
             "update = m",
-            "p = p - lr * update",
+            "p = fma(minus_lr, update, p)",
         ],
     ),
     "independent decay": (
         "wd = hyper(0.1)\nnumerator = grad\ndecay = independent(wd)",
         None,
         ["decay_step = lr / where(initial_lr == 0, inf, initial_lr) * wd"],
-        ["update = g", "p = p - (lr * update + decay_step * p)"],
+        ["update = g", "p = p - fma(lr, update, decay_step * p)"],
     ),
     "temporaries, scalar and elementwise": (
         "b = hyper(0.9)\nwarm = 1 - b**t\nc = grad * warm\nd = c * c\nnumerator = c + d",
         None,
-        ["warm = 1 - b**t"],
-        ["c = g * warm", "d = c * c", "update = c + d", "p = p - lr * update"],
+        ["warm = 1 - b**t", "minus_lr = 0 - lr"],
+        ["c = g * warm", "d = c * c", "update = c + d", "p = fma(minus_lr, update, p)"],
     ),
     "powers by squaring": (
         "numerator = grad**2 + abs(grad)**3 + grad**5",
         None,
-        [],
+        ["minus_lr = 0 - lr"],
         None,
     ),
 }
@@ -242,13 +246,13 @@ def _ops(e):
 
 def test_scalar_names_are_readable(tmp_path: Path) -> None:
     k = lowered(tmp_path, PAIR + CORRECTED)
-    assert {"one_minus_b1", "one_minus_b2", "m_correction", "v_correction", "lr_wd"} <= set(
+    assert {"one_minus_b1", "one_minus_b2", "m_correction", "v_correction", "minus_lr"} <= set(
         k.outputs
     )
     assert len(set(k.outputs)) == len(k.outputs)
 
 
-@pytest.mark.parametrize("taken", ["one_minus_b1", "m_correction", "lr_wd", "update"])
+@pytest.mark.parametrize("taken", ["one_minus_b1", "m_correction", "minus_lr", "update"])
 def test_names_of_the_spec_win_over_those_of_scalars(taken: str, tmp_path: Path) -> None:
     if taken == "update":
         taken = "numerator_scalar"

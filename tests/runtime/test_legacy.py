@@ -68,7 +68,8 @@ def test_a_checkpoint_of_0_1_is_taken_over_bit_by_bit(path: Path, folder: Path) 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
 def test_it_goes_on_where_0_1_went(path: Path, backend: str, folder: Path) -> None:
     """Three steps, with other random bits than 0.1's: where those round moments alone, parameters
-    end within 10 % of the way that 0.1 moved them; with fp32 state, at its very bits."""
+    end within 10 % of the way that 0.1 moved them; with fp32 state, within the rounding of three
+    steps, which are rounded less often than in 0.1 (fused multiply-adds)."""
     saved = read(path)
     params, optimizer = loaded(saved, folder, backend)
     for grads in saved["grads"]:
@@ -86,7 +87,8 @@ def test_it_goes_on_where_0_1_went(path: Path, backend: str, folder: Path) -> No
         after, before = saved["after"][i].double(), saved["params"][i].double()
         moved = float((after - before).norm())
         assert moved > 0 and float((p.detach().double() - after).norm()) < 0.1 * moved
-        assert not exact or same(p, saved["after"][i])
+        apart = (p.detach().double() - after).abs()
+        assert not exact or bool((apart <= 3 * 2.0**-23 * after.abs().clamp(min=moved)).all())
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS[:1], ids=lambda p: p.stem)

@@ -132,8 +132,8 @@ def test_nothing_wrong(adamw_stosign: Build, tmp_path: Path) -> None:
 
 #: One constant (or one operation) of the kernel alone, in the text of the generated file.
 KERNEL_FAULTS = {
-    "a factor in the math": ("beta1 * m_prev", "0.999 * beta1 * m_prev"),
-    "a sign in the math": ("dev.signed(lr, direction)", "dev.signed(lr, -direction)"),
+    "a factor in the math": ("fma(beta1, m_prev", "fma(0.999 * beta1, m_prev"),
+    "a sign in the math": ("dev.sign(direction)", "dev.sign(-direction)"),
     "a scalar": ("one_minus_beta2 = 1.0 - beta2", "one_minus_beta2 = 1.0001 - beta2"),
     "the noise's sign": ("noise * tl.abs(noise)", "noise * noise"),
 }
