@@ -390,7 +390,7 @@ def test_verify_fails_where_a_row_does(run: Run, tmp_path: Path) -> None:
     the README, in tests/docs.)"""
     source = build("sgd").module.source
     kernel = source.index("def _math(")
-    wrong = source[:kernel] + source[kernel:].replace("* g  #", "* 1.001 * g  #", 1)
+    wrong = source[:kernel] + source[kernel:].replace("* g, CODEC)", "* 1.001 * g, CODEC)", 1)
     assert wrong != source
     (tmp_path / "wrong.py").write_text(wrong)
     done = run("verify", tmp_path / "wrong.py", "--steps", "1", "--device", "cpu")

@@ -42,6 +42,7 @@ from signconv.ir.nodes import (
 )
 from signconv.ir.show import link_text, step_text, text
 from signconv.lower.decompositions import functions
+from signconv.lower.fusion import fused
 from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.scalars import ROUNDED, ScalarCode, index, scalar_form
@@ -72,8 +73,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
             low.statement(x.name, x.expr)
     low.update()
     if not low.bf16:
-        low.math = [replace(s, expr=rewrite(s.expr, fused)) for s in low.math]
-        low.operands = tuple(replace(s, expr=rewrite(s.expr, fused)) for s in low.operands)
+        low.math = [fused(s) for s in low.math]
+        low.operands = tuple(fused(s) for s in low.operands)
     if low.bf16:
         hypers = [Statement(n, op("bf16", Ref("scalar", n)), n) for n in low.outputs]
         low.math = hypers + [replace(s, expr=rewrite(s.expr, rounded)) for s in low.math]
@@ -354,30 +355,6 @@ class Lowerer(ScalarCode):
 def rounded(e: Expr) -> Expr | None:
     """An operation with its result rounded to bf16."""
     return Op("bf16", (e,)) if isinstance(e, Op) and e.fn in ROUNDED else None
-
-
-def fused(e: Expr) -> Expr | None:
-    """A sum of a product as one operation, which is rounded once; of two products the first."""
-    if not isinstance(e, Op) or e.fn not in ("add", "sub"):
-        return None
-    a, b = e.args
-    if _product(a):
-        assert isinstance(a, Op)
-        return Op("fma", (*a.args, b if e.fn == "add" else negative(b)))
-    if _product(b):
-        assert isinstance(b, Op)
-        first = b.args[0] if e.fn == "add" else negative(b.args[0])
-        return Op("fma", (first, b.args[1], a))
-    return None
-
-
-def _product(e: Expr) -> bool:
-    return isinstance(e, Op) and e.fn == "mul"
-
-
-def negative(e: Expr) -> Expr:
-    """-e; exact, and part of an instruction that reads it."""
-    return Const(-e.value) if isinstance(e, Const) else Op("neg", (e,))
 
 
 def bias(p: Program, name: str) -> Expr:

@@ -95,7 +95,7 @@ def test_independent_decay_from_a_rate_of_zero_is_none(tmp_path: Path) -> None:
     program = bits.load_class(pipeline.build(f"{path}:Mine").write(tmp_path / "out")).program
     for lr in (0.0, 0.5):
         outputs, _ = program.reference.scalars(1, 0.0, [lr], [])
-        assert outputs == (lr, 0.0)
+        assert dict(zip(program.outputs, outputs, strict=True)) == {"lr": lr, "decay_step": 0.0}
 
 
 def test_a_condition_may_have_a_name_and_is_no_number() -> None:

@@ -116,7 +116,11 @@ SAID = [
                           "clipped to [-1, 1] beyond", "abs(update) <= 1, whatever"]),
     ("adamw", "soft:p=2,nesterov,stosign", ["<= 1 at every step", "everywhere, given an fp32"]),
     ("sgd", "stosign", ["<= 1 at every step", "everywhere", "whatever the storage: nothing is"]),
-    ("s3", None, ["<= 1 at every step", "abs(update) <= 1 with fp32", "Measured: up to 1, above 1 for 0.00%"]),
+    (
+        "s3",
+        None,
+        ["<= 1 at every step", "abs(update) <= 1 with fp32", "Measured: up to 1, above 1 for 0.00%"],
+    ),
     ("lamb", None, ["no bound could be proved", "lower bound by search"]),
     ("adabelief", None, ["has no bound", "diverges", "1 < beta2", "eps >= 0 is left out"]),
     ("lion", None, ["abs(update) <= 1: it is a sign"]),

@@ -156,12 +156,12 @@ MUTANTS = (
     ),
     Mutant(
         "decoupled decay without lr",
-        ((LOWER, "weight = mul(lr, p.decay.weight)", "weight = p.decay.weight"),),
+        ((LOWER, "stepped = add(PARAM, mul(self.scalar(sub(0, lr), \"minus_lr\"), update))", "stepped = sub(PARAM, update)"),),
         (ORACLE, FUZZ, RANDOM),
     ),
     Mutant(
         "independent decay not divided by the first lr",
-        ((LOWER, "mul(div(lr, first_lr), p.decay.weight)", "mul(lr, p.decay.weight)"),),
+        ((LOWER, "weight = mul(div(lr, first_lr), weight)", "weight = mul(lr, weight)"),),
         (ORACLE, FUZZ, RANDOM),
     ),
     Mutant(

@@ -360,7 +360,7 @@ def test_a_forked_child_steps() -> None:
 
 @pytest.mark.parametrize("spec", ["adamw", "cautious_adamw"])
 def test_machine_code(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vectors; multiply-adds are fused where the program says so, and the compiler may fuse none."""
+    """Vectors; multiply-adds are fused where the program says so, and the compiler fuses none."""
     sources: list[str] = []
     compiled = cpu_compile._machine_code
     monkeypatch.setattr(

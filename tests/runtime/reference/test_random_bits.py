@@ -580,7 +580,7 @@ def test_sign_noise_and_parameter_rounding_do_not_interact(r: float, lr: float) 
     n = 1 << 22
     p = torch.ones(n)
     bits = draw(n, seed=6, t=9)
-    step = ref.signed(torch.tensor(lr), r + ref.sign_noise(bits.field(0)))
+    step = lr * ref.sign(r + ref.sign_noise(bits.field(0)))
 
     def mean_error(field: Tensor) -> tuple[float, float]:
         moved = (ref.decode_bf16(ref.encode_bf16(p - step, field)) - p).double()
