@@ -119,7 +119,11 @@ SAID = [
     (
         "s3",
         None,
-        ["<= 1 at every step", "abs(update) <= 1 with fp32", "Measured: up to 1, above 1 for 0.00%"],
+        [
+            "<= 1 at every step",
+            "abs(update) <= 1 with fp32",
+            "Measured: up to 1, above 1 for 0.00%",
+        ],
     ),
     ("lamb", None, ["no bound could be proved", "lower bound by search"]),
     ("adabelief", None, ["has no bound", "diverges", "1 < beta2", "eps >= 0 is left out"]),
