@@ -61,12 +61,10 @@ def _scalars(
         (ref.divide64(beta2 - beta1, beta2 * (1.0 - beta1)) if beta2 - beta1 > 0.0 else 0.0),
     )
     one_minus_beta1 = 1.0 - beta1
-    m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
-    minus_lr = 0.0 - lr
-    return (
-        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr),
-        (u_floor,),
-    )
+    decay = weight_decay * (1.0 - ref.power64(beta1, t))  # weight_decay * (1 - beta1**t)
+    # 0 - 1 / (1 - beta1**t) * lr
+    minus_lr = 0.0 - ref.divide64(1.0, 1.0 - ref.power64(beta1, t)) * lr
+    return (u_floor, beta1, one_minus_beta1, beta2, eps, decay, minus_lr), (u_floor,)
 
 
 @triton.jit
@@ -81,12 +79,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
         dev.where64(beta2 - beta1 > 0.0, (beta2 - beta1) / (beta2 * (1.0 - beta1)), 0.0),
     )
     one_minus_beta1 = 1.0 - beta1
-    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
-    minus_lr = 0.0 - lr
-    return (
-        (u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr),
-        (u_floor,),
-    )
+    decay = weight_decay * (1.0 - dev.power64(beta1, t))  # weight_decay * (1 - beta1**t)
+    minus_lr = 0.0 - 1.0 / (1.0 - dev.power64(beta1, t)) * lr  # 0 - 1 / (1 - beta1**t) * lr
+    return (u_floor, beta1, one_minus_beta1, beta2, eps, decay, minus_lr), (u_floor,)
 
 
 # ---------------------------------------------------------------- the kernel
@@ -96,16 +91,17 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, u_prev = moments
-    u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr = scalars
+    u_floor, beta1, one_minus_beta1, beta2, eps, decay, minus_lr = scalars
 
     m_size = tl.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
     u_prev = dev.nonneg_maximum(u_prev, m_size * u_floor)
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
-    update = dev.ratio(m * m_correction, u + eps, CODEC)  # m.corrected / (u + eps)
+    # m.corrected / (u + eps); the correction of m is part of lr
+    update = dev.ratio(m, u + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
-    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(decay, p, update, CODEC), p, CODEC)
     return p, (m, u)
 
 
@@ -117,16 +113,15 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, u_prev = moments
-    u_floor, beta1, one_minus_beta1, beta2, m_correction, eps, weight_decay, minus_lr = scalars
+    u_floor, beta1, one_minus_beta1, beta2, eps, decay, minus_lr = scalars
 
     m_size = torch.abs(m_prev)  # abs(m.prev)
     # at least what m allows: both were rounded when they were stored
     u_prev = ref.nonneg_maximum(u_prev, m_size * u_floor)
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     u = ref.nonneg_maximum(beta2 * u_prev, torch.abs(g))  # max(beta2 * u.prev, abs(g))
-    update = ref.ratio(m * m_correction, u + eps)  # m.corrected / (u + eps)
-    # p - lr * update - lr * weight_decay * p
-    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
+    update = ref.ratio(m, u + eps)  # m.corrected / (u + eps); the correction of m is part of lr
+    p = ref.fma(minus_lr, ref.fma(decay, p, update), p)  # p - lr * update - lr * weight_decay * p
     return p, (m, u)
 
 
@@ -180,9 +175,8 @@ class AdaMax(FusedOptimizer):
             "beta1",
             "one_minus_beta1",
             "beta2",
-            "m_correction",
             "eps",
-            "weight_decay",
+            "decay",
             "minus_lr",
         ),
         words=1,

@@ -66,9 +66,11 @@ def _scalars(
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
-    v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    minus_lr = 0.0 - lr
+    # sqrt(1 / (1 - beta2**t))
+    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
+    decay = weight_decay * (1.0 - ref.power64(beta1, t))  # weight_decay * (1 - beta1**t)
+    # 0 - 1 / (1 - beta1**t) * lr
+    minus_lr = 0.0 - ref.divide64(1.0, 1.0 - ref.power64(beta1, t)) * lr
     return (
         (
             v_floor,
@@ -76,10 +78,9 @@ def _scalars(
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
-            v_correction,
+            root_correction,
             eps,
-            weight_decay,
+            decay,
             minus_lr,
         ),
         (v_floor,),
@@ -104,9 +105,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
-    v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    minus_lr = 0.0 - lr
+    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
+    decay = weight_decay * (1.0 - dev.power64(beta1, t))  # weight_decay * (1 - beta1**t)
+    minus_lr = 0.0 - 1.0 / (1.0 - dev.power64(beta1, t)) * lr  # 0 - 1 / (1 - beta1**t) * lr
     return (
         (
             v_floor,
@@ -114,10 +115,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
-            v_correction,
+            root_correction,
             eps,
-            weight_decay,
+            decay,
             minus_lr,
         ),
         (v_floor,),
@@ -137,10 +137,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
-        v_correction,
+        root_correction,
         eps,
-        weight_decay,
+        decay,
         minus_lr,
     ) = scalars
 
@@ -148,10 +147,12 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     v_prev = dev.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
-    # m.corrected / (sqrt(v.corrected) + eps)
-    update = dev.ratio(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+    # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
+    update = m * dev.reciprocal(
+        dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC
+    )
     # p - lr * update - lr * weight_decay * p
-    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(decay, p, update, CODEC), p, CODEC)
     return p, (m, v)
 
 
@@ -169,10 +170,9 @@ def _math_reference(
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
-        v_correction,
+        root_correction,
         eps,
-        weight_decay,
+        decay,
         minus_lr,
     ) = scalars
 
@@ -180,10 +180,9 @@ def _math_reference(
     v_prev = ref.nonneg_maximum(v_prev, m_prev * m_prev * v_floor)
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
-    # m.corrected / (sqrt(v.corrected) + eps)
-    update = ref.ratio(m * m_correction, ref.sqrt(v * v_correction) + eps)
-    # p - lr * update - lr * weight_decay * p
-    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
+    # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
+    update = m * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
+    p = ref.fma(minus_lr, ref.fma(decay, p, update), p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v)
 
 
@@ -238,10 +237,9 @@ class AdamW(FusedOptimizer):
             "one_minus_beta1",
             "beta2",
             "one_minus_beta2",
-            "m_correction",
-            "v_correction",
+            "root_correction",
             "eps",
-            "weight_decay",
+            "decay",
             "minus_lr",
         ),
         words=1,

@@ -81,10 +81,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
     s = dev.fma(beta, s_prev, one_minus_beta * (g * g), CODEC)  # moment of g**2
     numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
-    # sqrt(beta * s + (1 - beta) * g**2)
-    denominator = dev.sqrt(dev.fma(beta, s, one_minus_beta * (g * g), CODEC), CODEC)
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
-    update = dev.ratio(numerator, denominator, CODEC)
+    update = numerator * dev.reciprocal(
+        dev.floored_sqrt(dev.fma(beta, s, one_minus_beta * (g * g), CODEC), CODEC), CODEC
+    )
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, s)
@@ -105,10 +105,10 @@ def _math_reference(
     m = ref.fma(beta, m_prev, one_minus_beta * g)  # moment of g
     s = ref.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
     numerator = ref.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
-    # sqrt(beta * s + (1 - beta) * g**2)
-    denominator = ref.sqrt(ref.fma(beta, s, one_minus_beta * (g * g)))
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
-    update = ref.ratio(numerator, denominator)
+    update = numerator * ref.reciprocal(
+        ref.floored_sqrt(ref.fma(beta, s, one_minus_beta * (g * g)))
+    )
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, s)

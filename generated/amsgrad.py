@@ -71,9 +71,11 @@ def _scalars(
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
-    denominator_scale = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    minus_lr = 0.0 - lr
+    # sqrt(1 / (1 - beta2**t))
+    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
+    decay = weight_decay * (1.0 - ref.power64(beta1, t))  # weight_decay * (1 - beta1**t)
+    # 0 - 1 / (1 - beta1**t) * lr
+    minus_lr = 0.0 - ref.divide64(1.0, 1.0 - ref.power64(beta1, t)) * lr
     return (
         (
             v_floor,
@@ -81,10 +83,9 @@ def _scalars(
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
-            denominator_scale,
+            root_correction,
             eps,
-            weight_decay,
+            decay,
             minus_lr,
         ),
         (v_floor,),
@@ -109,9 +110,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
-    denominator_scale = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    minus_lr = 0.0 - lr
+    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
+    decay = weight_decay * (1.0 - dev.power64(beta1, t))  # weight_decay * (1 - beta1**t)
+    minus_lr = 0.0 - 1.0 / (1.0 - dev.power64(beta1, t)) * lr  # 0 - 1 / (1 - beta1**t) * lr
     return (
         (
             v_floor,
@@ -119,10 +120,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
-            denominator_scale,
+            root_correction,
             eps,
-            weight_decay,
+            decay,
             minus_lr,
         ),
         (v_floor,),
@@ -142,10 +142,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
-        denominator_scale,
+        root_correction,
         eps,
-        weight_decay,
+        decay,
         minus_lr,
     ) = scalars
 
@@ -154,12 +153,12 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     v_max = dev.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
-    # sqrt(v_max / (1 - beta2**t)) + eps
-    denominator = dev.sqrt(v_max * denominator_scale, CODEC) + eps
-    # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
-    update = dev.ratio(m * m_correction, denominator, CODEC)
+    # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps); the correction of m is part of lr
+    update = m * dev.reciprocal(
+        dev.fma(dev.floored_sqrt(v_max, CODEC), root_correction, eps, CODEC), CODEC
+    )
     # p - lr * update - lr * weight_decay * p
-    p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
+    p = dev.fma(minus_lr, dev.fma(decay, p, update, CODEC), p, CODEC)
     return p, (m, v, v_max)
 
 
@@ -177,10 +176,9 @@ def _math_reference(
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
-        denominator_scale,
+        root_correction,
         eps,
-        weight_decay,
+        decay,
         minus_lr,
     ) = scalars
 
@@ -189,11 +187,9 @@ def _math_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     v_max = ref.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
-    denominator = ref.sqrt(v_max * denominator_scale) + eps  # sqrt(v_max / (1 - beta2**t)) + eps
-    # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps)
-    update = ref.ratio(m * m_correction, denominator)
-    # p - lr * update - lr * weight_decay * p
-    p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
+    # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps); the correction of m is part of lr
+    update = m * ref.reciprocal(ref.fma(ref.floored_sqrt(v_max), root_correction, eps))
+    p = ref.fma(minus_lr, ref.fma(decay, p, update), p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v, v_max)
 
 
@@ -249,10 +245,9 @@ class AMSGrad(FusedOptimizer):
             "one_minus_beta1",
             "beta2",
             "one_minus_beta2",
-            "m_correction",
-            "denominator_scale",
+            "root_correction",
             "eps",
-            "weight_decay",
+            "decay",
             "minus_lr",
         ),
         words=1,

@@ -72,7 +72,8 @@ def _scalars(
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
-    v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
+    # sqrt(1 / (1 - beta2**t))
+    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
     numerator_scalar = 0.001
     minus_lr = 0.0 - lr
     return (
@@ -83,7 +84,7 @@ def _scalars(
             beta2,
             one_minus_beta2,
             m_correction,
-            v_correction,
+            root_correction,
             eps,
             numerator_scalar,
             weight_decay,
@@ -112,7 +113,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
-    v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
+    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
     numerator_scalar = tl.full((), 0.001, tl.float64)  # 0.001
     minus_lr = 0.0 - lr
     return (
@@ -123,7 +124,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             beta2,
             one_minus_beta2,
             m_correction,
-            v_correction,
+            root_correction,
             eps,
             numerator_scalar,
             weight_decay,
@@ -147,7 +148,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         numerator_scalar,
         weight_decay,
@@ -160,7 +161,11 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+    u = (
+        m
+        * m_correction
+        * dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC)
+    )
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
     numerator = dev.divide(u * agrees, dev.nonneg_maximum(mean_agrees, numerator_scalar), CODEC)
@@ -181,7 +186,7 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         _,
         _,
@@ -193,7 +198,11 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+    u = (
+        m
+        * m_correction
+        * dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC)
+    )
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     return (agrees,)
 
@@ -213,7 +222,7 @@ def _math_reference(
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         numerator_scalar,
         weight_decay,
@@ -226,7 +235,7 @@ def _math_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps)
+    u = m * m_correction * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
     agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
     numerator = torch.div(u * agrees, ref.nonneg_maximum(mean_agrees, numerator_scalar))
@@ -248,7 +257,7 @@ def _summands_reference(
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         _,
         _,
@@ -260,7 +269,7 @@ def _summands_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps)
+    u = m * m_correction * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
     agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     return (agrees,)
 
@@ -317,7 +326,7 @@ class CautiousAdamW(FusedOptimizer):
             "beta2",
             "one_minus_beta2",
             "m_correction",
-            "v_correction",
+            "root_correction",
             "eps",
             "numerator_scalar",
             "weight_decay",

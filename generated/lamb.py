@@ -73,7 +73,8 @@ def _scalars(
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
-    v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
+    # sqrt(1 / (1 - beta2**t))
+    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
     minus_lr = 0.0 - lr
     return (
         (
@@ -83,7 +84,7 @@ def _scalars(
             beta2,
             one_minus_beta2,
             m_correction,
-            v_correction,
+            root_correction,
             eps,
             weight_decay,
             minus_lr,
@@ -111,7 +112,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
-    v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
+    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
     minus_lr = 0.0 - lr
     return (
         (
@@ -121,7 +122,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             beta2,
             one_minus_beta2,
             m_correction,
-            v_correction,
+            root_correction,
             eps,
             weight_decay,
             minus_lr,
@@ -144,7 +145,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         weight_decay,
         minus_lr,
@@ -158,9 +159,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = dev.fma(
-        weight_decay,
-        p,
-        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC),
+        m * m_correction,
+        dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC),
+        weight_decay * p,
         CODEC,
     )
     # where(norm(u) > 0, norm(p) / norm(u), 1)
@@ -182,7 +183,7 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         weight_decay,
         _,
@@ -194,9 +195,9 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = dev.fma(
-        weight_decay,
-        p,
-        dev.divide(m * m_correction, dev.sqrt(v * v_correction, CODEC) + eps, CODEC),
+        m * m_correction,
+        dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC),
+        weight_decay * p,
         CODEC,
     )
     return (u * u, p * p)
@@ -217,7 +218,7 @@ def _math_reference(
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         weight_decay,
         minus_lr,
@@ -230,7 +231,11 @@ def _math_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = ref.fma(weight_decay, p, torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps))
+    u = ref.fma(
+        m * m_correction,
+        ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps)),
+        weight_decay * p,
+    )
     # where(norm(u) > 0, norm(p) / norm(u), 1)
     ratio = torch.where(norm_u > 0.0, torch.div(norm_p, norm_u), 1.0)
     trust = torch.where(norm_p > 0.0, ratio, 1.0)  # where(norm(p) > 0, ratio, 1)
@@ -251,7 +256,7 @@ def _summands_reference(
         beta2,
         one_minus_beta2,
         m_correction,
-        v_correction,
+        root_correction,
         eps,
         weight_decay,
         _,
@@ -262,7 +267,11 @@ def _summands_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
-    u = ref.fma(weight_decay, p, torch.div(m * m_correction, ref.sqrt(v * v_correction) + eps))
+    u = ref.fma(
+        m * m_correction,
+        ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps)),
+        weight_decay * p,
+    )
     return (u * u, p * p)
 
 
@@ -318,7 +327,7 @@ class LAMB(FusedOptimizer):
             "beta2",
             "one_minus_beta2",
             "m_correction",
-            "v_correction",
+            "root_correction",
             "eps",
             "weight_decay",
             "minus_lr",

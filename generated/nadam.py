@@ -82,7 +82,8 @@ def _scalars(
     numerator_scale = ref.divide64(1.0, 1.0 - mu_product * mu_next)
     one_minus_mu = 1.0 - mu
     numerator_scale2 = ref.divide64(1.0, 1.0 - mu_product)  # 1 / (1 - mu_product)
-    v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
+    # sqrt(1 / (1 - beta2**t))
+    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
     minus_lr = 0.0 - lr
     return (
         (
@@ -95,7 +96,7 @@ def _scalars(
             numerator_scale,
             one_minus_mu,
             numerator_scale2,
-            v_correction,
+            root_correction,
             eps,
             weight_decay,
             minus_lr,
@@ -131,7 +132,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     numerator_scale = 1.0 / (1.0 - mu_product * mu_next)
     one_minus_mu = 1.0 - mu
     numerator_scale2 = 1.0 / (1.0 - mu_product)
-    v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
+    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
     minus_lr = 0.0 - lr
     return (
         (
@@ -144,7 +145,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             numerator_scale,
             one_minus_mu,
             numerator_scale2,
-            v_correction,
+            root_correction,
             eps,
             weight_decay,
             minus_lr,
@@ -170,7 +171,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         numerator_scale,
         one_minus_mu,
         numerator_scale2,
-        v_correction,
+        root_correction,
         eps,
         weight_decay,
         minus_lr,
@@ -184,7 +185,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     numerator = dev.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2, CODEC)
     # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
     # (sqrt(v.corrected) + eps)
-    update = dev.ratio(numerator, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
+    update = numerator * dev.reciprocal(
+        dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC
+    )
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, v)
@@ -208,7 +211,7 @@ def _math_reference(
         numerator_scale,
         one_minus_mu,
         numerator_scale2,
-        v_correction,
+        root_correction,
         eps,
         weight_decay,
         minus_lr,
@@ -222,7 +225,7 @@ def _math_reference(
     numerator = ref.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2)
     # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
     # (sqrt(v.corrected) + eps)
-    update = ref.ratio(numerator, ref.sqrt(v * v_correction) + eps)
+    update = numerator * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, v)
@@ -285,7 +288,7 @@ class NAdam(FusedOptimizer):
             "numerator_scale",
             "one_minus_mu",
             "numerator_scale2",
-            "v_correction",
+            "root_correction",
             "eps",
             "weight_decay",
             "minus_lr",

@@ -73,23 +73,18 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
 
 @triton.jit
-def _cbrt(x):
-    """The cube root of x >= 0 within 1 ULP, without a division."""
-    tiny = x < 2.0**-64
-    # moved by a power of two: no residual underflows, no cube overflows
-    z = x * tl.where(tiny, 2.0**72, 0.125)
-    # z**(-1/3) from an exponent divided by three, then one step of third order
-    y = (0x54A20000 - dev.divided(z.to(tl.int32, bitcast=True), 3)).to(tl.float32, bitcast=True)
-    e = 1.0 - z * y * y * y
-    y = y * (1.000000834465027 + e * (0.33469223976135254 + e * 0.2230465412139892))
-    square = y * y
-    # the root in 12 bits, whose square is exact, then Newton's step with its second-order term
-    bits = ((z * square).to(tl.int32, bitcast=True) + 0x800) & -0x1000
-    root = bits.to(tl.float32, bitcast=True)
-    change = (z - root * root * root) * (square * 0.3333333432674408)
-    root = root + (change + change * change * y)
-    root = root * tl.where(tiny, 2.0**-24, 2.0)
-    return tl.where((x > 0.0) & (x < float("inf")), root, x)
+def _inverse_root3(x, CODEC: tl.constexpr):
+    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN where x is Inf or NaN."""
+    x = dev.nonneg_maximum(x, 2.0**-126)
+    # an exponent divided by -3, then steps of third order
+    y = (0x54A2FA8D - dev.divided(x.to(tl.int32, bitcast=True), 3)).to(tl.float32, bitcast=True)
+    e = dev.fma(x * dev.power(y, 2), y, -1.0, CODEC)
+    y = dev.fma(y * e, dev.fma(e, 0.2222222238779068, -0.3333333432674408, CODEC), y, CODEC)
+    e = dev.fma(x * dev.power(y, 2), y, -1.0, CODEC)
+    change = y * e  # the last step is two sums: of an infinite x they are NaN
+    return dev.fma(
+        change * e, 0.2222222238779068, dev.fma(change, -0.3333333432674408, y, CODEC), CODEC
+    )
 
 
 @triton.jit
@@ -106,10 +101,10 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # moment of abs(g)**3
     s = dev.fma(beta, s_prev, one_minus_beta * (abs_g * abs_g * abs_g), CODEC)
     numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
-    # root(beta * s + (1 - beta) * abs(g)**3, 3)
-    denominator = _cbrt(dev.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g), CODEC))
+    # beta * s + (1 - beta) * abs(g)**3
+    power = dev.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g), CODEC)
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
-    update = dev.ratio(numerator, denominator, CODEC)
+    update = numerator * _inverse_root3(power, CODEC)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, s)
@@ -118,23 +113,16 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 # ---------------------------------------------------------------- the reference
 
 
-def _cbrt_reference(x: Tensor) -> Tensor:
-    """The cube root of x >= 0 within 1 ULP, without a division."""
-    tiny = x < 2.0**-64
-    # moved by a power of two: no residual underflows, no cube overflows
-    z = x * ref.either(tiny, 2.0**72, 0.125)
-    # z**(-1/3) from an exponent divided by three, then one step of third order
-    y = (0x54A20000 - ref.divided(z.view(torch.int32), 3)).view(torch.float32)
-    e = 1.0 - z * y * y * y
-    y = y * (1.000000834465027 + e * (0.33469223976135254 + e * 0.2230465412139892))
-    square = y * y
-    # the root in 12 bits, whose square is exact, then Newton's step with its second-order term
-    bits = ((z * square).view(torch.int32) + 0x800) & -0x1000
-    root = bits.view(torch.float32)
-    change = (z - root * root * root) * (square * 0.3333333432674408)
-    root = root + (change + change * change * y)
-    root = root * ref.either(tiny, 2.0**-24, 2.0)
-    return torch.where((x > 0.0) & (x < torch.inf), root, x)
+def _inverse_root3_reference(x: Tensor) -> Tensor:
+    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN where x is Inf or NaN."""
+    x = ref.nonneg_maximum(x, 2.0**-126)
+    # an exponent divided by -3, then steps of third order
+    y = (0x54A2FA8D - ref.divided(x.view(torch.int32), 3)).view(torch.float32)
+    e = ref.fma(x * ref.power(y, 2), y, -1.0)
+    y = ref.fma(y * e, ref.fma(e, 0.2222222238779068, -0.3333333432674408), y)
+    e = ref.fma(x * ref.power(y, 2), y, -1.0)
+    change = y * e  # the last step is two sums: of an infinite x they are NaN
+    return ref.fma(change * e, 0.2222222238779068, ref.fma(change, -0.3333333432674408, y))
 
 
 def _math_reference(
@@ -151,10 +139,10 @@ def _math_reference(
     abs_g = torch.abs(g)  # abs(g)
     s = ref.fma(beta, s_prev, one_minus_beta * (abs_g * abs_g * abs_g))  # moment of abs(g)**3
     numerator = ref.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
-    # root(beta * s + (1 - beta) * abs(g)**3, 3)
-    denominator = _cbrt_reference(ref.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g)))
+    # beta * s + (1 - beta) * abs(g)**3
+    power = ref.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g))
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
-    update = ref.ratio(numerator, denominator)
+    update = numerator * _inverse_root3_reference(power)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, s)
@@ -211,7 +199,6 @@ class S3(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
-        quotients=True,
     )
 
     def __init__(

@@ -21,6 +21,7 @@ from signconv.lower.kernel_program import function_name
 from signconv.render.environment import environment
 from signconv.render.module import _function_lines
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel import launch
 
 HEADER = """import torch
 from torch import Tensor
@@ -43,8 +44,9 @@ class Printed:
     def in_kernel(self, x: Tensor, device: str, block: int) -> Tensor:
         out = torch.empty_like(x, device=device)
         grid = (-(-x.numel() // block),)
+        codec = launch.device_codec(torch.device(device))
         _unary_kernel[grid](
-            x.to(device), out, x.numel(), self.kernel, block, enable_fp_fusion=False
+            x.to(device), out, x.numel(), self.kernel, block, codec, enable_fp_fusion=False
         )
         return out.cpu()
 
@@ -80,10 +82,12 @@ class Printed:
 
 
 @triton.jit
-def _unary_kernel(x_ptr, out_ptr, n, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
+def _unary_kernel(
+    x_ptr, out_ptr, n, FUNCTION: tl.constexpr, BLOCK: tl.constexpr, CODEC: tl.constexpr
+):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + i, mask=i < n, other=1.0)
-    tl.store(out_ptr + i, FUNCTION(x), mask=i < n)
+    tl.store(out_ptr + i, FUNCTION(x, CODEC), mask=i < n)
 
 
 @cache

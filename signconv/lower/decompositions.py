@@ -18,6 +18,8 @@ from signconv.lower.exact import (
     clamp,
     divided,
     floor,
+    fma,
+    nonneg_max,
     of_bits,
     power,
     quotient,
@@ -27,7 +29,7 @@ from signconv.lower.exact import (
     where,
 )
 from signconv.lower.kernel_program import Function, Statement, function_name
-from signconv.lower.powers import joined
+from signconv.lower.powers import joined, nearest
 
 #: The bits of an fp32 number x > 0 are about 2^23 * (log2(x) + 127 - 0.045).
 LOG_BIAS = 0x3F7A3BEA
@@ -164,6 +166,23 @@ def _root(b: Body, x: Value, order: float) -> Value:
     return where(x < 0, math.nan, root)
 
 
+def _inverse_root(b: Body, x: Value, order: float) -> Value:
+    n = int(order)
+    x = b.let("x", nonneg_max(x, NORMAL))
+    y = b.let(
+        "y",
+        of_bits((n + 1) * LOG_BIAS // n - divided(bits(x), n)),
+        f"an exponent divided by -{n}, then steps of third order",
+    )
+    first, second = nearest(-1 / n), nearest((n + 1) / (2 * n * n))
+    for _ in range(1 if n <= 8 else 2):
+        e = b.let("e", fma(x * power(y, n - 1), y, -1.0))
+        y = b.let("y", fma(y * e, fma(e, second, first), y))
+    e = b.let("e", fma(x * power(y, n - 1), y, -1.0))
+    change = b.let("change", y * e, "the last step is two sums: of an infinite x they are NaN")
+    return fma(change * e, second, fma(change, first, y))
+
+
 def _real_power(b: Body, x: Value, high: float, low: float) -> Value:
     m, k = _split(b, x, 24)
     z = b.let("z", quotient(m - 1.0, m + 1.0), "log(mantissa) = 2 * (z + z**3 / 3 + z**5 / 5 ...)")
@@ -200,6 +219,10 @@ def _root_doc(order: float) -> str:
     return f"The root of order {order:g} of x >= 0 within 1 ULP."
 
 
+def _inverse_root_doc(order: float) -> str:
+    return f"max(x, 2**-126)**(-1/{order:g}) of x >= 0 within 1.5 ULP; NaN where x is Inf or NaN."
+
+
 def _power_doc(high: float, low: float) -> str:
     return f"x**{joined(high, low)} for x >= 0 within {4 if high + low <= 2 else 20} ULP."
 
@@ -211,6 +234,7 @@ DECOMPOSITIONS: dict[str, tuple[Decomposition, Callable[..., str]]] = {
     "exp": (_exp, lambda: "e**x within 2 ULP."),
     "log": (_log, lambda: "The natural logarithm within 2 ULP."),
     "tanh": (_tanh, lambda: "The hyperbolic tangent within 4 ULP."),
+    "inverse_root": (_inverse_root, _inverse_root_doc),
     "newton_root": (_root, _root_doc),
     "real_power": (_real_power, _power_doc),
 }

@@ -26,6 +26,8 @@ OPERATIONS: dict[str, Signatures] = {
     "sub": _SAME,
     "mul": _TWO,
     "quotient": _TWO,  # correctly rounded
+    "fma": {(FLOAT, FLOAT, FLOAT): FLOAT},  # a*b + c, rounded once
+    "nonneg_max": _TWO,  # of what is never below 0; NaN stays
     "power": {(FLOAT, INT): FLOAT},  # products from the left; the exponent is a number
     "abs": _ONE,
     "floor": _ONE,
@@ -147,6 +149,14 @@ def where(condition: Value, a: Operand, b: Operand) -> Value:
 
 def quotient(a: Operand, b: Operand) -> Value:
     return apply("quotient", a, b)
+
+
+def fma(a: Operand, b: Operand, c: Operand) -> Value:
+    return apply("fma", a, b, c)
+
+
+def nonneg_max(a: Operand, b: Operand) -> Value:
+    return apply("nonneg_max", a, b)
 
 
 def power(x: Value, n: int) -> Value:

@@ -10,9 +10,11 @@ from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, walk
 from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
 
-#: Operations of lowered expressions: division with x/0 = 0 and with 0/0 = 0, max of
-#: >= 0, a*b + c rounded once.
-LOWERED = frozenset({"ratio", "mean_ratio", "nonneg_max", "bf16", "fma"})
+#: Operations of lowered expressions: division with x/0 = 0 and with 0/0 = 0, the root of what is at
+#: least 2^-100, 1/b of such, max of >= 0, a*b + c rounded once.
+LOWERED = frozenset({
+    "ratio", "mean_ratio", "floored_sqrt", "reciprocal", "nonneg_max", "bf16", "fma",
+})  # fmt: skip
 #: What the printers know without a function of KernelProgram.functions.
 ELEMENTWISE = LOWERED | {
     "add", "sub", "mul", "div", "neg", "sqrt", "abs", "sign", "max", "min", "where",
@@ -23,7 +25,7 @@ SCALAR = frozenset({
     "log", "tanh", "lt", "le", "gt", "ge", "eq", "ne",
 })  # fmt: skip
 #: Roots and quotients: a kernel has them in more than one instruction sequence.
-QUOTIENTS = frozenset({"div", "sqrt", "ratio", "mean_ratio"})
+QUOTIENTS = frozenset({"div", "sqrt", "ratio", "mean_ratio", "floored_sqrt", "reciprocal"})
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def function_name(e: Op) -> str:
     """The name of the function that computes ``e``, where the printers have no operation for it:
     ``_cbrt``, ``_root5``, ``_power_0_4``."""
     constants = [a.value for a in e.args if isinstance(a, Const)]
-    if e.fn == "newton_root":
-        return f"_root{constants[0]:g}"
+    if e.fn in ("newton_root", "inverse_root"):
+        return f"_{e.fn.removeprefix('newton_')}{constants[0]:g}"
     if e.fn == "real_power":
         return f"_power_{joined(*constants)}".replace(".", "_")
     return f"_{e.fn}"

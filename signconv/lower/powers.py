@@ -55,8 +55,13 @@ def split(exponent: float) -> tuple[float, float]:
     """``exponent`` > 0 as an fp32 number of 12 bits and the rest in fp32."""
     (bits,) = struct.unpack("<i", struct.pack("<f", exponent))
     (high,) = struct.unpack("<f", struct.pack("<i", bits & ~0xFFF))
-    (low,) = struct.unpack("<f", struct.pack("<f", exponent - high))
-    return high, low
+    return high, nearest(exponent - high)
+
+
+def nearest(x: float) -> float:
+    """The fp32 number nearest to ``x``."""
+    (rounded,) = struct.unpack("<f", struct.pack("<f", x))
+    return float(rounded)
 
 
 def joined(high: float, low: float) -> str:

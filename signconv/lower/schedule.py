@@ -45,8 +45,9 @@ from signconv.lower.decompositions import functions
 from signconv.lower.fusion import fused
 from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
 from signconv.lower.powers import lowered_power, lowered_root
+from signconv.lower.quotients import folded, quotient
 from signconv.lower.scalars import ROUNDED, ScalarCode, index, scalar_form
-from signconv.lower.sign_form import sign_argument
+from signconv.lower.sign_form import ONE, over, sign_argument, times
 from signconv.lower.storage import plan
 
 #: Above every floor, which are at most 1: the scalar state of one before its first step.
@@ -153,6 +154,10 @@ class Lowerer(ScalarCode):
             return mul(
                 self.element(e.args[0], hint), self.scalar(div(1, e.args[1]), f"{hint}_scale")
             )
+        if e.fn == "div" and not self.bf16:
+            made = quotient(self, self.short("numerator", e.args[0]), e.args[1])
+            if made is not None:
+                return made
         if e.fn == "pow":
             return self._power(e, hint)
         if e.fn == "root":
@@ -299,32 +304,43 @@ class Lowerer(ScalarCode):
     def update(self) -> None:
         """The update and the parameter's new value."""
         p = self.p
+        scale: Expr = ONE
         if p.link in ("stosign", "sign"):
             argument = sign_argument(self)
             name = self._fresh("direction")
             self.math.append(Statement(name, argument, f"update = {link_text(p)}"))
             update: Expr = op("sign", Ref("local", name))
         else:
-            num = self.short("numerator", p.numerator)
-            update = num
-            if p.denominator is not None:
-                # What is clipped may be infinite; otherwise x/0 is no step
-                divide = "mean_ratio" if p.link == "expected" else "ratio"
-                update = op(divide, num, self.short("denominator", p.denominator))
+            numerator = p.numerator
+            if p.link == "ratio" and p.denominator is not None and not self.bf16:
+                numerator, scale = folded(self, numerator)
+            num = self.short("numerator", numerator)
+            update = num if p.denominator is None else self._ratio(num, p.denominator)
             if p.link == "expected":
                 update = op("min", op("max", update, -1), 1)
             name = self._fresh("update")
-            self.math.append(Statement(name, update, link_text(p)))
+            comment = link_text(p)
+            if scale != ONE:
+                comment += f"; the correction of {text(numerator)} is part of lr"
+            self.math.append(Statement(name, update, comment))
             update = Ref("local", name)
-        self._step(update)
+        self._step(update, scale)
 
-    def _step(self, update: Expr) -> None:
-        """p - lr * update and decoupled weight decay.
+    def _ratio(self, num: Expr, denominator: Expr) -> Expr:
+        made = None if self.bf16 else quotient(self, num, denominator)
+        if made is not None:
+            return made
+        # What is clipped may be infinite; otherwise x/0 is no step
+        divide = "mean_ratio" if self.p.link == "expected" else "ratio"
+        return op(divide, num, self.short("denominator", denominator))
+
+    def _step(self, update: Expr, scale: Expr) -> None:
+        """p - lr * scale * update and decoupled weight decay.
 
         Decay joins the update before lr, whose product is exact in the sum: what is below half a
         unit of p's last place is not lost alone. Independent of lr, it joins their product.
         """
-        p, lr = self.p, Ref("hyper", "lr")
+        p, lr = self.p, times(scale, Ref("hyper", "lr"))
         decay = p.decay if p.decay is not None and p.decay.kind != "l2" else None
         weight: Expr = decay.weight if decay is not None else Const(0.0)
         independent = decay is not None and decay.kind == "independent"
@@ -332,7 +348,7 @@ class Lowerer(ScalarCode):
             # An lr that starts at 0 has no size to be relative to: no decay
             first = Ref("hyper", "initial_lr")
             first_lr = op("where", op("eq", first, 0), math.inf, first)
-            weight = mul(div(lr, first_lr), weight)
+            weight = mul(div(Ref("hyper", "lr"), first_lr), weight)
         if self.bf16:  # S3GD's order: in bf16 the sum of both terms would be another number
             if decay is not None:
                 weight = weight if independent else mul(lr, weight)
@@ -347,6 +363,7 @@ class Lowerer(ScalarCode):
             stepped = sub(PARAM, add(mul(self.scalar(lr, "lr"), update), kept))
         else:
             if decay is not None:
+                weight = over(weight, scale)
                 update = add(update, mul(self.scalar(weight, "decay"), PARAM))
             stepped = add(PARAM, mul(self.scalar(sub(0, lr), "minus_lr"), update))
         self.math.append(Statement("p", stepped, step_text(p)))

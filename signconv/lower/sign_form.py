@@ -32,7 +32,7 @@ def sign_argument(low: Lowerer) -> Expr:
     left, right = signed_power(m, order), signed_power(NOISE, order)
     if order > 2:  # lines that a reader can take in
         left, right = low.local("numerator_power", left), low.local("noise_power", right)
-    gain = _over(den_factor, _power(num_factor, order))
+    gain = over(den_factor, _power(num_factor, order))
     sigma = low.local("denominator", den) if order > 1 else low.element(den, "denominator")
     if gain != ONE:
         sigma = mul(sigma, low.scalar(gain, "noise_gain"))
@@ -55,10 +55,10 @@ def peel(low: Lowerer, e: Expr) -> tuple[Expr, Expr]:
         a, b = e.args
         if is_scalar(b, p) and low.ranges.positive(b):
             core, factor = peel(low, a)
-            return core, _times(factor, b) if e.fn == "mul" else _over(factor, b)
+            return core, times(factor, b) if e.fn == "mul" else over(factor, b)
         if e.fn == "mul" and is_scalar(a, p) and low.ranges.positive(a):
             core, factor = peel(low, b)
-            return core, _times(a, factor)
+            return core, times(a, factor)
     return e, ONE
 
 
@@ -76,7 +76,7 @@ def peel_root(low: Lowerer, e: Expr) -> tuple[Expr, Expr, int]:
     core, factor = peel(low, e)
     if isinstance(core, Op) and core.fn in ("sqrt", "root") and core is not e:
         inner, inner_factor, order = peel_root(low, core)
-        return inner, _times(inner_factor, _power(factor, order)), order
+        return inner, times(inner_factor, _power(factor, order)), order
     return core, factor, 1
 
 
@@ -95,11 +95,11 @@ def _integer(e: Expr) -> bool:
     return isinstance(e, Const) and e.value == int(e.value)
 
 
-def _times(a: Expr, b: Expr) -> Expr:
+def times(a: Expr, b: Expr) -> Expr:
     return b if a == ONE else a if b == ONE else mul(a, b)
 
 
-def _over(a: Expr, b: Expr) -> Expr:
+def over(a: Expr, b: Expr) -> Expr:
     """a / b, with reciprocals turned over so that the scalar code stays readable."""
     if b == ONE:
         return a
@@ -124,5 +124,8 @@ def _reciprocal(e: Expr) -> Expr | None:
 def _power(a: Expr, n: int) -> Expr:
     result = a
     for _ in range(n - 1):
-        result = _times(result, a)
+        result = times(result, a)
     return result
+
+
+__all__ = ["ONE", "over", "peel", "peel_root", "sign_argument", "times"]

@@ -16,6 +16,8 @@ from signconv.lower.kernel_program import QUOTIENTS, function_name, local_name
 class _Code(Infix):
     #: Follows the names of decomposed functions; None where there are none.
     function_end: ClassVar[str | None] = None
+    #: What they take after x.
+    function_rest: ClassVar[str] = ""
     #: How -0 is written: as a literal, Triton before its pull request 11426 takes it for 0.
     minus_zero: ClassVar[str] = "-0.0"
 
@@ -38,7 +40,10 @@ class _Code(Infix):
         if e.fn == "neg":  # Triton negates by 0 - x, which loses the sign of zero
             return self._print(Op("mul", (Const(-1.0), e.args[0])))
         if self.function_end is not None and e.fn in DECOMPOSITIONS:
-            return f"{function_name(e)}{self.function_end}({self(e.args[0])})", 9
+            return (
+                f"{function_name(e)}{self.function_end}({self(e.args[0])}{self.function_rest})",
+                9,
+            )
         if e.fn not in self.infix and e.fn not in self.calls and not _relation(e.fn):
             raise LoweringError("SC306", f"{type(self).__name__} cannot print {e.fn!r}")
         return None
@@ -52,6 +57,7 @@ class TritonPrinter(_Code):
     """Elementwise fp32 in a kernel: roots and quotients are the correctly rounded ones."""
 
     function_end = ""
+    function_rest = ", CODEC"
     infix = frozenset({"add", "sub", "mul"})
     minus_zero = "(tl.full((), 0.0, tl.float32) * -1.0)"
     #: These choose their instructions by the kernel's CODEC.
@@ -64,6 +70,8 @@ class TritonPrinter(_Code):
         "sign": "dev.sign",
         "mean_ratio": "dev.mean_ratio",
         "ratio": "dev.ratio",
+        "floored_sqrt": "dev.floored_sqrt",
+        "reciprocal": "dev.reciprocal",
         "bf16": "dev.bf16_nearest",
         "max": "dev.maximum",
         "min": "dev.minimum",
@@ -91,6 +99,8 @@ class TorchPrinter(_Code):
         "sign": "ref.sign",
         "mean_ratio": "ref.mean_ratio",
         "ratio": "ref.ratio",
+        "floored_sqrt": "ref.floored_sqrt",
+        "reciprocal": "ref.reciprocal",
         "bf16": "ref.bf16_nearest",
         "max": "ref.maximum",
         "min": "ref.minimum",
@@ -152,6 +162,8 @@ class TritonFunctionPrinter(_Exact, TritonPrinter):
         "where": "tl.where",
         "floor": "tl.floor",
         "quotient": "dev.quotient",
+        "fma": "dev.fma",
+        "nonneg_max": "dev.nonneg_maximum",
         "power": "dev.power",
         "divided": "dev.divided",
     }
@@ -178,6 +190,8 @@ class TorchFunctionPrinter(_Exact, TorchPrinter):
         "where": "torch.where",
         "floor": "torch.floor",
         "quotient": "ref.quotient",
+        "fma": "ref.fma",
+        "nonneg_max": "ref.nonneg_maximum",
         "power": "ref.power",
         "divided": "ref.divided",
         "clamp": "torch.clamp",

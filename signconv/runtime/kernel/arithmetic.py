@@ -95,6 +95,28 @@ def sqrt(x, CODEC: tl.constexpr):
 
 
 @triton.jit
+def floored_sqrt(x, CODEC: tl.constexpr):
+    """The correctly rounded square root of max(x, 2^-100), x >= 0; NaN where x is Inf or NaN."""
+    x = nonneg_maximum(x, 7.888609052210118e-31)
+    if CODEC != ARITHMETIC:
+        y = ptx.sqrt(x)
+    else:
+        y = tl.sqrt_rn(x) + (x - x)
+    return y
+
+
+@triton.jit
+def reciprocal(b, CODEC: tl.constexpr):
+    """1 / b, correctly rounded, for 2^-126 <= b <= 2^126; 0 of larger numbers, NaN where b is Inf
+    or NaN."""
+    if CODEC != ARITHMETIC:
+        y = ptx.reciprocal(b)
+    else:
+        y = tl.where(b <= 8.507059173023462e37, quotient(tl.where(b == b, 1.0, 1.0), b), b * 0.0)
+    return y
+
+
+@triton.jit
 def _both(a, b):
     """Both as tensors of one shape; either may be a number."""
     same = a == b

@@ -9,6 +9,7 @@ from __future__ import annotations
 from signconv.runtime.kernel.arithmetic import (
     divide,
     divided,
+    floored_sqrt,
     fma,
     maximum,
     mean_ratio,
@@ -16,6 +17,7 @@ from signconv.runtime.kernel.arithmetic import (
     nonneg_maximum,
     quotient,
     ratio,
+    reciprocal,
     sign,
     sqrt,
 )
@@ -91,6 +93,7 @@ __all__ = [
     "extent",
     "fetch_moment",
     "field",
+    "floored_sqrt",
     "fma",
     "hash_elements",
     "join_master",
@@ -111,6 +114,7 @@ __all__ = [
     "quotient",
     "ratio",
     "real_power64",
+    "reciprocal",
     "row_check",
     "sign",
     "sign_noise",

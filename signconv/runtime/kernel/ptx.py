@@ -27,8 +27,8 @@ def fma(a, b, c):
 
 @triton.jit
 def sqrt(x):
-    """The correctly rounded square root of 2^-100 <= x <= 2^100 (Markstein's correction of an
-    approximation with a fused multiply-add, as in the compiler's own fast path)."""
+    """The correctly rounded square root of a finite x >= 2^-100, NaN of Inf (Markstein's correction
+    of an approximation with a fused multiply-add, as in the compiler's own fast path)."""
     return tl.inline_asm_elementwise(
         """
         {
@@ -43,6 +43,28 @@ def sqrt(x):
         """,
         "=f,f",
         args=[x],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
+
+
+@triton.jit
+def reciprocal(b):
+    """1 / b, correctly rounded, for 2^-126 <= b <= 2^126, by one step of Newton's; 0 of larger
+    numbers, NaN of Inf."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 r, n, e;
+        rcp.approx.ftz.f32 r, $1;
+        neg.f32 n, $1;
+        fma.rn.f32 e, n, r, 0f3F800000;
+        fma.rn.f32 $0, r, e, r;
+        }
+        """,
+        "=f,f",
+        args=[b],
         dtype=tl.float32,
         is_pure=True,
         pack=1,

@@ -90,6 +90,18 @@ def sqrt(x: Tensor) -> Tensor:
     return x.to(torch.float64).sqrt().to(torch.float32)
 
 
+def floored_sqrt(x: Tensor) -> Tensor:
+    """The correctly rounded square root of max(x, 2^-100), x >= 0; NaN where x is Inf or NaN."""
+    x = nonneg_maximum(x, 2.0**-100)
+    return sqrt(x) + (x - x)
+
+
+def reciprocal(b: Tensor) -> Tensor:
+    """1 / b, correctly rounded, for 2^-126 <= b <= 2^126; 0 of larger numbers, NaN where b is Inf
+    or NaN."""
+    return torch.where(b <= 2.0**126, torch.div(torch.full_like(b, 1.0), b), b * 0.0)
+
+
 def quotient(a: Tensor, b: Tensor | float) -> Tensor:
     """a / b, correctly rounded; by a number too, where torch on a GPU takes its reciprocal."""
     return torch.div(a, torch.full_like(a, b) if isinstance(b, float) else b)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from signconv.runtime.reference.arithmetic import (
     divided,
     either,
+    floored_sqrt,
     fma,
     maximum,
     mean_ratio,
@@ -21,6 +22,7 @@ from signconv.runtime.reference.arithmetic import (
     nonneg_maximum,
     quotient,
     ratio,
+    reciprocal,
     sign,
     sqrt,
 )
@@ -85,6 +87,7 @@ __all__ = [
     "encode_fp8",
     "encode_fp8_nearest",
     "exp64",
+    "floored_sqrt",
     "fma",
     "join_master",
     "load_float",
@@ -106,6 +109,7 @@ __all__ = [
     "quotient",
     "ratio",
     "real_power64",
+    "reciprocal",
     "row_check",
     "sign",
     "sign_noise",

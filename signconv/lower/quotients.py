@@ -1,0 +1,106 @@
+"""A ratio as the numerator times the reciprocal of its denominator, where that stays away from 0
+(docs/design.md#ratios).
+
+A denominator is a root of something >= 0, times bias corrections, and what is added to it is >= 0.
+With the root's argument kept from the smallest numbers (below the promised range of gradients) its
+reciprocal has one sequence of instructions, and no check looks at what is divided.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from signconv.ir.analysis import is_scalar
+from signconv.ir.nodes import Const, Expr, Op, Ref, add, mul, op
+from signconv.lower.powers import integer_power
+from signconv.lower.sign_form import ONE, peel, peel_root
+
+if TYPE_CHECKING:
+    from signconv.lower.schedule import Lowerer
+
+#: What the argument of a square root in a denominator is at least.
+SMALLEST_SQUARE = 2.0**-100
+#: The same of roots of higher orders: the smallest normal number.
+SMALLEST_POWER = 2.0**-126
+#: Whole orders of roots that have an inverse (lower/decompositions.py).
+INVERSE = range(3, 17)
+
+
+def quotient(low: Lowerer, numerator: Expr, denominator: Expr) -> Expr | None:
+    """The lowered ``numerator / denominator``, or None where the denominator may come near 0."""
+    inverse = _inverse_root(low, denominator)
+    if inverse is None:
+        bounded = _bounded(low, denominator)
+        if bounded is None:
+            return None
+        inverse = Op("reciprocal", (bounded,))
+    return mul(numerator, inverse)
+
+
+def _inverse_root(low: Lowerer, e: Expr) -> Expr | None:
+    """1 / e for a root of order 3 or more by itself."""
+    core, factor, order = _root(low, e)
+    if order not in INVERSE or factor != ONE:
+        return None
+    return Op("inverse_root", (low.local("power", core), Const(float(order))))
+
+
+def _bounded(low: Lowerer, e: Expr) -> Expr | None:
+    """``e`` lowered, if it is at least the root of the smallest square or power."""
+    if isinstance(e, Ref) and e.kind == "temp" and not is_scalar(e, low.p):
+        return _bounded(low, low.p.temp(e.name).expr)
+    if isinstance(e, Op) and e.fn in ("add", "max"):
+        for one, other in (e.args, e.args[::-1]):
+            if low.ranges.nonneg(other):
+                made = _bounded(low, one)
+                if made is not None:
+                    rest = low.element(other, "denominator")
+                    return add(made, rest) if e.fn == "add" else op("nonneg_max", made, rest)
+    core, factor, order = _root(low, e)
+    if order == 2:
+        root: Expr = Op("floored_sqrt", (low.element(core, "power"),))
+    elif order in INVERSE:
+        power = low.local("power", core)
+        inverse = low.local("inverse", Op("inverse_root", (power, Const(float(order)))))
+        root = mul(power, integer_power(inverse, order - 1))
+    else:
+        return None
+    if factor == ONE:
+        return root
+    factor = op("sqrt", factor) if order == 2 else op("root", factor, order)
+    return mul(root, low.scalar(factor, "root_correction"))
+
+
+def _root(low: Lowerer, e: Expr) -> tuple[Expr, Expr, int]:
+    """``e`` = (core * factor)**(1/order) with a factor of bias corrections alone; order 0 where it
+    is none."""
+    if not (isinstance(e, Op) and e.fn in ("sqrt", "root")) or not low.ranges.nonneg(e.args[0]):
+        return e, ONE, 0
+    core, factor, order = peel_root(low, e)
+    if order == 1:
+        return e, ONE, 0
+    return (core, factor, order) if _corrections(factor) else (e.args[0], ONE, order)
+
+
+def folded(low: Lowerer, numerator: Expr) -> tuple[Expr, Expr]:
+    """A numerator without its bias correction, and that: it is part of lr."""
+    core, factor = peel(low, numerator)
+    return (core, factor) if _corrections(factor) else (numerator, ONE)
+
+
+def _corrections(factor: Expr) -> bool:
+    """Whether a factor is made of 1 / (1 - beta**t): between 1 and 2^53, whatever beta."""
+    if not isinstance(factor, Op):
+        return factor == ONE
+    if factor.fn == "mul":
+        return all(_corrections(a) for a in factor.args)
+    return factor.fn == "div" and factor.args[0] == ONE and _bias(factor.args[1])
+
+
+def _bias(e: Expr) -> bool:
+    if not (isinstance(e, Op) and e.fn == "sub" and e.args[0] == ONE):
+        return False
+    return isinstance(e.args[1], Op) and e.args[1].fn == "pow"
+
+
+__all__ = ["folded", "quotient"]
