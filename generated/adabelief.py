@@ -182,7 +182,6 @@ class AdaBelief(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
-        quotients=True,
     )
 
     def __init__(

@@ -184,7 +184,6 @@ class AdaMax(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("u_floor", 1.0),),
         floors=("u_floor",),
-        quotients=True,
     )
 
     def __init__(

@@ -247,7 +247,6 @@ class AdamW(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
-        quotients=True,
     )
 
     def __init__(

@@ -165,7 +165,6 @@ class AdamWSoft2Nesterov(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
-        quotients=True,
         removed={
             "beta1": "soft has one beta for both moments and needs no eps",
             "beta2": "soft has one beta for both moments and needs no eps",

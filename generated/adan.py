@@ -269,7 +269,6 @@ class Adan(FusedOptimizer):
         words=2,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
-        quotients=True,
     )
 
     def __init__(

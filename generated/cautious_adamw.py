@@ -338,7 +338,6 @@ class CautiousAdamW(FusedOptimizer):
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         reductions=("mean",),
-        quotients=True,
     )
 
     def __init__(

@@ -338,7 +338,6 @@ class LAMB(FusedOptimizer):
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         reductions=("norm", "norm"),
-        quotients=True,
     )
 
     def __init__(

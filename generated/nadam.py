@@ -298,7 +298,6 @@ class NAdam(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("mu_product", 1.0), ("v_floor", 1.0)),
         floors=("v_floor",),
-        quotients=True,
     )
 
     def __init__(

@@ -146,7 +146,6 @@ class RMSprop(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
-        quotients=True,
     )
 
     def __init__(

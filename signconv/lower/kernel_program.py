@@ -24,8 +24,6 @@ SCALAR = frozenset({
     "add", "sub", "mul", "div", "neg", "pow", "sqrt", "abs", "max", "min", "where", "mod", "exp",
     "log", "tanh", "lt", "le", "gt", "ge", "eq", "ne",
 })  # fmt: skip
-#: Roots and quotients: a kernel has them in more than one instruction sequence.
-QUOTIENTS = frozenset({"div", "sqrt", "ratio", "mean_ratio", "floored_sqrt", "reciprocal"})
 
 
 @dataclass(frozen=True)
@@ -137,16 +135,6 @@ class KernelProgram:
     def summands(self) -> tuple[Expr, ...]:
         """What each reduction sums over the tensor."""
         return tuple(r.summand for r in self.reductions)
-
-    @property
-    def quotients(self) -> bool:
-        """Whether the step of an element takes roots or quotients."""
-        return _calls((s.expr for s in self.math), QUOTIENTS)
-
-    @property
-    def reduce_quotients(self) -> bool:
-        """Whether what the reductions sum takes roots or quotients."""
-        return _calls((*(s.expr for s in self.reduce_math), *self.summands), QUOTIENTS)
 
     @property
     def elementwise(self) -> tuple[Expr, ...]:

@@ -82,7 +82,6 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "scalar_states": signature.states_literal(k.scalar_states),
         "floors": signature.tuple_literal(k.floors),
         "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
-        "quotients": k.quotients,
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],
         "moment_slots": [signature.moment_slot(m) for m in k.moments],
         "constructor": [a for a in constructor if a["name"] != "lr"],

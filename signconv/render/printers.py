@@ -10,7 +10,7 @@ from signconv.ir.nodes import Const, Expr, Op, Ref
 from signconv.ir.show import RELATION, Infix
 from signconv.lower.decompositions import DECOMPOSITIONS
 from signconv.lower.exact import Integer
-from signconv.lower.kernel_program import QUOTIENTS, function_name, local_name
+from signconv.lower.kernel_program import function_name, local_name
 
 
 class _Code(Infix):
@@ -18,12 +18,15 @@ class _Code(Infix):
     function_end: ClassVar[str | None] = None
     #: What they take after x.
     function_rest: ClassVar[str] = ""
+    #: Operations written as methods of their argument.
+    methods: ClassVar[dict[str, str]] = {}
     #: How -0 is written: as a literal, Triton before its pull request 11426 takes it for 0.
     minus_zero: ClassVar[str] = "-0.0"
 
     def functions_of(self, module: str) -> frozenset[str]:
         """The functions of expressions that are printed as calls into a module."""
         names = {f for f, name in self.calls.items() if name.split(".")[0] == module}
+        names |= {f for f, name in self.methods.items() if f"{module}." in name}
         return frozenset(names | ({"pow"} if "ipow" in names else set()))
 
     def ref(self, r: Ref) -> str:
@@ -61,7 +64,9 @@ class TritonPrinter(_Code):
     infix = frozenset({"add", "sub", "mul"})
     minus_zero = "(tl.full((), 0.0, tl.float32) * -1.0)"
     #: These choose their instructions by the kernel's CODEC.
-    by_codec = QUOTIENTS | {"fma"}
+    by_codec = frozenset({
+        "div", "sqrt", "ratio", "mean_ratio", "floored_sqrt", "reciprocal", "fma",
+    })  # fmt: skip
     calls = {
         "div": "dev.divide",
         "sqrt": "dev.sqrt",
@@ -117,8 +122,6 @@ class TorchPrinter(_Code):
 class _Exact(_Code):
     """Bodies of decomposed functions: what ``lower.exact`` adds."""
 
-    #: Operations written as methods of their argument.
-    methods: ClassVar[dict[str, str]]
     numbers: ClassVar[dict[str, str]]
     operators: ClassVar[dict[str, str]] = {"and": "&", "or": "|", "left": "<<", "right": ">>"}
 

@@ -114,9 +114,8 @@ class OptimizerProgram:
 
     scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
     scalars that the elementwise step reads.  words: of random bits, three fields each.
-    reductions: kinds of its per-tensor reductions.  quotients: whether the step of an element
-    takes roots or quotients.  floors: those of the scalar states that a checkpoint may lack.
-    removed: hyperparameters that passes took away, and why.
+    reductions: kinds of its per-tensor reductions.  floors: those of the scalar states that a
+    checkpoint may lack.  removed: hyperparameters that passes took away, and why.
     """
 
     name: str
@@ -133,7 +132,6 @@ class OptimizerProgram:
     scalar_states: tuple[tuple[str, float], ...] = ()
     precision: str = "fp32"
     reductions: tuple[str, ...] = ()
-    quotients: bool = False
     floors: tuple[str, ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
 

@@ -68,10 +68,10 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     if wide or program.reductions:
         return LaunchShape(ROWS, 1, None)
     if any(f.order > 1 for f in formats):
-        return LaunchShape(ROWS, 1, 64)
+        return LaunchShape(ROWS, 2, 72)
     if len(formats) < 2:
         return LaunchShape(ROWS, 4, 64)
-    few = len(formats) == 2 and param == torch.bfloat16 and not program.quotients
+    few = len(formats) == 2 and param == torch.bfloat16
     return LaunchShape(ROWS, 3 if few else 2, 80)
 
 
