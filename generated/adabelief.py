@@ -55,15 +55,11 @@ def _scalars(
 
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    # sqrt(1 / (1 - beta2**t))
-    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
+    v_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
     decay = weight_decay * (1.0 - ref.power64(beta1, t))  # weight_decay * (1 - beta1**t)
     # 0 - 1 / (1 - beta1**t) * lr
     minus_lr = 0.0 - ref.divide64(1.0, 1.0 - ref.power64(beta1, t)) * lr
-    return (
-        (beta1, one_minus_beta1, beta2, one_minus_beta2, root_correction, eps, decay, minus_lr),
-        (),
-    )
+    return (beta1, one_minus_beta1, beta2, one_minus_beta2, v_correction, eps, decay, minus_lr), ()
 
 
 @triton.jit
@@ -73,13 +69,10 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
+    v_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
     decay = weight_decay * (1.0 - dev.power64(beta1, t))  # weight_decay * (1 - beta1**t)
     minus_lr = 0.0 - 1.0 / (1.0 - dev.power64(beta1, t)) * lr  # 0 - 1 / (1 - beta1**t) * lr
-    return (
-        (beta1, one_minus_beta1, beta2, one_minus_beta2, root_correction, eps, decay, minus_lr),
-        (),
-    )
+    return (beta1, one_minus_beta1, beta2, one_minus_beta2, v_correction, eps, decay, minus_lr), ()
 
 
 # ---------------------------------------------------------------- the kernel
@@ -89,16 +82,14 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, v_prev = moments
-    beta1, one_minus_beta1, beta2, one_minus_beta2, root_correction, eps, decay, minus_lr = scalars
+    beta1, one_minus_beta1, beta2, one_minus_beta2, v_correction, eps, decay, minus_lr = scalars
 
     m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
     v_input_base = g - m
     # moment of (g - m)**2
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base), CODEC)
     # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
-    update = m * dev.reciprocal(
-        dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC
-    )
+    update = dev.ratio(m, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(decay, p, update, CODEC), p, CODEC)
     return p, (m, v)
@@ -112,14 +103,14 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, v_prev = moments
-    beta1, one_minus_beta1, beta2, one_minus_beta2, root_correction, eps, decay, minus_lr = scalars
+    beta1, one_minus_beta1, beta2, one_minus_beta2, v_correction, eps, decay, minus_lr = scalars
 
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v_input_base = g - m
     # moment of (g - m)**2
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base))
     # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
-    update = m * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
+    update = ref.ratio(m, ref.sqrt(v * v_correction) + eps)
     p = ref.fma(minus_lr, ref.fma(decay, p, update), p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v)
 
@@ -174,7 +165,7 @@ class AdaBelief(FusedOptimizer):
             "one_minus_beta1",
             "beta2",
             "one_minus_beta2",
-            "root_correction",
+            "v_correction",
             "eps",
             "decay",
             "minus_lr",

@@ -65,8 +65,7 @@ def _scalars(
     one_minus_beta3 = 1.0 - beta3
     m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     d_correction = ref.divide64(1.0, 1.0 - ref.power64(beta2, t))  # 1 / (1 - beta2**t)
-    # sqrt(1 / (1 - beta3**t))
-    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta3, t)))
+    n_correction = ref.divide64(1.0, 1.0 - ref.power64(beta3, t))  # 1 / (1 - beta3**t)
     minus_lr = 0.0 - lr
     return (
         (
@@ -79,7 +78,7 @@ def _scalars(
             one_minus_beta3,
             m_correction,
             d_correction,
-            root_correction,
+            n_correction,
             eps,
             weight_decay,
             minus_lr,
@@ -99,7 +98,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     one_minus_beta3 = 1.0 - beta3
     m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     d_correction = 1.0 / (1.0 - dev.power64(beta2, t))  # 1 / (1 - beta2**t)
-    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta3, t)))  # sqrt(1 / (1 - beta3**t))
+    n_correction = 1.0 / (1.0 - dev.power64(beta3, t))  # 1 / (1 - beta3**t)
     minus_lr = 0.0 - lr
     return (
         (
@@ -112,7 +111,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             one_minus_beta3,
             m_correction,
             d_correction,
-            root_correction,
+            n_correction,
             eps,
             weight_decay,
             minus_lr,
@@ -138,7 +137,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         one_minus_beta3,
         m_correction,
         d_correction,
-        root_correction,
+        n_correction,
         eps,
         weight_decay,
         minus_lr,
@@ -155,9 +154,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # m.corrected + beta2 * d.corrected
     numerator = dev.fma(m, m_correction, beta2 * (d * d_correction), CODEC)
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
-    update = numerator * dev.reciprocal(
-        dev.fma(dev.floored_sqrt(n, CODEC), root_correction, eps, CODEC), CODEC
-    )
+    update = dev.ratio(numerator, dev.sqrt(n * n_correction, CODEC) + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (g_prev, m, d, n)
@@ -181,7 +178,7 @@ def _math_reference(
         one_minus_beta3,
         m_correction,
         d_correction,
-        root_correction,
+        n_correction,
         eps,
         weight_decay,
         minus_lr,
@@ -197,7 +194,7 @@ def _math_reference(
     # m.corrected + beta2 * d.corrected
     numerator = ref.fma(m, m_correction, beta2 * (d * d_correction))
     # (m.corrected + beta2 * d.corrected) / (sqrt(n.corrected) + eps)
-    update = numerator * ref.reciprocal(ref.fma(ref.floored_sqrt(n), root_correction, eps))
+    update = ref.ratio(numerator, ref.sqrt(n * n_correction) + eps)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (g_prev, m, d, n)
@@ -261,7 +258,7 @@ class Adan(FusedOptimizer):
             "one_minus_beta3",
             "m_correction",
             "d_correction",
-            "root_correction",
+            "n_correction",
             "eps",
             "weight_decay",
             "minus_lr",

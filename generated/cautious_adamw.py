@@ -71,9 +71,9 @@ def _scalars(
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     # sqrt(1 / (1 - beta2**t))
     root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
+    m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     numerator_scalar = 0.001
     minus_lr = 0.0 - lr
     return (
@@ -83,9 +83,9 @@ def _scalars(
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
             root_correction,
             eps,
+            m_correction,
             numerator_scalar,
             weight_decay,
             minus_lr,
@@ -112,8 +112,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
+    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     numerator_scalar = tl.full((), 0.001, tl.float64)  # 0.001
     minus_lr = 0.0 - lr
     return (
@@ -123,9 +123,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
             root_correction,
             eps,
+            m_correction,
             numerator_scalar,
             weight_decay,
             minus_lr,
@@ -147,9 +147,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         numerator_scalar,
         weight_decay,
         minus_lr,
@@ -185,9 +185,9 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         _,
         _,
         _,
@@ -221,9 +221,9 @@ def _math_reference(
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         numerator_scalar,
         weight_decay,
         minus_lr,
@@ -256,9 +256,9 @@ def _summands_reference(
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         _,
         _,
         _,
@@ -325,9 +325,9 @@ class CautiousAdamW(FusedOptimizer):
             "one_minus_beta1",
             "beta2",
             "one_minus_beta2",
-            "m_correction",
             "root_correction",
             "eps",
+            "m_correction",
             "numerator_scalar",
             "weight_decay",
             "minus_lr",

@@ -72,9 +72,9 @@ def _scalars(
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     # sqrt(1 / (1 - beta2**t))
     root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
+    m_correction = ref.divide64(1.0, 1.0 - ref.power64(beta1, t))  # 1 / (1 - beta1**t)
     minus_lr = 0.0 - lr
     return (
         (
@@ -83,9 +83,9 @@ def _scalars(
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
             root_correction,
             eps,
+            m_correction,
             weight_decay,
             minus_lr,
         ),
@@ -111,8 +111,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     )
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
-    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
+    m_correction = 1.0 / (1.0 - dev.power64(beta1, t))  # 1 / (1 - beta1**t)
     minus_lr = 0.0 - lr
     return (
         (
@@ -121,9 +121,9 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             one_minus_beta1,
             beta2,
             one_minus_beta2,
-            m_correction,
             root_correction,
             eps,
+            m_correction,
             weight_decay,
             minus_lr,
         ),
@@ -144,9 +144,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         weight_decay,
         minus_lr,
         norm_u,
@@ -182,9 +182,9 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         weight_decay,
         _,
     ) = scalars
@@ -217,9 +217,9 @@ def _math_reference(
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         weight_decay,
         minus_lr,
         norm_u,
@@ -255,9 +255,9 @@ def _summands_reference(
         one_minus_beta1,
         beta2,
         one_minus_beta2,
-        m_correction,
         root_correction,
         eps,
+        m_correction,
         weight_decay,
         _,
     ) = scalars
@@ -326,9 +326,9 @@ class LAMB(FusedOptimizer):
             "one_minus_beta1",
             "beta2",
             "one_minus_beta2",
-            "m_correction",
             "root_correction",
             "eps",
+            "m_correction",
             "weight_decay",
             "minus_lr",
         ),

@@ -76,14 +76,14 @@ def _scalars(
     mu_product = mu_product_prev * mu  # mu_product.prev * mu
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
+    # sqrt(1 / (1 - beta2**t))
+    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
     # beta1 * (1 - 0.5 * 0.96**((t + 1) * momentum_decay))
     mu_next = beta1 * (1.0 - 0.5 * ref.real_power64(0.96, (real_t + 1.0) * momentum_decay))
     # 1 / (1 - mu_product * mu_next)
     numerator_scale = ref.divide64(1.0, 1.0 - mu_product * mu_next)
     one_minus_mu = 1.0 - mu
     numerator_scale2 = ref.divide64(1.0, 1.0 - mu_product)  # 1 / (1 - mu_product)
-    # sqrt(1 / (1 - beta2**t))
-    root_correction = ref.sqrt64(ref.divide64(1.0, 1.0 - ref.power64(beta2, t)))
     minus_lr = 0.0 - lr
     return (
         (
@@ -92,12 +92,12 @@ def _scalars(
             one_minus_beta1,
             beta2,
             one_minus_beta2,
+            root_correction,
+            eps,
             mu_next,
             numerator_scale,
             one_minus_mu,
             numerator_scale2,
-            root_correction,
-            eps,
             weight_decay,
             minus_lr,
         ),
@@ -127,12 +127,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
     mu_product = mu_product_prev * mu  # mu_product.prev * mu
     one_minus_beta1 = 1.0 - beta1
     one_minus_beta2 = 1.0 - beta2
+    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
     # beta1 * (1 - 0.5 * 0.96**((t + 1) * momentum_decay))
     mu_next = beta1 * (1.0 - 0.5 * dev.real_power64(0.96, (real_t + 1.0) * momentum_decay))
     numerator_scale = 1.0 / (1.0 - mu_product * mu_next)
     one_minus_mu = 1.0 - mu
     numerator_scale2 = 1.0 / (1.0 - mu_product)
-    root_correction = dev.sqrt64(1.0 / (1.0 - dev.power64(beta2, t)))  # sqrt(1 / (1 - beta2**t))
     minus_lr = 0.0 - lr
     return (
         (
@@ -141,12 +141,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
             one_minus_beta1,
             beta2,
             one_minus_beta2,
+            root_correction,
+            eps,
             mu_next,
             numerator_scale,
             one_minus_mu,
             numerator_scale2,
-            root_correction,
-            eps,
             weight_decay,
             minus_lr,
         ),
@@ -167,12 +167,12 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         one_minus_beta1,
         beta2,
         one_minus_beta2,
+        root_correction,
+        eps,
         mu_next,
         numerator_scale,
         one_minus_mu,
         numerator_scale2,
-        root_correction,
-        eps,
         weight_decay,
         minus_lr,
     ) = scalars
@@ -207,12 +207,12 @@ def _math_reference(
         one_minus_beta1,
         beta2,
         one_minus_beta2,
+        root_correction,
+        eps,
         mu_next,
         numerator_scale,
         one_minus_mu,
         numerator_scale2,
-        root_correction,
-        eps,
         weight_decay,
         minus_lr,
     ) = scalars
@@ -284,12 +284,12 @@ class NAdam(FusedOptimizer):
             "one_minus_beta1",
             "beta2",
             "one_minus_beta2",
+            "root_correction",
+            "eps",
             "mu_next",
             "numerator_scale",
             "one_minus_mu",
             "numerator_scale2",
-            "root_correction",
-            "eps",
             "weight_decay",
             "minus_lr",
         ),

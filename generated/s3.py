@@ -74,7 +74,7 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
 @triton.jit
 def _inverse_root3(x, CODEC: tl.constexpr):
-    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN where x is Inf or NaN."""
+    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN of Inf and NaN."""
     x = dev.nonneg_maximum(x, 2.0**-126)
     # an exponent divided by -3, then steps of third order
     y = (0x54A2FA8D - dev.divided(x.to(tl.int32, bitcast=True), 3)).to(tl.float32, bitcast=True)
@@ -100,9 +100,9 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     abs_g = tl.abs(g)  # abs(g)
     # moment of abs(g)**3
     s = dev.fma(beta, s_prev, one_minus_beta * (abs_g * abs_g * abs_g), CODEC)
-    numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
     # beta * s + (1 - beta) * abs(g)**3
     power = dev.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g), CODEC)
+    numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = numerator * _inverse_root3(power, CODEC)
     # p - lr * update - lr * weight_decay * p
@@ -114,7 +114,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
 
 def _inverse_root3_reference(x: Tensor) -> Tensor:
-    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN where x is Inf or NaN."""
+    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN of Inf and NaN."""
     x = ref.nonneg_maximum(x, 2.0**-126)
     # an exponent divided by -3, then steps of third order
     y = (0x54A2FA8D - ref.divided(x.view(torch.int32), 3)).view(torch.float32)
@@ -138,9 +138,9 @@ def _math_reference(
     m = ref.fma(beta, m_prev, one_minus_beta * g)  # moment of g
     abs_g = torch.abs(g)  # abs(g)
     s = ref.fma(beta, s_prev, one_minus_beta * (abs_g * abs_g * abs_g))  # moment of abs(g)**3
-    numerator = ref.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
     # beta * s + (1 - beta) * abs(g)**3
     power = ref.fma(beta, s, one_minus_beta * (abs_g * abs_g * abs_g))
+    numerator = ref.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
     # (beta * m + (1 - beta) * g) / root(beta * s + (1 - beta) * abs(g)**3, 3)
     update = numerator * _inverse_root3_reference(power)
     # p - lr * update - lr * weight_decay * p

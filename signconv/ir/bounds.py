@@ -6,7 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from signconv.ir.analysis import Degrees, Ranges, is_constant, is_scalar
+from signconv.ir.analysis import (
+    Degrees,
+    Ranges,
+    evaluation_order,
+    is_constant,
+    is_scalar,
+    scalar_moments,
+)
 from signconv.ir.nodes import (
     GRAD,
     Const,
@@ -15,6 +22,7 @@ from signconv.ir.nodes import (
     Op,
     Program,
     Ref,
+    Temp,
     div,
     mul,
     op,
@@ -63,7 +71,7 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
     ranges = Ranges(p)
     above: set[str] = set()
     below: set[str] = set()
-    for numerator, denominator in _ratios(p):
+    for numerator, denominator in ratios(p):
         above |= _reach(p, numerator)
         below |= _through(p, _reach(p, denominator))
     for upper in p.moments:
@@ -115,7 +123,7 @@ def unkept(p: Program) -> set[str]:
     """
     degrees, bounds = Degrees(p).moments, list(moment_bounds(p))
     found: set[str] = set()
-    for numerator, denominator in _ratios(p):
+    for numerator, denominator in ratios(p):
         below = _through(p, _reach(p, denominator))
         kept = {b.upper.name for b in bounds if b.lower.name in below}
         tied = {n for name in below for e in p.moment(name).reads for n in _reach(p, e)}
@@ -125,7 +133,70 @@ def unkept(p: Program) -> set[str]:
     return found
 
 
-def _ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:
+class Ties:
+    """Which ratios cannot come near x/0 by the recurrences of their moments."""
+
+    def __init__(self, p: Program) -> None:
+        self.p, self.degrees, self.ranges = p, Degrees(p), Ranges(p)
+        self.bounds, self.scalars = list(moment_bounds(p)), scalar_moments(p)
+        self._linear: dict[str, bool] = {}
+        self._under: dict[str, frozenset[str]] = {}
+        for x in evaluation_order(p):  # so that no proof recurses from name to name
+            if isinstance(x, Temp):
+                self._linear[x.name] = self.linear(x.expr)
+                self._under[x.name] = self.under(x.expr)
+            else:
+                self._under[x.name] = self._moment(x)
+
+    def __call__(self, numerator: Expr, power: Expr, order: float) -> bool:
+        """Whether what is small in ``power`` is small in ``numerator``, and what is 0 was always.
+
+        So it is where the numerator is linear in the gradient and its averages, ``power`` is at
+        least a multiple of an average of abs(grad)**order, and a ``MomentBound`` keeps each
+        average above within that one.
+        """
+        if self.degrees.of(numerator) != 1 or self.degrees.of(power) != order:
+            return False
+        below = {n for n in self.under(power) if power_of_gradient(self.p.moment(n)) == order}
+        kept = {b.upper.name for b in self.bounds if b.lower.name in below}
+        above = _reach(self.p, numerator) - self.scalars
+        return bool(below) and self.linear(numerator) and above <= kept
+
+    def linear(self, e: Expr) -> bool:
+        """Whether ``e`` is a sum, difference or extremum of multiples of gradient and moments."""
+        if isinstance(e, Ref):
+            return self._linear[e.name] if e.kind == "temp" else e.kind in ("grad", "value")
+        if not isinstance(e, Op):
+            return False
+        if e.fn in ("mul", "div") and is_scalar(e.args[1], self.p):
+            return self.linear(e.args[0])
+        if e.fn == "mul" and is_scalar(e.args[0], self.p):
+            return self.linear(e.args[1])
+        sums = ("add", "sub", "neg", "abs", "max", "min", "corrected")
+        return e.fn in sums and all(self.linear(a) for a in e.args)
+
+    def under(self, e: Expr) -> frozenset[str]:
+        """Averages of powers of the gradient that ``e`` is at least a multiple of."""
+        if isinstance(e, Ref) and e.kind in ("temp", "value"):
+            return self._under.get(e.name, frozenset())
+        if not isinstance(e, Op):
+            return frozenset()
+        scaled = e.fn == "div" and is_scalar(e.args[1], self.p)
+        scaled |= e.fn == "mul" and any(is_scalar(a, self.p) for a in e.args)
+        if (e.fn == "add" or scaled) and not all(self.ranges.nonneg(a) for a in e.args):
+            return frozenset()
+        if e.fn in ("add", "max", "corrected") or scaled:
+            return frozenset[str]().union(*(self.under(a) for a in e.args))
+        return frozenset()
+
+    def _moment(self, m: Moment) -> frozenset[str]:
+        if m.kind == "ema" and m.next is None and power_of_gradient(m) is not None:
+            return frozenset({m.name})
+        inner = m.next if m.next is not None else m.input if m.kind == "max" else None
+        return frozenset() if inner is None else self.under(inner)
+
+
+def ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:
     """Numerator and denominator of the update, and of every quotient inside it."""
     if p.denominator is not None:
         yield p.numerator, p.denominator
@@ -156,7 +227,7 @@ def _reach(p: Program, e: Expr) -> set[str]:
 
 def has_offset(p: Program) -> bool:
     """Whether a number (eps) is added to every denominator of the update, or bounds it below."""
-    return all(_offset(p, denominator) for _, denominator in _ratios(p))
+    return all(_offset(p, denominator) for _, denominator in ratios(p))
 
 
 def _offset(p: Program, e: Expr) -> bool:

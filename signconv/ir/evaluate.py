@@ -80,6 +80,10 @@ class Evaluator:
         nothing = num == 0 if self.program.link == "expected" else np.isfinite(num)
         return np.where(nothing & (den == 0), 0.0, num / den)
 
+    def operation(self, e: Op, *args: Array) -> Array:
+        """The value of ``e`` for those of its operands."""
+        return FUNCTIONS_OF_FLOAT64[e.fn](*args)
+
     def _link(self, scope: _Scope, noise: Array | None) -> Array:
         p = self.program
         if p.link == "sign":
@@ -128,7 +132,7 @@ class _Scope:
             beta = self.ev.program.moment(ref.name).beta
             assert beta is not None
             return self(ref) / (1 - self(beta) ** self.t)
-        return FUNCTIONS_OF_FLOAT64[e.fn](*(self(a) for a in e.args))
+        return self.ev.operation(e, *(self(a) for a in e.args))
 
     def _ref(self, e: Ref) -> Array:
         tables: dict[str, Mapping[str, Array]] = {

@@ -168,7 +168,17 @@ def _root(b: Body, x: Value, order: float) -> Value:
 
 def _inverse_root(b: Body, x: Value, order: float) -> Value:
     n = int(order)
-    x = b.let("x", nonneg_max(x, NORMAL))
+    if n < 5:
+        return _inverse_root_of_normal(b, b.let("x", nonneg_max(x, NORMAL)), n)
+    w = (23 + n) // n
+    x = b.let("x", nonneg_max(x, 2.0**-149), "what has underflowed counts as the smallest number")
+    tiny = b.let("tiny", x < NORMAL)
+    x = b.let("x", where(tiny, x * 2.0 ** (n * w), x))
+    y = b.let("y", _inverse_root_of_normal(b, x, n))
+    return where(tiny, y * 2.0**w, y)
+
+
+def _inverse_root_of_normal(b: Body, x: Value, n: int) -> Value:
     y = b.let(
         "y",
         of_bits((n + 1) * LOG_BIAS // n - divided(bits(x), n)),
@@ -220,7 +230,8 @@ def _root_doc(order: float) -> str:
 
 
 def _inverse_root_doc(order: float) -> str:
-    return f"max(x, 2**-126)**(-1/{order:g}) of x >= 0 within 1.5 ULP; NaN where x is Inf or NaN."
+    smallest = -126 if order < 5 else -149
+    return f"max(x, 2**{smallest})**(-1/{order:g}) of x >= 0 within 1.5 ULP; NaN of Inf and NaN."
 
 
 def _power_doc(high: float, low: float) -> str:

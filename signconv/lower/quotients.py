@@ -2,8 +2,9 @@
 (docs/design.md#ratios).
 
 A denominator is a root of something >= 0, times bias corrections, and what is added to it is >= 0.
-With the root's argument kept from the smallest numbers (below the promised range of gradients) its
-reciprocal has one sequence of instructions, and no check looks at what is divided.
+Where the recurrences tie the numerator to it, its argument is kept from the smallest numbers (below
+the promised range of gradients): then its reciprocal has one sequence of instructions, and no check
+looks at what is divided.
 """
 
 from __future__ import annotations
@@ -18,45 +19,45 @@ from signconv.lower.sign_form import ONE, peel, peel_root
 if TYPE_CHECKING:
     from signconv.lower.schedule import Lowerer
 
-#: What the argument of a square root in a denominator is at least.
-SMALLEST_SQUARE = 2.0**-100
-#: The same of roots of higher orders: the smallest normal number.
-SMALLEST_POWER = 2.0**-126
 #: Whole orders of roots that have an inverse (lower/decompositions.py).
 INVERSE = range(3, 17)
+#: Names, sums and maxima to look through for a root: a program may share them without end.
+DEPTH = 6
 
 
 def quotient(low: Lowerer, numerator: Expr, denominator: Expr) -> Expr | None:
     """The lowered ``numerator / denominator``, or None where the denominator may come near 0."""
-    inverse = _inverse_root(low, denominator)
+    inverse = _inverse_root(low, numerator, denominator)
     if inverse is None:
-        bounded = _bounded(low, denominator)
+        bounded = _bounded(low, numerator, denominator)
         if bounded is None:
             return None
         inverse = Op("reciprocal", (bounded,))
-    return mul(numerator, inverse)
+    return mul(low.short("numerator", numerator), inverse)
 
 
-def _inverse_root(low: Lowerer, e: Expr) -> Expr | None:
+def _inverse_root(low: Lowerer, numerator: Expr, e: Expr) -> Expr | None:
     """1 / e for a root of order 3 or more by itself."""
-    core, factor, order = _root(low, e)
+    core, factor, order = _root(low, numerator, e)
     if order not in INVERSE or factor != ONE:
         return None
     return Op("inverse_root", (low.local("power", core), Const(float(order))))
 
 
-def _bounded(low: Lowerer, e: Expr) -> Expr | None:
+def _bounded(low: Lowerer, numerator: Expr, e: Expr, depth: int = DEPTH) -> Expr | None:
     """``e`` lowered, if it is at least the root of the smallest square or power."""
+    if depth == 0:
+        return None
     if isinstance(e, Ref) and e.kind == "temp" and not is_scalar(e, low.p):
-        return _bounded(low, low.p.temp(e.name).expr)
+        return _bounded(low, numerator, low.p.temp(e.name).expr, depth - 1)
     if isinstance(e, Op) and e.fn in ("add", "max"):
         for one, other in (e.args, e.args[::-1]):
             if low.ranges.nonneg(other):
-                made = _bounded(low, one)
+                made = _bounded(low, numerator, one, depth - 1)
                 if made is not None:
                     rest = low.element(other, "denominator")
                     return add(made, rest) if e.fn == "add" else op("nonneg_max", made, rest)
-    core, factor, order = _root(low, e)
+    core, factor, order = _root(low, numerator, e)
     if order == 2:
         root: Expr = Op("floored_sqrt", (low.element(core, "power"),))
     elif order in INVERSE:
@@ -71,15 +72,17 @@ def _bounded(low: Lowerer, e: Expr) -> Expr | None:
     return mul(root, low.scalar(factor, "root_correction"))
 
 
-def _root(low: Lowerer, e: Expr) -> tuple[Expr, Expr, int]:
+def _root(low: Lowerer, numerator: Expr, e: Expr) -> tuple[Expr, Expr, int]:
     """``e`` = (core * factor)**(1/order) with a factor of bias corrections alone; order 0 where it
-    is none."""
+    is none, or where nothing ties the numerator to it."""
     if not (isinstance(e, Op) and e.fn in ("sqrt", "root")) or not low.ranges.nonneg(e.args[0]):
         return e, ONE, 0
     core, factor, order = peel_root(low, e)
     if order == 1:
         return e, ONE, 0
-    return (core, factor, order) if _corrections(factor) else (e.args[0], ONE, order)
+    if not _corrections(factor):
+        core, factor = e.args[0], ONE
+    return (core, factor, order) if low.ties(numerator, core, order) else (e, ONE, 0)
 
 
 def folded(low: Lowerer, numerator: Expr) -> tuple[Expr, Expr]:

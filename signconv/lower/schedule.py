@@ -18,7 +18,7 @@ from signconv.ir.analysis import (
     scalar_moments,
     uses_noise,
 )
-from signconv.ir.bounds import has_offset, moment_bounds
+from signconv.ir.bounds import Ties, has_offset, moment_bounds
 from signconv.ir.nodes import (
     GRAD,
     PARAM,
@@ -112,7 +112,7 @@ class Lowerer(ScalarCode):
 
     def __init__(self, p: Program, bf16: bool = False) -> None:
         super().__init__(p, bf16)
-        self.ranges = Ranges(p)
+        self.ranges, self.ties = Ranges(p), Ties(p)
         self.math: list[Statement] = []
         self._locals: dict[Expr, str] = {}
         self.reductions: list[Reduction] = []
@@ -155,7 +155,7 @@ class Lowerer(ScalarCode):
                 self.element(e.args[0], hint), self.scalar(div(1, e.args[1]), f"{hint}_scale")
             )
         if e.fn == "div" and not self.bf16:
-            made = quotient(self, self.short("numerator", e.args[0]), e.args[1])
+            made = quotient(self, *e.args)
             if made is not None:
                 return made
         if e.fn == "pow":
@@ -314,8 +314,10 @@ class Lowerer(ScalarCode):
             numerator = p.numerator
             if p.link == "ratio" and p.denominator is not None and not self.bf16:
                 numerator, scale = folded(self, numerator)
-            num = self.short("numerator", numerator)
-            update = num if p.denominator is None else self._ratio(num, p.denominator)
+            if p.denominator is None:
+                update = self.short("numerator", numerator)
+            else:
+                update = self._ratio(numerator, p.denominator)
             if p.link == "expected":
                 update = op("min", op("max", update, -1), 1)
             name = self._fresh("update")
@@ -326,12 +328,13 @@ class Lowerer(ScalarCode):
             update = Ref("local", name)
         self._step(update, scale)
 
-    def _ratio(self, num: Expr, denominator: Expr) -> Expr:
-        made = None if self.bf16 else quotient(self, num, denominator)
+    def _ratio(self, numerator: Expr, denominator: Expr) -> Expr:
+        made = None if self.bf16 else quotient(self, numerator, denominator)
         if made is not None:
             return made
         # What is clipped may be infinite; otherwise x/0 is no step
         divide = "mean_ratio" if self.p.link == "expected" else "ratio"
+        num = self.short("numerator", numerator)
         return op(divide, num, self.short("denominator", denominator))
 
     def _step(self, update: Expr, scale: Expr) -> None:

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from signconv.ir.bounds import Ties, ratios
 from signconv.ir.evaluate import Evaluator
-from signconv.ir.nodes import Op, Program, Ref, walk
+from signconv.ir.nodes import Expr, Op, Program, Ref, walk
+from signconv.lower.quotients import DEPTH
 
 LARGEST = float(np.finfo(np.float32).max)
 #: Units in the last place per operation: a quotient by a scalar is two roundings, an integer
@@ -287,8 +289,22 @@ class Enclosing(Evaluator):
     """The evaluator on intervals; a sign update knows that the kernel compares powers.
 
     sign(m + root(v)*n) is computed as sign(m*|m| + v*n*|n|), which underflows earlier
-    (docs/design.md#the-argument-of-a-sign has the range of gradients).
+    (docs/design.md#the-argument-of-a-sign has the range of gradients).  A root in a denominator is
+    kept from 0, and of an overflow it is NaN (docs/design.md#ratios).
     """
+
+    def __init__(self, program: Program, **hypers: float) -> None:
+        super().__init__(program, **hypers)
+        self.floored = floored_roots(program)
+
+    def operation(self, e: Op, *args: Any) -> Any:
+        made: Any = super().operation(e, *args)
+        if e not in self.floored or not isinstance(args[0], Enclosed):
+            return made
+        order = _order(e)
+        floor = 2.0**-50 if order == 2 else 2.0 ** ((-126 if order < 5 else -149) / order)
+        hi = np.maximum(made.hi, floor * (1 + ULPS * made.unit))  # lo as it was: the true value's
+        return Enclosed(made.lo, hi, made.nan | np.isinf(args[0].hi), made.unit)
 
     def rounded_hypers(self, unit: float) -> None:
         """Hyperparameters as bf16 arithmetic reads them: 1 - beta is a bf16 difference."""
@@ -314,6 +330,32 @@ class Enclosing(Evaluator):
         lost = argument.nan | (size > 2.0 ** (126 / order - 6))
         made = np.sign(argument)
         return Enclosed(np.where(lost, -1, made.lo), np.where(lost, 1, made.hi), lost, made.unit)
+
+
+def floored_roots(p: Program) -> set[Op]:
+    """Roots in denominators that keep from 0 (lower/quotients.py)."""
+    ties, found = Ties(p), set[Op]()
+
+    def below(e: Expr, numerator: Expr, depth: int = DEPTH) -> None:
+        if depth == 0:
+            return
+        if isinstance(e, Ref) and e.kind == "temp":
+            below(p.temp(e.name).expr, numerator, depth - 1)
+        elif isinstance(e, Op) and e.fn in ("sqrt", "root"):
+            if ties(numerator, e.args[0], _order(e)):
+                found.add(e)
+        elif isinstance(e, Op):
+            for a in e.args:
+                below(a, numerator, depth - 1)
+
+    for numerator, denominator in ratios(p):
+        below(denominator, numerator)
+    return found
+
+
+def _order(e: Op) -> float:
+    """Of a root."""
+    return 2 if e.fn == "sqrt" else e.args[1].value  # type: ignore[attr-defined]
 
 
 def _size(x: Enclosed) -> Any:

@@ -87,7 +87,7 @@ def test_a_kernel_agrees(op: str, device: str) -> None:
 
 def powers(order: int, count: int) -> Tensor:
     """All residues of the exponent, both ends, below the floor, random bits."""
-    every = mantissas(count, -127, -126, *range(order), 127)
+    every = mantissas(count, -140, -127, -126, *range(order), 127)
     return torch.cat([every, SPECIAL, positive(count, seed=order)])
 
 
@@ -97,7 +97,8 @@ def test_inverse_roots_are_as_close_as_they_claim(order: int) -> None:
     y = printed("inverse_root", order).reference(x)
     assert bool(y[~x.isfinite()].isnan().all())
     y, x = y[x.isfinite()], x[x.isfinite()]
-    exact = np.maximum(x.double().numpy(), 2.0**-126) ** (-1 / order)
+    smallest = 2.0**-126 if order < 5 else 2.0**-149
+    exact = np.maximum(x.double().numpy(), smallest) ** (-1 / order)
     assert float(ulps(y, exact).max()) <= 1.5
 
 
