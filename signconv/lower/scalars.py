@@ -9,7 +9,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import signconv.runtime.reference.scalars as number
-from signconv.ir.nodes import Const, Expr, Op, Program, Ref, div, op, references, rewrite
+from signconv.ir.nodes import (
+    STEP,
+    Const,
+    Expr,
+    Op,
+    Program,
+    Ref,
+    div,
+    op,
+    references,
+    rewrite,
+    sub,
+)
 from signconv.ir.show import text
 from signconv.lower.kernel_program import Statement
 
@@ -161,6 +173,13 @@ class ScalarCode:
         return made
 
 
+def bias(p: Program, name: str) -> Expr:
+    """The sum of the weights of an EMA from zero: 1 - beta**t."""
+    beta = p.moment(name).beta
+    assert beta is not None
+    return sub(1, op("pow", beta, STEP))
+
+
 def _exact_fp32(x: float) -> bool:
     return bool(struct.unpack("f", struct.pack("f", x))[0] == x) if abs(x) < 3e38 else False
 
@@ -181,4 +200,4 @@ def _suggest(e: Expr) -> str | None:
     return None
 
 
-__all__ = ["ROUNDED", "ScalarCode", "index", "scalar_form"]
+__all__ = ["ROUNDED", "ScalarCode", "bias", "index", "scalar_form"]

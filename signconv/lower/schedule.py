@@ -46,7 +46,7 @@ from signconv.lower.fusion import fused
 from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
-from signconv.lower.scalars import ROUNDED, ScalarCode, index, scalar_form
+from signconv.lower.scalars import ROUNDED, ScalarCode, bias, index, scalar_form
 from signconv.lower.sign_form import ONE, over, sign_argument, times
 from signconv.lower.storage import plan
 
@@ -377,13 +377,6 @@ def rounded(e: Expr) -> Expr | None:
     return Op("bf16", (e,)) if isinstance(e, Op) and e.fn in ROUNDED else None
 
 
-def bias(p: Program, name: str) -> Expr:
-    """The sum of the weights of an EMA from zero: 1 - beta**t."""
-    beta = p.moment(name).beta
-    assert beta is not None
-    return sub(1, op("pow", beta, STEP))
-
-
 def _needed(statements: list[Statement], ends: list[Expr]) -> tuple[Statement, ...]:
     """Those statements, in order, that the values of ``ends`` after all of them depend on."""
     wanted = {local_name(n) for e in ends for n in walk(e) if isinstance(n, Ref)}
@@ -400,4 +393,4 @@ def _long(e: Expr) -> bool:
     return sum(1 for _ in walk(e)) > 6
 
 
-__all__ = ["Lowerer", "bias", "lower"]
+__all__ = ["Lowerer", "lower"]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from signconv.ir.analysis import is_scalar
-from signconv.ir.nodes import NOISE, Const, Expr, Op, Ref, add, div, mul, op, sub
+from signconv.ir.nodes import NOISE, Const, Expr, Op, Ref, add, div, mul
+from signconv.lower.scalars import bias
 
 if TYPE_CHECKING:
     from signconv.lower.schedule import Lowerer
@@ -47,9 +48,7 @@ def peel(low: Lowerer, e: Expr) -> tuple[Expr, Expr]:
     if isinstance(e, Op) and e.fn == "corrected":
         ref = e.args[0]
         assert isinstance(ref, Ref)
-        beta = p.moment(ref.name).beta
-        assert beta is not None
-        total = sub(1, op("pow", beta, Ref("t", "t")))
+        total = bias(p, ref.name)
         return (ref, div(1, total)) if low.ranges.positive(total) else (e, ONE)
     if isinstance(e, Op) and e.fn in ("mul", "div"):
         a, b = e.args

@@ -43,15 +43,15 @@ TABLE = {
         [
             "one_minus_b1 = 1 - b1",
             "one_minus_b2 = 1 - b2",
-            "m_correction = 1 / (1 - b1**t)",
-            "v_correction = 1 / (1 - b2**t)",
-            "minus_lr = 0 - lr",
+            "root_correction = sqrt(1 / (1 - b2**t))",
+            "decay = wd * (1 - b1**t)",
+            "minus_lr = 0 - 1 / (1 - b1**t) * lr",
         ],
         [
             "m = fma(b1, m.prev, one_minus_b1 * g)",
             "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
-            "update = ratio(m * m_correction, sqrt(v * v_correction) + 2)",
-            "p = fma(minus_lr, fma(wd, p, update), p)",
+            "update = m * reciprocal(fma(floored_sqrt(v), root_correction, 2))",
+            "p = fma(minus_lr, fma(decay, p, update), p)",
         ],
     ),
     "sign form of a square root, bias corrections in one gain": (
@@ -246,7 +246,7 @@ def _ops(e):
 
 def test_scalar_names_are_readable(tmp_path: Path) -> None:
     k = lowered(tmp_path, PAIR + CORRECTED)
-    assert {"one_minus_b1", "one_minus_b2", "m_correction", "v_correction", "minus_lr"} <= set(
+    assert {"one_minus_b1", "one_minus_b2", "root_correction", "decay", "minus_lr"} <= set(
         k.outputs
     )
     assert len(set(k.outputs)) == len(k.outputs)

@@ -187,11 +187,12 @@ def test_tiny_gradients_never_make_a_wild_step(spec: str, convert: str | None, s
 
 
 @pytest.mark.parametrize("state", ["fp32", "fp8"])
-def test_what_has_underflowed_moves_nothing(state: str) -> None:
-    """abs(g)**3 is 0 in fp32 here, so is the denominator, and m is not."""
+def test_what_has_underflowed_moves_next_to_nothing(state: str) -> None:
+    """abs(g)**3 is 0 in fp32 here, m is not: the denominator counts as 2^-42, which is far above
+    m's size."""
     x, optimizer = still("s3", None, state, (2, 32))
     for _ in range(3):
-        assert float(update(x, optimizer, torch.full((2, 32), 1e-17)).max()) == 0
+        assert 0 < float(update(x, optimizer, torch.full((2, 32), 1e-17)).max()) < 1e-4
     m = optimizer.state[x]["m"]
     assert bool((m != 0).all())
     assert float(update(x, optimizer, torch.full((2, 32), 1.0)).min()) > 0.01

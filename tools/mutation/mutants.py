@@ -141,7 +141,7 @@ MUTANTS = (
     ),
     Mutant(
         "lowering: bias correction one step late",
-        ((LOWER, 'sub(1, op("pow", beta, STEP))', 'sub(1, op("pow", beta, add(STEP, 1)))'),),
+        (("signconv/lower/scalars.py", 'sub(1, op("pow", beta, STEP))', 'sub(1, op("pow", beta, op("add", STEP, 1)))'),),
         (ORACLE, FUZZ, RANDOM),
     ),
     Mutant(
@@ -156,7 +156,11 @@ MUTANTS = (
     ),
     Mutant(
         "decoupled decay without lr",
-        ((LOWER, "stepped = add(PARAM, mul(self.scalar(sub(0, lr), \"minus_lr\"), update))", "stepped = sub(PARAM, update)"),),
+        ((
+            LOWER,
+            'stepped = add(PARAM, mul(self.scalar(sub(0, lr), "minus_lr"), update))',
+            "stepped = sub(PARAM, update)",
+        ),),
         (ORACLE, FUZZ, RANDOM),
     ),
     Mutant(
