@@ -280,7 +280,7 @@ BOTH = (printers.TorchPrinter, printers.TritonPrinter)
     [
         ("adamw", None, {"floored_sqrt": "abs"}),
         ("adamw", "stosign", {"abs": "sign"}),
-        ("rmsprop", None, {"reciprocal": "abs"}),
+        ("rmsprop", None, {"reciprocal": "sign"}),
     ],
 )
 def test_fault_in_both_printers(

@@ -165,8 +165,43 @@ MUTANTS = (
     ),
     Mutant(
         "independent decay not divided by the first lr",
-        ((LOWER, "weight = mul(div(lr, first_lr), weight)", "weight = mul(lr, weight)"),),
+        ((LOWER, 'weight = mul(div(Ref("hyper", "lr"), first_lr), weight)', 'weight = mul(Ref("hyper", "lr"), weight)'),),
         (ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "fusion: a difference whose second product keeps its sign",
+        (("signconv/lower/fusion.py", "else negative(b.args[0])", "else b.args[0]"),),
+        ("tests/lower/test_schedule.py::test_statements", ORACLE, FUZZ, RANDOM),
+    ),
+    Mutant(
+        "ratios: the root's correction left out",
+        (("signconv/lower/quotients.py", 'return mul(root, low.scalar(factor, "root_correction"))', "return root"),),
+        (ORACLE, RANDOM),
+    ),
+    Mutant(
+        "ratios: the numerator's correction not divided out of decay",
+        ((LOWER, "weight = over(weight, scale)", "weight = weight"),),
+        (ORACLE, "tests/lower/test_schedule.py::test_statements"),
+    ),
+    Mutant(
+        "ratios: any numerator counts as tied to its denominator",
+        (("signconv/ir/bounds.py", "return bool(below) and self.linear(numerator) and above <= kept", "return True"),),
+        (FUZZ, RANDOM),
+    ),
+    Mutant(
+        "reference: a fused multiply-add rounded twice",
+        ((f"{REFERENCE}/arithmetic.py", "return torch.where(inexact, odd, total).to(torch.float32)", "return total.to(torch.float32)"),),
+        ("tests/runtime/reference/test_fma.py",),
+    ),
+    Mutant(
+        "reference: reciprocals of huge numbers are not 0",
+        ((f"{REFERENCE}/arithmetic.py", "torch.where(b <= 2.0**126, torch.div(torch.full_like(b, 1.0), b), b * 0.0)", "torch.div(torch.full_like(b, 1.0), b)"),),
+        ("tests/runtime/reference/test_denominators.py",),
+    ),
+    Mutant(
+        "inverse roots: one step less",
+        (("signconv/lower/decompositions.py", "for _ in range(1 if n <= 8 else 2):", "for _ in range(0 if n <= 8 else 1):"),),
+        ("tests/runtime/reference/test_denominators.py",),
     ),
     Mutant(
         "max of what may be negative as if it could not",
@@ -193,7 +228,7 @@ MUTANTS = (
     ),
     Mutant(
         "sign form: the denominator's bias correction dropped",
-        ((SIGN, "gain = _over(den_factor, _power(num_factor, order))", "gain = _over(ONE, _power(num_factor, order))"),),
+        ((SIGN, "gain = over(den_factor, _power(num_factor, order))", "gain = over(ONE, _power(num_factor, order))"),),
         ("tests/lower/test_schedule.py::test_statements", RANDOM),
     ),
     Mutant(
