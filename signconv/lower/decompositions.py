@@ -171,9 +171,9 @@ def _inverse_root(b: Body, x: Value, order: float) -> Value:
     if n < 5:
         return _inverse_root_of_normal(b, b.let("x", nonneg_max(x, NORMAL)), n)
     w = (23 + n) // n
-    x = b.let("x", nonneg_max(x, 2.0**-149), "what has underflowed counts as the smallest number")
     tiny = b.let("tiny", x < NORMAL)
-    x = b.let("x", where(tiny, x * 2.0 ** (n * w), x))
+    moved = nonneg_max(x * 2.0 ** (n * w), 2.0 ** (n * w - 149))
+    x = b.let("x", where(tiny, moved, x), "what has underflowed counts as the smallest number")
     y = b.let("y", _inverse_root_of_normal(b, x, n))
     return where(tiny, y * 2.0**w, y)
 
