@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from signconv.ir.bounds import moment_bounds
+from signconv.ir.bounds import Ties, moment_bounds
 from signconv.ir.evaluate import Evaluator
+from signconv.ir.nodes import GRAD, PARAM, Op, Ref, add, mul, sub, walk
 from signconv.pipeline import build
 from tests.support import built_class, program_of, spec_file
+from tests.support.runs import converted
 
 HYPERS = "b1, b2 = hyper(0.9, ge=0, lt=1), hyper(0.99, ge=0, lt=1)\n"
 SHAPES = {
@@ -128,3 +130,38 @@ def test_a_user_who_changes_betas_keeps_the_stored_moment(tmp_path: Path) -> Non
 def test_constant_betas_have_no_state_of_floors(tmp_path: Path) -> None:
     made = build(spec_file(tmp_path, body("p 2").replace(HYPERS, "b1, b2 = 0.9, 0.99\n")).spec)
     assert made.kernel.floors == () and made.kernel.scalar_states == ()
+
+
+# ---------------------------------------------------------------- ratios that stay away from x/0
+
+
+@pytest.mark.parametrize(
+    ("spec", "convert", "wanted"),
+    [
+        *((spec, None, True) for spec in ("adam", "adamw", "amsgrad", "nadam", "rmsprop", "s3")),
+        ("adamw", "soft:p=4,nesterov", True),
+        ("adabelief", None, False),  # its average is of (g - m)**2, which a constant g makes 0
+        ("adan", None, False),  # no bound between its moments is kept
+    ],
+)
+def test_ratios_whose_recurrences_tie_them(spec: str, convert: str | None, wanted: bool) -> None:
+    p = converted(spec, convert)
+    assert p.denominator is not None
+    roots = [n for n in walk(p.denominator) if isinstance(n, Op) and n.fn in ("sqrt", "root")]
+    orders = [2 if n.fn == "sqrt" else n.args[1].value for n in roots]
+    ties = Ties(p)
+    found = [ties(p.numerator, n.args[0], order) for n, order in zip(roots, orders, strict=True)]
+    assert found == [wanted]
+
+
+def test_what_is_not_tied() -> None:
+    """Another degree above or below, a moment that nothing keeps, a square of what may be 0."""
+    p = converted("adamw", None)
+    ties, m, v = Ties(p), Ref("value", "m"), Ref("value", "v")
+    assert ties(m, v, 2) and ties(GRAD, v, 2) and ties(add(m, GRAD), mul(Ref("hyper", "eps"), v), 2)
+    assert not ties(m, v, 3)
+    assert not ties(v, v, 2)
+    assert not ties(mul(m, GRAD), v, 2)
+    assert not ties(m, mul(m, m), 2)
+    assert not ties(PARAM, v, 2)
+    assert not ties(m, sub(v, mul(m, m)), 2)

@@ -171,7 +171,7 @@ MUTANTS = (
     Mutant(
         "fusion: a difference whose second product keeps its sign",
         (("signconv/lower/fusion.py", "else negative(b.args[0])", "else b.args[0]"),),
-        ("tests/lower/test_schedule.py::test_statements", ORACLE, FUZZ, RANDOM),
+        ("tests/lower/test_fusion.py",),
     ),
     Mutant(
         "ratios: the root's correction left out",
@@ -186,7 +186,7 @@ MUTANTS = (
     Mutant(
         "ratios: any numerator counts as tied to its denominator",
         (("signconv/ir/bounds.py", "return bool(below) and self.linear(numerator) and above <= kept", "return True"),),
-        (FUZZ, RANDOM),
+        ("tests/ir/test_bounds.py",),
     ),
     Mutant(
         "reference: a fused multiply-add rounded twice",
