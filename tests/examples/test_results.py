@@ -94,13 +94,8 @@ def test_a_run_lost_with_its_worker_is_tried_once_more(tmp_path: Path) -> None:
 CLAIMS = ("fp8_state", "spikes", "finetune", "ablation", "ema_stall")
 
 
-#: Of the others' code the rest of this file runs most.
-SOON = ("ema_stall",)
-
-
-@pytest.mark.parametrize(
-    "claim", [c if c in SOON else pytest.param(c, marks=pytest.mark.long) for c in CLAIMS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("claim", CLAIMS)
 def test_quick(claim: str, tmp_path: Path) -> None:
     run(f"{claim}.py", "--quick", "--out", str(tmp_path))
     made = json.loads((tmp_path / f"{claim}.json").read_text())
@@ -121,6 +116,7 @@ def test_quick(claim: str, tmp_path: Path) -> None:
         assert paths["0.99"]["stochastic"][-1] == pytest.approx(1 - 0.99**40, abs=0.01)
 
 
+@pytest.mark.long  # tests/theorems/test_convergence.py asks the same of the class itself
 def test_stosignsgd_converges_where_signsgd_does_not(tmp_path: Path) -> None:
     """docs/design.md#where-signsgd-stalls, a tenth of the steps."""
     run("converge.py", "--quick", "--out", str(tmp_path))
