@@ -73,17 +73,18 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 
 @triton.jit
 def _inverse_root3(x, CODEC: tl.constexpr):
-    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN of Inf and NaN."""
-    x = dev.nonneg_maximum(x, 2.0**-126)
+    """x**(-1/3) of x >= 0 within 1.5 ULP; 0 of x < 2**-126, NaN of Inf and NaN."""
     # an exponent divided by -3, then steps of third order
     y = (0x54A2FA8D - dev.divided(x.to(tl.int32, bitcast=True), 3)).to(tl.float32, bitcast=True)
     e = dev.fma(x * dev.power(y, 2), y, -1.0, CODEC)
     y = dev.fma(y * e, dev.fma(e, 0.2222222238779068, -0.3333333432674408, CODEC), y, CODEC)
     e = dev.fma(x * dev.power(y, 2), y, -1.0, CODEC)
     change = y * e  # the last step is two sums: of an infinite x they are NaN
-    return dev.fma(
+    # what has underflowed moves nothing
+    y = dev.fma(
         change * e, 0.2222222238779068, dev.fma(change, -0.3333333432674408, y, CODEC), CODEC
     )
+    return tl.where(x < 2.0**-126, 0.0, y)
 
 
 @triton.jit
@@ -113,15 +114,16 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
 
 def _inverse_root3_reference(x: Tensor) -> Tensor:
-    """max(x, 2**-126)**(-1/3) of x >= 0 within 1.5 ULP; NaN of Inf and NaN."""
-    x = ref.nonneg_maximum(x, 2.0**-126)
+    """x**(-1/3) of x >= 0 within 1.5 ULP; 0 of x < 2**-126, NaN of Inf and NaN."""
     # an exponent divided by -3, then steps of third order
     y = (0x54A2FA8D - ref.divided(x.view(torch.int32), 3)).view(torch.float32)
     e = ref.fma(x * ref.power(y, 2), y, -1.0)
     y = ref.fma(y * e, ref.fma(e, 0.2222222238779068, -0.3333333432674408), y)
     e = ref.fma(x * ref.power(y, 2), y, -1.0)
     change = y * e  # the last step is two sums: of an infinite x they are NaN
-    return ref.fma(change * e, 0.2222222238779068, ref.fma(change, -0.3333333432674408, y))
+    # what has underflowed moves nothing
+    y = ref.fma(change * e, 0.2222222238779068, ref.fma(change, -0.3333333432674408, y))
+    return torch.where(x < 2.0**-126, 0.0, y)
 
 
 def _math_reference(

@@ -191,7 +191,9 @@ class Ties:
 
     def _moment(self, m: Moment) -> frozenset[str]:
         if m.kind == "ema" and m.next is None and power_of_gradient(m) is not None:
-            return frozenset({m.name})
+            # An average that keeps its first value for good is under nothing
+            fades = m.beta is not None and self.ranges.at_most_one(m.beta, strictly=True)
+            return frozenset({m.name}) if fades else frozenset()
         inner = m.next if m.next is not None else m.input if m.kind == "max" else None
         return frozenset() if inner is None else self.under(inner)
 

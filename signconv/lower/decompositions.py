@@ -19,7 +19,6 @@ from signconv.lower.exact import (
     divided,
     floor,
     fma,
-    nonneg_max,
     of_bits,
     power,
     quotient,
@@ -169,13 +168,13 @@ def _root(b: Body, x: Value, order: float) -> Value:
 def _inverse_root(b: Body, x: Value, order: float) -> Value:
     n = int(order)
     if n < 5:
-        return _inverse_root_of_normal(b, b.let("x", nonneg_max(x, NORMAL)), n)
+        y = b.let("y", _inverse_root_of_normal(b, x, n), "what has underflowed moves nothing")
+        return where(x < NORMAL, 0.0, y)
     w = (23 + n) // n
     tiny = b.let("tiny", x < NORMAL)
-    moved = nonneg_max(x * 2.0 ** (n * w), 2.0 ** (n * w - 149))
-    x = b.let("x", where(tiny, moved, x), "what has underflowed counts as the smallest number")
-    y = b.let("y", _inverse_root_of_normal(b, x, n))
-    return where(tiny, y * 2.0**w, y)
+    moved = b.let("moved", where(tiny, x * 2.0 ** (n * w), x))
+    y = b.let("y", _inverse_root_of_normal(b, moved, n), "what has underflowed moves nothing")
+    return where(x == 0, 0.0, where(tiny, y * 2.0**w, y))
 
 
 def _inverse_root_of_normal(b: Body, x: Value, n: int) -> Value:
@@ -230,8 +229,8 @@ def _root_doc(order: float) -> str:
 
 
 def _inverse_root_doc(order: float) -> str:
-    smallest = -126 if order < 5 else -149
-    return f"max(x, 2**{smallest})**(-1/{order:g}) of x >= 0 within 1.5 ULP; NaN of Inf and NaN."
+    none = "x < 2**-126" if order < 5 else "0"
+    return f"x**(-1/{order:g}) of x >= 0 within 1.5 ULP; 0 of {none}, NaN of Inf and NaN."
 
 
 def _power_doc(high: float, low: float) -> str:

@@ -27,7 +27,6 @@ OPERATIONS: dict[str, Signatures] = {
     "mul": _TWO,
     "quotient": _TWO,  # correctly rounded
     "fma": {(FLOAT, FLOAT, FLOAT): FLOAT},  # a*b + c, rounded once
-    "nonneg_max": _TWO,  # of what is never below 0; NaN stays
     "power": {(FLOAT, INT): FLOAT},  # products from the left; the exponent is a number
     "abs": _ONE,
     "floor": _ONE,
@@ -153,10 +152,6 @@ def quotient(a: Operand, b: Operand) -> Value:
 
 def fma(a: Operand, b: Operand, c: Operand) -> Value:
     return apply("fma", a, b, c)
-
-
-def nonneg_max(a: Operand, b: Operand) -> Value:
-    return apply("nonneg_max", a, b)
 
 
 def power(x: Value, n: int) -> Value:

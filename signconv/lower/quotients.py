@@ -2,8 +2,8 @@
 (docs/design.md#ratios).
 
 A denominator is a root of something >= 0, times bias corrections, and what is added to it is >= 0.
-Where the recurrences tie the numerator to it, its argument is kept from the smallest numbers (below
-the promised range of gradients): then its reciprocal has one sequence of instructions, and no check
+Where the recurrences tie the numerator to it, what is smaller than any promised gradient makes
+counts as 0 and moves nothing: then its reciprocal has one sequence of instructions, and no check
 looks at what is divided.
 """
 

@@ -166,7 +166,6 @@ class TritonFunctionPrinter(_Exact, TritonPrinter):
         "floor": "tl.floor",
         "quotient": "dev.quotient",
         "fma": "dev.fma",
-        "nonneg_max": "dev.nonneg_maximum",
         "power": "dev.power",
         "divided": "dev.divided",
     }
@@ -194,7 +193,6 @@ class TorchFunctionPrinter(_Exact, TorchPrinter):
         "floor": "torch.floor",
         "quotient": "ref.quotient",
         "fma": "ref.fma",
-        "nonneg_max": "ref.nonneg_maximum",
         "power": "ref.power",
         "divided": "ref.divided",
         "clamp": "torch.clamp",

@@ -289,8 +289,8 @@ class Enclosing(Evaluator):
     """The evaluator on intervals; a sign update knows that the kernel compares powers.
 
     sign(m + root(v)*n) is computed as sign(m*|m| + v*n*|n|), which underflows earlier
-    (docs/design.md#the-argument-of-a-sign has the range of gradients).  A root in a denominator is
-    kept from 0, and of an overflow it is NaN (docs/design.md#ratios).
+    (docs/design.md#the-argument-of-a-sign has the range of gradients).  A root in a
+    denominator may count what is tiny as 0, and of an overflow it is NaN (docs/design.md#ratios).
     """
 
     def __init__(self, program: Program, **hypers: float) -> None:
@@ -302,8 +302,9 @@ class Enclosing(Evaluator):
         if e not in self.floored or not isinstance(args[0], Enclosed):
             return made
         order = _order(e)
-        floor = 2.0**-50 if order == 2 else 2.0 ** ((-126 if order < 5 else -149) / order)
-        hi = np.maximum(made.hi, floor * (1 + ULPS * made.unit))  # lo as it was: the true value's
+        # What is too small may count as huge, and moves nothing; or as it is: the true value
+        small = args[0].lo < (2.0**-100 if order == 2 else 2.0**-126 if order < 5 else 2.0**-148)
+        hi = np.where(small, 2.0**101 if order == 2 else np.inf, made.hi)
         return Enclosed(made.lo, hi, made.nan | np.isinf(args[0].hi), made.unit)
 
     def rounded_hypers(self, unit: float) -> None:
@@ -333,7 +334,7 @@ class Enclosing(Evaluator):
 
 
 def floored_roots(p: Program) -> set[Op]:
-    """Roots in denominators that keep from 0 (lower/quotients.py)."""
+    """Roots in denominators that count what is tiny as 0 (lower/quotients.py)."""
     ties, found = Ties(p), set[Op]()
 
     def below(e: Expr, numerator: Expr, depth: int = DEPTH) -> None:

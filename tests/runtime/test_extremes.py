@@ -188,15 +188,46 @@ def test_tiny_gradients_never_make_a_wild_step(spec: str, convert: str | None, s
 
 
 @pytest.mark.parametrize("state", ["fp32", "fp8"])
-def test_what_has_underflowed_moves_next_to_nothing(state: str) -> None:
-    """abs(g)**3 is 0 in fp32 here, m is not: the denominator counts as 2^-42, which is far above
-    m's size."""
+def test_what_has_underflowed_moves_nothing(state: str) -> None:
+    """abs(g)**3 is 0 in fp32 here, so is the denominator, and m is not."""
     x, optimizer = still("s3", None, state, (2, 32))
     for _ in range(3):
-        assert 0 < float(update(x, optimizer, torch.full((2, 32), 1e-17)).max()) < 1e-4
+        assert float(update(x, optimizer, torch.full((2, 32), 1e-17)).max()) == 0
     m = optimizer.state[x]["m"]
     assert bool((m != 0).all())
     assert float(update(x, optimizer, torch.full((2, 32), 1.0)).min()) > 0.01
+
+
+@pytest.mark.parametrize("state", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize("betas", [(0.99, 0.9), (0.9, 0.5), (0.9, 0.0)])
+def test_a_denominator_that_fades_first_makes_no_wild_step(
+    betas: tuple[float, float], state: str
+) -> None:
+    """Without eps, and with b1**2 >= b2, nothing bounds the ratio: over 40 steps without gradient
+    v goes to 0 long before m, exactly so where it is rounded.  Up to there it grows by
+    b1 / sqrt(b2) a step; x/0 is no step."""
+    x = torch.zeros(8, 32, requires_grad=True)
+    cls, largest = built("adamw", None, state), 0.0
+    optimizer = cls([x], lr=1.0, betas=betas, eps=0.0, weight_decay=0.0, seed=0)
+    rng = torch.Generator().manual_seed(0)
+    sizes = 10.0 ** torch.randint(-5, 3, (8, 32), generator=rng)
+    for t in range(120):
+        g = torch.zeros(8, 32) if t % 40 else torch.randn(8, 32, generator=rng) * sizes
+        largest = max(largest, float(update(x, optimizer, g).abs().max()))
+    assert 0.5 < largest < 1e8
+
+
+def test_an_average_that_keeps_its_first_value_moves_nothing(tmp_path: Path) -> None:
+    """beta2 = 1 leaves v at 0 and the gradient is not: x/0 is no step."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from signconv.dsl import *\n\n\nclass Mine(Optimizer):\n    lr = hyper(1e-2, ge=0)\n"
+        "    b = hyper(0.9, ge=0, le=1)\n    v = ema(grad**2, b)\n    numerator = grad\n"
+        "    denominator = sqrt(v)\n"
+    )
+    x = torch.zeros(2, 32, requires_grad=True)
+    optimizer = class_of(build(f"{path}:Mine", state="fp32"), tmp_path)([x], lr=1.0, b=1.0)
+    assert float(update(x, optimizer, torch.ones(2, 32)).abs().max()) == 0
 
 
 # ---------------------------------------------------------------- scale

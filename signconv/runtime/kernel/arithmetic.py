@@ -96,13 +96,13 @@ def sqrt(x, CODEC: tl.constexpr):
 
 @triton.jit
 def floored_sqrt(x, CODEC: tl.constexpr):
-    """The correctly rounded square root of max(x, 2^-100), x >= 0; NaN where x is Inf or NaN."""
-    x = nonneg_maximum(x, 7.888609052210118e-31)
+    """The correctly rounded square root of x >= 2^-100; 2^100 of what is smaller, so that it moves
+    nothing; NaN where x is Inf or NaN."""
     if CODEC != ARITHMETIC:
         y = ptx.sqrt(x)
     else:
         y = tl.sqrt_rn(x) + (x - x)
-    return y
+    return tl.where(x < 7.888609052210118e-31, 1.2676506002282294e30, y)
 
 
 @triton.jit

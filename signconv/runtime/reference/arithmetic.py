@@ -91,9 +91,9 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 def floored_sqrt(x: Tensor) -> Tensor:
-    """The correctly rounded square root of max(x, 2^-100), x >= 0; NaN where x is Inf or NaN."""
-    x = nonneg_maximum(x, 2.0**-100)
-    return sqrt(x) + (x - x)
+    """The correctly rounded square root of x >= 2^-100; 2^100 of what is smaller, so that it moves
+    nothing; NaN where x is Inf or NaN."""
+    return torch.where(x < 2.0**-100, 2.0**100, sqrt(x) + (x - x))
 
 
 def reciprocal(b: Tensor) -> Tensor:
