@@ -149,7 +149,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
     update = m * dev.reciprocal(
-        dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC
+        dev.fma(dev.divisor_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC
     )
     p = dev.fma(minus_lr, update, p, CODEC)  # p - lr * update
     return p, (m, v)
@@ -181,7 +181,7 @@ def _math_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
-    update = m * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
+    update = m * ref.reciprocal(ref.fma(ref.divisor_sqrt(v), root_correction, eps))
     p = ref.fma(minus_lr, update, p)  # p - lr * update
     return p, (m, v)
 

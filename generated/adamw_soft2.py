@@ -80,7 +80,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     s_prev = dev.nonneg_maximum(s_prev, m_prev * m_prev)
     m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
     s = dev.fma(beta, s_prev, one_minus_beta * (g * g), CODEC)  # moment of g**2
-    update = m * dev.reciprocal(dev.floored_sqrt(s, CODEC), CODEC)  # m / sqrt(s)
+    update = m * dev.reciprocal(dev.divisor_sqrt(s, CODEC), CODEC)  # m / sqrt(s)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (m, s)
@@ -100,7 +100,7 @@ def _math_reference(
     s_prev = ref.nonneg_maximum(s_prev, m_prev * m_prev)
     m = ref.fma(beta, m_prev, one_minus_beta * g)  # moment of g
     s = ref.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
-    update = m * ref.reciprocal(ref.floored_sqrt(s))  # m / sqrt(s)
+    update = m * ref.reciprocal(ref.divisor_sqrt(s))  # m / sqrt(s)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, s)

@@ -83,7 +83,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
     update = numerator * dev.reciprocal(
-        dev.floored_sqrt(dev.fma(beta, s, one_minus_beta * (g * g), CODEC), CODEC), CODEC
+        dev.divisor_sqrt(dev.fma(beta, s, one_minus_beta * (g * g), CODEC), CODEC), CODEC
     )
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
@@ -107,7 +107,7 @@ def _math_reference(
     numerator = ref.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
     # (beta * m + (1 - beta) * g) / sqrt(beta * s + (1 - beta) * g**2)
     update = numerator * ref.reciprocal(
-        ref.floored_sqrt(ref.fma(beta, s, one_minus_beta * (g * g)))
+        ref.divisor_sqrt(ref.fma(beta, s, one_minus_beta * (g * g)))
     )
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)

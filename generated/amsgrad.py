@@ -155,7 +155,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     v_max = dev.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps); the correction of m is part of lr
     update = m * dev.reciprocal(
-        dev.fma(dev.floored_sqrt(v_max, CODEC), root_correction, eps, CODEC), CODEC
+        dev.fma(dev.divisor_sqrt(v_max, CODEC), root_correction, eps, CODEC), CODEC
     )
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(decay, p, update, CODEC), p, CODEC)
@@ -188,7 +188,7 @@ def _math_reference(
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     v_max = ref.nonneg_maximum(v_max_prev, v)  # max(v_max.prev, v)
     # m.corrected / (sqrt(v_max / (1 - beta2**t)) + eps); the correction of m is part of lr
-    update = m * ref.reciprocal(ref.fma(ref.floored_sqrt(v_max), root_correction, eps))
+    update = m * ref.reciprocal(ref.fma(ref.divisor_sqrt(v_max), root_correction, eps))
     p = ref.fma(minus_lr, ref.fma(decay, p, update), p)  # p - lr * update - lr * weight_decay * p
     return p, (m, v, v_max)
 

@@ -164,7 +164,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     u = (
         m
         * m_correction
-        * dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC)
+        * dev.reciprocal(dev.fma(dev.divisor_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC)
     )
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
@@ -201,7 +201,7 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
     u = (
         m
         * m_correction
-        * dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC)
+        * dev.reciprocal(dev.fma(dev.divisor_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC)
     )
     agrees = tl.where(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     return (agrees,)
@@ -235,7 +235,7 @@ def _math_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = m * m_correction * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
+    u = m * m_correction * ref.reciprocal(ref.fma(ref.divisor_sqrt(v), root_correction, eps))
     agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     # u * agrees / max(mean(agrees), 0.001)
     numerator = torch.div(u * agrees, ref.nonneg_maximum(mean_agrees, numerator_scalar))
@@ -269,7 +269,7 @@ def _summands_reference(
     m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
     v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
     # m.corrected / (sqrt(v.corrected) + eps)
-    u = m * m_correction * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
+    u = m * m_correction * ref.reciprocal(ref.fma(ref.divisor_sqrt(v), root_correction, eps))
     agrees = ref.either(u * g > 0.0, 1.0, 0.0)  # where(u * g > 0, 1, 0)
     return (agrees,)
 

@@ -160,7 +160,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = dev.fma(
         m * m_correction,
-        dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC),
+        dev.reciprocal(dev.fma(dev.divisor_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC),
         weight_decay * p,
         CODEC,
     )
@@ -196,7 +196,7 @@ def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = dev.fma(
         m * m_correction,
-        dev.reciprocal(dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC),
+        dev.reciprocal(dev.fma(dev.divisor_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC),
         weight_decay * p,
         CODEC,
     )
@@ -233,7 +233,7 @@ def _math_reference(
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = ref.fma(
         m * m_correction,
-        ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps)),
+        ref.reciprocal(ref.fma(ref.divisor_sqrt(v), root_correction, eps)),
         weight_decay * p,
     )
     # where(norm(u) > 0, norm(p) / norm(u), 1)
@@ -269,7 +269,7 @@ def _summands_reference(
     # m.corrected / (sqrt(v.corrected) + eps) + weight_decay * p
     u = ref.fma(
         m * m_correction,
-        ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps)),
+        ref.reciprocal(ref.fma(ref.divisor_sqrt(v), root_correction, eps)),
         weight_decay * p,
     )
     return (u * u, p * p)

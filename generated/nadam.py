@@ -186,7 +186,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
     # (sqrt(v.corrected) + eps)
     update = numerator * dev.reciprocal(
-        dev.fma(dev.floored_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC
+        dev.fma(dev.divisor_sqrt(v, CODEC), root_correction, eps, CODEC), CODEC
     )
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
@@ -225,7 +225,7 @@ def _math_reference(
     numerator = ref.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2)
     # (mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)) /
     # (sqrt(v.corrected) + eps)
-    update = numerator * ref.reciprocal(ref.fma(ref.floored_sqrt(v), root_correction, eps))
+    update = numerator * ref.reciprocal(ref.fma(ref.divisor_sqrt(v), root_correction, eps))
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (m, v)

@@ -72,7 +72,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     alpha, one_minus_alpha, eps, weight_decay, minus_lr = scalars
 
     v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g), CODEC)  # moment of g**2
-    update = g * dev.reciprocal(dev.floored_sqrt(v, CODEC) + eps, CODEC)  # g / (sqrt(v) + eps)
+    update = g * dev.reciprocal(dev.divisor_sqrt(v, CODEC) + eps, CODEC)  # g / (sqrt(v) + eps)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
     return p, (v,)
@@ -89,7 +89,7 @@ def _math_reference(
     alpha, one_minus_alpha, eps, weight_decay, minus_lr = scalars
 
     v = ref.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
-    update = g * ref.reciprocal(ref.floored_sqrt(v) + eps)  # g / (sqrt(v) + eps)
+    update = g * ref.reciprocal(ref.divisor_sqrt(v) + eps)  # g / (sqrt(v) + eps)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
     return p, (v,)

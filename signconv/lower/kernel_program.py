@@ -10,10 +10,10 @@ from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, walk
 from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
 
-#: Operations of lowered expressions: division with x/0 = 0 and with 0/0 = 0, the root of what is at
-#: least 2^-100, 1/b of such, max of >= 0, a*b + c rounded once.
+#: Operations of lowered expressions: division with x/0 = 0 and with 0/0 = 0, the root in a
+#: divisor, where tiny counts as 0, 1/b of such, max of >= 0, a*b + c rounded once.
 LOWERED = frozenset({
-    "ratio", "mean_ratio", "floored_sqrt", "reciprocal", "nonneg_max", "bf16", "fma",
+    "ratio", "mean_ratio", "divisor_sqrt", "reciprocal", "nonneg_max", "bf16", "fma",
 })  # fmt: skip
 #: What the printers know without a function of KernelProgram.functions.
 ELEMENTWISE = LOWERED | {

@@ -45,7 +45,7 @@ def _inverse_root(low: Lowerer, numerator: Expr, e: Expr) -> Expr | None:
 
 
 def _bounded(low: Lowerer, numerator: Expr, e: Expr, depth: int = DEPTH) -> Expr | None:
-    """``e`` lowered, if it is at least the root of the smallest square or power."""
+    """``e`` lowered, if it is a root that the numerator is tied to, and what is added to it."""
     if depth == 0:
         return None
     if isinstance(e, Ref) and e.kind == "temp" and not is_scalar(e, low.p):
@@ -59,7 +59,7 @@ def _bounded(low: Lowerer, numerator: Expr, e: Expr, depth: int = DEPTH) -> Expr
                     return add(made, rest) if e.fn == "add" else op("nonneg_max", made, rest)
     core, factor, order = _root(low, numerator, e)
     if order == 2:
-        root: Expr = Op("floored_sqrt", (low.element(core, "power"),))
+        root: Expr = Op("divisor_sqrt", (low.element(core, "power"),))
     elif order in INVERSE:
         power = low.local("power", core)
         inverse = low.local("inverse", Op("inverse_root", (power, Const(float(order)))))

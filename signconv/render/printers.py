@@ -65,7 +65,7 @@ class TritonPrinter(_Code):
     minus_zero = "(tl.full((), 0.0, tl.float32) * -1.0)"
     #: These choose their instructions by the kernel's CODEC.
     by_codec = frozenset({
-        "div", "sqrt", "ratio", "mean_ratio", "floored_sqrt", "reciprocal", "fma",
+        "div", "sqrt", "ratio", "mean_ratio", "divisor_sqrt", "reciprocal", "fma",
     })  # fmt: skip
     calls = {
         "div": "dev.divide",
@@ -75,7 +75,7 @@ class TritonPrinter(_Code):
         "sign": "dev.sign",
         "mean_ratio": "dev.mean_ratio",
         "ratio": "dev.ratio",
-        "floored_sqrt": "dev.floored_sqrt",
+        "divisor_sqrt": "dev.divisor_sqrt",
         "reciprocal": "dev.reciprocal",
         "bf16": "dev.bf16_nearest",
         "max": "dev.maximum",
@@ -104,7 +104,7 @@ class TorchPrinter(_Code):
         "sign": "ref.sign",
         "mean_ratio": "ref.mean_ratio",
         "ratio": "ref.ratio",
-        "floored_sqrt": "ref.floored_sqrt",
+        "divisor_sqrt": "ref.divisor_sqrt",
         "reciprocal": "ref.reciprocal",
         "bf16": "ref.bf16_nearest",
         "max": "ref.maximum",

@@ -295,11 +295,11 @@ class Enclosing(Evaluator):
 
     def __init__(self, program: Program, **hypers: float) -> None:
         super().__init__(program, **hypers)
-        self.floored = floored_roots(program)
+        self.divisors = divisor_roots(program)
 
     def operation(self, e: Op, *args: Any) -> Any:
         made: Any = super().operation(e, *args)
-        if e not in self.floored or not isinstance(args[0], Enclosed):
+        if e not in self.divisors or not isinstance(args[0], Enclosed):
             return made
         order = _order(e)
         # What is too small may count as huge, and moves nothing; or as it is: the true value
@@ -333,7 +333,7 @@ class Enclosing(Evaluator):
         return Enclosed(np.where(lost, -1, made.lo), np.where(lost, 1, made.hi), lost, made.unit)
 
 
-def floored_roots(p: Program) -> set[Op]:
+def divisor_roots(p: Program) -> set[Op]:
     """Roots in denominators that count what is tiny as 0 (lower/quotients.py)."""
     ties, found = Ties(p), set[Op]()
 

@@ -154,6 +154,14 @@ def test_ratios_whose_recurrences_tie_them(spec: str, convert: str | None, wante
     assert found == [wanted]
 
 
+def test_an_average_whose_beta_may_be_one_ties_nothing(tmp_path: Path) -> None:
+    """At 1 it stays 0 whatever the gradient is."""
+    for end, wanted in (("lt", True), ("le", False)):
+        text = f"b = hyper(0.9, ge=0, {end}=1)\nv = ema(grad**2, b)\nnumerator = grad\n"
+        p = program_of(tmp_path, text + "denominator = sqrt(v)")
+        assert Ties(p)(GRAD, Ref("value", "v"), 2) is wanted
+
+
 def test_what_is_not_tied() -> None:
     """Another degree above or below, a moment that nothing keeps, a square of what may be 0."""
     p = converted("adamw", None)

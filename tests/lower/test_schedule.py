@@ -50,7 +50,7 @@ TABLE = {
         [
             "m = fma(b1, m.prev, one_minus_b1 * g)",
             "v = fma(b2, v.prev, one_minus_b2 * (g * g))",
-            "update = m * reciprocal(fma(floored_sqrt(v), root_correction, 2))",
+            "update = m * reciprocal(fma(divisor_sqrt(v), root_correction, 2))",
             "p = fma(minus_lr, fma(decay, p, update), p)",
         ],
     ),

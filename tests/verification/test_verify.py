@@ -278,7 +278,7 @@ BOTH = (printers.TorchPrinter, printers.TritonPrinter)
 @pytest.mark.parametrize(
     ("spec", "convert", "calls"),
     [
-        ("adamw", None, {"floored_sqrt": "abs"}),
+        ("adamw", None, {"divisor_sqrt": "abs"}),
         ("adamw", "stosign", {"abs": "sign"}),
         ("rmsprop", None, {"reciprocal": "sign"}),
     ],
@@ -295,7 +295,7 @@ def test_fault_in_both_printers(
 
 
 def test_fault_in_one_printer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printing(monkeypatch, printers.TritonPrinter, floored_sqrt="abs")
+    printing(monkeypatch, printers.TritonPrinter, divisor_sqrt="abs")
     wanted = ALL_AGREE | {KERNEL: False}
     wanted.pop(LAW)
     assert all_rows(build("adamw", state="fp32"), tmp_path) == wanted

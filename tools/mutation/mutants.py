@@ -199,6 +199,28 @@ MUTANTS = (
         ("tests/runtime/reference/test_denominators.py",),
     ),
     Mutant(
+        "ratios: what is tiny below is a floor",
+        (
+            (
+                f"{REFERENCE}/arithmetic.py",
+                "torch.where(x < 2.0**-100, 2.0**100, sqrt(x) + (x - x))",
+                "torch.where(x < 2.0**-100, 2.0**-50, sqrt(x) + (x - x))",
+            ),
+        ),
+        ("tests/runtime/test_extremes.py::test_a_denominator_that_fades_first_makes_no_wild_step",),
+    ),
+    Mutant(
+        "ratios: an average that never changes ties",
+        (
+            (
+                "signconv/ir/bounds.py",
+                "return frozenset({m.name}) if fades else frozenset()",
+                "return frozenset({m.name})",
+            ),
+        ),
+        ("tests/ir/test_bounds.py",),
+    ),
+    Mutant(
         "inverse roots: one step less",
         (("signconv/lower/decompositions.py", "for _ in range(1 if n <= 8 else 2):", "for _ in range(0 if n <= 8 else 1):"),),
         ("tests/runtime/reference/test_denominators.py",),

@@ -95,7 +95,7 @@ def sqrt(x, CODEC: tl.constexpr):
 
 
 @triton.jit
-def floored_sqrt(x, CODEC: tl.constexpr):
+def divisor_sqrt(x, CODEC: tl.constexpr):
     """The correctly rounded square root of x >= 2^-100; 2^100 of what is smaller, so that it moves
     nothing; NaN where x is Inf or NaN."""
     if CODEC != ARITHMETIC:

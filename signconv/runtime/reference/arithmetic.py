@@ -90,7 +90,7 @@ def sqrt(x: Tensor) -> Tensor:
     return x.to(torch.float64).sqrt().to(torch.float32)
 
 
-def floored_sqrt(x: Tensor) -> Tensor:
+def divisor_sqrt(x: Tensor) -> Tensor:
     """The correctly rounded square root of x >= 2^-100; 2^100 of what is smaller, so that it moves
     nothing; NaN where x is Inf or NaN."""
     return torch.where(x < 2.0**-100, 2.0**100, sqrt(x) + (x - x))

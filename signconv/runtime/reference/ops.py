@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from signconv.runtime.reference.arithmetic import (
     divided,
+    divisor_sqrt,
     either,
-    floored_sqrt,
     fma,
     maximum,
     mean_ratio,
@@ -80,6 +80,7 @@ __all__ = [
     "decode_fp8",
     "divide64",
     "divided",
+    "divisor_sqrt",
     "draw",
     "draw_keys",
     "either",
@@ -87,7 +88,6 @@ __all__ = [
     "encode_fp8",
     "encode_fp8_nearest",
     "exp64",
-    "floored_sqrt",
     "fma",
     "join_master",
     "load_float",
