@@ -19,10 +19,10 @@ def _fused(e: Expr) -> Expr | None:
     a, b = e.args
     if _product(a):
         assert isinstance(a, Op)
-        return Op("fma", (*a.args, b if e.fn == "add" else negative(b)))
+        return Op("fma", (*a.args, b if e.fn == "add" else _negative(b)))
     if _product(b):
         assert isinstance(b, Op)
-        first = b.args[0] if e.fn == "add" else negative(b.args[0])
+        first = b.args[0] if e.fn == "add" else _negative(b.args[0])
         return Op("fma", (first, b.args[1], a))
     return None
 
@@ -31,9 +31,9 @@ def _product(e: Expr) -> bool:
     return isinstance(e, Op) and e.fn == "mul"
 
 
-def negative(e: Expr) -> Expr:
+def _negative(e: Expr) -> Expr:
     """-e; exact, and part of an instruction that reads it."""
     return Const(-e.value) if isinstance(e, Const) else Op("neg", (e,))
 
 
-__all__ = ["fused", "negative"]
+__all__ = ["fused"]

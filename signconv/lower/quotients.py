@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Whole orders of roots that have an inverse (lower/decompositions.py).
 INVERSE = range(3, 17)
+#: The root of what counts as 0, as in ``divisor_sqrt``: no correction makes it overflow.
+HUGE = 2.0**100
 #: Names, sums and maxima to look through for a root: a program may share them without end.
 DEPTH = 6
 
@@ -64,6 +66,7 @@ def _bounded(low: Lowerer, numerator: Expr, e: Expr, depth: int = DEPTH) -> Expr
         power = low.local("power", core)
         inverse = low.local("inverse", Op("inverse_root", (power, Const(float(order)))))
         root = mul(power, integer_power(inverse, order - 1))
+        root = op("where", op("eq", inverse, 0), HUGE, root)
     else:
         return None
     if factor == ONE:

@@ -217,6 +217,24 @@ def test_a_denominator_that_fades_first_makes_no_wild_step(
     assert 0.5 < largest < 1e8
 
 
+@pytest.mark.parametrize("order", [2, 3, 5])
+def test_a_root_with_eps_zero_over_what_underflowed(order: int, tmp_path: Path) -> None:
+    """Something is added to the root, and it is 0: reference and kernel take no step."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from signconv.dsl import *\n\n\nclass Mine(Optimizer):\n    lr = hyper(1e-2, ge=0)\n"
+        "    b, eps = hyper(0.9, ge=0, lt=1), hyper(0.0, ge=0)\n    m = ema(grad, b)\n"
+        f"    v = ema(abs(grad) ** {order}, b)\n    numerator = m\n"
+        f"    denominator = root(v, {order}) + eps\n"
+    )
+    cls = class_of(build(f"{path}:Mine", state="fp32"), tmp_path)
+    for backend in ("reference", "triton", "cpu"):
+        x = torch.zeros(2, 32, requires_grad=True)
+        optimizer = cls([x], lr=1.0, backend=backend)
+        assert float(update(x, optimizer, torch.full((2, 32), 1e-38)).abs().max()) < 1e-30
+        assert 0.1 < float(update(x, optimizer, torch.ones(2, 32)).abs().min()) < 10
+
+
 def test_an_average_that_keeps_its_first_value_moves_nothing(tmp_path: Path) -> None:
     """beta2 = 1 leaves v at 0 and the gradient is not: x/0 is no step."""
     path = tmp_path / "mine.py"
