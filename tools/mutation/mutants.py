@@ -170,7 +170,7 @@ MUTANTS = (
     ),
     Mutant(
         "fusion: a difference whose second product keeps its sign",
-        (("signconv/lower/fusion.py", "else negative(b.args[0])", "else b.args[0]"),),
+        (("signconv/lower/fusion.py", "else _negative(b.args[0])", "else b.args[0]"),),
         ("tests/lower/test_fusion.py",),
     ),
     Mutant(
