@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Hyper, Moment, Op, Program, Ref
@@ -32,6 +32,16 @@ _SPELLING = {
     "value": "new:{}",
     "prev": "old:{}",
 }
+
+
+def former(k: KernelProgram) -> tuple[str, dict[str, str]] | None:
+    """The hash of the program in releases that stored some of its moments otherwise, and those
+    moments' formats in them; None if all are stored as before."""
+    formats = {m.name: m.former for m in k.moments if m.former not in ("", m.format)}
+    if not formats:
+        return None
+    stored = tuple(replace(m, format=formats.get(m.name, m.format)) for m in k.moments)
+    return program_hash(replace(k, moments=stored)), formats
 
 
 def program_hash(k: KernelProgram) -> str:
@@ -180,4 +190,4 @@ class _Shown:
         return self.names.get(node) or self.graph._text(node, self.names)
 
 
-__all__ = ["VERSION", "canonical", "program_hash"]
+__all__ = ["VERSION", "canonical", "former", "program_hash"]

@@ -77,7 +77,8 @@ class MomentPlan:
     """Storage of one moment.
 
     ``format``: where a row is a multiple of 32; ``fallback``: elsewhere (block scales need whole
-    blocks).  ``word`` and ``field`` say which of the step's random bits round it.
+    blocks).  ``word`` and ``field`` say which of the step's random bits round it.  ``former``: the
+    format in its place that earlier releases chose.
     """
 
     name: str
@@ -86,6 +87,7 @@ class MomentPlan:
     word: int
     field: int
     init: float | str = 0.0
+    former: str = ""
 
 
 @dataclass(frozen=True)

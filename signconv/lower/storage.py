@@ -23,12 +23,13 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     for m in p.moments:
         if m.name in scalar_moments(p):
             continue
-        fmt = state
+        fmt, former = state, state
         if state == "fp8":
             degree = None if m.name in loose else degrees.moments[m.name]
             fmt = _fp8(degree, m.name in ranges.nonneg_moments)
+            former = _former(fmt, degree)
         elif state == "fp8-raw":
-            fmt = "e4m3-raw"
+            fmt = former = "e4m3-raw"
             if degrees.moments[m.name] != 0:
                 raise LoweringError(
                     "SC302",
@@ -38,7 +39,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
         init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
         fallback = "bf16" if state == "fp8" else fmt
         word, field = fields.take(m.name in below)
-        plans.append(MomentPlan(m.name, fmt, fallback, word, field, init))
+        plans.append(MomentPlan(m.name, fmt, fallback, word, field, init, former))
     return tuple(plans)
 
 
@@ -69,8 +70,21 @@ class _Fields:
 
 
 def _fp8(degree: int | float | str | None, nonneg: bool) -> str:
+    """Which 8 bits hold a moment of this degree: the range of a block, in powers of two, is 17 of
+    the moment in E4M3, 33 in E5M3 and 64 in E6M2, and 17 of the root in E4M3 roots."""
     if degree in (0, 1, Degrees.ANY):
         return "e4m3"
-    if nonneg and degree in ROOT_ORDERS:
-        return f"e4m3-root{degree:g}"
-    return "e5m2" if degree == 2 and nonneg else "bf16"
+    if not nonneg or not isinstance(degree, int | float) or degree < 0:
+        return "bf16"
+    if degree <= 4:
+        return "e5m3" if degree <= 2 else "e6m2"
+    return f"e4m3-root{degree:g}" if degree in ROOT_ORDERS else "bf16"
+
+
+def _former(fmt: str, degree: int | float | str | None) -> str:
+    """What releases before E5M3 stored in place of ``fmt``."""
+    if fmt not in ("e5m3", "e6m2"):
+        return fmt
+    if degree == 2:
+        return "e5m2"
+    return f"e4m3-root{degree:g}" if degree in (3, 4) else "bf16"

@@ -21,19 +21,33 @@ BLOCK = 32
 
 @dataclass(frozen=True)
 class Float8:
-    """A byte of sign, exponent and mantissa: mantissa bits, fp32 exponent field of its smallest
-    normal number, largest finite code, the power of two above it, and by how much the exponent of
-    a block's scale lies below that of its maximum, so that nothing overflows."""
+    """A byte of exponent and mantissa, below a sign if it has one.
+
+    mantissa: its bits; smallest: fp32 exponent field of the smallest normal number; largest: code
+    of the largest finite number; overflow: the power of two above it; headroom: by how much the
+    exponent of a block's scale lies below that of its maximum, so that nothing overflows.
+    """
 
     mantissa: int
     smallest: int
     largest: int
     overflow: float
     headroom: int
+    signed: bool = True
+
+    @property
+    def magnitude(self) -> int:
+        """The bits that are no sign; all of them set are NaN."""
+        return 0x7F if self.signed else 0xFF
 
 
-E4M3 = Float8(3, 121, 0x7E, 512.0, 7)
-E5M2 = Float8(2, 113, 0x7B, 65536.0, 14)
+E4M3 = Float8(3, 121, 0x7E, 2.0**9, 7)
+E5M2 = Float8(2, 113, 0x7B, 2.0**16, 14)
+#: The upper bits of an fp16 that is not negative.
+E5M3 = Float8(3, 113, 0xF7, 2.0**16, 14, signed=False)
+#: ((1 + m/4) * 2^e - 1) * 2^-60: without subnormal numbers, 0 is a code like others.  Of e = 63
+#: there is NaN alone.  A block's scale has the exponent of half its maximum, however small that is.
+E6M2 = Float8(2, 67, 0xFB, 2.0**3, 1, signed=False)
 
 
 @dataclass(frozen=True)
@@ -83,10 +97,19 @@ class Format:
 
 #: Formats with block scales have this code or a larger one.
 SCALED = 3
-#: A moment of order p > 2 is stored as its p-th root; inside a kernel its code is ROOT + p.
+#: A moment of order p > 4 is stored as its p-th root; inside a kernel its code is ROOT + p.
 ROOT = 16
-ROOT_ORDERS = range(3, 9)
+ROOT_ORDERS = range(5, 9)
 _SCALED = "codes with a power-of-two scale per 32 elements, rounded stochastically"
+
+
+def _root(p: int) -> Format:
+    words = (
+        f"E4M3 codes of the root of order {p} with a power-of-two scale per 32 elements, "
+        "rounded stochastically without bias in the moment itself"
+    )
+    return Format(f"e4m3-root{p}", ROOT + p, torch.uint8, words, 3, "stochastic", 23, E4M3, True, p)
+
 
 FORMATS = {
     f.name: f
@@ -98,18 +121,30 @@ FORMATS = {
             3, "nearest", 0, E4M3,
         ),
         Format("e4m3", 3, torch.uint8, f"E4M3 {_SCALED}", 3, "stochastic", 20, E4M3, True),
-        Format("e5m2", 4, torch.uint8, f"E5M2 {_SCALED}", 2, "stochastic", 21, E5M2, True),
-        *(
-            Format(
-                f"e4m3-root{p}", ROOT + p, torch.uint8,
-                f"E4M3 codes of the root of order {p} with a power-of-two scale per 32 elements, "
-                "rounded stochastically without bias in the moment itself",
-                3, "stochastic", 23, E4M3, True, p,
-            )
-            for p in ROOT_ORDERS
+        Format(
+            "e5m3", 4, torch.uint8, f"Unsigned E5M3 {_SCALED}", 3, "stochastic", 20, E5M3, True,
         ),
+        Format(
+            "e6m2", 5, torch.uint8, f"Unsigned E6M2 {_SCALED}", 2, "stochastic", 21, E6M2, True,
+        ),
+        *map(_root, ROOT_ORDERS),
     )
 }  # fmt: skip
+#: What checkpoints of earlier releases hold; it is read, and no step stores it.
+FORMER = {
+    f.name: f
+    for f in (
+        Format("e5m2", -1, torch.uint8, f"E5M2 {_SCALED}", 2, "stochastic", 21, E5M2, True),
+        _root(3),
+        _root(4),
+    )
+}
+
+
+def named(name: str) -> Format:
+    """A format of today or of a checkpoint."""
+    return FORMATS[name] if name in FORMATS else FORMER[name]
+
 
 #: How a parameter is stored, as kernels know it: fp32, or bf16 rounded stochastically; bf16 beside
 #: the other 16 bits of its fp32 master weight; bf16 beside the whole of it.

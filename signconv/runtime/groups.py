@@ -176,8 +176,8 @@ def _removed(program: OptimizerProgram, key: str, name: str) -> None:
 def _same_program(program: OptimizerProgram, group: Mapping[str, Any], name: str) -> None:
     """Raise ValueError for a group that says it was made for another program."""
     theirs, storage = group.get("program", program.hash), group.get("format", program.storage)
-    known = isinstance(theirs, str) and legacy.accepts(theirs, program.hash)
-    if not known or storage != program.storage:
+    known = legacy.stored(theirs if isinstance(theirs, str) else None, program)
+    if known is None or storage != program.storage:
         raise coded(
             ValueError,
             "SC410",
@@ -285,11 +285,13 @@ class Values:
         groups: Sequence[dict[str, Any]],
         own: Sequence[Mapping[str, Any]],
         defaults: Mapping[str, Any],
-    ) -> None:
+    ) -> list[Mapping[str, str]]:
         """Check the groups of a state_dict, and complete them from the optimizer's own.
 
-        Raises ValueError for groups that are not those of this optimizer.
+        Returns for each group the formats of moments that its state holds in other formats than
+        today's.  Raises ValueError for groups that are not those of this optimizer.
         """
+        stored = []
         if len(groups) != len(own):
             raise coded(
                 ValueError,
@@ -308,18 +310,20 @@ class Values:
                     f"param group {i}: the state_dict has {len(new['params'])} parameters, "
                     f"{self.name} has {len(old['params'])}",
                 )
-            self._same_state(new)
+            stored.append(self._same_state(new))
             # An earlier release's names for this program; it is saved under today's
             new["program"], new["format"] = self.program.hash, self.program.storage
             for key, value in old.items():
                 new.setdefault(key, value)
             self.check(new, defaults)
+        return stored
 
-    def _same_state(self, group: Mapping[str, Any]) -> None:
+    def _same_state(self, group: Mapping[str, Any]) -> Mapping[str, str]:
         program, theirs = self.program, group.get("program")
         theirs = theirs if isinstance(theirs, str) else None
-        if legacy.accepts(theirs, program.hash):
-            return
+        stored = legacy.stored(theirs, program)
+        if stored is not None:
+            return stored
         theirs_own = theirs and group.get("format") == program.storage and not legacy.known(theirs)
         raise coded(
             ValueError,

@@ -228,7 +228,7 @@ class _Part:
             changed = self._changed()
         elif x.dtype == torch.uint8:
             assert self.fmt is not None and self.fmt.float8 is not None
-            size, largest = x & 0x7F, self.fmt.float8.largest
+            size, largest = x & self.fmt.float8.magnitude, self.fmt.float8.largest
             zero, full, bad = size == 0, size == largest, size > largest
         else:
             limit = torch.finfo(x.dtype).max

@@ -12,14 +12,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signconv.runtime.program import OptimizerProgram
 
 #: Rows ``old new[,new] # spec convert storage precision``.
 TABLES = ("legacy_0_1.txt",)
 
 
-def accepts(theirs: str | None, ours: str) -> bool:
-    """Whether a state_dict with the hash ``theirs`` belongs to the program with hash ``ours``."""
-    return theirs == ours or (theirs is not None and ours in _table().get(theirs, ()))
+def stored(theirs: str | None, program: OptimizerProgram) -> Mapping[str, str] | None:
+    """Formats of the moments that a state_dict with the hash ``theirs`` holds in other formats than
+    ``program`` does; None if it belongs to another program."""
+    if theirs == program.hash:
+        return {}
+    stands_for = (theirs, *_table().get(theirs or "", ()))
+    if program.hash in stands_for:
+        return {}
+    known_as, formats = program.former or (None, {})
+    return formats if known_as and known_as in stands_for else None
 
 
 def known(theirs: str) -> bool:

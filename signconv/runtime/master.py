@@ -60,7 +60,7 @@ def read(p: Tensor, entry: Mapping[str, Tensor]) -> Tensor:
     """A new fp32 tensor with the exact weights: the master's, or the parameter's own."""
     values, plain = sharded.readable(p, entry)
     exact = ref.load_param(values.contiguous(), plain).view(values.shape)
-    return sharded.place_part(exact, p)
+    return sharded.place_part(exact, p, p.shape)
 
 
 def write(p: Tensor, entry: Mapping[str, Tensor], value: Tensor) -> None:

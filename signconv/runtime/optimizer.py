@@ -397,10 +397,11 @@ class FusedOptimizer(torch.optim.Optimizer):
                     f"{', '.join(map(repr, state_dict)) or 'nothing'}",
                 )
         groups = copy.deepcopy(state_dict["param_groups"])
-        self._values.loaded(groups, self.param_groups, self.defaults)
+        stored = self._values.loaded(groups, self.param_groups, self.defaults)
         params = [p for g in self.param_groups for p in g["params"]]
         ids = [i for g in groups for i in g["params"]]
         by_id = dict(zip(ids, params, strict=True))
+        formats = {i: f for g, f in zip(groups, stored, strict=True) for i in g["params"]}
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         loaded: dict[Any, Any] = defaultdict(dict)
         for key, entry in state_dict["state"].items():
@@ -408,7 +409,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 loaded[key] = copy.deepcopy(entry)
                 continue
             loaded[by_id[key]] = states.take(
-                self.program, by_id[key], entry, key, master[by_id[key]]
+                self.program, by_id[key], entry, key, master[by_id[key]], formats[key]
             )
         for new, old in zip(groups, self.param_groups, strict=True):
             new["params"], new["master"] = old["params"], old["master"]
@@ -456,4 +457,5 @@ class FusedOptimizer(torch.optim.Optimizer):
         if offsets is not None:  # a copy; otherwise a state_dict that is loaded
             self._places = Places()
             self._places.take(offsets)
+            states.modernize(self.program, self.param_groups, self.state)
             seeds.enter(self)

@@ -115,7 +115,9 @@ class OptimizerProgram:
     scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
     scalars that the elementwise step reads.  words: of random bits, three fields each.
     reductions: kinds of its per-tensor reductions.  floors: those of the scalar states that a
-    checkpoint may lack.  removed: hyperparameters that passes took away, and why.
+    checkpoint may lack.  former: the hash under which earlier releases stored some moments in other
+    formats, and those; their checkpoints are converted.  removed: hyperparameters that passes took
+    away, and why.
     """
 
     name: str
@@ -133,6 +135,7 @@ class OptimizerProgram:
     precision: str = "fp32"
     reductions: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
+    former: tuple[str, Mapping[str, str]] | None = None
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property

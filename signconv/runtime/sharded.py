@@ -238,14 +238,14 @@ def readable(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, 
     return local(p.detach()), {n: local(x) for n, x in entry.items()}
 
 
-def place_part(value: Tensor, p: Tensor) -> Tensor:
-    """What was computed from ``readable``'s values, placed as ``p`` is."""
+def place_part(value: Tensor, p: Tensor, shape: torch.Size) -> Tensor:
+    """What was computed from ``readable``'s values, of global ``shape``, placed as ``p`` is."""
     if not is_sharded(p):
         return value
     if not on_blocks(p):
-        first, end = bounds(p, p.shape[0])
+        first, end = bounds(p, shape[0])
         value = value[first:end].clone()
-    return wrap(value, p, p.shape)
+    return wrap(value, p, shape)
 
 
 def write_back(

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from signconv.runtime import legacy, sharded
 from signconv.runtime import master as masters
-from signconv.runtime import sharded
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import CHECK, MASTER
+from signconv.runtime.formats import CHECK, MASTER, Format, named
 from signconv.runtime.groups import number
-from signconv.runtime.program import OptimizerProgram, block_shape, has_blocks
+from signconv.runtime.program import MomentSlot, OptimizerProgram, block_shape, has_blocks
 from signconv.runtime.reference.backend import fill
 from signconv.runtime.settings import has_float64, host_number
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 
 
-def layout(program: OptimizerProgram, p: Tensor, master: str | None) -> Layout:
-    """Shape and dtype of every state tensor of a parameter; of a DTensor, the unsharded ones."""
+def layout(
+    program: OptimizerProgram,
+    p: Tensor,
+    master: str | None,
+    stored: Mapping[str, str] = MappingProxyType({}),
+) -> Layout:
+    """Shape and dtype of every state tensor of a parameter; of a DTensor, the unsharded ones.
+
+    stored: formats that take the place of a program's own.
+    """
     made: Layout = {}
     for m in program.moments:
-        fmt = m.format_for(has_blocks(p))
+        fmt = _format(m, p, stored)
         made[m.name] = (p.shape, fmt.dtype)
         if fmt.scaled:
             made[f"{m.name}_scale"] = (block_shape(p), torch.uint8)
@@ -34,6 +43,12 @@ def layout(program: OptimizerProgram, p: Tensor, master: str | None) -> Layout:
     made.update(masters.layout(p, master))
     made["step"] = made["offset"] = (torch.Size([]), torch.int64)
     return made
+
+
+def _format(m: MomentSlot, p: Tensor, stored: Mapping[str, str]) -> Format:
+    """How a moment of this parameter is stored, where ``stored`` stands in for blocks' formats."""
+    fmt = m.format_for(has_blocks(p))
+    return named(stored[m.name]) if fmt.scaled and m.name in stored else fmt
 
 
 def number_device(device: torch.device) -> torch.device:
@@ -134,8 +149,11 @@ def take(
     entry: Mapping[str, Any],
     key: object,
     master: str | None,
+    stored: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """A copy of one parameter's saved state on its device, checked for keys and shapes.
+
+    Moments that are ``stored`` in a format of an earlier release come out in today's.
 
     Without a master weight in ``entry`` a new one starts from the parameter; floors, which
     checkpoints of 0.1 have not, start from their initial values.  Entries that are not this
@@ -158,7 +176,7 @@ def take(
         n: torch.tensor(initial[n], dtype=torch.float64, device="cpu") for n in program.floors
     }
     entry = {**started, **entry}
-    wanted = layout(program, p, master)
+    wanted = layout(program, p, master, stored)
     if not wanted.keys() <= entry.keys():
         raise coded(
             ValueError,
@@ -190,7 +208,45 @@ def take(
         elif name in numbers:
             device = number_device(device)
         made[name] = sharded.place(value, p, device)
+    convert(program, p, made, stored)
     return made
+
+
+def modernize(
+    program: OptimizerProgram, groups: list[dict[str, Any]], state: Mapping[Any, dict[str, Any]]
+) -> None:
+    """Convert what an earlier release pickled, in place."""
+    for group in groups:
+        stored = legacy.stored(group.get("program"), program)
+        if stored is None or group.get("program") == program.hash:
+            continue
+        for p in group["params"]:
+            if p in state:
+                convert(program, p, state[p], stored)
+        group["program"] = program.hash
+
+
+def convert(
+    program: OptimizerProgram, p: Tensor, entry: dict[str, Any], stored: Mapping[str, str]
+) -> None:
+    """Encode anew, to the nearest code, what is ``stored`` in formats of an earlier release.
+
+    Of a DTensor cut inside blocks all ranks must call.
+    """
+    for m in program.moments:
+        old, new = _format(m, p, stored), m.format_for(has_blocks(p))
+        if old is new:
+            continue
+        names = [m.name, f"{m.name}_scale"]
+        _, plain = sharded.readable(p, {n: entry[n] for n in names if n in entry})
+        x = old.decode(plain[m.name], plain.get(f"{m.name}_scale"))
+        half = torch.full((), -(1 << 31), dtype=torch.int32, device=x.device).expand_as(x)
+        here = plain[m.name]
+        codes, scale = new.encode(x, half)
+        assert scale is not None
+        blocks = block_shape(here) if here.numel() else scale.shape
+        entry[names[0]] = sharded.place_part(codes.view(here.shape), p, p.shape)
+        entry[names[1]] = sharded.place_part(scale.view(blocks), p, block_shape(p))
 
 
 def _own(x: Any, p: Tensor) -> Any:

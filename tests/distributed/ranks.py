@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lamb import LAMB
 from signconv.generated.nadam_stosign import NAdamStoSign
+from signconv.generated.s3 import S3
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -27,6 +29,7 @@ from tests.distributed.training import (
     State,
     cases,
     distribute,
+    formerly,
     here,
     join,
     load,
@@ -68,6 +71,7 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
         found[f"checkpoint {name}"] = _checkpoint(Path(folder), name, cls, options, mesh)
     found["full state dict"] = _full_state_dict(mesh)
     found["plain state dict"] = _plain_state_dict(mesh)
+    found["former state dict"] = _former_state_dict(mesh)
     found["placements"] = _placements_alike(mesh)
     found["refusals"] = _refusals(mesh)
     found["inspect"] = _inspect(mesh)
@@ -126,6 +130,18 @@ def _plain_state_dict(mesh: Any) -> State:
     optimizer.load_state_dict(first.state_dict())
     train(model, optimizer, range(2, 3))
     return result(model, optimizer)
+
+
+def _former_state_dict(mesh: Any) -> State:
+    """What an earlier release wrote in other codes, of an unsharded run, in a sharded optimizer."""
+    made: State = {}
+    for cls in (AdamW, S3):
+        plain, first = start(cls, REFERENCE, None)
+        train(plain, first, range(2))
+        model, optimizer = start(cls, {"seed": 1, **REFERENCE}, mesh)
+        optimizer.load_state_dict(formerly(first))
+        made |= {f"{cls.__name__} {n}": x for n, x in result(model, optimizer).items()}
+    return made
 
 
 def _placements_alike(mesh: Any) -> list[str]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lamb import LAMB
+from signconv.generated.s3 import S3
 
 from signconv.pipeline import build
 from signconv.runtime.optimizer import FusedOptimizer
@@ -26,6 +28,7 @@ from tests.distributed.training import (
     ANCHORED,
     cases,
     differences,
+    formerly,
     load,
     result,
     save,
@@ -133,6 +136,19 @@ def test_an_unsharded_state_dict_loads(way: str, worlds: Worlds) -> None:
     train(model, optimizer, range(3))
     for n, found in worlds.items():
         assert differences(whole(found, way), result(model, optimizer)) == [], f"{n} ranks"
+
+
+def test_a_state_dict_in_codes_of_before_loads(worlds: Worlds) -> None:
+    """Converted on any number of ranks to what one process makes of it."""
+    wanted = {}
+    for cls in (AdamW, S3):
+        model, optimizer = start(cls, {}, None)
+        train(model, optimizer, range(2))
+        model, other = start(cls, {"seed": 1}, None)
+        other.load_state_dict(formerly(optimizer))
+        wanted |= {f"{cls.__name__} {n}": x for n, x in result(model, other).items()}
+    for n, found in worlds.items():
+        assert differences(whole(found, "former state dict"), wanted) == [], f"{n} ranks"
 
 
 def test_one_bad_gradient_skips_the_step_on_every_rank(worlds: Worlds) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from signconv.runtime.compat import HAS_LLVM
+from signconv.runtime.formats import named
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
 from tests.support import generated_classes
@@ -157,6 +159,26 @@ def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
         split = {"dtype": torch.bfloat16, "master": "split", "backend": "triton"}
         found["adamw_stosign triton split"] = (every["adamw_stosign"], split)
     return found
+
+
+def formerly(optimizer: FusedOptimizer) -> dict[str, Any]:
+    """Its state_dict as releases before E5M3 and E6M2 wrote it."""
+    assert optimizer.program.former is not None
+    was, formats = optimizer.program.former
+    saved = copy.deepcopy(optimizer.state_dict())
+    for m in optimizer.program.moments:
+        for entry in saved["state"].values():
+            scale = entry.get(f"{m.name}_scale")
+            if m.name not in formats or scale is None:
+                continue
+            x = named(m.format).decode(entry[m.name], scale)
+            codes, scales = named(formats[m.name]).encode(x, torch.zeros_like(x, dtype=torch.int32))
+            entry[m.name].copy_(codes.view(entry[m.name].shape))
+            assert scales is not None
+            scale.copy_(scales.view(scale.shape))
+    for group in saved["param_groups"]:
+        group["program"] = was
+    return saved
 
 
 def distribute(model: Model, mesh: Any) -> None:

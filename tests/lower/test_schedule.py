@@ -379,18 +379,21 @@ FORMATS = {
     "ema(sign(grad), 0.9)": "e4m3",
     "ema(abs(grad), 0.9)": "e4m3",
     "max_ema(abs(grad))": "e4m3",
-    "ema(grad**2, 0.9)": "e5m2",
-    "ema(grad * grad, 0.9)": "e5m2",
-    "max_ema(grad**2)": "e5m2",
+    "ema(grad**2, 0.9)": "e5m3",
+    "ema(grad * grad, 0.9)": "e5m3",
+    "max_ema(grad**2)": "e5m3",
     "ema(grad * grad * 1.5 - grad**2, 0.9)": "bf16",  # may be negative
     "ema(param * grad, 0.9)": "bf16",
     "ema(grad + 1, 0.9)": "bf16",
     "ema(grad**3, 0.9)": "bf16",
-    "ema(abs(grad)**3, 0.9)": "e4m3-root3",
-    "ema(grad**4, 0.9)": "e4m3-root4",
+    "ema(abs(grad)**1.5, 0.9)": "e5m3",
+    "ema(abs(grad)**2.5, 0.9)": "e6m2",
+    "ema(abs(grad)**3, 0.9)": "e6m2",
+    "ema(grad**4, 0.9)": "e6m2",
+    "ema(abs(grad)**4.5, 0.9)": "bf16",
+    "ema(abs(grad)**5, 0.9)": "e4m3-root5",
     "ema(abs(grad)**8 + grad**8, 0.9)": "e4m3-root8",
     "ema(grad**10, 0.9)": "bf16",  # its powers leave fp32's range too soon
-    "ema(abs(grad)**2.5, 0.9)": "bf16",  # no power of two scales it exactly
     "ema(grad + param, 0.9)": "bf16",
 }
 

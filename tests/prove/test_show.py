@@ -80,7 +80,7 @@ def test_bytes_by_hand() -> None:
     assert [state[s]["bytes"] for s in ("fp8", "bf16", "fp32")] == [2 + 2 / 32, 4, 8]
     assert state["fp8"]["moved"] == {"bf16": 2 + 2 + 2 + 2 * 2.0625, "fp32": 12 + 2 * 2.0625}
     assert state["fp32"]["moved"] == {"bf16": 6 + 16, "fp32": 12 + 16}
-    assert [m["format"] for m in state["fp8"]["moments"].values()] == ["e4m3", "e5m2"]
+    assert [m["format"] for m in state["fp8"]["moments"].values()] == ["e4m3", "e5m3"]
 
 
 def test_a_reduction_reads_everything_again() -> None:
@@ -122,7 +122,7 @@ SAID = [
         [
             "<= 1 at every step",
             "abs(update) <= 1 with fp32",
-            "Measured: up to 1, above 1 for 0.00%",
+            "Measured: never above 1 in 200 steps",
         ],
     ),
     ("lamb", None, ["no bound could be proved", "lower bound by search"]),
@@ -192,7 +192,7 @@ def test_names() -> None:
 # ---------------------------------------------------------------- rounding
 
 
-@pytest.mark.parametrize(("form", "mantissa"), [("e4m3", 3), ("e5m2", 2)])
+@pytest.mark.parametrize(("form", "mantissa"), [("e4m3", 3), ("e5m3", 3), ("e6m2", 2)])
 def test_variance_of_one_rounding(form: str, mantissa: int) -> None:
     """2^10 draws, evenly spread, on values log-uniform over a binade, through the codec."""
     x = torch.tensor(2.0 ** ((np.arange(64) + 0.5) / 64), dtype=torch.float32)
@@ -211,15 +211,15 @@ def test_rounding_that_adds_up(beta: float) -> None:
     rng, size = np.random.default_rng(0), 4096
     exact, stored = np.zeros(size), torch.zeros(size)
     shift = []
-    for t in range(1, 600):
+    for t in range(1, 2400):
         g = rng.standard_normal(size)
         exact = beta * exact + (1 - beta) * g * g
         new = beta * stored.double() + (1 - beta) * torch.tensor(g * g)
         halves = torch.tensor(rng.integers(0, 2**16, size), dtype=torch.int32)
-        stored = ref.decode_fp8(ref.encode_fp8(new.float(), UNIT, halves << 16, "e5m2"), "e5m2")
-        if t > 300:
+        stored = ref.decode_fp8(ref.encode_fp8(new.float(), UNIT, halves << 16, "e5m3"), "e5m3")
+        if t > 1200:  # rounding settles slower than the average
             shift.append(float(np.mean(np.sqrt(exact / stored.double().numpy()))) - 1)
-    wanted = 3 / 8 * rounding.stationary_variance(2, beta, 2)
+    wanted = 3 / 8 * rounding.stationary_variance(3, beta, 2)
     assert np.mean(shift) == pytest.approx(wanted, rel=0.15)
 
 
@@ -227,7 +227,7 @@ def test_linear_uses_shift_nothing() -> None:
     for spec, convert in (("adamw", "stosign"), ("sgd", "stosign"), ("nadam", None)):
         first, *rest = shown(spec, convert)["rounding"]
         assert (first["use"], first["single"]) == ("linear", 0)
-        assert rest[0]["use"] == "denominator" and rest[0]["single"] > 1e-3
+        assert rest[0]["use"] == "denominator" and rest[0]["single"] > 4e-4
     assert {x["use"] for x in shown("lamb")["rounding"]} == {"other"}
     assert shown("lion")["rounding"][0]["use"] == "other"  # a sign is not linear
 

@@ -26,11 +26,11 @@ def fields(seed: int) -> Tensor:
 def values(fmt: Format, seed: int = 0) -> Tensor:
     """From 1/8 to 8, normal numbers of every format beside each other.
 
-    Positive where the kernel takes what it stores to be: second moments (E5M2), and roots.
+    Positive where the kernel takes what it stores to be: unsigned codes, and roots.
     """
     rng = torch.Generator().manual_seed(seed)
     x = 2.0 ** (6 * torch.rand(N, generator=rng) - 3)
-    positive = fmt.name == "e5m2" or fmt.order > 1
+    positive = fmt.order > 1 or (fmt.float8 is not None and not fmt.float8.signed)
     signs = 1.0 if positive else torch.randint(0, 2, (N,), generator=rng) * 2.0 - 1.0
     return x * signs
 
@@ -52,7 +52,8 @@ def test_codes_and_names_are_those_of_one_format() -> None:
 def test_kernels_know_them_by_the_same_codes() -> None:
     known = {
         "fp32": constants.FP32, "bf16": constants.BF16, "e4m3-raw": constants.E4M3_RAW,
-        "e4m3": constants.E4M3, "e5m2": constants.E5M2,
+        "e4m3": constants.E4M3, "e5m3": constants.E5M3,
+        "e6m2": constants.E6M2,
     }  # fmt: skip
     assert known.keys() == {f.name for f in FORMATS.values() if f.order == 1}
     assert all(constant.value == FORMATS[name].code for name, constant in known.items())

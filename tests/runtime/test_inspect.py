@@ -47,7 +47,7 @@ def test_fp8_shares_are_those_of_the_codes() -> None:
     m[64:96] = 0x80  # a negative zero is a zero
     m[96:100], m[100:110] = 0x7E, 0xFE
     m[110:113], m[113:114] = 0x7F, 0xFF
-    v[:5], v[5:12], v[12:13] = 0x7B, 0x7C, 0x7F
+    v[:5], v[5:12], v[12:13] = 0xF7, 0xF8, 0xFF
     with torch.no_grad():
         p[0, :3], p[1, 0], p[2, 2] = 0.0, float("inf"), float("nan")
     health = signconv.inspect(optimizer)
@@ -57,7 +57,7 @@ def test_fp8_shares_are_those_of_the_codes() -> None:
     assert (found.zero, found.saturated, found.nonfinite) == (0, 5 / 640, 8 / 640)
     found = row(health, "")
     assert (found.zero, found.saturated, found.nonfinite) == (3 / 640, 0, 2 / 640)
-    assert (row(health, "m").format, row(health, "v").format) == ("e4m3", "e5m2")
+    assert (row(health, "m").format, row(health, "v").format) == ("e4m3", "e5m3")
     assert row(health, "m").bytes == 640 + 20
     assert health.state_bytes == 2 * 660
     assert health.parameter_bytes == 2560
@@ -169,7 +169,7 @@ def test_the_table_and_the_dict_hold_the_same(capsys: pytest.CaptureFixture[str]
     health = signconv.inspect(optimizer)
     print(health)
     text = capsys.readouterr().out
-    for words in ("AdamWStoSign", "0.weight", "8×64", "e5m2", "stalled", "528"):
+    for words in ("AdamWStoSign", "0.weight", "8×64", "e5m3", "stalled", "528"):
         assert words in text
     plain = json.loads(json.dumps(health.to_dict()))
     assert plain["state_bytes"] == health.state_bytes

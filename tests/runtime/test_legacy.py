@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from signconv.generated.adamw import AdamW
 
 from signconv import pipeline
-from signconv.lower.identity import program_hash
+from signconv.lower.identity import former, program_hash
 from signconv.runtime import legacy
 from signconv.runtime.compat import HAS_LLVM
+from signconv.runtime.formats import named
+from signconv.runtime.program import OptimizerProgram, Step
+from signconv.runtime.reference.memory import load_moment
 from signconv.verification.bits import load_class
 from tests.support import ROOT
 
 CHECKPOINTS = sorted((ROOT / "tests" / "data" / "checkpoints").glob("v1_*.pt"))
+STEP = Step(None, None)
 BACKENDS = [
     "reference",
     pytest.param("cpu", marks=pytest.mark.skipif(not HAS_LLVM, reason="llvmlite is missing")),
@@ -55,13 +61,36 @@ def test_every_storage_has_a_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
-def test_a_checkpoint_of_0_1_is_taken_over_bit_by_bit(path: Path, folder: Path) -> None:
+def test_a_checkpoint_of_0_1_is_taken_over(path: Path, folder: Path) -> None:
+    """Bit by bit, but for moments that are stored in other codes now: those of E5M2 exactly, roots
+    to the nearest code of E6M2, a step of which is a quarter."""
     saved = read(path)
     _, optimizer = loaded(saved, folder, "reference")
+    _, formats = optimizer.program.former or ("", {})
     state = optimizer.state_dict()["state"]
     for i, entry in saved["state_dict"]["state"].items():
         assert state[i].keys() == entry.keys() | set(optimizer.program.floors)  # 0.1 had none
-        assert [n for n, x in entry.items() if not same(state[i][n], x)] == []
+        moved = {n for m in formats for n in (m, f"{m}_scale") if f"{m}_scale" in entry}
+        assert [n for n, x in entry.items() if n not in moved and not same(state[i][n], x)] == []
+        for m in optimizer.program.moments:
+            if m.name not in moved:
+                continue
+            old = load_moment(entry[m.name], entry[f"{m.name}_scale"], named(formats[m.name]))
+            new = load_moment(state[i][m.name], state[i][f"{m.name}_scale"], named(m.format))
+            assert old.max() > 0
+            if formats[m.name] == "e5m2":
+                assert torch.equal(old, new)
+            else:
+                assert bool(((new - old).abs() <= old / 8 * (1 + 1e-6)).all())
+
+
+def test_which_checkpoints_hold_other_codes() -> None:
+    found = {
+        f
+        for p in CHECKPOINTS
+        for f in (former(pipeline.build(**read(p)["build"]).kernel) or ("", {}))[1].values()
+    }
+    assert found == {"e5m2", "e4m3-root3"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -101,6 +130,31 @@ def test_it_is_saved_again_under_todays_hash(path: Path, folder: Path) -> None:
     assert saved["state_dict"]["param_groups"][0]["program"] == old
 
 
+def test_an_optimizer_that_was_pickled_is_converted() -> None:
+    """Its second moments in E5M2 come out in E5M3, exactly, and it goes on."""
+    p = torch.nn.Parameter(torch.randn(4, 64, generator=torch.Generator().manual_seed(1)))
+    optimizer = AdamW([p], seed=1)
+    for _ in range(3):
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
+        optimizer.step()
+    assert optimizer.program.former is not None
+    was, formats = optimizer.program.former
+    assert formats == {"v": "e5m2"}
+    old, entry = named("e5m2"), optimizer.state[p]
+    v = load_moment(entry["v"], entry["v_scale"], named("e5m3"))
+    code, scale = old.encode(v, torch.zeros(v.shape, dtype=torch.int32))
+    assert scale is not None
+    entry["v"], entry["v_scale"] = code.view(4, 64), scale.view(4, 2)
+    optimizer.param_groups[0]["program"] = was
+    again = pickle.loads(pickle.dumps(optimizer))
+    (group,) = again.param_groups
+    assert group["program"] == optimizer.program.hash
+    got = again.state[group["params"][0]]
+    exact = old.decode(code, scale)
+    assert torch.equal(load_moment(got["v"], got["v_scale"], named("e5m3")), exact)
+    assert same(got["m"], entry["m"])
+
+
 def test_a_hash_of_another_program_is_refused(folder: Path) -> None:
     saved, other = read(CHECKPOINTS[0]), read(CHECKPOINTS[2])
     saved["state_dict"] = other["state_dict"]
@@ -136,6 +190,13 @@ def test_the_table_is_well_formed() -> None:
 def test_a_row_names_the_identity_of_what_it_says(row: tuple[str, list[str], list[str]]) -> None:
     old, new, (spec, convert, state, math) = row
     made = pipeline.build(spec, convert=None if convert == "-" else convert, state=state, math=math)
-    assert program_hash(made.kernel) == new[0]
-    assert legacy.accepts(old, new[0]) and legacy.known(old)
-    assert not legacy.accepts(old, old[::-1]) and not legacy.accepts(None, new[0])
+    before = former(made.kernel)
+    assert (before[0] if before else program_hash(made.kernel)) == new[0]
+    assert legacy.known(old)
+    program = OptimizerProgram(
+        "Any", program_hash(made.kernel), spec, (), state, (), (), (), 1, STEP, STEP, former=before
+    )
+    formats = before[1] if before else {}
+    assert legacy.stored(old, program) == legacy.stored(new[0], program) == formats
+    assert legacy.stored(program.hash, program) == {}
+    assert legacy.stored(old[::-1], program) is None and legacy.stored(None, program) is None

@@ -287,7 +287,7 @@ def _outside(
         scale = entry.get(f"{m.name}_scale")
         if scale is not None:
             values = got ** (1 / fmt.order)
-            problems += _scales(m.name, box, values, scale.view(-1).long().numpy(), fmt.order)
+            problems += _scales(m.name, box, values, scale.view(-1).long().numpy(), fmt)
         problems += _compare(m.name, _stored(box, fmt, scale), got, tally)
     return problems
 
@@ -306,13 +306,8 @@ def _stored(box: Enclosed, fmt: Format, scale: Tensor | None) -> Enclosed:
     unit = 2.0 ** (scale.view(-1).double().numpy().repeat(BLOCK) - 127)
     if fmt.order > 1:
         return _stored_root(box, fmt.order, unit)
-    mantissa, smallest = (3, 2.0**-9) if fmt.name == "e4m3" else (2, 2.0**-16)
-    made = box.wider(2.0**-mantissa * size + smallest * unit)
-    # The code above the last binade of fp32 decodes to Inf (docs/numerics.md)
-    past = box.open | (size > (2 - 2.0**-mantissa) * 2.0**127)
-    return Enclosed(
-        np.where(past, -np.inf, made.lo), np.where(past, np.inf, made.hi), box.open, box.unit
-    )
+    smallest = {"e4m3": 2.0**-9, "e5m3": 2.0**-17, "e6m2": 2.0**-62}[fmt.name]
+    return box.wider(2.0**-fmt.mantissa * size + smallest * unit)
 
 
 def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
@@ -326,17 +321,18 @@ def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
     return Enclosed(np.maximum(lo, 0.0), hi, box.open, box.unit)
 
 
-def _scales(name: str, box: Enclosed, got: Any, scale: Any, order: float) -> list[str]:
-    """A block's scale fits its largest finite value: E8M0 of 256 (E5M2: 2^15) codes below it.
+def _scales(name: str, box: Enclosed, got: Any, scale: Any, fmt: Format) -> list[str]:
+    """A block's scale fits its largest finite value: that is in the codes' last binade but one.
 
     The smallest scale serves zeros too: 2^-126, or that of the root of the smallest normal number.
     """
-    smallest = 1 if order == 1 else 120 - 126 // order
+    assert fmt.float8 is not None
+    smallest = 1 if fmt.order == 1 else 120 - 126 // fmt.order
     largest = np.abs(np.where(np.isfinite(got), got, 0.0)).reshape(-1, BLOCK).max(axis=1)
     sure = ~box.open.reshape(-1, BLOCK).any(axis=1)
     codes = largest / 2.0 ** (scale - 127.0)
     # Roots are taken in float64, where that of 128**3 is a little less than 128
-    wasted = sure & (scale > smallest) & (codes < 2.0**7 * (1 - 2.0**-40))
+    wasted = sure & (scale > smallest) & (codes < 2.0**fmt.float8.headroom * (1 - 2.0**-40))
     return [f"{name}: {int(wasted.sum())} blocks waste their scale"] if wasted.any() else []
 
 

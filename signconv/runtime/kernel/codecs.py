@@ -9,7 +9,8 @@ from signconv.runtime.kernel.constants import (
     BF16,
     E4M3,
     E4M3_RAW,
-    E5M2,
+    E5M3,
+    E6M2,
     FP32,
     INTERPRETED,
     PTX_FP8,
@@ -42,10 +43,15 @@ def encode_bf16(x, field, CODEC: tl.constexpr):
 @triton.jit
 def decode_fp8(code, scale, FORMAT: tl.constexpr, CODEC: tl.constexpr):
     """uint8 codes times ``scale`` (a power of two) as fp32, exactly."""
-    if FORMAT == E5M2:  # the upper byte of an fp16
+    if FORMAT == E5M3:  # the bits of an fp16 below its sign
         if CODEC != ARITHMETIC:
-            return ptx.decode_e5m2(code, scale)
-        return (code.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(tl.float32) * scale
+            return ptx.decode_e5m3(code, scale)
+        return (code.to(tl.uint16) << 7).to(tl.float16, bitcast=True).to(tl.float32) * scale
+    if FORMAT == E6M2:  # below the largest exponents of fp32, so that NaN is one
+        if CODEC != ARITHMETIC:
+            return ptx.decode_e6m2(code, scale)
+        x = ((code.to(tl.uint32) << 21) + 0x60000000).to(tl.float32, bitcast=True)
+        return (x * 2.350988701644575e-38 - 8.673617379884035e-19) * scale
     if CODEC == PTX_FP8:
         return ptx.decode_e4m3(code, scale)
     # Sign and magnitude where fp32 has them; the exponent's bias is made up by 2^120
@@ -61,14 +67,22 @@ def encode_fp8(x, scale, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
     """Finite fp32 to uint8 codes by unbiased stochastic rounding on the bits.
 
     ``scale`` is a power of two that gives fp32 the code's exponents, subnormals included, and no
-    overflow (E5M2: x >= 0); the upper 20 (E5M2: 21) bits of ``field`` decide the rounding.
+    overflow; of E6M2 in a sum with 2^-63.  The upper 20 (E6M2: 21) bits of ``field`` decide the
+    rounding.  Unsigned formats take x >= 0.
     """
     if CODEC != ARITHMETIC:
-        if FORMAT == E5M2:
-            return ptx.encode_e5m2(x, scale, field)
+        if FORMAT == E5M3:
+            return ptx.encode_e5m3(x, scale, field)
+        if FORMAT == E6M2:
+            return ptx.encode_e6m2(x, scale, field)
         return ptx.encode_e4m3(x, scale, field)
-    bits = (x * scale).to(tl.uint32, bitcast=True)
-    if FORMAT == E5M2:
+    x *= scale
+    if FORMAT == E6M2:
+        x += 1.0842021724855044e-19
+    bits = x.to(tl.uint32, bitcast=True)
+    if FORMAT == E5M3:
+        code = (bits + (field >> 12)) >> 20
+    elif FORMAT == E6M2:
         code = (bits + (field >> 11)) >> 21
     else:
         bits += field >> 12
@@ -77,24 +91,17 @@ def encode_fp8(x, scale, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
 
 
 @triton.jit
-def encode_fp8_nearest(x, FORMAT: tl.constexpr):
-    """fp32 to uint8 codes, ties to even; Inf and NaN store NaN, the rest saturates.
+def encode_fp8_nearest(x):
+    """fp32 to E4M3 codes, ties to even; Inf and NaN store NaN, the rest saturates.
 
     Below the smallest normal number one fp32 addition rounds to the code's spacing.
     """
     size = tl.abs(x)
-    if FORMAT == E5M2:
-        size = tl.where(size < 65536.0, size, 65536.0)
-        field = (size * 1.925929944387236e-34).to(tl.int32, bitcast=True)
-        normal = (field + 0xFFFFF + ((field >> 21) & 1)) >> 21
-        tiny = (size + 128.0).to(tl.int32, bitcast=True) - 0x43000000
-        code = tl.minimum(tl.where(size < 6.103515625e-05, tiny, normal), 0x7B)
-    else:
-        size = tl.where(size < 512.0, size, 512.0)
-        field = (size * 7.52316384526264e-37).to(tl.int32, bitcast=True)
-        normal = (field + 0x7FFFF + ((field >> 20) & 1)) >> 20
-        tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
-        code = tl.minimum(tl.where(size < 0.015625, tiny, normal), 0x7E)
+    size = tl.where(size < 512.0, size, 512.0)
+    field = (size * 7.52316384526264e-37).to(tl.int32, bitcast=True)
+    normal = (field + 0x7FFFF + ((field >> 20) & 1)) >> 20
+    tiny = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+    code = tl.minimum(tl.where(size < 0.015625, tiny, normal), 0x7E)
     bits = x.to(tl.uint32, bitcast=True)
     code = code | ((bits >> 24) & 0x80).to(tl.int32)
     return tl.where(_magnitude(x) < 0x7F800000, code, 0x7F).to(tl.uint8)
@@ -129,8 +136,9 @@ def _highest(largest, x):
 @triton.jit
 def _byte(largest, FORMAT: tl.constexpr):
     """E8M0 byte [ROWS, 1] for the bits of a row's largest magnitude: one binade below overflow."""
+    HEADROOM: tl.constexpr = 14 if FORMAT == E5M3 else (1 if FORMAT == E6M2 else 7)
     exponent = (largest >> 23).to(tl.int32)
-    return tl.maximum(exponent - (14 if FORMAT == E5M2 else 7), 1)[:, None]
+    return tl.maximum(exponent - HEADROOM, 1)[:, None]
 
 
 @triton.jit
@@ -145,15 +153,19 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
     magnitude, one binade below overflow; Inf and NaN store NaN.
 
     Scaled by 2^(bias - byte) fp32 has the code's exponents.  Where that power of two is no normal
-    fp32 number, and for Inf and NaN, a second branch takes over, with the scale in two factors.
+    fp32 number, where codes above the largest would overflow, and for Inf and NaN, a second branch
+    takes over, with the scale in two factors.
     """
-    BIAS: tl.constexpr = 15 if FORMAT == E5M2 else 7
-    NAN: tl.constexpr = 0x7F << (21 if FORMAT == E5M2 else 20)
-    # The largest number of the first branch: its byte gives the scale 2^-126
-    LIMIT: tl.constexpr = (156 if FORMAT == E5M2 else 141) << 23
-    # E5M2 holds what is never negative: its bits are its magnitude, and unsigned a NaN with a
-    # sign is still the largest
-    if FORMAT == E5M2:
+    UNSIGNED: tl.constexpr = FORMAT != E4M3
+    BIAS: tl.constexpr = 15 if FORMAT == E5M3 else (124 if FORMAT == E6M2 else 7)
+    # Bits that round to the code of NaN whatever the field; of E6M2 in that sum
+    NAN: tl.constexpr = (0xFF if FORMAT == E5M3 else (0x3FE if FORMAT == E6M2 else 0x7F)) << 20
+    # From here the scale is below 2^-126, or the code above LARGEST would be read as 2^128
+    LIMIT: tl.constexpr = (156 if FORMAT == E5M3 else (252 if FORMAT == E6M2 else 141)) << 23
+    LARGEST: tl.constexpr = 2.9774707105582116e38 if FORMAT == E6M2 else 3.190147189883798e38
+    # Bits that are never negative are their magnitude, and unsigned a NaN with a sign is still the
+    # largest
+    if UNSIGNED:
         largest = tl.max(x.to(tl.uint32, bitcast=True), axis=1)
     elif CODEC == ARITHMETIC:
         largest = tl.max(_magnitude(x), axis=1)
@@ -168,8 +180,8 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         byte = _byte(tl.max(tl.where(finite, _magnitude(x), 0), axis=1), FORMAT)
         first = tl.maximum(BIAS - byte, -126)
         scale = _power_of_two(byte * 0)
-        rest = (x * _power_of_two(first)) * _power_of_two(BIAS - byte - first)
-        # Bits that round to the code of NaN whatever the field
+        rest = tl.minimum(x, LARGEST) if UNSIGNED else tl.maximum(tl.minimum(x, LARGEST), -LARGEST)
+        rest = (rest * _power_of_two(first)) * _power_of_two(BIAS - byte - first)
         rest = tl.where(finite, rest, tl.full((), NAN, tl.uint32).to(tl.float32, bitcast=True))
     # One encoder behind both branches: bytes that leave a branch come unpacked
     code = encode_fp8(rest, scale, field, FORMAT, CODEC)
@@ -224,7 +236,7 @@ def encode(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         if CODEC == PTX_FP8:
             code = ptx.encode_e4m3_nearest(x)
         else:
-            code = encode_fp8_nearest(x, E4M3)
+            code = encode_fp8_nearest(x)
     elif FORMAT > ROOT:
         code, byte = encode_root_blocks(x, field, FORMAT - ROOT)
     else:

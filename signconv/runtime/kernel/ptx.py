@@ -143,8 +143,8 @@ def decode_e4m3(code, scale):
 
 
 @triton.jit
-def decode_e5m2(code, scale):
-    """uint8 codes times scale as fp32: a code is the upper byte of an fp16."""
+def decode_e5m3(code, scale):
+    """uint8 codes times scale as fp32: a code is the 8 bits of an fp16 below its sign."""
     return tl.inline_asm_elementwise(
         """
         {
@@ -153,12 +153,55 @@ def decode_e5m2(code, scale):
         .reg .f32 x0, x1, x2, x3;
         prmt.b32 p, $4, 0, 0x1404;
         prmt.b32 q, $4, 0, 0x3424;
+        shr.u32 p, p, 1;
+        shr.u32 q, q, 1;
         mov.b32 {h0, h1}, p;
         mov.b32 {h2, h3}, q;
         cvt.f32.f16 x0, h0;
         cvt.f32.f16 x1, h1;
         cvt.f32.f16 x2, h2;
         cvt.f32.f16 x3, h3;
+        mul.rn.f32 $0, x0, $5;
+        mul.rn.f32 $1, x1, $6;
+        mul.rn.f32 $2, x2, $7;
+        mul.rn.f32 $3, x3, $8;
+        }
+        """,
+        "=f,=f,=f,=f,r,f,f,f,f",
+        args=[code, scale],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def decode_e6m2(code, scale):
+    """uint8 codes times scale as fp32.
+
+    A code's bits go below the largest exponents of fp32, so that NaN is one.
+    """
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .b32 c0, c1, c2, c3;
+        .reg .f32 x0, x1, x2, x3;
+        prmt.b32 c0, $4, 0, 0x4440;
+        prmt.b32 c1, $4, 0, 0x4441;
+        prmt.b32 c2, $4, 0, 0x4442;
+        prmt.b32 c3, $4, 0, 0x4443;
+        mad.lo.u32 c0, c0, 0x200000, 0x60000000;
+        mad.lo.u32 c1, c1, 0x200000, 0x60000000;
+        mad.lo.u32 c2, c2, 0x200000, 0x60000000;
+        mad.lo.u32 c3, c3, 0x200000, 0x60000000;
+        mov.b32 x0, c0;
+        mov.b32 x1, c1;
+        mov.b32 x2, c2;
+        mov.b32 x3, c3;
+        fma.rn.f32 x0, x0, 0f01000000, 0fA1800000;
+        fma.rn.f32 x1, x1, 0f01000000, 0fA1800000;
+        fma.rn.f32 x2, x2, 0f01000000, 0fA1800000;
+        fma.rn.f32 x3, x3, 0f01000000, 0fA1800000;
         mul.rn.f32 $0, x0, $5;
         mul.rn.f32 $1, x1, $6;
         mul.rn.f32 $2, x2, $7;
@@ -218,10 +261,10 @@ def encode_e4m3(x, scale, field):
 
 
 @triton.jit
-def encode_e5m2(x, scale, field):
+def encode_e5m3(x, scale, field):
     """x * scale >= 0, whose exponents are the code's, to uint8 codes by stochastic rounding.
 
-    The kept bits are 27 to 21; the field's upper 21 bits decide the rounding.
+    The kept bits are 27 to 20; the field's upper 20 bits decide the rounding.
     """
     return tl.inline_asm_elementwise(
         """
@@ -232,6 +275,48 @@ def encode_e5m2(x, scale, field):
         mul.rn.f32 x1, $2, $6;
         mul.rn.f32 x2, $3, $7;
         mul.rn.f32 x3, $4, $8;
+        mov.b32 y0, x0;
+        mov.b32 y1, x1;
+        mov.b32 y2, x2;
+        mov.b32 y3, x3;
+        shr.u32 n0, $9, 12;
+        shr.u32 n1, $10, 12;
+        shr.u32 n2, $11, 12;
+        shr.u32 n3, $12, 12;
+        add.u32 y0, y0, n0;
+        add.u32 y1, y1, n1;
+        add.u32 y2, y2, n2;
+        add.u32 y3, y3, n3;
+        prmt.b32 p, y0, y1, 0x7632;
+        prmt.b32 q, y2, y3, 0x7632;
+        shl.b32 p, p, 4;
+        shl.b32 q, q, 4;
+        prmt.b32 $0, p, q, 0x7531;
+        }
+        """,
+        "=r,f,f,f,f,f,f,f,f,r,r,r,r",
+        args=[x, scale, field],
+        dtype=tl.uint8,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@triton.jit
+def encode_e6m2(x, scale, field):
+    """x * scale + 2^-63 for x >= 0 to uint8 codes by stochastic rounding.
+
+    The kept bits are 28 to 21; the field's upper 21 bits decide the rounding.
+    """
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .f32 x0, x1, x2, x3;
+        .reg .b32 y0, y1, y2, y3, n0, n1, n2, n3, p, q;
+        fma.rn.f32 x0, $1, $5, 0f20000000;
+        fma.rn.f32 x1, $2, $6, 0f20000000;
+        fma.rn.f32 x2, $3, $7, 0f20000000;
+        fma.rn.f32 x3, $4, $8, 0f20000000;
         mov.b32 y0, x0;
         mov.b32 y1, x1;
         mov.b32 y2, x2;

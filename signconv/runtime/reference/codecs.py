@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from signconv.runtime.formats import BLOCK, FORMATS, Float8, Format
+from signconv.runtime.formats import BLOCK, E6M2, Float8, Format, named
 from signconv.runtime.reference import roots
 from signconv.runtime.reference.bits import shift_right
 
@@ -67,6 +67,7 @@ class Blocks(Codec):
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
         byte = block_scale(x, self.fmt.name)
+        x = _decodable(x, self.fmt.name)
         code = encode_fp8(x, byte.repeat_interleave(BLOCK), field, self.fmt.name)
         return code, byte.to(torch.uint8)
 
@@ -94,7 +95,7 @@ def codec_of(fmt: Format) -> Codec:
 
 
 def _float8(name: str) -> Float8:
-    layout = FORMATS[name].float8
+    layout = named(name).float8
     assert layout is not None
     return layout
 
@@ -116,31 +117,46 @@ def decode_fp8(code: Tensor, fmt: str) -> Tensor:
     """uint8 codes to fp32, exactly, before the block scale."""
     layout = _float8(fmt)
     wide = code.to(torch.int32)
-    magnitude = wide & 0x7F
-    field = (magnitude << (23 - layout.mantissa)).view(torch.float32)
-    x = field * 2.0 ** (layout.smallest - 1)
+    magnitude = wide & layout.magnitude
+    bits = magnitude << (23 - layout.mantissa)
+    if layout is E6M2:
+        x = (bits + (64 << 23)).view(torch.float32) * 8.0 - 2.0**-60
+    elif layout.signed:
+        x = bits.view(torch.float32) * 2.0 ** (layout.smallest - 1)
+    else:  # no number on the way is subnormal
+        unit = 2.0 ** (layout.smallest - 127 - layout.mantissa)
+        normal = (bits + ((layout.smallest - 1) << 23)).view(torch.float32)
+        x = torch.where(
+            magnitude < 1 << layout.mantissa, magnitude.to(torch.float32) * unit, normal
+        )
     x = torch.where(magnitude > layout.largest, torch.nan, x)
     if fmt == "e5m2":
         x = torch.where(magnitude == 0x7C, torch.inf, x)
-    return torch.where(wide >= 0x80, -x, x)
+    return torch.where(wide >= 0x80, -x, x) if layout.signed else x
 
 
 def encode_fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
     """fp32 to uint8 codes of x * 2^(127 - byte) by unbiased stochastic rounding on the bits.
 
-    Scaled by 2^-120 (E5M2: 2^-112) besides, fp32 has the code's exponents, subnormals included;
-    both factors are one, or two where their product is no normal fp32 number.  The upper 20
-    (E5M2: 21) bits of ``field`` (int32) are added below the kept mantissa.  Inf and NaN store NaN;
-    what is too large saturates.
+    Scaled by 2^-120 (E5M3: 2^-112) besides, fp32 has the code's exponents, subnormals included;
+    both factors are one, or two where their product is no normal fp32 number.  E6M2: scaled by
+    2^-3, in a sum with 2^-63, x has the code's exponents.  The upper 20 (E6M2: 21) bits of
+    ``field`` (int32) are added below the kept mantissa.  Inf and NaN store NaN; what is too large
+    saturates.  Unsigned formats take x >= 0.
     """
     layout = _float8(fmt)
     drop = 23 - layout.mantissa
-    exponent = (128 - layout.smallest) - byte
+    exponent = (124 if layout is E6M2 else 128 - layout.smallest) - byte
     first = exponent.clamp(min=-126)
     size = x.abs() * _power_of_two(first) * _power_of_two(exponent - first)
-    limit = layout.overflow * 2.0 ** (1 - layout.smallest)
+    if layout is E6M2:
+        size = size + 2.0**-63
+        limit = 0.875  # the largest number: what is added changes no bit that is kept
+    else:
+        limit = layout.overflow * 2.0 ** (1 - layout.smallest)
     bits = torch.where(size < limit, size, limit).view(torch.int32)
-    return _finish(x, (bits + shift_right(field, 32 - drop)) >> drop, layout)
+    code = (bits + shift_right(field, 32 - drop)) >> drop
+    return _finish(x, code & 0xFF if layout is E6M2 else code, layout)
 
 
 def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
@@ -169,7 +185,9 @@ def _field(x: Tensor, layout: Float8) -> Tensor:
 
 def _finish(x: Tensor, code: Tensor, layout: Float8) -> Tensor:
     code = code.clamp(max=layout.largest)
-    code = torch.where(x.isfinite(), code, 0x7F)
+    code = torch.where(x.isfinite(), code, layout.magnitude)
+    if not layout.signed:
+        return code.to(torch.uint8)
     negative = (x.view(torch.int32) < 0) & x.isfinite()
     return torch.where(negative, code + 0x80, code).to(torch.uint8)
 
@@ -186,6 +204,14 @@ def block_scale(x: Tensor, fmt: str) -> Tensor:
     magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
     finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
     return ((finite.amax(dim=1) >> 23) - _float8(fmt).headroom).clamp(min=1)
+
+
+def _decodable(x: Tensor, fmt: str) -> Tensor:
+    """Finite numbers clipped to the largest that a code stands for below 2^128."""
+    largest = (2.0 - 2.0 ** -_float8(fmt).mantissa) * 2.0**127
+    if _float8(fmt).signed:
+        x = torch.where(x < -largest, torch.where(x > -torch.inf, -largest, x), x)
+    return torch.where(x > largest, torch.where(x < torch.inf, largest, x), x)
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

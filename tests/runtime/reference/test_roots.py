@@ -246,7 +246,7 @@ def test_scale_equivariance(n: int) -> None:
         assert torch.equal(other_scale.int(), scale.int() + k), k
 
 
-@pytest.mark.parametrize(("n", "beta", "steps"), [(3, 0.999, 3000), (5, 0.999, 3000), (8, 0.9, 60)])
+@pytest.mark.parametrize(("n", "beta", "steps"), [(5, 0.999, 3000), (8, 0.9, 60)])
 def test_a_long_average_is_unbiased(n: int, beta: float, steps: int) -> None:
     """An EMA from 0 towards 1, stored at every step: mean within four standard errors of the exact
     one; 2048 lanes in blocks of 32.  Nearest rounding stalls."""
@@ -265,8 +265,8 @@ def test_a_long_average_is_unbiased(n: int, beta: float, steps: int) -> None:
 def test_probability_in_exact_fractions() -> None:
     """Where a code and its neighbour lie at lo and hi, the number of halves that round up is
     that of (h + 1/2)/2^16 < (v - lo^n)/(hi^n - lo^n)."""
-    n, lo, hi = 3, 9, 10
-    for v in (Fraction(730), Fraction(800), Fraction(999), Fraction(1600, 2)):
+    n, lo, hi = 5, 9, 10
+    for v in (Fraction(59_050), Fraction(70_000), Fraction(99_999), Fraction(160_001, 2)):
         x = torch.full((1 << 16,), float(v))
         code, scale = stored(x, FIELDS, n)
         back = loaded(code, scale, n)
