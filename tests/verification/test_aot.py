@@ -201,20 +201,20 @@ def test_what_counts_as_a_contraction(line: str, contracted: bool) -> None:
 
 FUSED = r"""
 import torch, triton
-from pathlib import Path
-from signconv.verification import aot, bits
+import signconv
+from signconv.verification import aot
 real = triton.compile
 triton.compile = lambda *a, options, **k: real(
     *a, options={**options, "enable_fp_fusion": True}, **k
 )
-for name in ("s3", "s3gd_fp8raw_mathbf16"):
-    cls = bits.load_class(Path(f"generated/{name}.py"))
+for options in ({"spec": "adamw", "convert": "soft:p=5"}, {"spec": "s3gd", "math": "bf16"}):
+    cls = signconv.compile(**options)
     print(len(aot.compile_step(cls, "sm_80", torch.bfloat16).contractions))
 """
 
 
 def test_a_contraction_would_be_seen() -> None:
-    """With Triton's default, which fuses: in the root of fp32, and in bf16 arithmetic."""
+    """With Triton's default, which fuses: in roots that are stored, and in bf16 arithmetic."""
     done = python("-c", FUSED)
     assert done.returncode == 0, done.stderr[-2000:]
     assert all(int(x) > 0 for x in done.stdout.split()) and done.stdout.count("\n") == 2
