@@ -374,7 +374,7 @@ def test_show_brackets_are_not_markup(run: Run, tmp_path: Path) -> None:
 def test_list(run: Run) -> None:
     done = run("list")
     assert (done.code, done.err) == (0, "")
-    for name in (*builtin_names(), "stosign", "eps=keep|drop"):
+    for name in (*builtin_names(), "stosign", "eps=keep|drop", "noise="):
         assert name in done.out
 
 

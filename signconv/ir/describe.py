@@ -30,6 +30,13 @@ def _moment(m: Moment) -> str:
     return f"{m.name} = {beta} * {m.name}.prev + (1 - {beta}) * {u}{first}"
 
 
+_NOISE = {
+    "fresh": "fresh for every element and step",
+    "antithetic": "fresh for every element, at odd t the complement of the step before",
+    "golden": "fresh for every element, turned by the golden ratio at each step",
+}
+
+
 def remarks(p: Program) -> list[str]:
     """What a reader has to know beside the formulas."""
     notes = []
@@ -37,7 +44,7 @@ def remarks(p: Program) -> list[str]:
         notes.append("x.corrected is x / (1 - beta**t), beta that of x.")
     if p.link == "stosign":
         notes.append(
-            "noise is uniform on (-1, 1), fresh for every element and step, so the update's mean "
+            f"noise is uniform on (-1, 1), {_NOISE[p.noise]}, so the update's mean "
             "is the ratio of its two terms, clipped to [-1, 1]: unbiased where the first is not "
             "larger than the second. sign(0) = 0: an element that never saw a gradient stays."
         )

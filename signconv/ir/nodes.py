@@ -131,13 +131,18 @@ class Temp:
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
 
+#: Kinds of noise of a stochastic sign, the default first.
+NOISES = ("fresh", "antithetic", "golden")
+
+
 @dataclass(frozen=True)
 class Program:
     """A whole optimizer step, elementwise.
 
     link says how numerator and denominator become the update: "ratio" (numerator/denominator, or
     the numerator alone), "stosign" (sign(numerator + denominator*n), n uniform on (-1, 1)),
-    "expected" (its mean, clip(numerator/denominator, -1, 1)), "sign" (sign(numerator)).
+    "expected" (its mean, clip(numerator/denominator, -1, 1)), "sign" (sign(numerator)).  noise: how
+    the n of "stosign" at one step goes with that at others (docs/design.md#kinds-of-noise).
     """
 
     name: str
@@ -149,6 +154,7 @@ class Program:
     numerator: Expr
     denominator: Expr | None = None
     link: str = "ratio"
+    noise: str = "fresh"
     decay: Decay | None = None
     history: tuple[str, ...] = ()
     removed: tuple[tuple[str, str], ...] = ()

@@ -73,7 +73,9 @@ def canonical(k: KernelProgram) -> str:
     lines.append(f"numerator: {show(numerator)}")
     if denominator is not None:
         lines.append(f"denominator: {show(denominator)}")
-    lines.append(f"link: {p.link}")
+    # What 0.1 knew has its text
+    noise = "" if p.noise == "fresh" else f" with {p.noise} noise"
+    lines.append(f"link: {p.link}{noise}")
     if p.decay is not None and decay is not None:
         lines.append(f"decay: {p.decay.kind} {show(decay)}")
     return "\n".join(lines) + "\n"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from signconv.errors import PassError
-from signconv.ir.nodes import Program
+from signconv.errors import PassError, nearest
+from signconv.ir.nodes import NOISES, Program
 from signconv.passes.base import (
     Options,
     Pass,
@@ -51,7 +51,14 @@ def apply_link(p: Program, link: str, options: Options) -> Program:
 
 
 def _apply(p: Program, options: Options) -> Program:
-    return apply_link(p, "stosign", options)
+    kind = options.get("noise", NOISES[0])
+    if kind not in NOISES:
+        raise PassError(
+            "SC214", f"stosign:noise={kind}: there is no such noise; {nearest(kind, NOISES)}"
+        )
+    if p.link == "stosign" and set(options) == {"noise"}:
+        return replace(p, noise=kind)  # a sign already, of another noise
+    return replace(apply_link(p, "stosign", options), noise=kind)
 
 
 PASS = Pass(
@@ -64,5 +71,5 @@ PASS = Pass(
     requires="a ratio m/sigma, or a numerator alone (then sigma = the running max of |m|)",
     provides="an update of -1, 0 or 1 with mean clip(m/sigma, -1, 1)",
     apply=_apply,
-    options={"eps": "keep|drop"},
+    options={"eps": "keep|drop", "noise": "|".join(NOISES)},
 )

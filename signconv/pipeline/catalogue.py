@@ -31,6 +31,7 @@ GENERATED = (
     Entry("adamw", "soft:p=2,nesterov,stosign"),
     Entry("adamw", "soft:p=3,nesterov"),
     Entry("adamw", "stosign"),
+    Entry("adamw", "stosign:noise=golden"),
     Entry("adan"),
     Entry("amsgrad"),
     Entry("cautious_adamw"),

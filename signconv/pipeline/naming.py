@@ -21,8 +21,7 @@ def names_of(
     passes = registry()
     titles, stems = [p.name], [p.key]
     for r in requests:
-        values = "".join(v if len(k) == 1 else k + v for k, v in r.options)
-        values = re.sub(r"[^0-9a-zA-Z]", "p", values)
+        values = "".join(_stem(k, re.sub(r"[^0-9a-zA-Z]", "p", v)) for k, v in r.options)
         titles.append(passes[r.name].title + "".join(_title(k, v) for k, v in r.options))
         stems.append(r.name + values)
     if state != DEFAULT_STATE:
@@ -64,10 +63,23 @@ def nameable(label: str) -> bool:
     return not label.startswith((NO_FILE, IN_FUNCTION))
 
 
+#: Options whose values say by themselves what they are of.
+_SAY_IT = ("noise",)
+
+
 def _title(key: str, value: str) -> str:
-    """An option in a class name: p=3 is 3, eps=keep is EpsKeep."""
+    """An option in a class name: p=3 is 3, eps=keep is EpsKeep, noise=golden is Golden."""
     shown = re.sub(r"[^0-9a-zA-Z]", "p", value)
+    if key in _SAY_IT:
+        return shown.title()
     return shown if len(key) == 1 else key.title() + shown.title()
+
+
+def _stem(key: str, value: str) -> str:
+    """The same in a file name."""
+    if key in _SAY_IT:
+        return f"_{value}"
+    return value if len(key) == 1 else key + value
 
 
 def command_of(

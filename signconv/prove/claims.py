@@ -151,6 +151,29 @@ def unbiased_claims(p: Program, b: Bound, excess: dict[str, Any] | None) -> list
             "stored state, and clipped to [-1, 1] beyond."]  # fmt: skip
 
 
+def noise_claims(p: Program) -> list[str]:
+    """How the noise of a stochastic sign at one step goes with that at others
+    (docs/design.md#kinds-of-noise)."""
+    if p.link != "stosign":
+        return []
+    return [_NOISE[p.noise]]
+
+
+_NOISE = {
+    "fresh": "Noise fresh: at every step this is the mean given all steps before, so martingale "
+    "arguments apply. What accumulates over T steps of ratio r is off by sqrt(T*(1 - r**2)) steps.",
+    "antithetic": "Noise antithetic: an odd step has the complement of the even step's before it. "
+    "At every step by itself the mean is this; of what two such steps add up to, the variance is "
+    "never above that of fresh noise (covariance -(1 - abs(r1))*(1 - abs(r2)) for ratios of one "
+    "sign).",
+    "golden": "Noise golden: an element's noise turns by the golden ratio at each step. At every "
+    "step by itself the mean, over where elements start, is this; given the past a sign is not "
+    "random, so martingale arguments do not apply. What accumulates over T steps of a constant "
+    "ratio is off by at most 6 + 8.5*log(T) steps, of one that changes k times k + 1 times that; "
+    "ratios that return with a period of 21, 34, 55 steps are followed less closely for a while.",
+}
+
+
 def rounding_claims(rounding: list[dict[str, Any]]) -> list[str]:
     """The mean shift that FP8 storage causes, moment by moment."""
     made = []

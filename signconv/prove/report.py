@@ -37,7 +37,13 @@ from signconv.lower.kernel_program import KernelProgram
 from signconv.lower.storage import plan
 from signconv.passes.base import parse, registry
 from signconv.pipeline import Build
-from signconv.prove.claims import bound_claims, rounding_claims, unbiased_claims, update_claims
+from signconv.prove.claims import (
+    bound_claims,
+    noise_claims,
+    rounding_claims,
+    unbiased_claims,
+    update_claims,
+)
 from signconv.prove.formulas import algorithm_latex, formula_latex, formula_text
 from signconv.prove.proofs import EARLY, Bound, prove
 from signconv.prove.ratios import fraction, stripped
@@ -86,7 +92,7 @@ def assemble(made: Build) -> dict[str, Any]:
         "claims": {
             "bound": bound_claims(proved),
             "update": update_claims(p, bound, excess),
-            "unbiased": unbiased_claims(p, bound, excess),
+            "unbiased": [*unbiased_claims(p, bound, excess), *noise_claims(p)],
             "rounding": rounding_claims(rounding),
         },
         "fp8": excess,

@@ -64,7 +64,7 @@ def kernel_row(program: OptimizerProgram, device: str) -> Row:
         clock = torch.tensor(times, device=device) - 1
         states = double([remembered(program)] * len(times))
         out = torch.empty((len(times), 1 + len(program.outputs)), device=device)
-        keys = torch.empty((len(times), 1 + 2 * program.words), dtype=torch.int32, device=device)
+        keys = torch.empty((len(times), 1 + program.keys), dtype=torch.int32, device=device)
         scalar_kernel[(len(times),)](
             double([lr]), double([*hypers(program, lr), lr0, 1.0]), clock, states, seed, zero, one,
             out, keys, **constants,

@@ -98,7 +98,8 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         before = p.detach().clone()
         prev = _states(optimizer, p, evaluator)
         optimizer.step()
-        noise = ref.sign_noise(ref.draw(5, t, 0, 0, SIZE, p.device).field(0)).double().numpy()
+        word, *_ = ref.draw_words(5, t, 1, program.noise, 0, SIZE, p.device)
+        noise = ref.sign_noise(word.field(0)).double().numpy()
         start, grad = before.double().numpy(), p.grad.double().numpy()
         middle, states = evaluator.step(start, grad, prev, t, noise)
         exact = {n: Enclosed(x, x) if np.ndim(x) else x for n, x in prev.items()}

@@ -1,6 +1,7 @@
 """The stosign pass: equations in, equations out, on specs written here; refusals; its law."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ import torch
 
 from signconv.errors import PassError
 from signconv.ir.describe import algorithm
+from signconv.ir.nodes import NOISES
+from signconv.lower.identity import program_hash
 from signconv.passes.base import parse, transform
 from signconv.pipeline import build, builtin_names, resolve
+from signconv.prove.report import assemble
 from signconv.verification.witnesses import pass_rows
 from tests.passes.bodies import ADAM, BARE, BOTH, DECAYED, RATIO, converted, refused
 from tests.support import built_class, program_of, spec_file
@@ -231,13 +235,24 @@ def test_betas_stay_a_pair_in_the_constructor(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- refusals
 
+TAKES = "eps=keep|drop; noise=fresh|antithetic|golden"
+
 
 @pytest.mark.parametrize(
     ("convert", "code", "words"),
     [
         ("stosign:eps=maybe", "SC213", "neither eps=drop (default) nor eps=keep"),
-        ("stosign:eps", "SC202", "no option 'eps'; it takes: eps=keep|drop"),
-        ("stosign:epsilon=keep", "SC202", "no option 'epsilon=keep'; it takes: eps=keep|drop"),
+        (
+            "stosign:eps",
+            "SC202",
+            f"no option 'eps'; it takes: {TAKES}",
+        ),
+        (
+            "stosign:epsilon=keep",
+            "SC202",
+            f"no option 'epsilon=keep'; it takes: {TAKES}",
+        ),
+        ("stosign:noise=gold", "SC214", "did you mean 'golden'?"),
         ("stosign:eps=keep:eps=drop", "SC203", "'eps' is given twice"),
         ("stosign,stosign:eps=keep", "SC204", "'stosign' is asked for twice"),
     ],
@@ -245,6 +260,37 @@ def test_betas_stay_a_pair_in_the_constructor(tmp_path: Path) -> None:
 def test_options(convert: str, code: str, words: str, tmp_path: Path) -> None:
     found = refused(tmp_path, "numerator = grad", convert)
     assert found[0] == code and words in found[1]
+
+
+def test_the_kind_of_noise_is_part_of_the_program(tmp_path: Path) -> None:
+    """Of its hash, file and class; fresh noise has the hash it had, asked for or not."""
+    spec = spec_file(tmp_path, "numerator = grad").spec
+    made = {k: build(spec, convert=f"stosign:noise={k}") for k in NOISES}
+    assert [b.program.noise for b in made.values()] == list(NOISES)
+    assert len({program_hash(b.kernel) for b in made.values()}) == 3
+    plain = build(spec, convert="stosign")
+    assert program_hash(plain.kernel) == program_hash(made["fresh"].kernel)
+    assert plain.module.class_name + "Golden" == made["golden"].module.class_name
+    assert made["golden"].module.file_name.endswith("_stosign_golden.py")
+    assert 'noise="golden",' in made["golden"].module.source and "noise=" not in plain.module.source
+
+
+def test_a_sign_takes_another_noise() -> None:
+    """StoSignSGD, which draws signs by itself, and else is what it was."""
+    p = build("stosignsgd").program
+    golden = build("stosignsgd", convert="stosign:noise=golden").program
+    assert golden.noise == "golden"
+    assert replace(golden, noise="fresh", history=()) == p
+    with pytest.raises(PassError, match="already has the link stosign"):
+        build("stosignsgd", convert="stosign:noise=golden:eps=keep")
+
+
+def test_show_says_what_is_proved_of_noise() -> None:
+    made = {k: assemble(build("adamw", convert=f"stosign:noise={k}"))["claims"] for k in NOISES}
+    said = {k: " ".join(claims["unbiased"]) for k, claims in made.items()}
+    assert "martingale arguments apply" in said["fresh"]
+    assert "never above that of fresh noise" in said["antithetic"]
+    assert "do not apply" in said["golden"] and "6 + 8.5*log(T)" in said["golden"]
 
 
 def test_comes_last(tmp_path: Path) -> None:

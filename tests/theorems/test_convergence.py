@@ -52,6 +52,14 @@ def test_signsgd_stalls() -> None:
     assert last.unique().numel() == 1
 
 
+@pytest.mark.parametrize("kind", ["antithetic", "golden"])
+def test_other_kinds_of_noise_converge_too(kind: str) -> None:
+    """Every seed, although the martingale argument is for fresh noise."""
+    _, last, average = descend("sgd", f"stosign:noise={kind}", steps=5000, momentum=0.0)
+    assert average.max() < 0.05 and average.mean() < 0.01
+    assert last.max() < 0.1
+
+
 def test_stosignsgd_converges() -> None:
     """Every seed; SignSGD's point is 25 times as far."""
     _, last, average = descend("stosignsgd", momentum=0.0)

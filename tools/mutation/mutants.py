@@ -445,6 +445,36 @@ MUTANTS = (
         ("tests/runtime/reference/test_codecs.py::test_bf16_mean_over_all_halves_is_exactly_the_value",),
     ),
     Mutant(
+        "codecs: E6M2's block scale one binade higher (PyTorch)",
+        ((FORMATS, "E6M2 = Float8(2, 67, 0xFB, 2.0**3, 1, signed=False)", "E6M2 = Float8(2, 67, 0xFB, 2.0**3, 0, signed=False)"),),
+        ("tests/runtime/test_formats.py", "tests/runtime/reference/test_codecs.py"),
+    ),
+    Mutant(
+        "codecs: moments at the end of fp32's range read as Inf",
+        ((f"{REFERENCE}/codecs.py", "        x = _decodable(x, self.fmt.name)\n", ""),),
+        ("tests/runtime/reference/test_codecs.py",),
+    ),
+    Mutant(
+        "legacy: codes of before taken for today's",
+        (("signconv/runtime/state.py", "        if old is new:\n            continue", "        continue"),),
+        ("tests/runtime/test_legacy.py",),
+    ),
+    Mutant(
+        "noise: an antithetic step draws anew",
+        ((f"{REFERENCE}/random_bits.py", '"antithetic": t & ~1', '"antithetic": t'),),
+        ("tests/runtime/reference/test_noise.py",),
+    ),
+    Mutant(
+        "noise: golden turns by a simple fraction",
+        ((f"{REFERENCE}/random_bits.py", "TURN = 0x9E3778C1", "TURN = 0x80000001"),),
+        ("tests/runtime/reference/test_noise.py",),
+    ),
+    Mutant(
+        "noise: what is rounded shares the sign's lasting hash",
+        ((f"{REFERENCE}/random_bits.py", "        super().__init__(x ^ shift_right(x, 15) ^ key1)", "        super().__init__(word.hashed)"),),
+        ("tests/runtime/reference/test_noise.py",),
+    ),
+    Mutant(
         "block scale: the exponent off by one, no headroom",
         (
             (FORMATS, "Float8(3, 121, 0x7E, 2.0**9, 7)", "Float8(3, 121, 0x7E, 2.0**9, 8)"),

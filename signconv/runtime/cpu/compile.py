@@ -20,7 +20,7 @@ import torch
 from llvmlite import ir
 
 from signconv.runtime.cpu.lanes import LLVM, POINTER, Lanes, spread
-from signconv.runtime.cpu.rows import Stored, random_word
+from signconv.runtime.cpu.rows import Stored, random_words
 from signconv.runtime.cpu.trace import Trace
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK
@@ -167,7 +167,7 @@ class _Kernel:
             return [spread(b, x, width()) for x in _load_all(b, pointer, n, F32)]
 
         read = numbers(scalars, 1 + len(self.program.outputs))
-        drawn = _load_all(b, keys, 2 * self.program.words, I32)
+        drawn = _load_all(b, keys, self.program.keys, I32)
         reduced = [] if self.reducing else numbers(extra, len(self.program.reductions))
         with _loop(b, count) as r:
             element = _times(b, r, BLOCK)
@@ -180,10 +180,7 @@ class _Kernel:
                 stored.append(Stored(trace, dtype, place, wide))
             param, grad, *moments = stored
             names = [name for name, *_ in self.pointers[2:]]
-            words = [
-                random_word(trace, b.add(index, element), *drawn[2 * w : 2 * w + 2])
-                for w in range(self.program.words)
-            ]
+            words = random_words(trace, b.add(index, element), drawn, self.program)
             state: Any = dict(zip(names, moments, strict=True))
             step_tensor(self.program, param, grad, state, self.formats, factor, outputs, words)  # type: ignore[arg-type]
             trace.emit()
@@ -231,7 +228,7 @@ class _Kernel:
         clock, offset, numel = map(column, (Column.CLOCK, Column.OFFSET, Column.NUMEL))
         addresses = [column(place) for _, place, _, _ in self.pointers]
         scalars = _at(b, scalars, _times(b, clock, 1 + len(self.program.outputs)), F32)
-        keys = _at(b, keys, _times(b, clock, 2 * self.program.words), I32)
+        keys = _at(b, keys, _times(b, clock, self.program.keys), I32)
         extra = sums if self.reducing else _at(b, reduced, _times(b, tensor, reductions), F32)
         element = _times(b, first, BLOCK)
         index, left = b.add(offset, element), b.sub(numel, element)

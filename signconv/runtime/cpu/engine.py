@@ -148,7 +148,7 @@ class CpuEngine:
         clocks: list[tuple[Any, ...]],
         grad_scale: Tensor | None,
     ) -> tuple[Tensor, list[tuple[float, ...]], Tensor]:
-        """Scalars [clocks, 1 + outputs], new memory of each clock, keys [clocks, 2 * words]."""
+        """Scalars [clocks, 1 + outputs], new memory of each clock, keys of each."""
         program = self.program
         hypers = [float(h.read(group)) for h in program.hypers]
         factor = -1.0 if group["maximize"] else 1.0
@@ -161,8 +161,7 @@ class CpuEngine:
             )
             scalars.append([factor, *outputs])
             memory.append(updated)
-            drawn = [ref.draw_keys(group["seed"], t + 1, w) for w in range(program.words)]
-            keys.append([key for word in drawn for key in word])
+            keys.append(ref.step_keys(group["seed"], t + 1, program.words, program.noise))
         made = torch.tensor(scalars, dtype=torch.float64, device="cpu").to(torch.float32)
         drawn_keys = torch.tensor(keys, dtype=torch.int64, device="cpu").to(torch.int32)
         return made, memory, drawn_keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from llvmlite import ir
 
 from signconv.runtime.cpu.lanes import LLVM, Lanes
 from signconv.runtime.cpu.trace import Trace
-from signconv.runtime.reference.random_bits import Word, signed32
+from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.reference.random_bits import SignWord, Word, signed32
 
 
 class Stored(Lanes):
@@ -44,9 +46,19 @@ class Stored(Lanes):
             Lanes(self.trace, self.dtype, self.wide, store, x)
 
 
-def random_word(trace: Trace, index: Any, key0: Any, key1: Any) -> Word:
-    """Random bits of the row that starts at global element ``index`` (i64); the twin of
-    ``reference.ops.draw``."""
+def random_words(
+    trace: Trace, index: Any, keys: Sequence[Any], program: OptimizerProgram
+) -> list[Word]:
+    """A step's random bits of the row that starts at global element ``index`` (i64); the twin of
+    ``reference.ops.draw_words``."""
+    words = [_word(trace, index, *keys[2 * w : 2 * w + 2]) for w in range(program.words)]
+    if program.noise != "fresh":
+        rest: Any = [trace.uniform(torch.int32, k) for k in keys[2 * program.words :]]
+        words[0] = SignWord(words[0], program.noise, *rest)
+    return words
+
+
+def _word(trace: Trace, index: Any, key0: Any, key1: Any) -> Word:
     b, width, i32 = trace.builder, trace.width, LLVM[torch.int32]
     high = trace.uniform(torch.int32, b.trunc(b.lshr(index, ir.Constant(index.type, 32)), i32))
     low = trace.uniform(torch.int32, b.trunc(index, i32))

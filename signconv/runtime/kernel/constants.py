@@ -50,6 +50,11 @@ COLUMN_GRAD = tl.constexpr(int(tables.Column.GRAD))
 COLUMN_STATE = tl.constexpr(int(tables.Column.STATE))
 CHUNK_ENTRY = tl.constexpr(2)
 
+# Kinds of noise (program.py).
+FRESH = tl.constexpr(program.NOISES.index("fresh"))
+ANTITHETIC = tl.constexpr(program.NOISES.index("antithetic"))
+GOLDEN = tl.constexpr(program.NOISES.index("golden"))
+
 # Kinds of reductions (program.py).
 NORM = tl.constexpr(program.REDUCTION_KINDS.index("norm"))
 MEAN = tl.constexpr(program.REDUCTION_KINDS.index("mean"))

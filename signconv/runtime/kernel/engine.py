@@ -87,7 +87,7 @@ class GroupEngine:
         shape = len(params), width
         self.scalars = torch.empty(shape, dtype=torch.float32, device=self.device)
         self.keys = torch.empty(
-            (len(params), 1 + 2 * self.program.words), dtype=torch.int32, device=self.device
+            (len(params), 1 + self.program.keys), dtype=torch.int32, device=self.device
         )
         self.scalar_launcher = Launcher(
             scalar_kernel, len(params), launch.scalar_constants(self.program)

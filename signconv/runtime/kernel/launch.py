@@ -15,7 +15,7 @@ from signconv.runtime.compat import HAS_TRITON, tl
 from signconv.runtime.formats import BLOCK, PLAIN
 from signconv.runtime.kernel import constants, interpreter
 from signconv.runtime.kernel.reduce import tree_sum
-from signconv.runtime.program import REDUCTION_KINDS, OptimizerProgram
+from signconv.runtime.program import NOISES, REDUCTION_KINDS, OptimizerProgram
 
 #: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
 #: (docs/performance.md).
@@ -111,6 +111,7 @@ def step_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[
         **_tile_constants(program, v, scaled),
         "MATH": program.kernel.math,
         "WORDS": program.words,
+        "NOISE": NOISES.index(program.noise),
         "FIELDS": tuple(m.bits.code for m in program.moments),
         "ROWS": shape.rows,
         "TAIL": shape.chunk if interpreted() else TAIL_ROWS,
@@ -151,6 +152,7 @@ def scalar_constants(program: OptimizerProgram) -> dict[str, Any]:
         "STATES": len(program.scalar_states),
         "OUTPUTS": len(program.outputs),
         "WORDS": program.words,
+        "NOISE": NOISES.index(program.noise),
         "num_warps": 1,
         "enable_fp_fusion": False,
     }

@@ -50,8 +50,10 @@ from signconv.runtime.kernel.random_bits import (
     field,
     hash_elements,
     mix32,
+    rehash,
     sign_noise,
     store_keys,
+    turned,
 )
 from signconv.runtime.kernel.reduce import (
     mean_of_sum,
@@ -115,6 +117,7 @@ __all__ = [
     "ratio",
     "real_power64",
     "reciprocal",
+    "rehash",
     "row_check",
     "sign",
     "sign_noise",
@@ -128,6 +131,7 @@ __all__ = [
     "store_partial",
     "tanh64",
     "tree_sum",
+    "turned",
     "where64",
     "widen",
 ]

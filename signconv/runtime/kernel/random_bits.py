@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel import ptx
-from signconv.runtime.kernel.constants import ARITHMETIC
+from signconv.runtime.kernel.constants import ANTITHETIC, ARITHMETIC, FRESH, GOLDEN
 
 #: Multipliers of a word's fields, as in the reference.
 FIRST = tl.constexpr(0x6C9B576F)
 SECOND = tl.constexpr(0x64AC5DB9)
 THIRD = tl.constexpr(0xCA2E3611)
+#: A turn of golden noise, and the stream of the keys that make word 0 anew, as there.
+TURN = tl.constexpr(0x9E3778C1)
+ROUNDING = tl.constexpr(0xFFFF)
 
 
 @triton.jit
@@ -67,6 +70,20 @@ def field(hashed, WHICH: tl.constexpr):
 
 
 @triton.jit
+def turned(field, turn, NOISE: tl.constexpr):
+    """The sign's field of word 0, brought to this step."""
+    turn = turn.to(tl.uint32, bitcast=True)
+    return field + turn if NOISE == GOLDEN else field ^ turn
+
+
+@triton.jit
+def rehash(hashed, key0, key1):
+    """Word 0 made anew for what is rounded, where its hash stays over steps."""
+    x = (hashed ^ key0.to(tl.uint32, bitcast=True)) * 0x846CA68B
+    return x ^ (x >> 15) ^ key1.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
 def sign_noise(field, CODEC: tl.constexpr):
     """Midpoints (2u + 1 - N) / N with N = 2^22, of a field's upper 22 bits u: symmetric in (-1, 1),
     never 0, exact in fp32."""
@@ -78,10 +95,26 @@ def sign_noise(field, CODEC: tl.constexpr):
 
 
 @triton.jit
-def store_keys(keys, seed, t, active, WORDS: tl.constexpr):
-    """One row of keys: whether the step is taken, then two 32-bit keys per word of random bits."""
+def _store_pair(keys, seed, t, stream):
+    first, second = draw_keys(seed, t, stream)
+    tl.store(keys, first.to(tl.int32, bitcast=True))
+    tl.store(keys + 1, second.to(tl.int32, bitcast=True))
+
+
+@triton.jit
+def store_keys(keys, seed, t, active, WORDS: tl.constexpr, NOISE: tl.constexpr):
+    """One row of keys: whether the step is taken, then those of ``reference`` ``step_keys``."""
     tl.store(keys, active.to(tl.int32))
-    for word in tl.static_range(WORDS):
-        first, second = draw_keys(seed, t, word)
-        tl.store(keys + 1 + 2 * word, first.to(tl.int32, bitcast=True))
-        tl.store(keys + 2 + 2 * word, second.to(tl.int32, bitcast=True))
+    for word in tl.static_range(1, WORDS):
+        _store_pair(keys + 1 + 2 * word, seed, t, word)
+    if NOISE == FRESH:
+        _store_pair(keys + 1, seed, t, 0)
+    else:
+        if NOISE == ANTITHETIC:
+            _store_pair(keys + 1, seed, t & -2, 0)
+            turn = -(t & 1)
+        else:
+            _store_pair(keys + 1, seed, t * 0, 0)
+            turn = t.to(tl.uint32) * TURN
+        tl.store(keys + 1 + 2 * WORDS, turn.to(tl.int32))
+        _store_pair(keys + 2 + 2 * WORDS, seed, t, ROUNDING)

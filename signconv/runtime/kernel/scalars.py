@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel.constants import FRESH
 from signconv.runtime.kernel.random_bits import store_keys
 
 
@@ -173,6 +174,7 @@ def scalar_kernel(
     STATES: tl.constexpr,
     OUTPUTS: tl.constexpr,
     WORDS: tl.constexpr,
+    NOISE: tl.constexpr,
 ):
     """One program per parameter; a skipped step does not advance t.
 
@@ -203,4 +205,5 @@ def scalar_kernel(
     tl.store(out, factor.to(tl.float32))
     for i in tl.static_range(OUTPUTS):
         tl.store(out + 1 + i, outputs[i].to(tl.float32))
-    store_keys(key_table + row * (1 + 2 * WORDS), tl.load(seed_ptr), t, active, WORDS)
+    KEYS: tl.constexpr = 2 * WORDS + (0 if NOISE == FRESH else 3)
+    store_keys(key_table + row * (1 + KEYS), tl.load(seed_ptr), t, active, WORDS, NOISE)

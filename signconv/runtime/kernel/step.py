@@ -23,6 +23,7 @@ from signconv.runtime.kernel.constants import (
     COLUMN_OFFSET,
     COLUMN_PARAM,
     COLUMN_STATE,
+    FRESH,
     NORM,
 )
 
@@ -149,6 +150,8 @@ def _step(
     scalars,
     keys,
     MATH: tl.constexpr,
+    WORDS: tl.constexpr,
+    NOISE: tl.constexpr,
     FIELDS: tl.constexpr,
     P_TYPE: tl.constexpr,
     P_FORMAT: tl.constexpr,
@@ -167,10 +170,15 @@ def _step(
     )
     index = offset + start + row * 32
     lane = tl.arange(0, 32)[None, :]
-    hashed = ()
-    for w in tl.static_range(len(keys) // 2):
+    first = ops.hash_elements(index, lane, keys[0], keys[1])
+    sign = ops.field(first, 0)
+    if NOISE != FRESH:
+        sign = ops.turned(sign, keys[2 * WORDS], NOISE)
+        first = ops.rehash(first, keys[2 * WORDS + 1], keys[2 * WORDS + 2])
+    hashed = (first,)
+    for w in tl.static_range(1, WORDS):
         hashed = hashed + (ops.hash_elements(index, lane, keys[2 * w], keys[2 * w + 1]),)
-    noise = ops.sign_noise(ops.field(hashed[0], 0), CODEC)
+    noise = ops.sign_noise(sign, CODEC)
     p, moments = MATH(p, g, moments, scalars, noise, CODEC)
     ops.store_param(
         _pointer(p_ptr, P_TYPE, FULL),
@@ -216,6 +224,7 @@ def step_kernel(
     OUTPUTS: tl.constexpr,
     REDUCTIONS: tl.constexpr,
     WORDS: tl.constexpr,
+    NOISE: tl.constexpr,
     FIELDS: tl.constexpr,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
@@ -231,8 +240,8 @@ def step_kernel(
     that is not full or not aligned goes TAIL rows at a time, with masks.
 
     COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
-    ``reduced``; WORDS: words of random bits per element; FIELDS: which field of them rounds each
-    moment.
+    ``reduced``; WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
+    field of the words rounds each moment.
     """
     entry = _entry(table, chunks, COLUMNS)
     start = _start(chunks, TILES * ROWS * 32)
@@ -257,9 +266,10 @@ def step_kernel(
                 scalars = scalars + (ops.norm_of_sum(total, numel),)
             else:
                 scalars = scalars + (ops.mean_of_sum(total, numel),)
+    KEYS: tl.constexpr = 2 * WORDS + (0 if NOISE == FRESH else 3)
     keys = ()
-    for i in tl.static_range(2 * WORDS):
-        keys = keys + (tl.load(key_table + clock * (1 + 2 * WORDS) + 1 + i),)
+    for i in tl.static_range(KEYS):
+        keys = keys + (tl.load(key_table + clock * (1 + KEYS) + 1 + i),)
     left = numel - start
     if not active:
         return
@@ -281,7 +291,7 @@ def step_kernel(
                 )  # fmt: skip
             _step(
                 stored, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
-                MATH, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, True,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, True,
             )  # fmt: skip
             stored = following
             following = far
@@ -293,7 +303,7 @@ def step_kernel(
             )
             _step(
                 tail, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
-                MATH, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, TAIL, False,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, TAIL, False,
             )  # fmt: skip
 
 

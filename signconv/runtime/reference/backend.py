@@ -52,10 +52,9 @@ class ReferenceBackend(Backend):
         scalars = host_numbers([factor, *outputs]).to(torch.float32).to(device)
         first, *others = scalars.unbind()
         base = int(entry["offset"])
-        words = [
-            ops.draw(group["seed"], t, word, base, p.numel(), device)
-            for word in range(program.words)
-        ]
+        words = ops.draw_words(
+            group["seed"], t, program.words, program.noise, base, p.numel(), device
+        )
         blocks = has_blocks(p)
         formats = {m.name: m.format_for(blocks) for m in program.moments}
         flat = Dense([p], device)

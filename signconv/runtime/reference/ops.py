@@ -50,8 +50,10 @@ from signconv.runtime.reference.random_bits import (
     Word,
     draw,
     draw_keys,
+    draw_words,
     mix32,
     sign_noise,
+    step_keys,
 )
 from signconv.runtime.reference.reduce import (
     mean_of_sum,
@@ -83,6 +85,7 @@ __all__ = [
     "divisor_sqrt",
     "draw",
     "draw_keys",
+    "draw_words",
     "either",
     "encode_bf16",
     "encode_fp8",
@@ -116,6 +119,7 @@ __all__ = [
     "split_master",
     "sqrt",
     "sqrt64",
+    "step_keys",
     "store_float",
     "store_moment",
     "store_param",

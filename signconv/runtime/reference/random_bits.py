@@ -29,6 +29,27 @@ def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int]:
     return keys[0], keys[1]
 
 
+def sign_keys(seed: int, t: int, noise: str) -> tuple[int, int]:
+    """Keys of word 0 where its first field is the sign's: of antithetic noise those of the even
+    step of a pair, of golden noise the same at every step."""
+    return draw_keys(seed, {"fresh": t, "antithetic": t & ~1, "golden": 0}[noise], 0)
+
+
+def turn(t: int, noise: str) -> int:
+    """What brings the sign's field of word 0 to step t: antithetic all ones at odd steps, to be
+    complemented with; golden t times TURN, to be added."""
+    return (-(t & 1) if noise == "antithetic" else t * TURN) & MASK
+
+
+def step_keys(seed: int, t: int, words: int, noise: str) -> list[int]:
+    """All keys of a step: two for each word; unless noise is fresh then the turn, and the two that
+    make word 0 anew for what is rounded."""
+    keys = [*sign_keys(seed, t, noise)]
+    for word in range(1, words):
+        keys += draw_keys(seed, t, word)
+    return keys if noise == "fresh" else [*keys, turn(t, noise), *draw_keys(seed, t, ROUNDING)]
+
+
 def signed32(x: int) -> int:
     """The int32 of the same bits."""
     x &= MASK
@@ -38,6 +59,13 @@ def signed32(x: int) -> int:
 #: Multipliers of a word's fields, chosen for what they leave of the hash's weak spots: how nearly
 #: independent fields are of each other, and elements of their neighbours (docs/design.md#bits).
 MULTIPLIERS = (0x6C9B576F, 0x64AC5DB9, 0xCA2E3611)
+
+
+#: Odd, near 2^32 over the golden ratio, and such that no partial quotient of TURN / 2^32 is above
+#: 3: so t*TURN mod 2^32 is spread evenly for all 2^32 steps (docs/design.md#kinds-of-noise).
+TURN = 0x9E3778C1
+#: The stream of the keys that make word 0 anew, beyond those of words.
+ROUNDING = 0xFFFF
 
 
 class Word:
@@ -54,12 +82,47 @@ class Word:
         return self.hashed * signed32(MULTIPLIERS[which])
 
 
+class SignWord(Word):
+    """Word 0 where the sign's noise is not fresh: field 0 comes from a hash that stays, and those
+    that round from the same hash mixed with this step's keys."""
+
+    def __init__(self, word: Word, noise: str, turn: Tensor, key0: Tensor, key1: Tensor) -> None:
+        self.sign, self.noise, self.turn = word, noise, turn
+        x = (word.hashed ^ key0) * signed32(0x846CA68B)
+        super().__init__(x ^ shift_right(x, 15) ^ key1)
+
+    def field(self, which: int) -> Tensor:
+        if which:
+            return super().field(which)
+        first = self.sign.field(0)
+        return first + self.turn if self.noise == "golden" else first ^ self.turn
+
+
+def draw_words(
+    seed: int, t: int, words: int, noise: str, base: int, numel: int, device: torch.device
+) -> list[Word]:
+    """The words of random bits of one step, as ``draw`` gives one."""
+    keys = step_keys(seed, t, words, noise)
+    made = [hashed(keys[2 * w], keys[2 * w + 1], base, numel, device) for w in range(words)]
+    if noise != "fresh":
+        rest = torch.tensor(
+            [signed32(k) for k in keys[2 * words :]], dtype=torch.int32, device="cpu"
+        )
+        made[0] = SignWord(made[0], noise, *rest.to(device).unbind())
+    return made
+
+
 def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.device) -> Word:
     """The random bits of ``numel`` elements from the global element ``base`` on, a multiple of 32.
 
     A pure function of (seed, t, word, element).
     """
     key0, key1 = draw_keys(seed, t, word)
+    return hashed(key0, key1, base, numel, device)
+
+
+def hashed(key0: int, key1: int, base: int, numel: int, device: torch.device) -> Word:
+    """The word with these keys."""
     i = torch.arange(numel, device=device, dtype=torch.int64)
     index = base + (i & -BLOCK)
     row = (((index & MASK) ^ key0) + (index >> 32) * 0x9E3779B9) & MASK
