@@ -1,0 +1,116 @@
+"""The codecs in PTX, run instruction by instruction without a GPU, against the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from signconv.runtime.kernel import ptx
+from signconv.runtime.reference import ops as ref
+from signconv.verification.bits import different
+from tests.support.ptx import assemblies, run
+
+SOURCE = Path(ptx.__file__).read_text(encoding="utf-8")
+ASSEMBLY = assemblies(SOURCE)
+N = 1 << 16
+
+
+def words(x: Tensor) -> np.ndarray:
+    """The 32 bits of each element."""
+    return x.contiguous().view(torch.int32).numpy().view(np.uint32)
+
+
+def split(x: Tensor, pack: int) -> list[np.ndarray]:
+    """Elements of 32 bits as a thread has them: ``pack`` registers."""
+    return list(words(x).reshape(-1, pack).T)
+
+
+def packed(codes: Tensor, size: int) -> np.ndarray:
+    """Elements of ``size`` bytes, 4 / size in a register."""
+    return codes.contiguous().view(torch.uint8).numpy().reshape(-1, 4).copy().view(np.uint32)[:, 0]
+
+
+def floats(registers: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(registers, axis=1).reshape(-1).view(np.float32).copy())
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def fields(n: int, seed: int) -> Tensor:
+    bits = torch.randint(-(1 << 31), 1 << 31, (n,), generator=rng(seed), dtype=torch.int64)
+    bits[: n // 4], bits[n // 4 : n // 2] = -1, 0
+    return bits.to(torch.int32)
+
+
+#: Format: what a block's scale is multiplied with before encoding (kernel/codecs.py).
+BIAS = {"e4m3": 2.0**-120, "e5m3": 2.0**-112, "e6m2": 2.0**-3}
+LARGEST = {"e4m3": 448.0, "e5m3": 61440.0, "e6m2": 7.0}
+formats = pytest.mark.parametrize("fmt", BIAS)
+
+
+@formats
+def test_decoding(fmt: str) -> None:
+    """Every code, NaN among them, times every power of two that keeps it finite and normal."""
+    codes = torch.arange(256, dtype=torch.int32).to(torch.uint8)
+    known = ref.decode_fp8(codes, fmt)
+    if fmt != "e4m3":  # what no encoder writes, between the largest number and NaN
+        codes = codes[known.isfinite() | (codes == 0xFF)]
+        codes = codes[: len(codes) // 4 * 4] if len(codes) % 4 else codes
+    for exponent in (-60, -3, 0, 1, 60):
+        scale = torch.full(codes.shape, 2.0**exponent)
+        got = run(ASSEMBLY[f"decode_{fmt}"], packed(codes, 1), *split(scale, 4))
+        assert different(floats(got), ref.decode_fp8(codes, fmt) * scale) == 0, exponent
+    last = torch.tensor([0xFF, 0, 1, 0xFF], dtype=torch.uint8)
+    got = run(ASSEMBLY[f"decode_{fmt}"], packed(last, 1), *split(torch.ones(4), 4))
+    assert floats(got).isnan().tolist() == [True, False, False, True]
+
+
+@formats
+def test_encoding(fmt: str) -> None:
+    """Values of all binades that round, with extreme and with random fields."""
+    exponent = torch.randint(-70, 17, (N,), generator=rng(1))
+    x = (1 + torch.rand(N, generator=rng(2))) * 2.0**exponent
+    x = x.clamp(max=LARGEST[fmt])
+    x[::97] = 0.0
+    x = x * torch.where(torch.rand(N, generator=rng(3)) < 0.5, -1.0, 1.0) if fmt == "e4m3" else x
+    field = fields(N, 4)
+    scale = torch.full((N,), BIAS[fmt])
+    (got,) = run(ASSEMBLY[f"encode_{fmt}"], *split(x, 4), *split(scale, 4), *split(field, 4))
+    wanted = ref.encode_fp8(x, torch.tensor(127), field, fmt)
+    assert torch.equal(torch.from_numpy(got.copy()).view(torch.uint8), wanted)
+
+
+def test_parameters() -> None:
+    """fp32 to bf16 and back: every exponent, Inf, NaN, and numbers past the largest bf16."""
+    bits = torch.randint(-(1 << 31), 1 << 31, (N,), generator=rng(5), dtype=torch.int64)
+    x = bits.to(torch.int32).view(torch.float32)
+    x[:8] = torch.tensor([torch.inf, -torch.inf, torch.nan, 3.4e38, -3.4e38, 3.3895e38, 0.0, -0.0])
+    field = fields(N, 6)
+    (got,) = run(ASSEMBLY["encode_bf16"], *split(x, 2), *split(field, 2))
+    stored = torch.from_numpy(got.copy()).view(torch.bfloat16)
+    wanted = ref.encode_bf16(x, field)
+    assert torch.equal(stored.view(torch.int16), wanted.view(torch.int16))
+    back = run(ASSEMBLY["decode_bf16"], packed(stored, 2))
+    assert different(floats(back), ref.decode_bf16(wanted)) == 0
+
+
+def test_noise_and_fused_sums() -> None:
+    field = fields(N, 7)
+    (got,) = run(ASSEMBLY["two_to_four"], words(field | 0x200))
+    assert torch.equal(floats([got]) - 3.0, ref.sign_noise(field))
+    a, b, c = (torch.randn(N, generator=rng(i)) for i in (8, 9, 10))
+    (got,) = run(ASSEMBLY["fma"], *(words(x) for x in (a, b, c)))
+    assert different(floats([got]), ref.fma(a, b, c)) == 0
+
+
+def test_what_is_not_run_here_approximates() -> None:
+    """Roots, reciprocals and conversions of the hardware are for a GPU (test_gpu.py)."""
+    tried = {f"{way}_{fmt}" for way in ("decode", "encode") for fmt in (*BIAS, "bf16")}
+    rest = set(ASSEMBLY) - tried - {"two_to_four", "fma"}
+    assert all(".approx." in ASSEMBLY[n].text or "satfinite" in ASSEMBLY[n].text for n in rest)
