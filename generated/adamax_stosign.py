@@ -164,6 +164,7 @@ class AdaMaxStoSign(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        noise="fresh",
         removed={
             "eps": (
                 "stosign removes it, since it makes a parameter that never saw a "

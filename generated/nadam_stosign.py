@@ -266,6 +266,7 @@ class NAdamStoSign(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("mu_product", 1.0),),
         former=("9fe60906fa5063e7", {"v": "e5m2"}),
+        noise="fresh",
         removed={
             "eps": (
                 "stosign removes it, since it makes a parameter that never saw a "

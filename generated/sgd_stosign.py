@@ -164,6 +164,7 @@ class SGDStoSign(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        noise="fresh",
     )
 
     def __init__(

@@ -76,7 +76,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "passes_tuple": signature.tuple_literal(p.history),
         "storage": k.storage,
         "precision": k.precision,
-        "noise": p.noise,
+        "noise": p.noise if k.noise else "",
         "outputs": k.outputs,
         "words": k.words,
         "moments": k.moments,

@@ -89,6 +89,13 @@ class MomentSlot:
 
 #: How the sign's noise at one step goes with that at others; a kernel knows a kind by its place.
 NOISES = ("fresh", "antithetic", "golden")
+
+
+def lasting(noise: str) -> bool:
+    """Whether the sign's hash of an element stays over steps."""
+    return noise in ("antithetic", "golden")
+
+
 #: Moments of one tensor, flat and fp32, or what its reductions sum.
 Tensors = tuple[Tensor, ...]
 #: What is made of the sum over a tensor; a kernel knows a kind by its place here.
@@ -118,8 +125,8 @@ class OptimizerProgram:
     scalars that the elementwise step reads.  words: of random bits, three fields each.
     reductions: kinds of its per-tensor reductions.  floors: those of the scalar states that a
     checkpoint may lack.  former: the hash under which earlier releases stored some moments in other
-    formats, and those; their checkpoints are converted.  noise: the sign's kind (NOISES).  removed:
-    hyperparameters that passes took away, and why.
+    formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
+    (NOISES; none: "").  removed: hyperparameters that passes took away, and why.
     """
 
     name: str
@@ -135,7 +142,7 @@ class OptimizerProgram:
     kernel: Step
     scalar_states: tuple[tuple[str, float], ...] = ()
     precision: str = "fp32"
-    noise: str = "fresh"
+    noise: str = ""
     reductions: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None
@@ -144,7 +151,7 @@ class OptimizerProgram:
     @property
     def keys(self) -> int:
         """How many 32-bit keys a step's random bits have (``reference.random_bits.step_keys``)."""
-        return 2 * self.words + (0 if self.noise == "fresh" else 3)
+        return 2 * self.words + (3 if lasting(self.noise) else 0)
 
     @property
     def formats(self) -> dict[str, str]:

@@ -82,8 +82,11 @@ def _execute(
                     part = {n: x[mask] for n, x in held.items()}
                     _execute(lines, place, part, threads[mask], out)
             return
-        assert guard is None, line
+        before = held.get(operands[0])
         _step(opcode, operands, held, len(threads))
+        if guard is not None:
+            assert before is not None, line
+            held[operands[0]] = np.where(held[guard] ^ bool(negated), held[operands[0]], before)
     for i, x in enumerate(out):
         x[threads] = held[f"${i}"]
 
@@ -105,7 +108,7 @@ def _step(opcode: str, operands: list[str], held: dict[str, Bits], threads: int)
     if name == "cvt":
         held[target] = _convert(opcode, values)
     elif name == "setp":
-        x, y = (_float(v) for v in values) if kinds[-1] == "f32" else values
+        x, y = (_float(v) for v in values[:2]) if kinds[-1] == "f32" else values[:2]
         compare = {
             "le": np.less_equal,
             "lt": np.less,
@@ -118,7 +121,8 @@ def _step(opcode: str, operands: list[str], held: dict[str, Bits], threads: int)
             "hi": np.greater,
             "ls": np.less_equal,
         }
-        held[target] = compare[kinds[0]](x, y)
+        made = compare[kinds[0]](x, y)
+        held[target] = made & values[2] if kinds[1] == "and" else made
     elif name == "selp":
         held[target] = np.where(values[2], values[0], values[1]).astype(np.uint32)
     elif known is _FLOATS:

@@ -475,6 +475,16 @@ MUTANTS = (
         ("tests/runtime/reference/test_noise.py",),
     ),
     Mutant(
+        "PTX: a bit of E5M3 too low",
+        ((f"{TRITON}/ptx.py", "        shr.u32 q, q, 1;", "        shr.u32 q, q, 2;"),),
+        ("tests/runtime/kernel/test_ptx.py",),
+    ),
+    Mutant(
+        "PTX: of eight parameters one is not looked at",
+        ((f"{TRITON}/ptx.py", "        abs.f32 a, $11;\n        setp.le.and.f32 k, a, 0f7F7F0000, k;\n", ""),),
+        ("tests/runtime/kernel/test_ptx.py",),
+    ),
+    Mutant(
         "block scale: the exponent off by one, no headroom",
         (
             (FORMATS, "Float8(3, 121, 0x7E, 2.0**9, 7)", "Float8(3, 121, 0x7E, 2.0**9, 8)"),

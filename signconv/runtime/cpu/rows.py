@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from signconv.runtime.cpu.lanes import LLVM, Lanes
 from signconv.runtime.cpu.trace import Trace
-from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.program import OptimizerProgram, lasting
 from signconv.runtime.reference.random_bits import SignWord, Word, signed32
 
 
@@ -52,7 +52,7 @@ def random_words(
     """A step's random bits of the row that starts at global element ``index`` (i64); the twin of
     ``reference.ops.draw_words``."""
     words = [_word(trace, index, *keys[2 * w : 2 * w + 2]) for w in range(program.words)]
-    if program.noise != "fresh":
+    if lasting(program.noise):
         rest: Any = [trace.uniform(torch.int32, k) for k in keys[2 * program.words :]]
         words[0] = SignWord(words[0], program.noise, *rest)
     return words

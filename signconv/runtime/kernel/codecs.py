@@ -30,10 +30,12 @@ def widen(x, CODEC: tl.constexpr):
 
 
 @triton.jit
-def encode_bf16(x, field, CODEC: tl.constexpr):
+def encode_bf16(x, field, CODEC: tl.constexpr, EIGHT: tl.constexpr = False):
     """Stochastic rounding to bf16 on the bits; past the largest bf16, and for Inf and NaN, the
     low bits are cut off instead, so that finite values never become Inf."""
     if CODEC != ARITHMETIC:
+        if EIGHT:
+            return ptx.encode_bf16_by_eight(x, field)
         return ptx.encode_bf16(x, field)
     bits = x.to(tl.uint32, bitcast=True)
     bits = tl.where(tl.abs(x) <= 3.3895313892515355e38, bits + (field >> 16), bits)

@@ -31,6 +31,7 @@ INTERPRETER_SHAPE = 16, 4
 class LaunchShape:
     """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
 
+    eight: parameters are rounded eight at a time, which takes registers that a random sign needs.
     Of several tiles each is fetched while the two before are stepped.  Fewer registers are more
     programs in flight, until spilled ones cost more than that brings.
     """
@@ -38,6 +39,7 @@ class LaunchShape:
     rows: int
     tiles: int
     registers: int | None
+    eight: bool = False
 
     @property
     def chunk(self) -> int:
@@ -71,8 +73,9 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
         return LaunchShape(ROWS, 2, 72)
     if len(formats) < 2:
         return LaunchShape(ROWS, 4, 64)
-    few = len(formats) == 2 and param == torch.bfloat16
-    return LaunchShape(ROWS, 3 if few else 2, 80)
+    if len(formats) == 2 and param == torch.bfloat16:
+        return LaunchShape(ROWS, 2, 72, eight=not program.noise)
+    return LaunchShape(ROWS, 2, 80)
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,9 @@ def step_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[
         **_tile_constants(program, v, scaled),
         "MATH": program.kernel.math,
         "WORDS": program.words,
-        "NOISE": NOISES.index(program.noise),
+        "NOISE": NOISES.index(program.noise or "fresh"),
         "FIELDS": tuple(m.bits.code for m in program.moments),
+        "EIGHT": shape.eight and v.param_format == PLAIN,
         "ROWS": shape.rows,
         "TAIL": shape.chunk if interpreted() else TAIL_ROWS,
         "TILES": shape.tiles,
@@ -152,7 +156,7 @@ def scalar_constants(program: OptimizerProgram) -> dict[str, Any]:
         "STATES": len(program.scalar_states),
         "OUTPUTS": len(program.outputs),
         "WORDS": program.words,
-        "NOISE": NOISES.index(program.noise),
+        "NOISE": NOISES.index(program.noise or "fresh"),
         "num_warps": 1,
         "enable_fp_fusion": False,
     }

@@ -72,10 +72,19 @@ def _store(ptr, offsets, value, mask, FULL: tl.constexpr):
 
 
 @triton.jit
-def store_float(ptr, offsets, x, field, mask, FULL: tl.constexpr, CODEC: tl.constexpr):
+def store_float(
+    ptr,
+    offsets,
+    x,
+    field,
+    mask,
+    FULL: tl.constexpr,
+    CODEC: tl.constexpr,
+    EIGHT: tl.constexpr = False,
+):
     """From fp32: as it is, or rounded stochastically to bf16."""
     if ptr.dtype.element_ty == tl.bfloat16:
-        x = codecs.encode_bf16(x, field, CODEC)
+        x = codecs.encode_bf16(x, field, CODEC, EIGHT)
     _store(ptr, offsets, x, mask, FULL)
 
 
@@ -133,10 +142,11 @@ def store_param(
     FORMAT: tl.constexpr,
     FULL: tl.constexpr,
     CODEC: tl.constexpr,
+    EIGHT: tl.constexpr,
 ):
     """A parameter from fp32 [ROWS, 32], with a master weight that one too."""
     if FORMAT == PLAIN:
-        store_float(ptr + start, offsets, x, field, mask, FULL, CODEC)
+        store_float(ptr + start, offsets, x, field, mask, FULL, CODEC, EIGHT)
     else:
         high, low = split_master(x)
         code = (high.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)

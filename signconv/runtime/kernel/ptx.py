@@ -393,6 +393,106 @@ def encode_bf16(x, field):
 
 
 @triton.jit
+def encode_bf16_by_eight(x, field):
+    """As ``encode_bf16``, with one branch for eight numbers in place of a selection for each: fewer
+    instructions and more registers at a time."""
+    return tl.inline_asm_elementwise(
+        """
+        {
+        .reg .pred k;
+        .reg .f32 a;
+        .reg .b32 y0, n0, y1, n1, y2, n2, y3, n3, y4, n4, y5, n5, y6, n6, y7, n7;
+        abs.f32 a, $4;
+        setp.le.f32 k, a, 0f7F7F0000;
+        abs.f32 a, $5;
+        setp.le.and.f32 k, a, 0f7F7F0000, k;
+        abs.f32 a, $6;
+        setp.le.and.f32 k, a, 0f7F7F0000, k;
+        abs.f32 a, $7;
+        setp.le.and.f32 k, a, 0f7F7F0000, k;
+        abs.f32 a, $8;
+        setp.le.and.f32 k, a, 0f7F7F0000, k;
+        abs.f32 a, $9;
+        setp.le.and.f32 k, a, 0f7F7F0000, k;
+        abs.f32 a, $10;
+        setp.le.and.f32 k, a, 0f7F7F0000, k;
+        abs.f32 a, $11;
+        setp.le.and.f32 k, a, 0f7F7F0000, k;
+        mov.b32 y0, $4;
+        mov.b32 y1, $5;
+        mov.b32 y2, $6;
+        mov.b32 y3, $7;
+        mov.b32 y4, $8;
+        mov.b32 y5, $9;
+        mov.b32 y6, $10;
+        mov.b32 y7, $11;
+        @!k bra CUT;
+        shr.u32 n0, $12, 16;
+        add.u32 y0, y0, n0;
+        shr.u32 n1, $13, 16;
+        add.u32 y1, y1, n1;
+        shr.u32 n2, $14, 16;
+        add.u32 y2, y2, n2;
+        shr.u32 n3, $15, 16;
+        add.u32 y3, y3, n3;
+        shr.u32 n4, $16, 16;
+        add.u32 y4, y4, n4;
+        shr.u32 n5, $17, 16;
+        add.u32 y5, y5, n5;
+        shr.u32 n6, $18, 16;
+        add.u32 y6, y6, n6;
+        shr.u32 n7, $19, 16;
+        add.u32 y7, y7, n7;
+        bra DONE;
+        CUT:
+        abs.f32 a, $4;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n0, $12, 16;
+        @k add.u32 y0, y0, n0;
+        abs.f32 a, $5;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n1, $13, 16;
+        @k add.u32 y1, y1, n1;
+        abs.f32 a, $6;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n2, $14, 16;
+        @k add.u32 y2, y2, n2;
+        abs.f32 a, $7;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n3, $15, 16;
+        @k add.u32 y3, y3, n3;
+        abs.f32 a, $8;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n4, $16, 16;
+        @k add.u32 y4, y4, n4;
+        abs.f32 a, $9;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n5, $17, 16;
+        @k add.u32 y5, y5, n5;
+        abs.f32 a, $10;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n6, $18, 16;
+        @k add.u32 y6, y6, n6;
+        abs.f32 a, $11;
+        setp.le.f32 k, a, 0f7F7F0000;
+        shr.u32 n7, $19, 16;
+        @k add.u32 y7, y7, n7;
+        DONE:
+        prmt.b32 $0, y0, y1, 0x7632;
+        prmt.b32 $1, y2, y3, 0x7632;
+        prmt.b32 $2, y4, y5, 0x7632;
+        prmt.b32 $3, y6, y7, 0x7632;
+        }
+        """,
+        "=r,=r,=r,=r,f,f,f,f,f,f,f,f,r,r,r,r,r,r,r,r",
+        args=[x, field],
+        dtype=tl.bfloat16,
+        is_pure=True,
+        pack=8,
+    )
+
+
+@triton.jit
 def encode_e4m3_nearest(x):
     """fp32 to uint8 codes, ties to even, saturating; Inf and NaN store NaN.
 

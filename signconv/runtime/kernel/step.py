@@ -158,6 +158,7 @@ def _step(
     FORMATS: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
+    EIGHT: tl.constexpr,
     ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
@@ -193,6 +194,7 @@ def _step(
         P_FORMAT,
         FULL,
         CODEC,
+        EIGHT,
     )
     for i in tl.static_range(len(FORMATS)):
         field = ops.field(hashed[FIELDS[i] // 3], FIELDS[i] % 3)
@@ -232,6 +234,7 @@ def step_kernel(
     FORMATS: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
+    EIGHT: tl.constexpr,
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
     TILES: tl.constexpr,
@@ -241,7 +244,8 @@ def step_kernel(
 
     COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
     ``reduced``; WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
-    field of the words rounds each moment.
+    field of the words rounds each moment; EIGHT: whether bf16 parameters are rounded eight at a
+    time (``ptx.py``).
     """
     entry = _entry(table, chunks, COLUMNS)
     start = _start(chunks, TILES * ROWS * 32)
@@ -291,7 +295,8 @@ def step_kernel(
                 )  # fmt: skip
             _step(
                 stored, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, True,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, EIGHT,
+                ROWS, True,
             )  # fmt: skip
             stored = following
             following = far
@@ -303,7 +308,8 @@ def step_kernel(
             )
             _step(
                 tail, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, TAIL, False,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, EIGHT,
+                TAIL, False,
             )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime.formats import BLOCK
+from signconv.runtime.program import lasting
 from signconv.runtime.reference.bits import MASK, shift_right
 
 
@@ -32,7 +33,7 @@ def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int]:
 def sign_keys(seed: int, t: int, noise: str) -> tuple[int, int]:
     """Keys of word 0 where its first field is the sign's: of antithetic noise those of the even
     step of a pair, of golden noise the same at every step."""
-    return draw_keys(seed, {"fresh": t, "antithetic": t & ~1, "golden": 0}[noise], 0)
+    return draw_keys(seed, {"antithetic": t & ~1, "golden": 0}.get(noise, t), 0)
 
 
 def turn(t: int, noise: str) -> int:
@@ -42,12 +43,13 @@ def turn(t: int, noise: str) -> int:
 
 
 def step_keys(seed: int, t: int, words: int, noise: str) -> list[int]:
-    """All keys of a step: two for each word; unless noise is fresh then the turn, and the two that
-    make word 0 anew for what is rounded."""
+    """All keys of a step: two for each word; where the sign's hash lasts then the turn, and the two
+    that make word 0 anew for what is rounded."""
     keys = [*sign_keys(seed, t, noise)]
     for word in range(1, words):
         keys += draw_keys(seed, t, word)
-    return keys if noise == "fresh" else [*keys, turn(t, noise), *draw_keys(seed, t, ROUNDING)]
+    rest = [turn(t, noise), *draw_keys(seed, t, ROUNDING)] if lasting(noise) else []
+    return [*keys, *rest]
 
 
 def signed32(x: int) -> int:
@@ -104,7 +106,7 @@ def draw_words(
     """The words of random bits of one step, as ``draw`` gives one."""
     keys = step_keys(seed, t, words, noise)
     made = [hashed(keys[2 * w], keys[2 * w + 1], base, numel, device) for w in range(words)]
-    if noise != "fresh":
+    if lasting(noise):
         rest = torch.tensor(
             [signed32(k) for k in keys[2 * words :]], dtype=torch.int32, device="cpu"
         )
