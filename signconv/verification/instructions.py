@@ -1,7 +1,8 @@
 """Counts read off the machine code of step kernels: the speed that needs no GPU to be watched.
 
 ``python -m signconv.verification.instructions`` prints the table of this tree as JSON; with a file
-name it writes it there (``make counts``).  Needs Triton and a process that compiles kernels.
+name it writes it there (``make counts``), with a second argument for another target, sm_100 say.
+Needs Triton and a process that compiles kernels.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ TOLERANCE = 0.02
 CLASSES = (
     ("load", r"LDG"),
     ("store", r"STG"),
-    ("shared", r"LDS|STS|LDSM|STSM|SHFL|REDUX|VOTEU?|MATCH"),
+    ("shared", r"LDS|STS|LDSM|STSM|SHFL|C?REDUX|VOTEU?|MATCH"),
     ("spill", r"LDL|STL"),
-    ("constant", r"U?LDC"),
+    ("constant", r"U?LDCU?"),
     ("imad", r"IMAD"),
     ("mufu", r"MUFU"),
     ("convert", r"F2F|F2I|I2F|F2FP|I2FP|FRND|F2IP"),
-    ("fp32", r"FADD|FMUL|FFMA|FSETP?|FMNMX|FSEL|FCHK|FSWZADD"),
+    ("fp32", r"FADD2?|FMUL2?|FFMA2?|FSETP?|FMNMX3?|FSEL|FCHK|FSWZADD"),
     ("fp64", r"D(ADD|MUL|FMA|SETP|MNMX)"),
     ("half", r"H(ADD2|MUL2|FMA2|SETP?2|MNMX2)"),
     ("uniform", r"U[A-Z]\w*|R2UR|S2UR"),
@@ -93,6 +94,11 @@ class Instruction:
     def parts(self) -> bool:
         """Whether it jumps only where the threads of a warp came apart, which ours do not."""
         return self.opcode.startswith("BRA.DIV")
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it may fall through; on sm_100 a uniform predicate stands among the operands."""
+        return self.guarded or re.match(r"!?UP\d", self.operands.strip()) is not None
 
     @property
     def targets(self) -> list[int]:
@@ -152,7 +158,7 @@ def _edges(code: list[Instruction]) -> tuple[list[list[int]], list[list[int]]]:
     successors: list[list[int]] = []
     predecessors: list[list[int]] = [[] for _ in code]
     for i, x in enumerate(code):
-        ends = x.name in ("EXIT", "RET", "BRA") and not x.guarded and not x.parts
+        ends = x.name in ("EXIT", "RET", "BRA") and not x.conditional and not x.parts
         following = [] if ends or i + 1 == len(code) else [i + 1]
         successors.append([*following, *(at[t] for t in x.targets if t in at)])
     for i, following in enumerate(successors):
@@ -226,7 +232,7 @@ def _widths(code: list[Instruction], kind: str) -> dict[str, int]:
     return {str(width): found[width] for width in sorted(found)}
 
 
-def table() -> dict[str, Any]:
+def table(target: str = TARGET) -> dict[str, Any]:
     """The counts of every kernel in KERNELS, with the versions that decide them."""
     import importlib.metadata
 
@@ -234,10 +240,10 @@ def table() -> dict[str, Any]:
     for label, (spec, convert, state, math, dtype) in KERNELS.items():
         cls = build_class(spec, convert=convert, state=state, math=math)
         shape = launch_shape(cls.program, dtype)
-        made = compile_step(cls, TARGET, dtype)
+        made = compile_step(cls, target, dtype)
         kernels[label] = count(made, shape.rows * shape.tiles * BLOCK // (THREADS * WARPS))
     return {
-        "target": TARGET,
+        "target": target,
         "triton": importlib.metadata.version("triton"),
         "tolerance": TOLERANCE,
         "kernels": kernels,
@@ -274,8 +280,8 @@ def differences(found: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Print the table, or write it to the file named as the one argument."""
-    text = json.dumps(table(), indent=1) + "\n"
+    """Print the table, or write it to the file that is named; a second argument is the target."""
+    text = json.dumps(table(*sys.argv[2:3]), indent=1) + "\n"
     if len(sys.argv) == 1:
         print(text, end="")
         return

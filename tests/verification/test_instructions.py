@@ -153,6 +153,13 @@ def test_shortest_path_leaves_out_what_rare_values_need() -> None:
     assert shortest_path(parse("")) == []
 
 
+def test_a_uniform_predicate_among_the_operands_is_a_condition() -> None:
+    """sm_100 writes it there; the branch falls through to what a full chunk does."""
+    code = parse(DETOUR.replace("   @P0 BRA 0x50", "      BRA.U UP0, 0x50"))
+    assert [x.address for x in shortest_path(code)] == [0x00, 0x10, 0x20, 0x50, 0x60, 0x70]
+    assert len(full_branch(code)) == 8
+
+
 #: A shuffle with a way of its own, out of line, for warps that came apart; it comes back behind it.
 DIVERGED = """
         /*0000*/                   LDG.E.128 R4, desc[UR4][R2.64] ;       /* 0x0 */
