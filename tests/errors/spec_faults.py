@@ -77,7 +77,7 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
     "SC210": ("numerator = sign(grad) + 1", "presign", "fp32", "fp32", r"reads sign\(grad\)"),
     "SC211": ("numerator = grad", "soft:p=2", "fp32", "fp32", "Mine's reads no moment"),
     "SC212": ("numerator = grad", "soft:p=99", "fp32", "fp32", "a number 1 <= p <= 8"),
-    "SC214": ("numerator = grad", "stosign:noise=gold", "fp32", "fp32", "the nearest is 'golden'"),
+    "SC214": ("numerator = grad", "stosign:noise=gold", "fp32", "fp32", "did you mean 'golden'"),
     "SC213": ("numerator = grad", "stosign:eps=maybe", "fp32", "fp32", "neither eps=drop"),
     "SC301": ("numerator = grad", None, "fp16", "fp32", "state format 'fp16'; did you mean 'bf16'"),
     "SC302": ("m = ema(grad, 0.9)\nnumerator = m", None, "fp8-raw", "fp32", "has no scales"),

@@ -30,13 +30,13 @@ def draw_keys(seed: int, t: int, stream: int) -> tuple[int, int]:
     return keys[0], keys[1]
 
 
-def sign_keys(seed: int, t: int, noise: str) -> tuple[int, int]:
+def _sign_keys(seed: int, t: int, noise: str) -> tuple[int, int]:
     """Keys of word 0 where its first field is the sign's: of antithetic noise those of the even
     step of a pair, of golden noise the same at every step."""
     return draw_keys(seed, {"antithetic": t & ~1, "golden": 0}.get(noise, t), 0)
 
 
-def turn(t: int, noise: str) -> int:
+def _turn(t: int, noise: str) -> int:
     """What brings the sign's field of word 0 to step t: antithetic all ones at odd steps, to be
     complemented with; golden t times TURN, to be added."""
     return (-(t & 1) if noise == "antithetic" else t * TURN) & MASK
@@ -45,10 +45,10 @@ def turn(t: int, noise: str) -> int:
 def step_keys(seed: int, t: int, words: int, noise: str) -> list[int]:
     """All keys of a step: two for each word; where the sign's hash lasts then the turn, and the two
     that make word 0 anew for what is rounded."""
-    keys = [*sign_keys(seed, t, noise)]
+    keys = [*_sign_keys(seed, t, noise)]
     for word in range(1, words):
         keys += draw_keys(seed, t, word)
-    rest = [turn(t, noise), *draw_keys(seed, t, ROUNDING)] if lasting(noise) else []
+    rest = [_turn(t, noise), *draw_keys(seed, t, ROUNDING)] if lasting(noise) else []
     return [*keys, *rest]
 
 
@@ -105,7 +105,7 @@ def draw_words(
 ) -> list[Word]:
     """The words of random bits of one step, as ``draw`` gives one."""
     keys = step_keys(seed, t, words, noise)
-    made = [hashed(keys[2 * w], keys[2 * w + 1], base, numel, device) for w in range(words)]
+    made = [_hashed(keys[2 * w], keys[2 * w + 1], base, numel, device) for w in range(words)]
     if lasting(noise):
         rest = torch.tensor(
             [signed32(k) for k in keys[2 * words :]], dtype=torch.int32, device="cpu"
@@ -120,10 +120,10 @@ def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.devi
     A pure function of (seed, t, word, element).
     """
     key0, key1 = draw_keys(seed, t, word)
-    return hashed(key0, key1, base, numel, device)
+    return _hashed(key0, key1, base, numel, device)
 
 
-def hashed(key0: int, key1: int, base: int, numel: int, device: torch.device) -> Word:
+def _hashed(key0: int, key1: int, base: int, numel: int, device: torch.device) -> Word:
     """The word with these keys."""
     i = torch.arange(numel, device=device, dtype=torch.int64)
     index = base + (i & -BLOCK)

@@ -540,6 +540,7 @@ ONLY_DEVICE = {
     "divide",  # the reference has torch.div
     *("scalar_kernel", "store_keys"),  # the reference does what they do in Python
     *("hash_elements", "field"),  # the reference has ``draw`` and Word.field
+    *("rehash", "turned"),  # the reference has SignWord
     *("double64", "where64"),  # what Python has: numbers of one kind, a conditional expression
     *("encode_blocks", "encode_root_blocks"),  # the reference does it inside store_moment
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
@@ -551,7 +552,7 @@ ONLY_DEVICE = {
 }
 ONLY_TORCH = {
     "divide64",  # Python raises at zero, a kernel divides
-    *("draw", "signed32"),  # a kernel is given its keys
+    *("draw", "draw_words", "step_keys", "signed32"),  # a kernel is given its keys
     *("load_float", "load_param", "load_moment"),  # a kernel fetches first and decodes later
     "decode_bf16",  # tests and reference; kernels do it inside widen
     "block_scale",  # kernels: inside encode, where it is one of two results

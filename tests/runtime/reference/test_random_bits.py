@@ -19,6 +19,7 @@ from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import FORMATS
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.kernel.launch import device_codec
+from signconv.runtime.program import NOISES
 from signconv.runtime.reference import ops as ref
 
 Rows = Callable[[int], int]
@@ -319,9 +320,9 @@ def _bits_kernel(
 
 
 @triton.jit
-def _keys_kernel(keys_ptr, seed_ptr, t_ptr, WORDS: tl.constexpr):
+def _keys_kernel(keys_ptr, seed_ptr, t_ptr, WORDS: tl.constexpr, NOISE: tl.constexpr):
     t = tl.load(t_ptr)
-    dev.store_keys(keys_ptr, tl.load(seed_ptr), t, t > 0, WORDS)
+    dev.store_keys(keys_ptr, tl.load(seed_ptr), t, t > 0, WORDS, NOISE)
 
 
 @triton.jit
@@ -335,15 +336,15 @@ def signed32(x: int) -> int:
     return (x & 0xFFFFFFFF) - ((x & 0x80000000) << 1)
 
 
-def kernel_keys(seed: int, t: int, words: int, device: str) -> list[int]:
-    keys = torch.zeros(1 + 2 * words, dtype=torch.int32, device=device)
+def kernel_keys(seed: int, t: int, words: int, device: str, kind: str = "fresh") -> list[int]:
+    keys = torch.zeros(1 + 2 * words + 3 * (kind != "fresh"), dtype=torch.int32, device=device)
     given = torch.tensor([seed, t], dtype=torch.int64, device=device)
-    _keys_kernel[(1,)](keys, given[:1], given[1:], words)
+    _keys_kernel[(1,)](keys, given[:1], given[1:], words, NOISES.index(kind))
     return keys.tolist()
 
 
-def reference_keys(seed: int, t: int, words: int) -> list[int]:
-    return [1] + [signed32(k) for word in range(words) for k in ref.draw_keys(seed, t, word)]
+def reference_keys(seed: int, t: int, words: int, kind: str = "fresh") -> list[int]:
+    return [1] + [signed32(k) for k in ref.step_keys(seed, t, words, kind)]
 
 
 #: What Triton types differently: 0, 1, a multiple of 16, int32, uint32 in the interpreter, int64.
@@ -353,7 +354,10 @@ SEEDS = (0, 1, 16, 2**31 - 1, 2**31, 2**32 - 1, 2**32 + 1, 2**40 + 3, 2**63 - 1)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_kernel_makes_the_same_keys(seed: int, device: str) -> None:
     for t in (1, 2, 100_000, 2**31 + 5):
-        assert kernel_keys(seed, t, 3, device) == reference_keys(seed, t, 3)
+        for kind in NOISES:
+            assert kernel_keys(seed, t, 3, device, kind) == reference_keys(seed, t, 3, kind)
+        words = [k for word in range(3) for k in ref.draw_keys(seed, t, word)]
+        assert ref.step_keys(seed, t, 3, "fresh") == words
 
 
 @pytest.mark.parametrize("seed", SEEDS)
