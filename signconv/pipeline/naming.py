@@ -64,11 +64,11 @@ def nameable(label: str) -> bool:
 
 
 #: Options whose values say by themselves what they are of.
-_SAY_IT = ("noise",)
+_SAY_IT = ("noise", "to")
 
 
 def _title(key: str, value: str) -> str:
-    """An option in a class name: p=3 is 3, eps=keep is EpsKeep, noise=golden is Golden."""
+    """An option in a class name: p=3 is 3, eps=keep EpsKeep, noise=golden Golden, to=zero Zero."""
     shown = re.sub(r"[^0-9a-zA-Z]", "p", value)
     if key in _SAY_IT:
         return shown.title()

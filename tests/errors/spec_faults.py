@@ -77,6 +77,8 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
     "SC210": ("numerator = sign(grad) + 1", "presign", "fp32", "fp32", r"reads sign\(grad\)"),
     "SC211": ("numerator = grad", "soft:p=2", "fp32", "fp32", "Mine's reads no moment"),
     "SC212": ("numerator = grad", "soft:p=99", "fp32", "fp32", "a number 1 <= p <= 8"),
+    "SC215": ("m = ema(grad, 0.9)\nnumerator = m", "init", "fp32", "fp32", "init needs where"),
+    "SC216": ("numerator = grad", "init:to=zero", "fp32", "fp32", "no average of"),
     "SC214": ("numerator = grad", "stosign:noise=gold", "fp32", "fp32", "did you mean 'golden'"),
     "SC213": ("numerator = grad", "stosign:eps=maybe", "fp32", "fp32", "neither eps=drop"),
     "SC301": ("numerator = grad", None, "fp16", "fp32", "state format 'fp16'; did you mean 'bf16'"),

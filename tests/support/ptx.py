@@ -1,4 +1,5 @@
-"""What inline PTX computes, without a GPU: the instructions of kernel/ptx.py but approximations.
+"""What inline PTX computes, without a GPU: the instructions of signconv/runtime/kernel/ptx.py but
+approximations.
 
 Registers are NumPy arrays of bits, one element a thread; a branch parts the threads.
 """

@@ -104,6 +104,8 @@ CODES: dict[str, tuple[str, str]] = {
     "SC212": ("The order of `soft` is missing or not a number in its range", "`soft:p=3`"),
     "SC213": ("The option `eps` of a link has another value than drop and keep", "`stosign:eps=keep`"),
     "SC214": ("The option `noise` of `stosign` has no such value", "`stosign:noise=golden`"),
+    "SC215": ("The option `to` of `init` is missing or has no such value", "`init:to=zero`, `init:to=first`"),
+    "SC216": ("`init` would change nothing, or averages are corrected for their start", "leave it out"),
     "SC301": ("No storage has this name", "`fp8`, `fp8-raw`, `bf16`, `fp32`"),
     "SC302": ("`fp8-raw` for a moment that is no average of signs", "`--state fp8`, or `--convert presign`"),
     "SC303": ("No arithmetic has this name", "`fp32`, `bf16`"),

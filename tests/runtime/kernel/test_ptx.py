@@ -48,7 +48,7 @@ def fields(n: int, seed: int) -> Tensor:
     return bits.to(torch.int32)
 
 
-#: Format: what a block's scale is multiplied with before encoding (kernel/codecs.py).
+#: Format: what a block's scale is multiplied with (signconv/runtime/kernel/codecs.py).
 BIAS = {"e4m3": 2.0**-120, "e5m3": 2.0**-112, "e6m2": 2.0**-3}
 LARGEST = {"e4m3": 448.0, "e5m3": 61440.0, "e6m2": 7.0}
 formats = pytest.mark.parametrize("fmt", BIAS)
