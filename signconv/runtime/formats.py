@@ -25,7 +25,8 @@ class Float8:
 
     mantissa: its bits; smallest: fp32 exponent field of the smallest normal number; largest: code
     of the largest finite number; overflow: the power of two above it; headroom: by how much the
-    exponent of a block's scale lies below that of its maximum, so that nothing overflows.
+    exponent of a block's scale lies below that of its maximum, so that nothing overflows; top: code
+    of the largest number below 2^128 where the scale is the largest there is.
     """
 
     mantissa: int
@@ -33,6 +34,7 @@ class Float8:
     largest: int
     overflow: float
     headroom: int
+    top: int
     signed: bool = True
 
     @property
@@ -41,13 +43,13 @@ class Float8:
         return 0x7F if self.signed else 0xFF
 
 
-E4M3 = Float8(3, 121, 0x7E, 2.0**9, 7)
-E5M2 = Float8(2, 113, 0x7B, 2.0**16, 14)
+E4M3 = Float8(3, 121, 0x7E, 2.0**9, 7, 0x77)
+E5M2 = Float8(2, 113, 0x7B, 2.0**16, 14, 0x77)
 #: The upper bits of an fp16 that is not negative.
-E5M3 = Float8(3, 113, 0xF7, 2.0**16, 14, signed=False)
+E5M3 = Float8(3, 113, 0xF7, 2.0**16, 14, 0xEF, signed=False)
 #: ((1 + m/4) * 2^e - 1) * 2^-60: without subnormal numbers, 0 is a code like others.  Of e = 63
 #: there is NaN alone.  A block's scale has the exponent of half its maximum, however small that is.
-E6M2 = Float8(2, 67, 0xFB, 2.0**3, 1, signed=False)
+E6M2 = Float8(2, 67, 0xFB, 2.0**3, 1, 0xF7, signed=False)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,6 @@ class Blocks(Codec):
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
         byte = block_scale(x, self.fmt.name)
-        x = _decodable(x, self.fmt.name)
         code = encode_fp8(x, byte.repeat_interleave(BLOCK), field, self.fmt.name)
         return code, byte.to(torch.uint8)
 
@@ -116,12 +115,14 @@ def encode_bf16(x: Tensor, field: Tensor) -> Tensor:
 def decode_fp8(code: Tensor, fmt: str) -> Tensor:
     """uint8 codes to fp32, exactly, before the block scale."""
     layout = _float8(fmt)
+    drop = 23 - layout.mantissa
     wide = code.to(torch.int32)
     magnitude = wide & layout.magnitude
-    bits = magnitude << (23 - layout.mantissa)
+    bits = magnitude << drop
     if layout is E6M2:
         x = (bits + (64 << 23)).view(torch.float32) * 8.0 - 2.0**-60
-    elif layout.signed:
+    elif layout.signed:  # the sign goes to its place with the magnitude
+        bits = ((wide << 24) >> (24 - drop)) & ((0x7F << drop) - (1 << 31))
         x = bits.view(torch.float32) * 2.0 ** (layout.smallest - 1)
     else:  # no number on the way is subnormal
         unit = 2.0 ** (layout.smallest - 127 - layout.mantissa)
@@ -131,8 +132,8 @@ def decode_fp8(code: Tensor, fmt: str) -> Tensor:
         )
     x = torch.where(magnitude > layout.largest, torch.nan, x)
     if fmt == "e5m2":
-        x = torch.where(magnitude == 0x7C, torch.inf, x)
-    return torch.where(wide >= 0x80, -x, x) if layout.signed else x
+        x = torch.where(magnitude == 0x7C, torch.where(wide < 0x80, torch.inf, -torch.inf), x)
+    return x
 
 
 def encode_fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
@@ -151,12 +152,11 @@ def encode_fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
     size = x.abs() * _power_of_two(first) * _power_of_two(exponent - first)
     if layout is E6M2:
         size = size + 2.0**-63
-        limit = 0.875  # the largest number: what is added changes no bit that is kept
-    else:
-        limit = layout.overflow * 2.0 ** (1 - layout.smallest)
-    bits = torch.where(size < limit, size, limit).view(torch.int32)
-    code = (bits + shift_right(field, 32 - drop)) >> drop
-    return _finish(x, code & 0xFF if layout is E6M2 else code, layout)
+    code = (size.view(torch.int32) + shift_right(field, 32 - drop)) >> drop
+    if layout is E6M2:
+        code = code - (64 << layout.mantissa)
+    largest = torch.where(byte < 254 - layout.headroom, layout.largest, layout.top)
+    return _finish(x, torch.minimum(code, largest.to(torch.int32)), layout)
 
 
 def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
@@ -174,7 +174,7 @@ def encode_fp8_nearest(x: Tensor, fmt: str) -> Tensor:
     tiny = x.abs().clamp(max=1.0) + magic.to(x.device)
     subnormal = tiny.view(torch.int32) - int(magic.view(torch.int32))
     code = torch.where(x.abs() < 2.0 ** (layout.smallest - 127), subnormal, normal)
-    return _finish(x, code, layout)
+    return _finish(x, code.clamp(max=layout.largest), layout)
 
 
 def _field(x: Tensor, layout: Float8) -> Tensor:
@@ -184,12 +184,10 @@ def _field(x: Tensor, layout: Float8) -> Tensor:
 
 
 def _finish(x: Tensor, code: Tensor, layout: Float8) -> Tensor:
-    code = code.clamp(max=layout.largest)
-    code = torch.where(x.isfinite(), code, layout.magnitude)
-    if not layout.signed:
-        return code.to(torch.uint8)
-    negative = (x.view(torch.int32) < 0) & x.isfinite()
-    return torch.where(negative, code + 0x80, code).to(torch.uint8)
+    """Codes of magnitudes with the sign of x; NaN where it is not finite."""
+    if layout.signed:
+        code = code | ((x.view(torch.int32) >> 24) & 0x80)
+    return torch.where(x.isfinite(), code, layout.magnitude).to(torch.uint8)
 
 
 def bf16_nearest(x: Tensor) -> Tensor:
@@ -204,14 +202,6 @@ def block_scale(x: Tensor, fmt: str) -> Tensor:
     magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
     finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
     return ((finite.amax(dim=1) >> 23) - _float8(fmt).headroom).clamp(min=1)
-
-
-def _decodable(x: Tensor, fmt: str) -> Tensor:
-    """Finite numbers clipped to the largest that a code stands for below 2^128."""
-    largest = (2.0 - 2.0 ** -_float8(fmt).mantissa) * 2.0**127
-    if _float8(fmt).signed:
-        x = torch.where(x < -largest, torch.where(x > -torch.inf, -largest, x), x)
-    return torch.where(x > largest, torch.where(x < torch.inf, largest, x), x)
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
