@@ -91,6 +91,21 @@ def _heavyball(params: list[Tensor]) -> Any:
     return _get("heavyball", "AdamW")(params, lr=LR, betas=(0.9, 0.999), **options)
 
 
+def _optimi(params: list[Tensor]) -> Any:
+    # As it comes: beside bf16 parameters it keeps the rest of each in a bf16 number (Kahan).
+    return _get("optimi", "AdamW")(params, lr=LR, betas=(0.9, 0.999))
+
+
+def _gefen(params: list[Tensor]) -> Any:
+    return _get("gefen", "Gefen")(params, lr=LR, weight_decay=0.01)
+
+
+def _transformer_engine(params: list[Tensor]) -> Any:
+    stored = {"exp_avg_dtype": params[0].dtype, "exp_avg_sq_dtype": params[0].dtype}
+    make = _get("transformer_engine.pytorch.optimizers", "FusedAdam")
+    return make(params, lr=LR, weight_decay=0.01, **stored)
+
+
 def _lion(params: list[Tensor]) -> Any:
     return _get("lion_pytorch", "Lion")(params, lr=LR, use_triton=params[0].is_cuda)
 
@@ -106,6 +121,16 @@ PEERS = {
         Peer("bitsandbytes AdamW8bit", "bitsandbytes", _bitsandbytes, ("adamw",), gpu_only=True),
         Peer("torchao AdamWFp8", "torchao", _torchao("AdamWFp8"), ("adamw",), gpu_only=True),
         Peer("torchao AdamW8bit", "torchao", _torchao("AdamW8bit"), ("adamw",), gpu_only=True),
+        Peer("torchao AdamW4bit", "torchao", _torchao("AdamW4bit"), ("adamw",), gpu_only=True),
+        Peer("Gefen-X Gefen", "gefen-x", _gefen, ("adamw",), gpu_only=True),
+        Peer("optimi AdamW", "torch-optimi", _optimi, ("adamw@{params}", "adamw")),
+        Peer(
+            "TransformerEngine FusedAdam",
+            "transformer-engine",
+            _transformer_engine,
+            ("adamw@{params}", "adamw"),
+            gpu_only=True,
+        ),
         Peer("lion-pytorch Lion", "lion-pytorch", _lion, ("lion@{params}", "lion")),
         Peer("HeavyBall AdamW", "heavyball", _heavyball, ("adamw@bf16", "adamw"), gpu_only=True),
     )

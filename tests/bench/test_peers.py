@@ -41,10 +41,12 @@ def test_a_library_without_cpu_code_says_so() -> None:
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("params", ["bf16", "fp32"])
 def test_every_peer_is_compared_with_a_build_of_no_more_state(name: str, params: str) -> None:
-    """Or, in the report, marked: 8-bit AdamW with scales of 256 keeps 2.03 bytes, ours 2.06."""
+    """Or, in the report, marked: 8-bit AdamW with scales of 256 keeps 2.03 bytes, ours 2.06, and
+    the two of about one byte less than any of ours."""
     peer = PEERS[name]
-    theirs = {"torch": 8 if params == "fp32" else 4, "lion-pytorch": 4 if params == "fp32" else 2,
-              "flashoptim": 2.125, "heavyball": 4}.get(peer.package, 2.07)  # fmt: skip
+    plain = 8 if params == "fp32" else 4
+    theirs = {"torch": plain, "transformer-engine": plain, "torch-optimi": plain, "heavyball": 4,
+              "lion-pytorch": plain / 2, "flashoptim": 2.125}.get(peer.package, 2.07)  # fmt: skip
     for spec in compared(peer, params):
         built = build(parse(spec, Subject("", params=params)))
         assert built.state_bytes <= theirs
