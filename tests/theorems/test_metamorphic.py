@@ -144,12 +144,16 @@ def test_permuting_elements_together_with_their_draws(
     order = torch.randperm(97, generator=torch.Generator().manual_seed(8))
     p, q = start((97,)), start((97,)).detach()[order].requires_grad_()
     train(cls([p], backend="reference"), [p], lambda t: [gradient((97,), t)])
-    plain = reference_ops.draw
+    plain = reference_ops.draw_words
 
-    def moved(*a: Any) -> reference_ops.Word:
-        return reference_ops.Word(plain(*a).hashed[order])
+    class Moved:
+        def __init__(self, word: reference_ops.Word) -> None:
+            self.word = word
 
-    monkeypatch.setattr(reference_ops, "draw", moved)
+        def field(self, which: int) -> Tensor:
+            return self.word.field(which)[order]
+
+    monkeypatch.setattr(reference_ops, "draw_words", lambda *a: [Moved(w) for w in plain(*a)])
     train(cls([q], backend="reference"), [q], lambda t: [gradient((97,), t)[order]])
     if cls.program.reductions:  # its sums are a tree over the order
         torch.testing.assert_close(q, p.detach()[order], rtol=1e-6, atol=1e-6)

@@ -100,7 +100,7 @@ def means(monkeypatch: pytest.MonkeyPatch) -> Means:
         hypers = {"lr": 1.0, "weight_decay": 0.0, **hypers}
 
         def signs(u: torch.Tensor) -> torch.Tensor:
-            monkeypatch.setattr(ref, "draw", lambda *_: Given(field_of(u).flatten()))
+            monkeypatch.setattr(ref, "draw_words", lambda *_: [Given(field_of(u).flatten())])
             grads = [torch.tensor(g).float()[:, None].expand_as(u) for g in steps]
             start = torch.zeros(u.shape)
             points, _ = run(cls, grads, hypers, start)

@@ -130,10 +130,10 @@ def decode_fp8(code: Tensor, fmt: str) -> Tensor:
         x = torch.where(
             magnitude < 1 << layout.mantissa, magnitude.to(torch.float32) * unit, normal
         )
-    x = torch.where(magnitude > layout.largest, torch.nan, x)
     if fmt == "e5m2":
-        x = torch.where(magnitude == 0x7C, torch.where(wide < 0x80, torch.inf, -torch.inf), x)
-    return x
+        x = torch.where(magnitude == 0x7C, x * torch.inf, x)
+        return torch.where(magnitude > 0x7C, torch.nan, x)
+    return torch.where(magnitude > layout.largest, torch.nan, x)
 
 
 def encode_fp8(x: Tensor, byte: Tensor, field: Tensor, fmt: str) -> Tensor:
