@@ -192,12 +192,12 @@ def test_antithetic_variance_is_never_above_fresh() -> None:
 @kinds
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (0, 2), (1, 2)])
 def test_fields_of_one_step_are_independent(kind: str, a: int, b: int) -> None:
-    """Top 4 bits of both, 2^22 draws, four keys: chi-square |z| < 5 (false alarms 2e-6)."""
+    """Top 4 bits of both, 2^20 draws, four keys: chi-square |z| < 5 (false alarms 2e-6)."""
     for seed, t in ((8, 3), (1, 1), (2**40, 100), (3, 2)):
-        found = word(kind, t, 1 << 22, seed=seed)
+        found = word(kind, t, 1 << 20, seed=seed)
         x, y = ((found.field(i) >> 28) & 15 for i in (a, b))
         count = torch.bincount((x.long() << 4) + y.long(), minlength=256).double()
-        mean = (1 << 22) / 256
+        mean = (1 << 20) / 256
         chi2 = float(((count - mean) ** 2 / mean).sum())
         assert abs(chi2 - 255) < SIGMAS * (2 * 255) ** 0.5
 
