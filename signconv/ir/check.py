@@ -13,6 +13,7 @@ from signconv.ir.analysis import (
 )
 from signconv.ir.nodes import (
     FUNCTIONS,
+    NOISES,
     REDUCTIONS,
     RELATIONS,
     Const,
@@ -35,6 +36,8 @@ def check(p: Program) -> Program:
     """Return ``p`` if it is legal; raise SpecError naming what is not, with the user's line."""
     if p.link not in LINKS:
         raise SpecError("SC151", f"unknown link {p.link!r}; {nearest(p.link, LINKS)}")
+    if p.noise not in NOISES:
+        raise SpecError("SC151", f"unknown noise {p.noise!r}; {nearest(p.noise, NOISES)}")
     if p.link in ("stosign", "expected") and p.denominator is None:
         raise SpecError("SC151", f"link {p.link} needs a denominator")
     if p.decay is not None and p.decay.kind not in DECAYS:

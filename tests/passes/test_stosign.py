@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from signconv.errors import PassError
+from signconv.errors import PassError, SpecError
+from signconv.ir.check import check
 from signconv.ir.describe import algorithm
 from signconv.ir.nodes import NOISES
 from signconv.lower.identity import program_hash
@@ -276,6 +277,13 @@ def test_the_kind_of_noise_is_part_of_the_program(tmp_path: Path) -> None:
         'noise="golden",' in made["golden"].module.source
         and 'noise="fresh",' in plain.module.source
     )
+
+
+def test_a_program_of_an_unknown_noise_is_refused() -> None:
+    """Whoever made it: a pass of somebody else's, say."""
+    p = build("adamw", convert="stosign").program
+    with pytest.raises(SpecError, match=r"unknown noise 'gold'; did you mean 'golden'\?.*SC151"):
+        check(replace(p, noise="gold"))
 
 
 def test_a_sign_takes_another_noise() -> None:
