@@ -32,7 +32,6 @@ from gpt import FULL, TINY, Size
 from records import read_records
 from runs import Run, Trainer, final_loss
 
-CLAIMS = ("fp8_state", "finetune", "spikes", "ablation", "ema_stall")
 TINY_SCALE = plan.Scale(
     full=24 * TINY.tokens,
     short=8 * TINY.tokens,
@@ -296,7 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/results"))
     parser.add_argument("--done", type=Path, nargs="*", default=[], help="records to resume")
     parser.add_argument("--seconds", type=float, default=500, help="start nothing that ends later")
-    parser.add_argument("--claims", nargs="*", choices=CLAIMS, default=list(CLAIMS))
+    parser.add_argument("--claims", nargs="*", choices=plan.CLAIMS, default=list(plan.CLAIMS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a small model and short runs")
     parser.add_argument("--full-tokens", type=int, default=plan.FULL_SCALE.full)

@@ -39,6 +39,8 @@ class Choice:
     raw: bool = False  # round the moments to E4M3, nearest, without scales, after every step
     clip: float | None = None  # norm of the whole gradient
     scale: float = 1.0  # of the gradient, a power of two, for what is invariant under it
+    later: str | None = None  # passes from ``later_from`` on, with the same moments
+    later_from: float = 0.3  # share of the steps
 
 
 ADAM = {"betas": (0.9, 0.95)}
@@ -87,6 +89,27 @@ ABLATION: dict[str, Choice] = {
 }
 
 
+#: Kinds of noise of the stochastic sign beside AdamW and the sign's mean, one state for all.
+NOISE: dict[str, Choice] = {
+    "adamw": TABLE["adamw"],
+    "adamw-stosign-golden": Choice("adamw", "stosign:noise=golden", hypers=ADAM),
+    "adamw-stosign": TABLE["adamw-stosign"],
+    "adamw-stosign-antithetic": Choice("adamw", "stosign:noise=antithetic", hypers=ADAM),
+    "adamw-expected": ABLATION["adamw-expected"],
+    "adamw-stosign-then-golden": Choice(
+        "adamw", "stosign", hypers=ADAM, later="stosign:noise=golden"
+    ),
+}
+
+#: What StoSignSGD's G forgets, and where its m starts (the paper: beta2 = 1, m1 = g1).
+STOSIGNSGD: dict[str, Choice] = {
+    "stosignsgd-99-zero": Choice("stosignsgd", "init:to=zero", hypers={"beta2": 0.99}),
+    "stosignsgd-99": Choice("stosignsgd", hypers={"beta2": 0.99}),
+    "stosignsgd-999-zero": Choice("stosignsgd", "init:to=zero", hypers={"beta2": 0.999}),
+    "stosignsgd-zero": Choice("stosignsgd", "init:to=zero"),
+}
+
+
 def _forms() -> dict[str, Choice]:
     made = {
         "adamw-fp32": TABLE["adamw-fp32"],
@@ -108,7 +131,7 @@ SPIKES: dict[str, Choice] = _forms()
 
 FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd")
 
-CHOICES: dict[str, Choice] = {**SPIKES, **ABLATION, **MORE, **TABLE}
+CHOICES: dict[str, Choice] = {**SPIKES, **ABLATION, **NOISE, **STOSIGNSGD, **MORE, **TABLE}
 
 
 @cache
@@ -137,6 +160,25 @@ def make(name: str, weights: list[Tensor], lr: float, seed: int) -> torch.optim.
         hypers["seed"] = seed
     made: torch.optim.Optimizer = cls(groups, lr=lr, **hypers)
     return made
+
+
+def successor(
+    name: str, old: torch.optim.Optimizer, weights: list[Tensor], seed: int
+) -> torch.optim.Optimizer:
+    """What steps `weights` from ``later_from`` on: other passes, the moments that `old` has.
+
+    Programs that differ in the sign's noise alone have one meaning of a moment; a state_dict names
+    its program all the same, so the name is changed by hand.
+    """
+    choice = CHOICES[name]
+    new = _class(choice.spec, choice.later, choice.state, choice.math)(
+        [{"params": g["params"]} for g in old.param_groups], seed=seed
+    )
+    saved = old.state_dict()
+    for group in saved["param_groups"]:
+        group["program"] = new.program.hash
+    new.load_state_dict(saved)
+    return new
 
 
 def moments(optimizer: torch.optim.Optimizer) -> list[str]:

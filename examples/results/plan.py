@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optimizers import ABLATION, CHOICES, FINETUNE, SPIKES, TABLE, rate
+from optimizers import ABLATION, CHOICES, FINETUNE, NOISE, SPIKES, STOSIGNSGD, TABLE, rate
 from runs import Run, final_loss
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -22,6 +22,8 @@ REFERENCE = "adamw-fp32"
 FACTORS = (1, 3, 10)  # of AdamW's lr, for the spikes
 LONG_FACTOR = 10  # of the long runs among them
 LEAST = -20  # index of the least lr of the grid
+KNOWN_LR = -6  # index of the best lr of long runs of AdamW, and of AdamW + stosign
+CLAIMS = ("fp8_state", "finetune", "spikes", "ablation", "ema_stall", "noise", "stosignsgd")
 GRID = [rate(i) for i in range(LEAST, 5)]
 STOSIGN_FACTOR = 0.2  # of the base's lr: the root mean square of AdamW's update
 
@@ -50,6 +52,8 @@ class Scale:
     repeated_spikes: tuple[str, ...] = (
         "adamw-fp32", "adamw-999", "s3-p3-same-nesterov", "s3-p3-different-nesterov",
     )  # fmt: skip
+    noise: tuple[str, ...] = tuple(NOISE)
+    stosignsgd: tuple[str, ...] = tuple(STOSIGNSGD)
 
 
 FULL_SCALE = Scale(full=100_000_000, short=10_000_000, finetune=5_000_000)
@@ -209,13 +213,39 @@ def spiking(
             yield Run(id_, "spikes", name, lr * factor, tokens, seed)
 
 
+def at_known_lr(
+    claim: str, names: Collection[str], seeds: Collection[int], scale: Scale, factor: int = 0
+) -> Iterator[Run]:
+    """Long runs at the best lr that earlier sweeps of long runs found for AdamW and its sign, or
+    ``factor`` places of the grid from it."""
+    lr = rate(KNOWN_LR + factor)
+    for seed in seeds:
+        for name in names:
+            id_ = f"{claim}/{name}/{lr:g}/{seed}"
+            yield Run(id_, claim, name, lr, scale.full, seed, evaluations=40)
+
+
+def about_noise(scale: Scale, claims: Collection[str]) -> Iterator[Run]:
+    """Every kind of noise and StoSignSGD's two settings, first seeds first, then more of them,
+    then the neighbours of the lr with one seed."""
+    wanted = {"noise": scale.noise, "stosignsgd": scale.stosignsgd}
+    first, more = scale.seeds[:1], scale.more_seeds
+    chosen = {claim: names for claim, names in wanted.items() if claim in claims}
+    for seeds in (scale.seeds, more):
+        for claim, names in chosen.items():
+            yield from at_known_lr(claim, names, seeds, scale)
+    for factor in (-1, 1):
+        for claim, names in chosen.items():
+            yield from at_known_lr(claim, names, first, scale, factor)
+
+
 def pending(
     done: Records, have: Collection[str], scale: Scale, claims: Collection[str]
 ) -> Iterator[Run]:
     """Every run that can start now and is not done, the most valuable first.
 
-    done: records by run id; have: names of checkpoints that exist; claims: of fp8_state, finetune,
-    spikes, ablation and ema_stall, those that are wanted.
+    done: records by run id; have: names of checkpoints that exist; claims: of CLAIMS, those that
+    are wanted.
     """
     for run in _stages(done, have, scale, claims):
         if run.id not in done:
@@ -276,6 +306,7 @@ def _stages(
             for name in scale.near:
                 for lr in around(done, name, scale):
                     yield long_run(done, name, lr, seed, scale)
+    yield from about_noise(scale, claims)
 
 
 def at_full_length(done: Records, scale: Scale) -> Iterator[Run]:

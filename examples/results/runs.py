@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from data import Text, starts, windows
 from gpt import GPT, Size, initial_weights
-from optimizers import CHOICES, make, moments, round_raw, state_bytes
+from optimizers import CHOICES, make, moments, round_raw, state_bytes, successor
 from torch import Tensor
 
 WARMUP = 0.05  # share of the steps
@@ -217,6 +217,10 @@ class Trainer:
         every = max(1, steps // run.evaluations)
         status, done = "ok", 0
         for step in range(steps):
+            if choice.later and step == int(choice.later_from * steps):
+                optimizer = successor(run.optimizer, optimizer, masters, run.seed)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
             lr.copy_(rates[step])
             loss = self.loss(windows(train, order[step], context))
             loss.backward()

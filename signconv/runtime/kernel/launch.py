@@ -74,6 +74,8 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     if len(formats) < 2:
         return LaunchShape(ROWS, 4, 64)
     if len(formats) == 2 and param == torch.bfloat16:
+        if program.noise and any(f.float8 and not f.float8.signed for f in formats):
+            return LaunchShape(ROWS, 3, 80)  # a draw beside a second moment
         return LaunchShape(ROWS, 2, 72, eight=not program.noise)
     return LaunchShape(ROWS, 2, 80)
 
