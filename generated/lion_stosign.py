@@ -146,7 +146,7 @@ class LionStoSign(FusedOptimizer):
             HyperSlot("lr", 0.0001, "lr", ge=0),
             HyperSlot("beta1", 0.9, "betas", index=0, ge=0, lt=1),
             HyperSlot("beta2", 0.99, "betas", index=1, ge=0, lt=1),
-            HyperSlot("beta3", 1.0, "betas", index=2, ge=0, le=1),
+            HyperSlot("beta3", 0.99, "betas", index=2, ge=0, le=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
@@ -173,7 +173,7 @@ class LionStoSign(FusedOptimizer):
         params: ParamsT,
         lr: float | Tensor = 0.0001,
         *,
-        betas: tuple[float, float, float] = (0.9, 0.99, 1.0),
+        betas: tuple[float, float, float] = (0.9, 0.99, 0.99),
         weight_decay: float = 0.0,
         seed: int | None = None,
         backend: str = "auto",

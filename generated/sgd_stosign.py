@@ -147,7 +147,7 @@ class SGDStoSign(FusedOptimizer):
         hypers=(
             HyperSlot("lr", 0.0002, "lr", ge=0),
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
-            HyperSlot("beta2", 1.0, "beta2", ge=0, le=1),
+            HyperSlot("beta2", 0.99, "beta2", ge=0, le=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
@@ -173,7 +173,7 @@ class SGDStoSign(FusedOptimizer):
         lr: float | Tensor = 0.0002,
         *,
         momentum: float = 0.9,
-        beta2: float = 1.0,
+        beta2: float = 0.99,
         weight_decay: float = 0.0,
         seed: int | None = None,
         backend: str = "auto",

@@ -2,9 +2,10 @@
 
 StoSignSGD, practical form (arXiv 2604.15416, Alg. 3): an unbiased sign of the momentum.
 
-G is the running maximum of abs(m), so abs(m) <= G always. beta2 < 1 lets G decay, which is
-StoSignSGDv2 as far as the sources allow to recover it (its Alg. 11 is not in them; a value of
-0.99995 is reported by a third party).
+G is the running maximum of abs(m), so abs(m) <= G always. The paper's G never forgets (beta2 =
+1), which its theorem needs; by default it does, since a G that the first gradients set for good
+ended 0.1 nats higher (docs/results.md). beta2 < 1 is StoSignSGDv2 as far as the sources allow
+to recover it (its Alg. 11 is not in them; a value of 0.99995 is reported by a third party).
 
 Step t, for every element, with gradient g, parameter p and learning rate lr:
 
@@ -147,7 +148,7 @@ class StoSignSGD(FusedOptimizer):
         hypers=(
             HyperSlot("lr", 0.0002, "lr", ge=0),
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
-            HyperSlot("beta2", 1.0, "beta2", ge=0, le=1),
+            HyperSlot("beta2", 0.99, "beta2", ge=0, le=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
@@ -173,7 +174,7 @@ class StoSignSGD(FusedOptimizer):
         lr: float | Tensor = 0.0002,
         *,
         momentum: float = 0.9,
-        beta2: float = 1.0,
+        beta2: float = 0.99,
         weight_decay: float = 0.0,
         seed: int | None = None,
         backend: str = "auto",

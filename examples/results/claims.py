@@ -44,6 +44,8 @@ QUICK = plan.Scale(
     defaults=("adamw-fp32",),
     long_spikes=("adamw-fp32",),
     more_seeds=(),
+    noise=("adamw", "adamw-stosign-then-golden"),
+    stosignsgd=("stosignsgd-99",),
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
 
@@ -86,6 +88,8 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
         "finetune": {("finetune", "finetune-sweep"): set(scale.finetuned)},
         "ablation": {("sweep", "short"): set(scale.ablation)},
         "ema_stall": {("sweep", "short"): stall, ("full",): {"s3gd-raw", "s3gd"}},
+        "noise": {("noise",): set(scale.noise)},
+        "stosignsgd": {("stosignsgd",): set(scale.stosignsgd)},
     }
     wanted, made = rests[claim], {}
     for key in sorted(records):

@@ -27,8 +27,8 @@ SEEDS = 100
 START = (1.0, 0.3)
 OPTIMIZERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "signsgd": ("signsgd", None, {}),
-    "stosignsgd": ("stosignsgd", None, {"momentum": 0.0}),
-    "sgd-expected": ("sgd", "expected", {"momentum": 0.0}),
+    "stosignsgd": ("stosignsgd", None, {"momentum": 0.0, "beta2": 1.0}),
+    "sgd-expected": ("sgd", "expected", {"momentum": 0.0, "beta2": 1.0}),
     "signum": ("signum", None, {"momentum": 0.9}),
 }
 DRAWN_STEPS = 300  # of the trajectories

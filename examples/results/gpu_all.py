@@ -49,6 +49,8 @@ TINY_SCALE = plan.Scale(
     more_seeds=(3,),
     closer=("adamw-fp32",),
     repeated_spikes=("adamw-fp32",),
+    noise=("adamw-stosign-then-golden",),
+    stosignsgd=("stosignsgd-99",),
 )
 OVERHEAD = 4.0  # seconds of a run that are not training: first compilation, evaluation
 GRACE = 10.0  # seconds after the deadline before workers are ended

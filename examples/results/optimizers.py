@@ -45,6 +45,7 @@ class Choice:
 
 ADAM = {"betas": (0.9, 0.95)}
 ADAM_999 = {"betas": (0.9, 0.999)}
+PAPER = {"beta2": 1.0}  # a running maximum that never forgets
 
 #: The FP8-state table: AdamW in three storages, then everything else on FP8.
 TABLE: dict[str, Choice] = {
@@ -54,14 +55,14 @@ TABLE: dict[str, Choice] = {
     "signsgd": Choice("signsgd", middle=-7),
     "signum": Choice("signum", middle=-7),
     "lion": Choice("lion", middle=-7),
-    "stosignsgd": Choice("stosignsgd", middle=-7),
+    "stosignsgd": Choice("stosignsgd", hypers=PAPER, middle=-7),
     "adamw-stosign": Choice("adamw", "stosign", hypers=ADAM),
     "adamax-stosign": Choice("adamax", "stosign"),
     "s3": Choice("s3", middle=-5),
     "s3gd-raw": Choice("s3gd", state="fp8-raw", middle=-7),
     "s3gd": Choice("s3gd", middle=-7),
     # The sources do not say how they scale m and G: what their own optimizer does without scales
-    "stosignsgd-raw": Choice("stosignsgd", state="fp32", middle=-7, raw=True),
+    "stosignsgd-raw": Choice("stosignsgd", state="fp32", hypers=PAPER, middle=-7, raw=True),
 }
 
 #: Beside the table: the same storage for the other sign methods, and two yardsticks.
@@ -69,7 +70,7 @@ MORE: dict[str, Choice] = {
     "signum-raw": Choice("signum", state="fp32", middle=-7, raw=True),
     "lion-raw": Choice("lion", state="fp32", middle=-7, raw=True),
     "torch-adamw": Choice("torch.optim.AdamW", hypers=ADAM),
-    "stosignsgd-fp32": Choice("stosignsgd", state="fp32", middle=-7),
+    "stosignsgd-fp32": Choice("stosignsgd", state="fp32", hypers=PAPER, middle=-7),
     "stosignsgd-decayed": Choice("stosignsgd", hypers={"beta2": 0.999}, middle=-7),
     "s3gd-99-raw": Choice("s3gd", state="fp8-raw", hypers={"momentum": 0.99}, middle=-7),
     "s3gd-99": Choice("s3gd", hypers={"momentum": 0.99}, middle=-7),
@@ -78,7 +79,7 @@ MORE: dict[str, Choice] = {
 #: Which part matters: plain, expected and stochastic-sign forms of three base optimizers.
 ABLATION: dict[str, Choice] = {
     "sgd": Choice("sgd", middle=0),
-    "sgd-expected": Choice("sgd", "expected", middle=-5),
+    "sgd-expected": Choice("sgd", "expected", hypers=PAPER, middle=-5),
     "stosignsgd": TABLE["stosignsgd"],
     "adamw": TABLE["adamw"],
     "adamw-expected": Choice("adamw", "expected", hypers=ADAM),
@@ -106,7 +107,7 @@ STOSIGNSGD: dict[str, Choice] = {
     "stosignsgd-99-zero": Choice("stosignsgd", "init:to=zero", hypers={"beta2": 0.99}),
     "stosignsgd-99": Choice("stosignsgd", hypers={"beta2": 0.99}),
     "stosignsgd-999-zero": Choice("stosignsgd", "init:to=zero", hypers={"beta2": 0.999}),
-    "stosignsgd-zero": Choice("stosignsgd", "init:to=zero"),
+    "stosignsgd-zero": Choice("stosignsgd", "init:to=zero", hypers=PAPER),
 }
 
 

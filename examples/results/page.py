@@ -23,7 +23,10 @@ from records import RESULTS, committed, read_lines
 
 HERE = Path(__file__).parent
 PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md"}
-CLAIMS = ("converge", "fp8_state", "spikes", "finetune", "ema_stall", "ablation", "digits")
+CLAIMS = (
+    "converge", "fp8_state", "noise", "stosignsgd", "spikes", "finetune", "ema_stall", "ablation",
+    "digits",
+)  # fmt: skip
 
 
 def pm(value: Mapping[str, Any] | None, digits: int = 3) -> str:

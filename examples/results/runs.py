@@ -302,11 +302,16 @@ def _grad(p: Tensor) -> Tensor:
 def zero_shares(optimizer: torch.optim.Optimizer, embedding: Tensor) -> dict[str, list[float]]:
     """Share of stored zeros of each moment: in all weights, and in the token embedding."""
     made = {}
+    program = getattr(optimizer, "program", None)
+    formats = {m.name: m.format_for(True) for m in program.moments} if program else {}
     for name in moments(optimizer):
         zeros, count, first = torch.zeros((), device=embedding.device), 0, math.nan
         for p, state in optimizer.state.items():
             value = state[name]
-            none = ((value & 0x7F) == 0) if value.dtype == torch.uint8 else value == 0
+            none = value == 0
+            if value.dtype == torch.uint8:  # a zero with a sign is one, of codes that have signs
+                layout = formats[name].float8
+                none = (value & (layout.magnitude if layout else 0xFF)) == 0
             zeros, count = zeros + none.sum(), count + value.numel()
             if p is embedding:
                 first = float(none.float().mean())

@@ -211,7 +211,7 @@ ALWAYS = {
     "soft_1(AdamW)": ("adamw", "soft:p=1", {}),
     "soft_4, nesterov": ("adamw", "soft:p=4,nesterov", {"beta": 0.8}),
     "stosign(S3)": ("s3", "stosign", {}),
-    "StoSignSGD": ("stosignsgd", None, {}),
+    "StoSignSGD": ("stosignsgd", None, {"beta2": 1.0}),
     "StoSignSGDv2 as read": ("stosignsgd", None, {"beta2": 0.9}),
     "IE-StoSignSGD": (OWN + "InExpectation", None, {"beta2": 0.7}),
     "stosign(plain SGD)": (OWN + "PlainSGD", "stosign", {}),
