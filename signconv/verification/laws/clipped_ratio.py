@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
+from itertools import accumulate
 
 import numpy as np
 
@@ -23,10 +24,12 @@ def check(before: Program, after: Program, options: Mapping[str, str], levels: i
     tops = [u for u, _ in run(replace(plain, denominator=None), grads)]
     if before.denominator is None:
         (g,) = {m.name for m in after.moments} - {m.name for m in before.moments}
-        sigmas = list(np.maximum.accumulate(np.abs(tops)))
+        beta = after.moment(g).beta
+        kept = after.hyper(beta.name).default if isinstance(beta, Ref) else 1.0
+        sigmas = [*accumulate(map(np.abs, tops), lambda last, new: np.maximum(kept * last, new))]
         states = [s for _, s in run(replace(after, link="ratio"), grads)]
         if any(differ(s[g], largest) for s, largest in zip(states, sigmas, strict=True)):
-            return f"{g} is not the running maximum of the numerator"
+            return f"{g} is not the decayed maximum of the numerator"
     else:
         below = before.denominator
         if options.get("eps", "drop") != "keep":
