@@ -48,6 +48,7 @@ class State(StrEnum):
     """Storage of the moments."""
 
     fp8 = "fp8"
+    fp4 = "fp4"
     fp8_raw = "fp8-raw"
     bf16 = "bf16"
     fp32 = "fp32"

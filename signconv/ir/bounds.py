@@ -72,8 +72,8 @@ def moment_bounds(p: Program) -> Iterator[MomentBound]:
     above: set[str] = set()
     below: set[str] = set()
     for numerator, denominator in ratios(p):
-        above |= _reach(p, numerator)
-        below |= _through(p, _reach(p, denominator))
+        above |= reached(p, numerator)
+        below |= _through(p, reached(p, denominator))
     for upper in p.moments:
         if upper.name not in above or upper.kind != "ema" or upper.input != GRAD:
             continue
@@ -124,13 +124,25 @@ def unkept(p: Program) -> set[str]:
     degrees, bounds = Degrees(p).moments, list(moment_bounds(p))
     found: set[str] = set()
     for numerator, denominator in ratios(p):
-        below = _through(p, _reach(p, denominator))
+        below = _through(p, reached(p, denominator))
         kept = {b.upper.name for b in bounds if b.lower.name in below}
-        tied = {n for name in below for e in p.moment(name).reads for n in _reach(p, e)}
-        loose = {name for name in _reach(p, numerator) - below - tied - kept if degrees[name] == 1}
+        tied = {n for name in below for e in p.moment(name).reads for n in reached(p, e)}
+        loose = {name for name in reached(p, numerator) - below - tied - kept if degrees[name] == 1}
         if loose and below:
             found |= loose | below
     return found
+
+
+def averaged_by_none(p: Program) -> set[str]:
+    """Moments of denominators over which stands no moment's value, the gradient alone say."""
+    found: set[str] = set()
+    above: set[str] = set()
+    for numerator, denominator in ratios(p):
+        below = _through(p, reached(p, denominator))
+        read = reached(p, numerator) - scalar_moments(p)
+        found |= below if not read else set()
+        above |= below if read else set()
+    return found - above
 
 
 class Ties:
@@ -159,7 +171,7 @@ class Ties:
             return False
         below = {n for n in self.under(power) if power_of_gradient(self.p.moment(n)) == order}
         kept = {b.upper.name for b in self.bounds if b.lower.name in below}
-        above = _reach(self.p, numerator) - self.scalars
+        above = reached(self.p, numerator) - self.scalars
         return bool(below) and self.linear(numerator) and above <= kept
 
     def linear(self, e: Expr) -> bool:
@@ -210,11 +222,11 @@ def ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:
 
 def _through(p: Program, names: set[str]) -> set[str]:
     """``names`` and the moments whose new values these average or take the maximum of."""
-    more = {n for name in names for e in p.moment(name).reads for n in _reach(p, e)} - names
+    more = {n for name in names for e in p.moment(name).reads for n in reached(p, e)} - names
     return _through(p, names | more) if more else names
 
 
-def _reach(p: Program, e: Expr) -> set[str]:
+def reached(p: Program, e: Expr) -> set[str]:
     """Moments whose value ``e`` reads, through temporaries."""
     found, seen = set[str](), set[str]()
     pending = [e]

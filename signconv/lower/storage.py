@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
-from signconv.ir.bounds import unkept
-from signconv.ir.nodes import Const, Program, references
+from signconv.ir.bounds import averaged_by_none, moment_bounds, reached, unkept
+from signconv.ir.nodes import Const, Moment, Program, references
 from signconv.lower.kernel_program import MomentPlan
-from signconv.runtime.formats import ROOT_ORDERS
+from signconv.runtime.formats import FORMATS, ROOT_ORDERS
 
-STATES = ("fp8", "fp8-raw", "bf16", "fp32")
+STATES = ("fp8", "fp4", "fp8-raw", "bf16", "fp32")
 
 
 def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
@@ -18,16 +18,21 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
         raise LoweringError("SC301", f"unknown state format {state!r}; {nearest(state, STATES)}")
     degrees, ranges, loose = Degrees(p), Ranges(p), unkept(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
+    kept, climbing = _kept(p), _under_maxima(p)
     fields = _Fields(p.link == "stosign")
     plans: list[MomentPlan] = []
     for m in p.moments:
         if m.name in scalar_moments(p):
             continue
         fmt, former = state, state
-        if state == "fp8":
+        if state in ("fp8", "fp4"):
             degree = None if m.name in loose else degrees.moments[m.name]
-            fmt = _fp8(degree, m.name in ranges.nonneg_moments)
+            nonneg = m.name in ranges.nonneg_moments
+            fmt = _fp8(degree, nonneg)
             former = _former(fmt, degree)
+            if state == "fp4":
+                narrow = None if m.name in climbing else _fp4(m, degree, nonneg, m.name in kept)
+                fmt = former = narrow or fmt
         elif state == "fp8-raw":
             fmt = former = "e4m3-raw"
             if degrees.moments[m.name] != 0:
@@ -37,9 +42,15 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
                     f"{m.name} grows with the gradient; use --state fp8, or --convert presign",
                 )
         init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
-        fallback = "bf16" if state == "fp8" else fmt
+        fallback = "bf16" if state in ("fp8", "fp4") else fmt
         word, field = fields.take(m.name in below)
         plans.append(MomentPlan(m.name, fmt, fallback, word, field, init, former))
+    if state == "fp4" and plans and not any(FORMATS[x.format].packed for x in plans):
+        raise LoweringError(
+            "SC311",
+            f"--state fp4: no moment of {p.name} fits 4 bits (running maxima, what they read, and "
+            "moments without a proved floor do not; docs/numerics.md#four-bits): use --state fp8",
+        )
     return tuple(plans)
 
 
@@ -79,6 +90,28 @@ def _fp8(degree: int | float | str | None, nonneg: bool) -> str:
     if degree <= 4:
         return "e5m3" if degree <= 2 else "e6m2"
     return f"e4m3-root{degree:g}" if degree in ROOT_ORDERS else "bf16"
+
+
+def _fp4(m: Moment, degree: int | float | str | None, nonneg: bool, kept: bool) -> str | None:
+    """Which 4 bits hold a moment of this degree; None where 4 are too few: a maximum would climb
+    with its rounding, and a denominator without a floor would meet numerators it does not cover."""
+    if m.kind != "ema":
+        return None
+    if degree in (0, 1, Degrees.ANY):
+        return None if nonneg else "e2m1"
+    powers = nonneg and isinstance(degree, int | float) and 2 <= degree <= 4
+    return "e4m0" if powers and kept else None
+
+
+def _kept(p: Program) -> set[str]:
+    """Moments that no numerator of a ratio can leave behind, however both are rounded: those with
+    a floor, and those whose numerators read no average."""
+    return {b.lower.name for b in moment_bounds(p)} | averaged_by_none(p)
+
+
+def _under_maxima(p: Program) -> set[str]:
+    """Moments whose rounding a running maximum would collect."""
+    return {n for m in p.moments if m.kind == "max" for e in m.reads for n in reached(p, e)}
 
 
 def _former(fmt: str, degree: int | float | str | None) -> str:

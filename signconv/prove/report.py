@@ -10,7 +10,7 @@ renderings read nothing else.  A quantity that does not apply is None (JSON: nul
     removed                    [{name, reason}]
     passes, notes              [{request, summary, source, provides}]; what the passes say they did
     link                       ratio, stosign, expected or sign
-    state                      {fp8|bf16|fp32: {moments: {name: {format, bytes}}, bytes,
+    state                      {fp4|fp8|bf16|fp32: {moments: {name: {format, bytes}}, bytes,
                                moved: {bf16|fp32: bytes per step with parameters of that type}}}
     built                      {state, moments}: what --state chose
     operations                 {arithmetic, other, passes}: per parameter and step, of the fp32 math
@@ -55,13 +55,17 @@ WIDTH = 100
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt", "cbrt", "newton_root", "real_power",
                         "ratio", "mean_ratio", "fma"})  # fmt: skip
 
+#: Storages whose rounding is reported as built; of the others what FP8 would do.
+NARROW = ("fp8", "fp4")
+
 
 def assemble(made: Build) -> dict[str, Any]:
     """Everything ``show`` knows of a build; deterministic, a few seconds at most."""
     p = made.program
     bound = prove(p)
     excess = _excess(made, bound)
-    formats = {m.name: m.format for m in plan(p, "fp8")}
+    narrow = made.kernel.storage if made.kernel.storage in NARROW else "fp8"
+    formats = {m.name: m.format for m in plan(p, narrow)}
     rounding = [asdict(x) for x in shifts(p, formats)]
     proved = _bound(p, bound)
     return {
@@ -79,7 +83,7 @@ def assemble(made: Build) -> dict[str, Any]:
         "passes": [_pass(text) for text in p.history],
         "notes": list(p.notes),
         "link": p.link,
-        "state": {s: _state(p, made.kernel, s) for s in ("fp8", "bf16", "fp32")},
+        "state": {s: _state(p, made.kernel, s) for s in _storages(p)},
         "built": {
             "state": made.kernel.storage,
             "moments": {
@@ -98,6 +102,15 @@ def assemble(made: Build) -> dict[str, Any]:
         "fp8": excess,
         "rounding": rounding,
     }
+
+
+def _storages(p: Program) -> list[str]:
+    """Storages to compare: 4 bits where any moment fits them."""
+    try:
+        plan(p, "fp4")
+    except LoweringError:
+        return ["fp8", "bf16", "fp32"]
+    return ["fp4", "fp8", "bf16", "fp32"] if p.moments else ["fp8", "bf16", "fp32"]
 
 
 def _pass(text: str) -> dict[str, str]:
@@ -200,7 +213,7 @@ def _excess(made: Build, bound: Bound) -> dict[str, Any] | None:
     from signconv.verification.differential import build_like
 
     try:
-        x = asdict(measure(made if made.kernel.storage == "fp8" else build_like(made, "fp8")))
+        x = asdict(measure(made if made.kernel.storage in NARROW else build_like(made, "fp8")))
     except LoweringError:
         return None
     return {**x, "largest": _number(x["largest"])}
@@ -263,7 +276,8 @@ def _table(r: dict[str, Any]) -> list[str]:
         cells = [f"{r['state'][s]['moved'][dtype]:.3f}" for s in states]
         rows.append((f"    read and written per step, {dtype} parameters", *cells))
     width = max(len(row[0]) for row in rows) + 2
-    lines = [row[0].ljust(width) + "".join(c.rjust(17) for c in row[1:]) for row in rows]
+    room = min(17, (100 - width) // len(states))
+    lines = [row[0].ljust(width) + "".join(c.rjust(room) for c in row[1:]) for row in rows]
     built = r["built"]
     total = sum(m["bytes"] for m in built["moments"].values())
     lines.append(f"    {total:.3f}  in all as built here, --state {built['state']}")

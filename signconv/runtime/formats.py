@@ -53,6 +53,40 @@ E6M2 = Float8(2, 67, 0xFB, 2.0**3, 1, 0xF7, signed=False)
 
 
 @dataclass(frozen=True)
+class Float4:
+    """Half a byte of exponent and mantissa, below a sign if it has one, two to a byte.
+
+    A code is a few upper bits of an fp16 (docs/design.md#codecs): ``place`` is where its lowest bit
+    lies there.  mantissa: its bits; largest: code of the largest number; nan: that of NaN; over:
+    bits of a maximum's mantissa above which its block takes the next scale, so that nothing is
+    larger than ``largest``; headroom: by how much the byte of a scale lies above the exponent of
+    its block's maximum; least: byte below which decoding would meet subnormal numbers; limit: the
+    largest fp32 number that has a scale.
+    """
+
+    mantissa: int
+    place: int
+    largest: int
+    nan: int
+    over: int
+    headroom: int
+    least: int
+    limit: float
+    signed: bool = True
+
+    @property
+    def magnitude(self) -> int:
+        """The bits that are no sign."""
+        return 0x7 if self.signed else 0xF
+
+
+#: 0, 1/2, 1, 3/2, 2, 3, 4, 6 times 2^-14 and a sign (OCP MXFP4's); what would be -0 is NaN.
+E2M1 = Float4(1, 9, 7, 8, 0x400000, 12, 16, 1.5 * 2.0**115)
+#: 0, the powers of two from 2^-14 to 2^-1, and NaN.
+E4M0 = Float4(0, 10, 14, 15, 0, 1, 15, 2.0**126, signed=False)
+
+
+@dataclass(frozen=True)
 class Format:
     """One way to store a moment.
 
@@ -60,8 +94,8 @@ class Format:
     tensor; words: what a generated file's docstring says of it; mantissa: stored bits of it, and
     rounding "exact", "nearest" or "stochastic", what an error estimate needs; random_bits: the
     upper bits of its field of random bits that encoding reads; float8: layout of a byte of codes;
-    scaled: whether every 32 elements carry a power-of-two scale (E8M0, one byte); order: codes
-    hold the root of that order (1: the moment itself).
+    float4: of half a byte; scaled: whether every 32 elements carry a power-of-two scale (E8M0, one
+    byte); order: codes hold the root of that order (1: the moment itself).
     """
 
     name: str
@@ -74,11 +108,24 @@ class Format:
     float8: Float8 | None = None
     scaled: bool = False
     order: int = 1
+    float4: Float4 | None = None
 
     @property
     def bytes_per_element(self) -> float:
         """Bytes one element takes, its share of the block scale included."""
-        return self.dtype.itemsize + (1 / BLOCK if self.scaled else 0)
+        size = self.dtype.itemsize / (2 if self.packed else 1)
+        return size + (1 / BLOCK if self.scaled else 0)
+
+    @property
+    def packed(self) -> bool:
+        """Whether two codes share a byte, the first in its lower half."""
+        return self.float4 is not None
+
+    @property
+    def signed(self) -> bool:
+        """Whether negative numbers have codes."""
+        layout = self.float8 or self.float4
+        return self.order == 1 and (layout is None or layout.signed)
 
     @property
     def codec(self) -> Codec:
@@ -88,17 +135,21 @@ class Format:
         return codec_of(self)
 
     def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
-        """A stored moment as flat fp32 [numel], never a view: the step writes in place."""
+        """A stored moment as flat fp32 [numel], never a view: the step writes in place.
+
+        ``stored`` has numel/2 bytes where codes are packed."""
         return self.codec.decode(stored.view(-1), None if scale is None else scale.view(-1))
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Codes [numel] and block scales (uint8 [numel/32]; None where there are none) of flat
-        fp32; ``field``: random bits, int32 [numel]."""
+        """Codes [numel], or [numel/2] bytes of them, and block scales (uint8 [numel/32]; None where
+        there are none) of flat fp32; ``field``: random bits, int32 [numel]."""
         return self.codec.encode(x, field)
 
 
 #: Formats with block scales have this code or a larger one.
 SCALED = 3
+#: Formats with two codes to a byte have this code or a larger one, below ROOT.
+HALVES = 6
 #: A moment of order p > 4 is stored as its p-th root; inside a kernel its code is ROOT + p.
 ROOT = 16
 ROOT_ORDERS = range(5, 9)
@@ -128,6 +179,14 @@ FORMATS = {
         ),
         Format(
             "e6m2", 5, torch.uint8, f"Unsigned E6M2 {_SCALED}", 2, "stochastic", 21, E6M2, True,
+        ),
+        Format(
+            "e2m1", 6, torch.uint8, f"E2M1 {_SCALED}, two to a byte", 1, "stochastic", 22,
+            scaled=True, float4=E2M1,
+        ),
+        Format(
+            "e4m0", 7, torch.uint8, f"Powers of two as {_SCALED}, two to a byte",
+            0, "stochastic", 23, scaled=True, float4=E4M0,
         ),
         *map(_root, ROOT_ORDERS),
     )

@@ -140,7 +140,7 @@ def inspect(optimizer: FusedOptimizer) -> Health:
     rows = []
     measured = iter(on_host[len(counts) :])
     for part, found, stall in zip(parts, on_host, stalls, strict=False):
-        n = max(part.values.numel() // part.width, 1)
+        n = max(part.weights.numel(), 1)
         share = [float(x) / n for x in found]
         stalled = None
         if stall is not None:
@@ -195,7 +195,7 @@ def _notes(optimizer: FusedOptimizer, rows: list[Row], watch: _Watch | None) -> 
 
 @dataclass(frozen=True)
 class _Part:
-    """A tensor to count: ``values`` as stored (``width`` of them per element).
+    """A tensor to count: ``values`` as stored.
 
     ``weights``, ``entry`` and ``values`` are plain tensors that belong together (sharded.readable).
     """
@@ -210,7 +210,6 @@ class _Part:
     values: Tensor
     bytes: int
     fmt: Format | None = None
-    width: int = 1
     note: str = ""
 
     @property
@@ -227,9 +226,18 @@ class _Part:
             zero, bad, full = exact == 0, ~exact.isfinite(), none
             changed = self._changed()
         elif x.dtype == torch.uint8:
-            assert self.fmt is not None and self.fmt.float8 is not None
-            size, largest = x & self.fmt.float8.magnitude, self.fmt.float8.largest
-            zero, full, bad = size == 0, size == largest, size > largest
+            assert self.fmt is not None
+            if self.fmt.float4 is not None:
+                code = ref.unpack(x.reshape(-1))
+                layout = self.fmt.float4
+                zero, bad = code == 0, code == layout.nan
+                # The largest code is an ordinary one, but of the largest scale
+                scale = self.entry[f"{self.kind}_scale"].reshape(-1).repeat_interleave(BLOCK)
+                full = ((code & layout.magnitude) == layout.largest) & (scale == 254)
+            else:
+                assert self.fmt.float8 is not None
+                size, largest = x & self.fmt.float8.magnitude, self.fmt.float8.largest
+                zero, full, bad = size == 0, size == largest, size > largest
         else:
             limit = torch.finfo(x.dtype).max
             zero, full, bad = x == 0, x.abs() == limit, ~x.isfinite()
@@ -251,10 +259,11 @@ class _Part:
         flat = self.values.reshape(-1)
         if self.fmt is None or self.fmt.dtype != torch.uint8:
             return _spaced(flat).float()
-        codes = _spaced(flat).contiguous()
+        share = 2 if self.fmt.packed else 1
+        codes = _spaced(flat, share).contiguous()
         scale = None
         if self.fmt.scaled:
-            every = _stride(flat.numel()) if flat.numel() % BLOCK == 0 else 1
+            every = _stride(share * flat.numel()) if share * flat.numel() % BLOCK == 0 else 1
             scale = self.entry[f"{self.kind}_scale"].reshape(-1)[::every].contiguous()
         return ref.load_moment(codes, scale, self.fmt)
 
@@ -263,10 +272,12 @@ def _stride(numel: int) -> int:
     return max(1, -(-numel // SAMPLE))
 
 
-def _spaced(flat: Tensor) -> Tensor:
-    if flat.numel() % BLOCK:
-        return flat[:: _stride(flat.numel())].clone()
-    return flat.view(-1, BLOCK)[:: _stride(flat.numel())].reshape(-1).clone()
+def _spaced(flat: Tensor, share: int = 1) -> Tensor:
+    """Blocks of the elements, of which ``share`` lie in each number of ``flat``."""
+    every, block = _stride(share * flat.numel()), BLOCK // share
+    if flat.numel() % block:
+        return flat[::every].clone()
+    return flat.view(-1, block)[::every].reshape(-1).clone()
 
 
 def _named(optimizer: FusedOptimizer) -> Iterator[tuple[Tensor, str]]:
@@ -288,9 +299,9 @@ def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
     wide = "" if has_blocks(p) else f"row of {row}"
     if form in (SPLIT, WHOLE):
         held = sum(held_here.get(k, 0) for k in (MASTER, CHECK))
-        label, width = ("16 bits", 2) if form == SPLIT else ("fp32", 1)
+        label = "16 bits" if form == SPLIT else "fp32"
         x = entry[MASTER]
-        yield _Part(p, weights, entry, name, "master", MASTER, label, x, held, None, width, wide)
+        yield _Part(p, weights, entry, name, "master", MASTER, label, x, held, None, wide)
     for m in optimizer.program.moments:
         if m.name not in entry:
             continue
@@ -298,7 +309,7 @@ def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
         note = wide if FORMATS[m.format].scaled and not fmt.scaled else ""
         held = sum(held_here.get(k, 0) for k in (m.name, f"{m.name}_scale"))
         x = entry[m.name]
-        yield _Part(p, weights, entry, name, m.name, m.name, fmt.name, x, held, fmt, 1, note)
+        yield _Part(p, weights, entry, name, m.name, m.name, fmt.name, x, held, fmt, note)
 
 
 # ---------------------------------------------------------------- the watched step

@@ -179,10 +179,19 @@ def block_shape(param: Tensor) -> torch.Size:
     return torch.Size([param.shape[0], blocks // param.shape[0]] if param.dim() > 1 else [blocks])
 
 
+def moment_shape(param: Tensor, fmt: Format) -> torch.Size:
+    """Shape of a stored moment: the parameter's, or its rows of bytes where codes are packed."""
+    if not fmt.packed:
+        return param.shape
+    half = param.numel() // 2
+    return torch.Size([param.shape[0], half // param.shape[0]] if param.dim() > 1 else [half])
+
+
 def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerProgram) -> None:
     """Raise RuntimeError where a parameter no longer has the shape of its state."""
+    blocks = has_blocks(param)
     for m in program.moments:
-        if entry[m.name].shape != param.shape:
+        if entry[m.name].shape != moment_shape(param, m.format_for(blocks)):
             raise coded(
                 RuntimeError,
                 "SC418",

@@ -15,7 +15,13 @@ from signconv.runtime import master as masters
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import CHECK, MASTER, Format, named
 from signconv.runtime.groups import number
-from signconv.runtime.program import MomentSlot, OptimizerProgram, block_shape, has_blocks
+from signconv.runtime.program import (
+    MomentSlot,
+    OptimizerProgram,
+    block_shape,
+    has_blocks,
+    moment_shape,
+)
 from signconv.runtime.reference.backend import fill
 from signconv.runtime.settings import has_float64, host_number
 
@@ -35,7 +41,7 @@ def layout(
     made: Layout = {}
     for m in program.moments:
         fmt = _format(m, p, stored)
-        made[m.name] = (p.shape, fmt.dtype)
+        made[m.name] = (moment_shape(p, fmt), fmt.dtype)
         if fmt.scaled:
             made[f"{m.name}_scale"] = (block_shape(p), torch.uint8)
     for name, _ in program.scalar_states:

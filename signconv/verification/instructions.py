@@ -29,6 +29,7 @@ THREADS = 32
 #: What the table holds: label -> (spec, passes, state, arithmetic, dtype of parameters).
 KERNELS = {
     "adamw bf16": ("adamw", None, "fp8", "fp32", torch.bfloat16),
+    "adamw fp4 bf16": ("adamw", None, "fp4", "fp32", torch.bfloat16),
     "adamw,stosign bf16": ("adamw", "stosign", "fp8", "fp32", torch.bfloat16),
     "adamw,stosign fp32-state fp32": ("adamw", "stosign", "fp32", "fp32", torch.float32),
     "lion bf16": ("lion", None, "fp8", "fp32", torch.bfloat16),

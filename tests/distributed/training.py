@@ -140,18 +140,22 @@ def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
 
 
 def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
-    """Name -> class and options; a third of the generated optimizers (all of them where
+    """Name -> class and options; a quarter of the generated optimizers (all of them where
     SIGNCONV_RANKS=all), and the storages of a few."""
     every = generated_classes()
     plain = {"backend": "reference"}
     found: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {}
     for i, (name, cls) in enumerate(every.items()):
-        if i % 3 == 0 or os.environ.get("SIGNCONV_RANKS") == "all":
+        if i % 4 == 0 or os.environ.get("SIGNCONV_RANKS") == "all":
             found[name] = (cls, plain)
     for name in ("adamw_stosign", "lamb", "nadam_stosign"):
         cls = every[name]
         found[f"{name} bf16"] = (cls, {"dtype": torch.bfloat16, **plain})
         found[f"{name} split"] = (cls, {"dtype": torch.bfloat16, "master": "split", **plain})
+    found["adamw_stosign_fp4 bf16"] = (
+        every["adamw_stosign_fp4"],
+        {"dtype": torch.bfloat16, **plain},
+    )
     for name in ("adamw_stosign", "lamb") if HAS_LLVM else ():
         found[f"{name} cpu"] = (every[name], {"backend": "cpu"})
     if os.environ.get("TRITON_INTERPRET") == "1":

@@ -91,4 +91,8 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
         "numerator = grad / norm(grad * norm(grad))", None, "fp32", "fp32",
         "a third pass over the tensor",
     ),
+    "SC311": (
+        "m = ema(grad, 0.9)\nG = max_ema(abs(m), 0.9)\nnumerator = m\ndenominator = G",
+        None, "fp4", "fp32", "no moment of .* fits 4 bits",
+    ),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.formats import BLOCK, FORMATS, ROOT, ROOT_ORDERS, SCALED, Format
+from signconv.runtime.formats import BLOCK, FORMATS, HALVES, ROOT, ROOT_ORDERS, SCALED, Format
 from signconv.runtime.kernel import codecs, constants
 from signconv.runtime.kernel.launch import device_codec
 from signconv.verification.bits import different
@@ -15,6 +15,7 @@ from signconv.verification.bits import different
 N = 64 * BLOCK
 CODEC = tl.constexpr(device_codec(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 CODES_SCALED = tl.constexpr(SCALED)
+CODES_PACKED, CODES_ROOT = tl.constexpr(HALVES), tl.constexpr(ROOT)
 each = pytest.mark.parametrize("fmt", FORMATS.values(), ids=list(FORMATS))
 
 
@@ -24,14 +25,16 @@ def fields(seed: int) -> Tensor:
 
 
 def values(fmt: Format, seed: int = 0) -> Tensor:
-    """From 1/8 to 8, normal numbers of every format beside each other.
+    """From 1/8 to 8, of 4 bits with a sign from 1 to 4: normal numbers beside each other.
 
     Positive where the kernel takes what it stores to be: unsigned codes, and roots.
     """
     rng = torch.Generator().manual_seed(seed)
-    x = 2.0 ** (6 * torch.rand(N, generator=rng) - 3)
-    positive = fmt.order > 1 or (fmt.float8 is not None and not fmt.float8.signed)
-    signs = 1.0 if positive else torch.randint(0, 2, (N,), generator=rng) * 2.0 - 1.0
+    narrow = fmt.packed and fmt.signed
+    x = 2.0 ** (
+        2 * torch.rand(N, generator=rng) if narrow else 6 * torch.rand(N, generator=rng) - 3
+    )
+    signs = torch.randint(0, 2, (N,), generator=rng) * 2.0 - 1.0 if fmt.signed else 1.0
     return x * signs
 
 
@@ -47,13 +50,14 @@ def test_codes_and_names_are_those_of_one_format() -> None:
         assert f.scaled == (f.code >= SCALED), f.name
         assert (f.order > 1) == (f.code > ROOT) and f.order in (1, *ROOT_ORDERS), f.name
         assert f.code == ROOT + f.order or f.order == 1, f.name
+        assert f.packed == (HALVES <= f.code < ROOT), f.name
 
 
 def test_kernels_know_them_by_the_same_codes() -> None:
     known = {
         "fp32": constants.FP32, "bf16": constants.BF16, "e4m3-raw": constants.E4M3_RAW,
         "e4m3": constants.E4M3, "e5m3": constants.E5M3,
-        "e6m2": constants.E6M2,
+        "e6m2": constants.E6M2, "e2m1": constants.E2M1, "e4m0": constants.E4M0,
     }  # fmt: skip
     assert known.keys() == {f.name for f in FORMATS.values() if f.order == 1}
     assert all(constant.value == FORMATS[name].code for name, constant in known.items())
@@ -63,7 +67,7 @@ def test_kernels_know_them_by_the_same_codes() -> None:
 @each
 def test_bytes_are_those_of_what_is_stored(fmt: Format) -> None:
     code, scale = fmt.encode(values(fmt), fields(1))
-    assert code.dtype == fmt.dtype and code.shape == (N,)
+    assert code.dtype == fmt.dtype and code.shape == (N // 2 if fmt.packed else N,)
     assert (scale is not None) == fmt.scaled
     stored = code.numel() * code.element_size()
     if scale is not None:
@@ -111,8 +115,11 @@ def test_random_bits_are_as_many_as_are_read(fmt: Format) -> None:
 def test_a_block_spans_the_binades_of_its_layout(name: str) -> None:
     """Beside a maximum of 1 the smallest normal number is exact; of a root, to the power of it."""
     fmt = FORMATS[name]
-    assert fmt.float8 is not None
-    binades = fmt.float8.headroom + 127 - fmt.float8.smallest
+    if fmt.float4 is not None:  # from the largest number down to what has a whole mantissa
+        binades = (fmt.float4.largest >> fmt.float4.mantissa) - 1
+    else:
+        assert fmt.float8 is not None
+        binades = fmt.float8.headroom + 127 - fmt.float8.smallest
     x = torch.full((N,), 2.0 ** -(binades * fmt.order))
     x[::BLOCK] = 1.0
     assert different(round_trip(fmt, x, fields(8)), x) == 0
@@ -127,7 +134,10 @@ def _round_trip_kernel(
     field = tl.load(field_ptr + offsets).to(tl.uint32, bitcast=True)
     code, byte = codecs.encode(tl.load(x_ptr + offsets), field, FORMAT, CODEC)
     byte = byte.to(tl.uint8)
-    tl.store(code_ptr + offsets, code)
+    if FORMAT >= CODES_PACKED and FORMAT < CODES_ROOT:
+        tl.store(code_ptr + row * 16 + tl.arange(0, 16)[None, :], code)
+    else:
+        tl.store(code_ptr + offsets, code)
     if FORMAT >= CODES_SCALED:
         tl.store(byte_ptr + row, byte)
     tl.store(back_ptr + offsets, codecs.decode(code, byte, FORMAT, CODEC))
@@ -137,7 +147,7 @@ def _round_trip_kernel(
 def test_the_kernel_stores_the_same_codes(fmt: Format, device: str) -> None:
     x, field = values(fmt, 9), fields(10)
     code, scale = fmt.encode(x, field)
-    made = torch.zeros(N, dtype=fmt.dtype, device=device)
+    made = torch.zeros_like(code, device=device)
     bytes_ = torch.zeros(N // BLOCK, dtype=torch.uint8, device=device)
     back = torch.zeros(N, device=device)
     _round_trip_kernel[(1,)](

@@ -1,5 +1,5 @@
-"""What inline PTX computes, without a GPU: the instructions of signconv/runtime/kernel/ptx.py but
-approximations.
+"""What inline PTX computes, without a GPU: the instructions of signconv/runtime/kernel/ptx.py and
+ptx4.py but approximations.
 
 Registers are NumPy arrays of bits, one element a thread; a branch parts the threads.
 """
@@ -105,6 +105,10 @@ def _step(opcode: str, operands: list[str], held: dict[str, Bits], threads: int)
         return
     values = [_value(s, held, threads) for s in sources]
     name, *kinds = opcode.split(".")
+    if opcode == "shf.l.wrap.b32":  # the upper word of both, shifted left
+        low, high, n = values
+        held[target] = ((high << n) | (low >> (np.uint32(32) - n))).astype(np.uint32)
+        return
     known = _FLOATS if kinds and kinds[-1] == "f32" and name != "cvt" else _WORDS
     if name == "cvt":
         held[target] = _convert(opcode, values)
@@ -204,6 +208,7 @@ _WORDS: dict[str, Callable[..., Bits]] = {
     "and": lambda a, b: a & b,
     "or": lambda a, b: a | b,
     "xor": lambda a, b: a ^ b,
+    "not": lambda a: ~a,
     "shl": lambda a, b: a << b,
     "shr": lambda a, b: a >> b,
     "mad": lambda a, b, c: a * b + c,

@@ -307,7 +307,13 @@ def _stored(box: Enclosed, fmt: Format, scale: Tensor | None) -> Enclosed:
     unit = 2.0 ** (scale.view(-1).double().numpy().repeat(BLOCK) - 127)
     if fmt.order > 1:
         return _stored_root(box, fmt.order, unit)
-    smallest = {"e4m3": 2.0**-9, "e5m3": 2.0**-17, "e6m2": 2.0**-62}[fmt.name]
+    if fmt.float4 is not None:  # saturates
+        limit = fmt.float4.limit
+        clipped = (np.clip(end, -limit, limit) for end in (box.lo, box.hi))
+        box, size = Enclosed(*clipped, box.open, box.unit), np.minimum(size, limit)
+    smallest = {
+        "e4m3": 2.0**-9, "e5m3": 2.0**-17, "e6m2": 2.0**-62, "e2m1": 2.0**-15, "e4m0": 2.0**-14
+    }[fmt.name]  # fmt: skip
     return box.wider(2.0**-fmt.mantissa * size + smallest * unit)
 
 
@@ -323,17 +329,23 @@ def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
 
 
 def _scales(name: str, box: Enclosed, got: Any, scale: Any, fmt: Format) -> list[str]:
-    """A block's scale fits its largest finite value: that is in the codes' last binade but one.
+    """A block's scale fits its largest finite value: that is in the codes' last binade but one, of
+    4 bits in the last.
 
     The smallest scale serves zeros too: 2^-126, or that of the root of the smallest normal number.
     """
-    assert fmt.float8 is not None
-    smallest = 1 if fmt.order == 1 else 120 - 126 // fmt.order
+    layout = fmt.float4 or fmt.float8
+    assert layout is not None
+    if fmt.float4 is not None:  # more than half of the largest code, rounded down
+        smallest, least = fmt.float4.least, 3 * 2.0**-14 if fmt.signed else 2.0**-2
+    else:
+        smallest = 1 if fmt.order == 1 else 120 - 126 // fmt.order
+        least = 2.0**layout.headroom
     largest = np.abs(np.where(np.isfinite(got), got, 0.0)).reshape(-1, BLOCK).max(axis=1)
     sure = ~box.open.reshape(-1, BLOCK).any(axis=1)
     codes = largest / 2.0 ** (scale - 127.0)
     # Roots are taken in float64, where that of 128**3 is a little less than 128
-    wasted = sure & (scale > smallest) & (codes < 2.0**fmt.float8.headroom * (1 - 2.0**-40))
+    wasted = sure & (scale > smallest) & (codes < least * (1 - 2.0**-40))
     return [f"{name}: {int(wasted.sum())} blocks waste their scale"] if wasted.any() else []
 
 

@@ -135,15 +135,16 @@ class _Kernel:
         self.module, self.program, self.variant, self.name = module, program, variant, name
         self.reducing = name == "reduce"
         self.formats = {m.name: m.format_for(variant.blocks) for m in program.moments}
-        #: name in the state, column, dtype, and whether every element has one, of each pointer
-        self.pointers: list[tuple[str, int, torch.dtype, bool]] = [
-            ("", Column.PARAM, variant.param, True),
-            ("", Column.GRAD, variant.grad, True),
+        #: name in the state, column, dtype, and how many elements share a number, of each pointer
+        self.pointers: list[tuple[str, int, torch.dtype, int]] = [
+            ("", Column.PARAM, variant.param, 1),
+            ("", Column.GRAD, variant.grad, 1),
         ]
         for i, (moment, fmt) in enumerate(self.formats.items()):
-            self.pointers.append((moment, Column.STATE + 2 * i, fmt.dtype, True))
+            share = 2 if fmt.packed else 1
+            self.pointers.append((moment, Column.STATE + 2 * i, fmt.dtype, share))
             if fmt.scaled:
-                scale = f"{moment}_scale", Column.STATE + 2 * i + 1, torch.uint8, False
+                scale = f"{moment}_scale", Column.STATE + 2 * i + 1, torch.uint8, BLOCK
                 self.pointers.append(scale)
 
     def emit(self) -> None:
@@ -175,9 +176,10 @@ class _Kernel:
             if not self.reducing:
                 trace.reduced = lambda i: _wide(trace, reduced[i])
             stored = []
-            for (_, _, dtype, wide), base in zip(self.pointers, bases, strict=True):
-                place = _at(b, base, element if wide else r, LLVM[dtype])
-                stored.append(Stored(trace, dtype, place, wide))
+            for (_, _, dtype, share), base in zip(self.pointers, bases, strict=True):
+                place = _at(b, base, _times(b, r, BLOCK // share), LLVM[dtype])
+                wide = share < BLOCK
+                stored.append(Stored(trace, dtype, place, wide, share if wide else 1))
             param, grad, *moments = stored
             names = [name for name, *_ in self.pointers[2:]]
             words = random_words(trace, b.add(index, element), drawn, self.program)
@@ -236,8 +238,8 @@ class _Kernel:
         here = b.select(b.icmp_signed("<", left, most), left, most)
         whole, tail = b.sdiv(here, ir.Constant(I64, BLOCK)), b.srem(here, ir.Constant(I64, BLOCK))
         bases = [
-            _at(b, b.inttoptr(a, POINTER), element if wide else first, LLVM[dtype])
-            for a, (_, _, dtype, wide) in zip(addresses, self.pointers, strict=True)
+            _at(b, b.inttoptr(a, POINTER), _times(b, first, BLOCK // share), LLVM[dtype])
+            for a, (_, _, dtype, share) in zip(addresses, self.pointers, strict=True)
         ]
         zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
         b.call(rows, [*bases, scalars, keys, extra, index, zero, ir.Constant(I32, BLOCK), whole])
@@ -247,10 +249,10 @@ class _Kernel:
             end = _times(b, whole, BLOCK)
             places = [
                 (_at(b, base, end, LLVM[dtype]), row, dtype.itemsize)
-                for base, row, (_, _, dtype, wide) in zip(
+                for base, row, (_, _, dtype, share) in zip(
                     bases, scratch, self.pointers, strict=True
                 )
-                if wide
+                if share == 1
             ]
             for place, row, size in places:
                 self._memcpy(b, row, place, _times(b, tail, size))

@@ -365,6 +365,39 @@ class Lanes:
         return x.sqrt()
 
     @staticmethod
+    def _unpack(x: Lanes) -> Lanes:
+        """Both halves of each byte, beside each other."""
+        trace, b, n = x.trace, x.trace.builder, x.trace.width
+        wide = ir.VectorType(LLVM[torch.int32], n)
+
+        def halves(part: int, packed: Any) -> Any:
+            none = ir.Constant(packed.type, ir.Undefined)
+            twice = ir.Constant(wide, [i // 2 for i in range(n)])
+            bytes_ = b.zext(b.shuffle_vector(packed, none, twice), wide)
+            return b.and_(
+                b.lshr(bytes_, ir.Constant(wide, [0, 4] * (n // 2))), ir.Constant(wide, [15] * n)
+            )
+
+        return Lanes(trace, torch.int32, True, halves, x)
+
+    @staticmethod
+    def _pack(x: Lanes) -> Lanes:
+        """A byte of each two neighbours: half as many numbers in a part."""
+        trace, b, n = x.trace, x.trace.builder, x.trace.width
+        half = ir.VectorType(LLVM[torch.int32], n // 2)
+
+        def both(part: int, code: Any) -> Any:
+            none = ir.Constant(code.type, ir.Undefined)
+            even, odd = (
+                b.shuffle_vector(code, none, ir.Constant(half, [*range(first, n, 2)]))
+                for first in (0, 1)
+            )
+            joined = b.or_(even, b.shl(odd, ir.Constant(half, [4] * (n // 2))))
+            return b.trunc(joined, ir.VectorType(LLVM[torch.uint8], n // 2))
+
+        return Lanes(trace, torch.uint8, True, both, x)
+
+    @staticmethod
     def _tree_sum(x: Lanes) -> Lanes:
         x.trace.summands.append(x)
         return x

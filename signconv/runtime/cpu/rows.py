@@ -15,20 +15,28 @@ from signconv.runtime.reference.random_bits import SignWord, Word, signed32
 
 
 class Stored(Lanes):
-    """A row in memory: read where it is made, written by ``copy_``."""
+    """A row in memory: read where it is made, written by ``copy_``.
 
-    def __init__(self, trace: Trace, dtype: torch.dtype, pointer: Any, wide: bool = True) -> None:
-        self.pointer = pointer
+    share: how many elements share a number there.
+    """
+
+    def __init__(
+        self, trace: Trace, dtype: torch.dtype, pointer: Any, wide: bool = True, share: int = 1
+    ) -> None:
+        self.pointer, self.share = pointer, share
 
         def load(part: int) -> Any:
-            made = trace.builder.load(self._place(part), typ=self._type(dtype))
+            kind = LLVM[dtype]
+            if wide:
+                kind = ir.VectorType(kind, trace.width // share)
+            made = trace.builder.load(self._place(part), typ=kind)
             made.align = dtype.itemsize
             return made
 
         super().__init__(trace, dtype, wide, load)
 
     def _place(self, part: int) -> Any:
-        first = ir.Constant(LLVM[torch.int64], part * self.trace.width)
+        first = ir.Constant(LLVM[torch.int64], part * self.trace.width // self.share)
         return self.trace.builder.gep(self.pointer, [first], source_etype=LLVM[self.dtype])
 
     def view(self, *shape: Any) -> Lanes:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.kernel import arithmetic, ptx, roots
+from signconv.runtime.kernel import arithmetic, ptx, ptx4, roots
 from signconv.runtime.kernel.constants import (
     ARITHMETIC,
     BF16,
+    E2M1,
     E4M3,
     E4M3_RAW,
     E5M3,
     E6M2,
     FP32,
+    HALVES,
     INTERPRETED,
     PTX_FP8,
     ROOT,
@@ -90,6 +92,68 @@ def encode_fp8(x, scale, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         bits += field >> 12
         code = (bits >> 20) | ((bits >> 24) & 0x80)  # the byte's upper bit is 0 before the sign
     return code.to(tl.uint8)
+
+
+@triton.jit
+def unpack(stored):
+    """Codes [ROWS, 32] of bytes [ROWS, 16], the lower half first."""
+    return tl.interleave(stored & 0xF, stored >> 4)
+
+
+@triton.jit
+def pack(code):
+    """Bytes [ROWS, 16] of codes [ROWS, 32], the first of two in the lower half."""
+    first, second = _halves(code)
+    return first | (second << 4)
+
+
+@triton.jit
+def decode_fp4(code, scale, FORMAT: tl.constexpr):
+    """4-bit codes times ``scale`` (a power of two) as fp32, exactly: a code is bits of an fp16."""
+    wide = code.to(tl.uint16)
+    if FORMAT == E2M1:
+        half = ((wide & 7) << 9) | ((wide & 8) << 12)
+        nan = code == 8
+    else:
+        half = wide << 10
+        nan = code == 15
+    x = half.to(tl.float16, bitcast=True).to(tl.float32) * scale
+    return tl.where(nan, float("nan"), x)
+
+
+@triton.jit
+def decode_halves(stored, scale, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """Bytes [ROWS, 16] of two codes times ``scale`` [ROWS, 1] as fp32 [ROWS, 32]."""
+    if CODEC == ARITHMETIC:
+        return decode_fp4(unpack(stored), scale, FORMAT)
+    scale = tl.broadcast_to(scale, stored.shape)
+    if FORMAT == E2M1:
+        first, second = ptx4.decode_e2m1(stored, scale)
+    else:
+        first, second = ptx4.decode_e4m0(stored, scale)
+    return tl.interleave(first, second)
+
+
+@triton.jit
+def encode_fp4(x, scale, field, FORMAT: tl.constexpr):
+    """fp32, no larger than the largest code, to codes by unbiased stochastic rounding on the bits.
+
+    ``scale`` is a power of two that gives fp32 the code's exponents, subnormals included.  A sign
+    counts where the code is not 0 or NaN's.
+    """
+    bits = _magnitude(x * scale)
+    if FORMAT == E2M1:
+        code = (bits + (field >> 10)) >> 22
+        code |= tl.where((x < 0) & ((code & 7) > 0), tl.full((), 8, tl.uint32), 0)
+    else:
+        code = (bits + (field >> 9)) >> 23
+    return code.to(tl.uint8)
+
+
+@triton.jit
+def _halves(x):
+    """The first and the second of each two neighbours, [ROWS, 16] each."""
+    return tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
 
 
 @triton.jit
@@ -191,6 +255,56 @@ def encode_blocks(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
 
 
 @triton.jit
+def encode_halves(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """Bytes [ROWS, 16] of two codes and E8M0 bytes [ROWS, 1]: the scale of a row is the least in
+    which its largest finite magnitude is no larger than the largest code; Inf and NaN store NaN.
+
+    Scaled by 2^(15 - byte) fp32 has the code's exponents; where that is no normal number, and for
+    Inf and NaN, a second branch takes over.
+    """
+    OVER: tl.constexpr = 0x3FFFFF if FORMAT == E2M1 else 0x7FFFFF
+    HEADROOM: tl.constexpr = 12 if FORMAT == E2M1 else 1
+    LEAST: tl.constexpr = 16 if FORMAT == E2M1 else 15
+    # The largest number with a scale, and the largest whose scale needs one factor
+    LIMIT: tl.constexpr = 0x79400000 if FORMAT == E2M1 else 0x7E800000
+    ONE: tl.constexpr = 0x40C00000 if FORMAT == E2M1 else 0x46000000
+    # Bits that round to the code of NaN whatever the field
+    NAN: tl.constexpr = 8 << 22 if FORMAT == E2M1 else 15 << 23
+    largest = tl.max(_magnitude(x), axis=1)
+    if _highest(largest, x) <= ONE:
+        byte = _half_byte(largest, OVER, HEADROOM, LEAST)
+        scale = _power_of_two(15 - byte)
+        rest = x
+    else:
+        finite = _magnitude(x) < 0x7F800000
+        size = tl.minimum(tl.where(finite, _magnitude(x), 0), LIMIT)
+        byte = _half_byte(tl.max(size, axis=1), OVER, HEADROOM, LEAST)
+        first = tl.maximum(15 - byte, -126)
+        scale = _power_of_two(byte * 0)
+        rest = (size | (x.to(tl.uint32, bitcast=True) & 0x80000000)).to(tl.float32, bitcast=True)
+        rest = (rest * _power_of_two(first)) * _power_of_two(15 - byte - first)
+        rest = tl.where(finite, rest, tl.full((), NAN, tl.uint32).to(tl.float32, bitcast=True))
+    # One encoder behind both branches: bytes that leave a branch come unpacked
+    if CODEC == ARITHMETIC:
+        stored = pack(encode_fp4(rest, scale, field, FORMAT))
+    else:
+        x0, x1 = _halves(rest)
+        f0, f1 = _halves(field)
+        scale = tl.broadcast_to(scale, x0.shape)
+        if FORMAT == E2M1:
+            stored = ptx4.encode_e2m1(x0, x1, scale, f0, f1)
+        else:
+            stored = ptx4.encode_e4m0(x0, x1, scale, f0, f1)
+    return stored, byte
+
+
+@triton.jit
+def _half_byte(largest, OVER: tl.constexpr, HEADROOM: tl.constexpr, LEAST: tl.constexpr):
+    exponent = ((largest + OVER) >> 23).to(tl.int32)
+    return tl.maximum(exponent + HEADROOM, LEAST)[:, None]
+
+
+@triton.jit
 def encode_root_blocks(v, field, N: tl.constexpr):
     """As ``encode_blocks``, of N-th roots; moments above 2^124 saturate."""
     largest = tl.max(_magnitude(v), axis=1)
@@ -211,7 +325,8 @@ def encode_root_blocks(v, field, N: tl.constexpr):
 
 @triton.jit
 def decode(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
-    """Stored codes [ROWS, 32] and, of scaled formats, E8M0 bytes [ROWS, 1] as fp32."""
+    """Stored codes [ROWS, 32], packed ones [ROWS, 16], and, of scaled formats, E8M0 bytes [ROWS, 1]
+    as fp32."""
     if FORMAT == FP32:
         x = code
     elif FORMAT == BF16:
@@ -220,7 +335,10 @@ def decode(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         x = decode_fp8(code, 1.0, FORMAT, CODEC)
     else:
         scale = (byte.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
-        x = decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
+        if FORMAT >= HALVES and FORMAT < ROOT:
+            x = decode_halves(code, scale, FORMAT, CODEC)
+        else:
+            x = decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
         if FORMAT > ROOT:
             x = roots.power(x, FORMAT - ROOT)
     return x
@@ -241,6 +359,8 @@ def encode(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
             code = encode_fp8_nearest(x)
     elif FORMAT > ROOT:
         code, byte = encode_root_blocks(x, field, FORMAT - ROOT)
+    elif FORMAT >= HALVES and FORMAT < ROOT:
+        code, byte = encode_halves(x, field, FORMAT, CODEC)
     else:
         code, byte = encode_blocks(x, field, FORMAT, CODEC)
     return code, byte

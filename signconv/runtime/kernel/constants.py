@@ -25,9 +25,12 @@ BF16 = tl.constexpr(formats.FORMATS["bf16"].code)
 E4M3 = tl.constexpr(formats.FORMATS["e4m3"].code)
 E5M3 = tl.constexpr(formats.FORMATS["e5m3"].code)
 E6M2 = tl.constexpr(formats.FORMATS["e6m2"].code)
+E2M1 = tl.constexpr(formats.FORMATS["e2m1"].code)
+E4M0 = tl.constexpr(formats.FORMATS["e4m0"].code)
 E4M3_RAW = tl.constexpr(formats.FORMATS["e4m3-raw"].code)
 ROOT = tl.constexpr(formats.ROOT)  # + p: the p-th root in E4M3
 SCALED = tl.constexpr(formats.SCALED)
+HALVES = tl.constexpr(formats.HALVES)  # below ROOT: two codes to a byte
 
 # How codes are made (a kernel's CODEC): by arithmetic that runs everywhere; by the same arithmetic
 # in PTX, for NVIDIA GPUs; by that and the FP8 conversions of compute capability 8.9

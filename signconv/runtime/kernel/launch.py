@@ -69,6 +69,8 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
     if wide or program.reductions:
         return LaunchShape(ROWS, 1, None)
+    if len(formats) == 2 and all(f.packed for f in formats):
+        return LaunchShape(ROWS, 2, 80, eight=param == torch.bfloat16)  # by spills; not timed yet
     if any(f.order > 1 for f in formats):
         return LaunchShape(ROWS, 2, 72)
     if len(formats) < 2:

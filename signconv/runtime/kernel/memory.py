@@ -11,8 +11,10 @@ from signconv.runtime.kernel import codecs
 from signconv.runtime.kernel.constants import (
     BF16,
     FP32,
+    HALVES,
     INTERPRETED,
     PLAIN,
+    ROOT,
     SCALED,
     SPLIT,
     WHOLE,
@@ -170,6 +172,12 @@ def _typed(ptr, FORMAT: tl.constexpr):
 
 
 @triton.jit
+def _bytes(row):
+    """Places [ROWS, 16] of a tile's packed codes."""
+    return row * 16 + tl.arange(0, 16)[None, :]
+
+
+@triton.jit
 def fetch_moment(
     ptr,
     scale_ptr,
@@ -185,7 +193,10 @@ def fetch_moment(
 
     ``ptr`` points to bytes and is typed here; ``start`` is the tile's first element.
     """
-    code = load(_typed(ptr, FORMAT) + start, offsets, mask, FULL)
+    if FORMAT >= HALVES and FORMAT < ROOT:
+        code = load(ptr + start // 2, _bytes(row), row_mask, FULL)
+    else:
+        code = load(_typed(ptr, FORMAT) + start, offsets, mask, FULL)
     byte = tl.full((), 0, tl.uint8)
     if FORMAT >= SCALED:
         byte = load(scale_ptr + start // 32, row, row_mask, FULL)
@@ -209,7 +220,10 @@ def store_moment(
 ):
     """Encode fp32 [ROWS, 32] and store; the scale used to encode is the one that is stored."""
     code, byte = codecs.encode(x, field, FORMAT, CODEC)
-    _store(_typed(ptr, FORMAT) + start, offsets, code, mask, FULL)
+    if FORMAT >= HALVES and FORMAT < ROOT:
+        _store(ptr + start // 2, _bytes(row), code, row_mask, FULL)
+    else:
+        _store(_typed(ptr, FORMAT) + start, offsets, code, mask, FULL)
     if FORMAT >= SCALED:
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
 

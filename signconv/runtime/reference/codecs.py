@@ -7,8 +7,9 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from signconv.runtime.formats import BLOCK, E6M2, Float8, Format, named
+from signconv.runtime.formats import BLOCK, E6M2, Float4, Float8, Format, named
 from signconv.runtime.reference import roots
 from signconv.runtime.reference.bits import shift_right
 
@@ -83,9 +84,27 @@ class Roots(Blocks):
         return code, byte.to(torch.uint8)
 
 
+class Halves(Codec):
+    """Half a byte each, with a scale per block."""
+
+    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+        assert scale is not None and self.fmt.float4 is not None
+        bits = scale.to(torch.int32) << 23
+        x = decode_fp4(unpack(stored), self.fmt.float4)
+        return x * bits.view(torch.float32).repeat_interleave(BLOCK)
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        assert self.fmt.float4 is not None
+        byte = fp4_scale(x, self.fmt.float4)
+        code = encode_fp4(x, byte.repeat_interleave(BLOCK), field, self.fmt.float4)
+        return pack(code), byte.to(torch.uint8)
+
+
 @cache
 def codec_of(fmt: Format) -> Codec:
     """The encoder and decoder of a format."""
+    if fmt.packed:
+        return Halves(fmt)
     if fmt.float8 is None:
         return {torch.float32: Float, torch.bfloat16: Bf16}[fmt.dtype](fmt)
     if not fmt.scaled:
@@ -188,6 +207,66 @@ def _finish(x: Tensor, code: Tensor, layout: Float8) -> Tensor:
     if layout.signed:
         code = code | ((x.view(torch.int32) >> 24) & 0x80)
     return torch.where(x.isfinite(), code, layout.magnitude).to(torch.uint8)
+
+
+def unpack(stored: Tensor) -> Tensor:
+    """Codes (int32 [2n]) of bytes [n], the lower half first."""
+    if has_torch_function_unary(stored):
+        return handle_torch_function(unpack, (stored,), stored)
+    wide = stored.view(-1).to(torch.int32)
+    return torch.stack((wide & 0xF, wide >> 4), dim=1).view(-1)
+
+
+def pack(code: Tensor) -> Tensor:
+    """Bytes (uint8 [n]) of codes (int32 [2n], 0 to 15), the first in the lower half."""
+    if has_torch_function_unary(code):
+        return handle_torch_function(pack, (code,), code)
+    pairs = code.view(-1, 2)
+    return (pairs[:, 0] | (pairs[:, 1] << 4)).to(torch.uint8)
+
+
+def decode_fp4(code: Tensor, layout: Float4) -> Tensor:
+    """Codes (int32) to fp32, exactly, before the block scale."""
+    size = code & layout.magnitude
+    # No number on the way is subnormal: below two codes the mantissa alone counts
+    normal = ((size << (23 - layout.mantissa)) + (112 << 23)).view(torch.float32)
+    small = size.to(torch.float32) * 2.0 ** (-14 - layout.mantissa)
+    x = torch.where(size < 1 << layout.mantissa, small, normal)
+    if layout.signed:
+        x = torch.where(code >= 8, -x, x)
+    return torch.where(code == layout.nan, torch.nan, x)
+
+
+def encode_fp4(x: Tensor, byte: Tensor, field: Tensor, layout: Float4) -> Tensor:
+    """fp32 to codes (int32) of x * 2^(127 - byte) by unbiased stochastic rounding on the bits.
+
+    Scaled by 2^-112 besides, fp32 has the code's exponents, subnormals included.  Inf and NaN
+    store NaN; what is too large saturates.  Unsigned formats take x >= 0.
+    """
+    drop = 23 - layout.mantissa
+    exponent = 15 - byte
+    first = exponent.clamp(min=-126)
+    size = x.abs().clamp(max=layout.limit) * _power_of_two(first) * _power_of_two(exponent - first)
+    code = (size.view(torch.int32) + shift_right(field, 32 - drop)) >> drop
+    if layout.signed:  # but there is no -0
+        code = torch.where((x < 0) & (code > 0), code + 8, code)
+    return torch.where(x.isfinite(), code, layout.nan)
+
+
+def fp4_scale(x: Tensor, layout: Float4) -> Tensor:
+    """E8M0 byte per row of 32 (int32 [numel/32]): the least in which the largest finite magnitude
+    is no larger than the largest code."""
+    magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
+    finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
+    largest = finite.amax(dim=1)
+    limit = _bits_of(layout.limit)
+    largest = torch.where(largest < limit, largest, limit)
+    exponent = (largest + (0x7FFFFF - layout.over)) >> 23
+    return (exponent + layout.headroom).clamp(min=layout.least)
+
+
+def _bits_of(x: float) -> int:
+    return int(torch.tensor(x, dtype=torch.float32, device="cpu").view(torch.int32))
 
 
 def bf16_nearest(x: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ def check(before: Program, after: Program, options: Mapping[str, str], levels: i
     if before.denominator is None:
         (g,) = {m.name for m in after.moments} - {m.name for m in before.moments}
         beta = after.moment(g).beta
-        kept = after.hyper(beta.name).default if isinstance(beta, Ref) else 1.0
+        hyper = after.hyper(beta.name) if isinstance(beta, Ref) else None
+        kept = 1.0 if hyper is None else hyper.default
         sigmas = [*accumulate(map(np.abs, tops), lambda last, new: np.maximum(kept * last, new))]
         states = [s for _, s in run(replace(after, link="ratio"), grads)]
         if any(differ(s[g], largest) for s, largest in zip(states, sigmas, strict=True)):

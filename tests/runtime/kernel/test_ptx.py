@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from signconv.runtime.kernel import ptx
+from signconv.runtime.formats import FORMATS
+from signconv.runtime.kernel import ptx, ptx4
 from signconv.runtime.reference import ops as ref
 from signconv.verification.bits import different
 from tests.support.ptx import assemblies, run
 
 SOURCE = Path(ptx.__file__).read_text(encoding="utf-8")
-ASSEMBLY = assemblies(SOURCE)
+ASSEMBLY = assemblies(SOURCE) | assemblies(Path(ptx4.__file__).read_text(encoding="utf-8"))
 N = 1 << 16
 
 
@@ -86,6 +87,57 @@ def test_encoding(fmt: str) -> None:
     assert torch.equal(torch.from_numpy(got.copy()).view(torch.uint8), wanted)
 
 
+def neighbours(x: Tensor) -> list[np.ndarray]:
+    """Elements as the assembly of 4-bit codes has them: the first of each byte, then the second."""
+    columns = words(x).reshape(-1, 8).T
+    return [columns[i] for i in (0, 2, 4, 6, 1, 3, 5, 7)]
+
+
+def apart(registers: list[np.ndarray]) -> Tensor:
+    """The inverse of ``neighbours``, of fp32."""
+    return floats([registers[i] for i in (0, 4, 1, 5, 2, 6, 3, 7)])
+
+
+halves = pytest.mark.parametrize("fmt", ["e2m1", "e4m0"])
+
+
+@halves
+def test_decoding_halves(fmt: str) -> None:
+    """Every pair of codes in every place, NaN beside numbers, times powers of two."""
+    layout = FORMATS[fmt].float4
+    assert layout is not None
+    stored = torch.arange(256, dtype=torch.int32).to(torch.uint8).repeat_interleave(4)
+    stored = torch.cat([stored, torch.arange(256, dtype=torch.int32).to(torch.uint8)])
+    for exponent in (-60, 0, 14, 60):
+        scale = torch.full(stored.shape, 2.0**exponent)
+        got = run(ASSEMBLY[f"decode_{fmt}"], packed(stored, 1), *split(scale, 4))
+        wanted = ref.decode_fp4(ref.unpack(stored), layout) * 2.0**exponent
+        assert different(apart(got), wanted) == 0, exponent
+        assert wanted.isnan().any()
+
+
+@halves
+def test_encoding_halves(fmt: str) -> None:
+    """Values of all binades that round, with extreme and with random fields; NaN's pattern."""
+    layout = FORMATS[fmt].float4
+    assert layout is not None
+    exponent = torch.randint(-40, 2, (N,), generator=rng(21))
+    x = (1 + torch.rand(N, generator=rng(22))) * 2.0**exponent * 2.0**-14
+    top = 6 * 2.0**-14 if layout.signed else 0.5
+    x = x.clamp(max=top)
+    x[::97], x[1::97] = 0.0, top
+    if layout.signed:
+        x = x * torch.where(torch.rand(N, generator=rng(23)) < 0.5, -1.0, 1.0)
+    field, byte = fields(N, 24), torch.tensor(127)
+    wanted = ref.encode_fp4(x, byte, field, layout)
+    x, scale = x * 2.0**-112, torch.ones(N // 2)
+    nan = torch.tensor(layout.nan << (23 - layout.mantissa), dtype=torch.int32)
+    x[::101], wanted[::101] = nan.view(torch.float32), layout.nan
+    registers = (*neighbours(x), *split(scale, 4), *neighbours(field))
+    (got,) = run(ASSEMBLY[f"encode_{fmt}"], *registers)
+    assert torch.equal(torch.from_numpy(got.copy()).view(torch.uint8), ref.pack(wanted))
+
+
 @pytest.mark.parametrize(("name", "pack"), [("encode_bf16", 2), ("encode_bf16_by_eight", 8)])
 def test_parameters(name: str, pack: int) -> None:
     """fp32 to bf16 and back: every exponent, Inf, NaN, and numbers past the largest bf16."""
@@ -113,6 +165,8 @@ def test_noise_and_fused_sums() -> None:
 
 def test_what_is_not_run_here_approximates() -> None:
     """Roots, reciprocals and conversions of the hardware are for a GPU (test_gpu.py)."""
-    tried = {f"{way}_{fmt}" for way in ("decode", "encode") for fmt in (*BIAS, "bf16")}
+    tried = {
+        f"{way}_{fmt}" for way in ("decode", "encode") for fmt in (*BIAS, "bf16", "e2m1", "e4m0")
+    }
     rest = set(ASSEMBLY) - tried - {"two_to_four", "fma", "encode_bf16_by_eight"}
     assert all(".approx." in ASSEMBLY[n].text or "satfinite" in ASSEMBLY[n].text for n in rest)

@@ -542,7 +542,12 @@ ONLY_DEVICE = {
     *("hash_elements", "field"),  # the reference has ``draw`` and Word.field
     *("rehash", "turned"),  # the reference has SignWord
     *("double64", "where64"),  # what Python has: numbers of one kind, a conditional expression
-    *("encode_blocks", "encode_root_blocks"),  # the reference does it inside store_moment
+    *(
+        "encode_blocks",
+        "encode_root_blocks",
+        "encode_halves",
+        "decode_halves",
+    ),  # the reference does it inside store_moment
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
     *("load", "widen", "fetch_moment", "decode_param"),
     *("decode", "encode"),  # by format; the reference's are methods of Format
@@ -555,7 +560,7 @@ ONLY_TORCH = {
     *("draw", "draw_words", "step_keys", "signed32"),  # a kernel is given its keys
     *("load_float", "load_param", "load_moment"),  # a kernel fetches first and decodes later
     "decode_bf16",  # tests and reference; kernels do it inside widen
-    "block_scale",  # kernels: inside encode, where it is one of two results
+    *("block_scale", "fp4_scale"),  # kernels: inside encode, where it is one of two results
     "either",  # torch.where of two numbers has the default dtype, a kernel's has fp32
 }
 
@@ -583,6 +588,7 @@ BESIDE = {
             "launch",
             "ops",
             "ptx",
+            "ptx4",
             "step",
             "sums",
         ),
