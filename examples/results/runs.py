@@ -22,6 +22,8 @@ from gpt import GPT, Size, initial_weights
 from optimizers import CHOICES, make, moments, round_raw, state_bytes, successor
 from torch import Tensor
 
+from signconv.runtime.reference.ops import unpack
+
 WARMUP = 0.05  # share of the steps
 FLOOR = 0.1  # of the peak lr, at the end of the cosine
 CHECK_EVERY = 50  # steps between looks at the clock and for a loss that is not finite
@@ -309,7 +311,10 @@ def zero_shares(optimizer: torch.optim.Optimizer, embedding: Tensor) -> dict[str
         for p, state in optimizer.state.items():
             value = state[name]
             none = value == 0
-            if value.dtype == torch.uint8:  # a zero with a sign is one, of codes that have signs
+            if value.dtype == torch.uint8 and formats[name].packed:
+                value = unpack(value)
+                none = value == 0
+            elif value.dtype == torch.uint8:  # a zero with a sign is one, of codes that have signs
                 layout = formats[name].float8
                 none = (value & (layout.magnitude if layout else 0xFF)) == 0
             zeros, count = zeros + none.sum(), count + value.numel()

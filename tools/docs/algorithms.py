@@ -13,7 +13,8 @@ HEAD = """\
 # Algorithms
 
 Every optimizer in `generated/`, made by `make docs` from the code; a test compares this page with
-it. State is in bytes per parameter where rows are multiples of 32. The bound is that of
+it. State is in bytes per parameter where rows are multiples of 32, the last of the three with the
+file's own storage where that is fp8-raw or fp4. The bound is that of
 abs(numerator/denominator) at the default hyperparameters, derived from the recurrences
 (`signconv show SPEC` prints the derivation); "sign" means that the update is -1, 0 or 1.
 
@@ -38,7 +39,10 @@ def _row(e: Entry) -> str:
     options = [e.spec, *([f"--convert {e.convert}"] if e.convert else [])]
     options += [f"--state {e.state}"] if e.state != "fp8" else []
     options += [f"--math {e.math}"] if e.math != "fp32" else []
-    sizes = [_size(made, s) for s in ("fp32", "bf16", e.state if e.state == "fp8-raw" else "fp8")]
+    sizes = [
+        _size(made, s)
+        for s in ("fp32", "bf16", e.state if e.state in ("fp8-raw", "fp4") else "fp8")
+    ]
     guards = f"test_generated.py[{e.label}], test_specs.py[{e.spec}]"
     name, command = made.module.class_name, f"`{' '.join(options)}`"
     cells = [name, "; ".join(sources), command, *sizes, _bound(made), guards]
