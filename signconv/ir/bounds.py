@@ -133,18 +133,6 @@ def unkept(p: Program) -> set[str]:
     return found
 
 
-def averaged_by_none(p: Program) -> set[str]:
-    """Moments of denominators over which stands no moment's value, the gradient alone say."""
-    found: set[str] = set()
-    above: set[str] = set()
-    for numerator, denominator in ratios(p):
-        below = _through(p, reached(p, denominator))
-        read = reached(p, numerator) - scalar_moments(p)
-        found |= below if not read else set()
-        above |= below if read else set()
-    return found - above
-
-
 class Ties:
     """Which ratios cannot come near x/0 by the recurrences of their moments."""
 
@@ -210,6 +198,23 @@ class Ties:
         return frozenset() if inner is None else self.under(inner)
 
 
+def covered(p: Program) -> set[str]:
+    """Moments of denominators that bound everything they stand under, however both are rounded.
+
+    Every numerator over such a moment is a sum of multiples of this step's gradient and of new
+    values of averages that a ``MomentBound`` ties to it.
+    """
+    ties = Ties(p)
+    found, refused = set[str](), set[str]()
+    for numerator, denominator in ratios(p):
+        above = reached(p, numerator) - ties.scalars
+        whole = ties.degrees.of(numerator) == 1 and ties.linear(numerator)
+        for name in _through(p, reached(p, denominator)):
+            kept = {b.upper.name for b in ties.bounds if b.lower.name == name}
+            (found if whole and above <= kept else refused).add(name)
+    return found - refused
+
+
 def ratios(p: Program) -> Iterator[tuple[Expr, Expr]]:
     """Numerator and denominator of the update, and of every quotient inside it."""
     if p.denominator is not None:
@@ -226,13 +231,13 @@ def _through(p: Program, names: set[str]) -> set[str]:
     return _through(p, names | more) if more else names
 
 
-def reached(p: Program, e: Expr) -> set[str]:
-    """Moments whose value ``e`` reads, through temporaries."""
+def reached(p: Program, e: Expr, kind: str = "value") -> set[str]:
+    """Moments whose value (or "prev", the last step's) ``e`` reads, through temporaries."""
     found, seen = set[str](), set[str]()
     pending = [e]
     while pending:
         e = pending.pop()
-        found |= references(e, "value")
+        found |= references(e, kind)
         names = references(e, "temp") - seen
         seen |= names
         pending += [p.temp(name).expr for name in names]

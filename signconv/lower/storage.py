@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
-from signconv.ir.bounds import averaged_by_none, moment_bounds, reached, unkept
+from signconv.ir.bounds import covered, reached, unkept
 from signconv.ir.nodes import Const, Moment, Program, references
 from signconv.lower.kernel_program import MomentPlan
 from signconv.runtime.formats import FORMATS, ROOT_ORDERS
@@ -18,7 +18,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
         raise LoweringError("SC301", f"unknown state format {state!r}; {nearest(state, STATES)}")
     degrees, ranges, loose = Degrees(p), Ranges(p), unkept(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
-    kept, climbing = _kept(p), _under_maxima(p)
+    bounding, read = covered(p), _read_by_others(p)
     fields = _Fields(p.link == "stosign")
     plans: list[MomentPlan] = []
     for m in p.moments:
@@ -31,7 +31,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
             fmt = _fp8(degree, nonneg)
             former = _former(fmt, degree)
             if state == "fp4":
-                narrow = None if m.name in climbing else _fp4(m, degree, nonneg, m.name in kept)
+                narrow = None if m.name in read else _fp4(m, degree, nonneg, m.name in bounding)
                 fmt = former = narrow or fmt
         elif state == "fp8-raw":
             fmt = former = "e4m3-raw"
@@ -48,8 +48,9 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     if state == "fp4" and plans and not any(FORMATS[x.format].packed for x in plans):
         raise LoweringError(
             "SC311",
-            f"--state fp4: no moment of {p.name} fits 4 bits (running maxima, what they read, and "
-            "moments without a proved floor do not; docs/numerics.md#four-bits): use --state fp8",
+            f"--state fp4: no moment of {p.name} fits 4 bits, which are for averages with a sign "
+            "and for averages of degree 2 to 4 that bound their numerators, where no other moment "
+            "reads them (docs/numerics.md#four-bits): use --state fp8",
         )
     return tuple(plans)
 
@@ -92,26 +93,25 @@ def _fp8(degree: int | float | str | None, nonneg: bool) -> str:
     return f"e4m3-root{degree:g}" if degree in ROOT_ORDERS else "bf16"
 
 
-def _fp4(m: Moment, degree: int | float | str | None, nonneg: bool, kept: bool) -> str | None:
-    """Which 4 bits hold a moment of this degree; None where 4 are too few: a maximum would climb
-    with its rounding, and a denominator without a floor would meet numerators it does not cover."""
+def _fp4(m: Moment, degree: int | float | str | None, nonneg: bool, bounds: bool) -> str | None:
+    """Which 4 bits hold a moment of this degree; None where 4 are too few: a denominator that does
+    not bound what stands over it could be near 0 beside a numerator that is not."""
     if m.kind != "ema":
         return None
     if degree in (0, 1, Degrees.ANY):
         return None if nonneg else "e2m1"
     powers = nonneg and isinstance(degree, int | float) and 2 <= degree <= 4
-    return "e4m0" if powers and kept else None
+    return "e4m0" if powers and bounds else None
 
 
-def _kept(p: Program) -> set[str]:
-    """Moments that no numerator of a ratio can leave behind, however both are rounded: those with
-    a floor, and those whose numerators read no average."""
-    return {b.lower.name for b in moment_bounds(p)} | averaged_by_none(p)
-
-
-def _under_maxima(p: Program) -> set[str]:
-    """Moments whose rounding a running maximum would collect."""
-    return {n for m in p.moments if m.kind == "max" for e in m.reads for n in reached(p, e)}
+def _read_by_others(p: Program) -> set[str]:
+    """Moments that the recurrence of another one reads: their rounding would gather in it, as in a
+    running maximum or in the square of a difference."""
+    found: set[str] = set()
+    for m in p.moments:
+        for e in m.reads:
+            found |= (reached(p, e) | reached(p, e, "prev")) - {m.name}
+    return found
 
 
 def _former(fmt: str, degree: int | float | str | None) -> str:

@@ -14,7 +14,7 @@ from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references,
 Options = Mapping[str, str]
 
 #: Default beta of a running maximum that a pass installs: one that never forgets (1, the paper's)
-#: is set by a training's first gradients and ends 0.1 nats higher (docs/results.md).
+#: is set by a training's first gradients and ended 0.1 to 0.17 nats higher (docs/results.md).
 FORGETTING = 0.99
 
 

@@ -56,16 +56,14 @@ E6M2 = Float8(2, 67, 0xFB, 2.0**3, 1, 0xF7, signed=False)
 class Float4:
     """Half a byte of exponent and mantissa, below a sign if it has one, two to a byte.
 
-    A code is a few upper bits of an fp16 (docs/design.md#codecs): ``place`` is where its lowest bit
-    lies there.  mantissa: its bits; largest: code of the largest number; nan: that of NaN; over:
-    bits of a maximum's mantissa above which its block takes the next scale, so that nothing is
-    larger than ``largest``; headroom: by how much the byte of a scale lies above the exponent of
-    its block's maximum; least: byte below which decoding would meet subnormal numbers; limit: the
-    largest fp32 number that has a scale.
+    A code is a few upper bits of an fp16 (docs/design.md#codecs). mantissa: its bits; largest: code
+    of the largest number; nan: that of NaN; over: bits of a maximum's mantissa above which its
+    block takes the next scale, so that nothing is larger than ``largest``; headroom: by how much
+    the byte of a scale lies above the exponent of its block's maximum; least: byte below which
+    decoding would meet subnormal numbers; limit: the largest fp32 number that has a scale.
     """
 
     mantissa: int
-    place: int
     largest: int
     nan: int
     over: int
@@ -81,9 +79,9 @@ class Float4:
 
 
 #: 0, 1/2, 1, 3/2, 2, 3, 4, 6 times 2^-14 and a sign (OCP MXFP4's); what would be -0 is NaN.
-E2M1 = Float4(1, 9, 7, 8, 0x400000, 12, 16, 1.5 * 2.0**115)
+E2M1 = Float4(1, 7, 8, 0x400000, 12, 16, 1.5 * 2.0**115)
 #: 0, the powers of two from 2^-14 to 2^-1, and NaN.
-E4M0 = Float4(0, 10, 14, 15, 0, 1, 15, 2.0**126, signed=False)
+E4M0 = Float4(0, 14, 15, 0, 1, 15, 2.0**126, signed=False)
 
 
 @dataclass(frozen=True)

@@ -295,7 +295,7 @@ def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
     form = param_format(entry)
     label = stored if stored == "fp32" or form in (SPLIT, WHOLE) else "bf16, stochastic"
     yield _Part(p, weights, entry, name, "", "", label, values, sharded.local(p).nbytes)
-    row = p.numel() // p.shape[0] if p.dim() > 1 else p.numel()
+    row = p.numel() // max(p.shape[0], 1) if p.dim() > 1 else p.numel()
     wide = "" if has_blocks(p) else f"row of {row}"
     if form in (SPLIT, WHOLE):
         held = sum(held_here.get(k, 0) for k in (MASTER, CHECK))

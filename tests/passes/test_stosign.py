@@ -199,7 +199,7 @@ def test_scaled_defaults_stay_inside_their_range(tmp_path: Path) -> None:
     assert wd.allows(wd.default)
 
 
-def test_running_maximum_defaults_to_no_decay(tmp_path: Path) -> None:
+def test_running_maximum_forgets_by_default(tmp_path: Path) -> None:
     beta = converted(tmp_path, "update = grad", "stosign").hyper("beta2")
     assert (beta.default, beta.ge, beta.le, beta.lt) == (0.99, 0, 1, None)
 

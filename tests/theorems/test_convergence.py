@@ -99,7 +99,8 @@ def regret() -> np.ndarray:
     rng = np.random.default_rng(12)
     c = np.tile(rng.uniform(-0.5, 0.5, DIMENSION), SEEDS)
     x = np.ones(DIMENSION * SEEDS)
-    evaluator = Evaluator(converted(OWN + "PlainSGD", "stosign"), weight_decay=0.0)
+    # The theorem is of a G that never forgets
+    evaluator = Evaluator(converted(OWN + "PlainSGD", "stosign"), weight_decay=0.0, beta2=1.0)
     state = evaluator.initial_state(x)
     values = np.empty(HORIZONS[-1])
     for t in range(1, HORIZONS[-1] + 1):
