@@ -28,7 +28,7 @@ MORE = [
     ("rmsprop", "sign"),
     ("adamw", "nesterov,sign"),
 ]
-CONVERTED = [*((e.spec, e.convert) for e in GENERATED if e.convert), *MORE]
+CONVERTED = [*dict.fromkeys((e.spec, e.convert) for e in GENERATED if e.convert), *MORE]
 
 
 def test_every_pass_has_a_law() -> None:
