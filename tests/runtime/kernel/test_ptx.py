@@ -103,11 +103,13 @@ halves = pytest.mark.parametrize("fmt", ["e2m1", "e4m0"])
 
 @halves
 def test_decoding_halves(fmt: str) -> None:
-    """Every pair of codes in every place, NaN beside numbers, times powers of two."""
+    """Every pair of codes in every place, NaN alone among numbers in each, times powers of two."""
     layout = FORMATS[fmt].float4
     assert layout is not None
     stored = torch.arange(256, dtype=torch.int32).to(torch.uint8).repeat_interleave(4)
-    stored = torch.cat([stored, torch.arange(256, dtype=torch.int32).to(torch.uint8)])
+    alone = torch.randint(0, layout.largest + 1, (64, 8), generator=rng(20), dtype=torch.int32)
+    alone[torch.arange(64), torch.arange(64) % 8] = layout.nan
+    stored = torch.cat([stored, ref.pack(alone.view(-1))])
     for exponent in (-60, 0, 14, 60):
         scale = torch.full(stored.shape, 2.0**exponent)
         got = run(ASSEMBLY[f"decode_{fmt}"], packed(stored, 1), *split(scale, 4))
