@@ -46,6 +46,8 @@ QUICK = plan.Scale(
     more_seeds=(),
     noise=("adamw", "adamw-stosign-then-golden"),
     stosignsgd=("stosignsgd-99",),
+    four_bits=("adamw-fp4", "adamw-fp32"),
+    four_bits_closer=("adamw-fp4",),
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
 
@@ -90,6 +92,7 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
         "ema_stall": {("sweep", "short"): stall, ("full",): {"s3gd-raw", "s3gd"}},
         "noise": {("noise",): set(scale.noise)},
         "stosignsgd": {("stosignsgd",): set(scale.stosignsgd)},
+        "four_bits": {("four_bits",): set(scale.four_bits)},
     }
     wanted, made = rests[claim], {}
     for key in sorted(records):

@@ -50,6 +50,8 @@ TINY_SCALE = plan.Scale(
     closer=("adamw-fp32",),
     repeated_spikes=("adamw-fp32",),
     noise=("adamw-stosign-then-golden",),
+    four_bits=("adamw-fp4",),
+    four_bits_closer=("adamw-fp4",),
     stosignsgd=("stosignsgd-99",),
 )
 OVERHEAD = 4.0  # seconds of a run that are not training: first compilation, evaluation

@@ -12,25 +12,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from claims import Record, Summary, main, of_kind, spread
-from optimizers import rate
-from plan import KNOWN_LR, Scale
+from optimizers import CHOICES, rate
+from plan import Scale
 from runs import final_loss
 
 
 def at_one_lr(
     records: Mapping[str, Record], claim: str, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """One row per name: held-out loss at the known lr, over the seeds, and at each other lr."""
+    """One row per name: held-out loss at the lr known for it, over the seeds, and at others."""
     rows = []
     for name in names:
         by_lr: dict[float, list[float]] = {}
         for r in of_kind(records, claim, name):
             by_lr.setdefault(r["lr"], []).append(final_loss(r))
-        if own := by_lr.pop(rate(KNOWN_LR), None):
+        known = rate(CHOICES[name].long)
+        if own := by_lr.pop(known, None):
             rows.append(
                 {
                     "optimizer": name,
-                    "lr": rate(KNOWN_LR),
+                    "lr": known,
                     "losses": own,
                     "held_out": spread(own),
                     "elsewhere": [[lr, spread(x)] for lr, x in sorted(by_lr.items())],

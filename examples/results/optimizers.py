@@ -41,10 +41,12 @@ class Choice:
     scale: float = 1.0  # of the gradient, a power of two, for what is invariant under it
     later: str | None = None  # passes from ``later_from`` on, with the same moments
     later_from: float = 0.3  # share of the steps
+    long: int = -6  # index of the lr of long runs without a sweep of their own
 
 
 ADAM = {"betas": (0.9, 0.95)}
 ADAM_999 = {"betas": (0.9, 0.999)}
+GOLDEN = "stosign:noise=golden"
 PAPER = {"beta2": 1.0}  # a running maximum that never forgets
 
 #: The FP8-state table: AdamW in three storages, then everything else on FP8.
@@ -93,13 +95,11 @@ ABLATION: dict[str, Choice] = {
 #: Kinds of noise of the stochastic sign beside AdamW and the sign's mean, one state for all.
 NOISE: dict[str, Choice] = {
     "adamw": TABLE["adamw"],
-    "adamw-stosign-golden": Choice("adamw", "stosign:noise=golden", hypers=ADAM),
+    "adamw-stosign-golden": Choice("adamw", GOLDEN, hypers=ADAM),
     "adamw-stosign": TABLE["adamw-stosign"],
     "adamw-stosign-antithetic": Choice("adamw", "stosign:noise=antithetic", hypers=ADAM),
     "adamw-expected": ABLATION["adamw-expected"],
-    "adamw-stosign-then-golden": Choice(
-        "adamw", "stosign", hypers=ADAM, later="stosign:noise=golden"
-    ),
+    "adamw-stosign-then-golden": Choice("adamw", "stosign", hypers=ADAM, later=GOLDEN),
 }
 
 #: What StoSignSGD's G forgets, and where its m starts (the paper: beta2 = 1, m1 = g1).
@@ -108,6 +108,19 @@ STOSIGNSGD: dict[str, Choice] = {
     "stosignsgd-99": Choice("stosignsgd", hypers={"beta2": 0.99}),
     "stosignsgd-999-zero": Choice("stosignsgd", "init:to=zero", hypers={"beta2": 0.999}),
     "stosignsgd-zero": Choice("stosignsgd", "init:to=zero", hypers=PAPER),
+}
+
+#: Moments of 4 bits beside 8 and 32, each optimizer at the best lr known for it.
+FOUR_BITS: dict[str, Choice] = {
+    "adamw-fp4": Choice("adamw", state="fp4", hypers=ADAM),
+    "adamw-stosign-golden-fp4": Choice("adamw", GOLDEN, state="fp4", hypers=ADAM),
+    "adamw-fp32": TABLE["adamw-fp32"],
+    "adamw-999-fp4": Choice("adamw", state="fp4", hypers=ADAM_999),
+    "adamw-999-fp8": Choice("adamw", hypers=ADAM_999),
+    "s3-fp4": Choice("s3", state="fp4", long=-5),
+    "s3-fp8": Choice("s3", long=-5),
+    "lion-fp4": Choice("lion", state="fp4", long=-7),
+    "lion-fp8": Choice("lion", long=-7),
 }
 
 
@@ -132,7 +145,15 @@ SPIKES: dict[str, Choice] = _forms()
 
 FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd")
 
-CHOICES: dict[str, Choice] = {**SPIKES, **ABLATION, **NOISE, **STOSIGNSGD, **MORE, **TABLE}
+CHOICES: dict[str, Choice] = {
+    **SPIKES,
+    **ABLATION,
+    **NOISE,
+    **STOSIGNSGD,
+    **FOUR_BITS,
+    **MORE,
+    **TABLE,
+}
 
 
 @cache

@@ -11,7 +11,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optimizers import ABLATION, CHOICES, FINETUNE, NOISE, SPIKES, STOSIGNSGD, TABLE, rate
+from optimizers import (
+    ABLATION,
+    CHOICES,
+    FINETUNE,
+    FOUR_BITS,
+    NOISE,
+    SPIKES,
+    STOSIGNSGD,
+    TABLE,
+    rate,
+)  # fmt: skip
 from runs import Run, final_loss
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -22,8 +32,9 @@ REFERENCE = "adamw-fp32"
 FACTORS = (1, 3, 10)  # of AdamW's lr, for the spikes
 LONG_FACTOR = 10  # of the long runs among them
 LEAST = -20  # index of the least lr of the grid
-KNOWN_LR = -6  # index of the best lr of long runs of AdamW, and of AdamW + stosign
-CLAIMS = ("fp8_state", "finetune", "spikes", "ablation", "ema_stall", "noise", "stosignsgd")
+CLAIMS = (
+    "fp8_state", "finetune", "spikes", "ablation", "ema_stall", "noise", "stosignsgd", "four_bits",
+)  # fmt: skip
 GRID = [rate(i) for i in range(LEAST, 5)]
 STOSIGN_FACTOR = 0.2  # of the base's lr: the root mean square of AdamW's update
 
@@ -54,6 +65,8 @@ class Scale:
     )  # fmt: skip
     noise: tuple[str, ...] = tuple(NOISE)
     stosignsgd: tuple[str, ...] = tuple(STOSIGNSGD)
+    four_bits: tuple[str, ...] = tuple(FOUR_BITS)
+    four_bits_closer: tuple[str, ...] = tuple(FOUR_BITS)[:3]  # with more seeds, first
 
 
 FULL_SCALE = Scale(full=100_000_000, short=10_000_000, finetune=5_000_000)
@@ -216,27 +229,36 @@ def spiking(
 def at_known_lr(
     claim: str, names: Collection[str], seeds: Collection[int], scale: Scale, factor: int = 0
 ) -> Iterator[Run]:
-    """Long runs at the best lr that earlier sweeps of long runs found for AdamW and its sign, or
-    ``factor`` places of the grid from it."""
-    lr = rate(KNOWN_LR + factor)
+    """Long runs at the best lr that earlier sweeps found (AdamW's and its sign's where there was
+    none), or ``factor`` places of the grid from it."""
     for seed in seeds:
         for name in names:
+            lr = rate(CHOICES[name].long + factor)
             id_ = f"{claim}/{name}/{lr:g}/{seed}"
             yield Run(id_, claim, name, lr, scale.full, seed, evaluations=40)
 
 
-def about_noise(scale: Scale, claims: Collection[str]) -> Iterator[Run]:
-    """Every kind of noise and StoSignSGD's two settings, first seeds first, then more of them,
-    then the neighbours of the lr with one seed."""
-    wanted = {"noise": scale.noise, "stosignsgd": scale.stosignsgd}
-    first, more = scale.seeds[:1], scale.more_seeds
+def at_known_lrs(scale: Scale, claims: Collection[str]) -> Iterator[Run]:
+    """Kinds of noise, StoSignSGD's settings and moments of 4 bits: first seeds first, then more of
+    them, then the neighbours of the lr with one seed."""
+    wanted = {
+        "noise": scale.noise, "four_bits": scale.four_bits_closer, "stosignsgd": scale.stosignsgd,
+    }  # fmt: skip
+    first = scale.seeds[:1]
+    others = [name for name in scale.four_bits if name not in scale.four_bits_closer]
     chosen = {claim: names for claim, names in wanted.items() if claim in claims}
-    for seeds in (scale.seeds, more):
-        for claim, names in chosen.items():
-            yield from at_known_lr(claim, names, seeds, scale)
+    for claim, names in chosen.items():
+        yield from at_known_lr(claim, names, scale.seeds, scale)
+    for claim, names in chosen.items():
+        close = names[:2] if claim == "stosignsgd" else names  # the others ended far above
+        yield from at_known_lr(claim, close, scale.more_seeds, scale)
+    if "four_bits" in claims:
+        yield from at_known_lr("four_bits", others, first, scale)
     for factor in (-1, 1):
         for claim, names in chosen.items():
             yield from at_known_lr(claim, names, first, scale, factor)
+    if "four_bits" in claims:
+        yield from at_known_lr("four_bits", others, scale.seeds, scale)
 
 
 def pending(
@@ -306,7 +328,7 @@ def _stages(
             for name in scale.near:
                 for lr in around(done, name, scale):
                     yield long_run(done, name, lr, seed, scale)
-    yield from about_noise(scale, claims)
+    yield from at_known_lrs(scale, claims)
 
 
 def at_full_length(done: Records, scale: Scale) -> Iterator[Run]:

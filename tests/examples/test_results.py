@@ -91,7 +91,9 @@ def test_a_run_lost_with_its_worker_is_tried_once_more(tmp_path: Path) -> None:
     assert record_["error"] == "exit code -9" and lost.id in scheduler.made.done
 
 
-CLAIMS = ("fp8_state", "spikes", "finetune", "ablation", "ema_stall", "noise", "stosignsgd")
+CLAIMS = (
+    "fp8_state", "spikes", "finetune", "ablation", "ema_stall", "noise", "stosignsgd", "four_bits",
+)  # fmt: skip
 
 
 @pytest.mark.long
