@@ -31,8 +31,8 @@ INTERPRETER_SHAPE = 16, 4
 class LaunchShape:
     """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
 
-    eight: parameters are rounded eight at a time, which takes registers that a random sign needs.
-    Of several tiles each is fetched while the two before are stepped.  Fewer registers are more
+    eight: parameters are rounded eight at a time, in a branch that also keeps ptxas from moving the
+    loads of the second tile behind the arithmetic of the first.  Of several tiles each is fetched while the two before are stepped.  Fewer registers are more
     programs in flight, until spilled ones cost more than that brings.
     """
 
@@ -69,16 +69,13 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
     if wide or program.reductions:
         return LaunchShape(ROWS, 1, None)
-    if len(formats) == 2 and all(f.packed for f in formats):
-        return LaunchShape(ROWS, 2, 80, eight=param == torch.bfloat16)  # by spills; not timed yet
     if any(f.order > 1 for f in formats):
         return LaunchShape(ROWS, 2, 72)
     if len(formats) < 2:
         return LaunchShape(ROWS, 4, 64)
     if len(formats) == 2 and param == torch.bfloat16:
-        if program.noise and any(f.float8 and not f.float8.signed for f in formats):
-            return LaunchShape(ROWS, 3, 80)  # a draw beside a second moment
-        return LaunchShape(ROWS, 2, 72, eight=not program.noise)
+        needs_more = program.noise or any(f.packed for f in formats)
+        return LaunchShape(ROWS, 2, 80 if needs_more else 72, eight=True)
     return LaunchShape(ROWS, 2, 80)
 
 
