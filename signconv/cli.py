@@ -21,6 +21,7 @@ from rich.table import Table
 
 from signconv import __version__
 from signconv.errors import SignconvError
+from signconv.ir.nodes import DEFAULT_STATE, STATES
 
 app = typer.Typer(
     name="signconv",
@@ -42,16 +43,6 @@ Spec = Annotated[
     str, typer.Argument(help="built-in name, path/to/file.py:Name or package.module:Name")
 ]
 Convert = Annotated[str | None, typer.Option(help="passes, comma-separated: stosign, …")]
-
-
-class State(StrEnum):
-    """Storage of the moments."""
-
-    fp8 = "fp8"
-    fp4 = "fp4"
-    fp8_raw = "fp8-raw"
-    bf16 = "bf16"
-    fp32 = "fp32"
 
 
 class Math(StrEnum):
@@ -84,7 +75,12 @@ class Format(StrEnum):
     json = "json"
 
 
-StateOption = Annotated[State, typer.Option(help="storage of the moments")]
+StateOption = Annotated[
+    str,
+    typer.Option(
+        metavar="STATE", help=f"storage of the moments: {', '.join(STATES)}; by name: m=fp8,v=fp4"
+    ),
+]
 MathOption = Annotated[Math, typer.Option(help="arithmetic: fp32, or every result rounded to bf16")]
 
 
@@ -94,7 +90,7 @@ def build(
         str | None, typer.Argument(help="built-in name, file.py:Name or module:Name")
     ] = None,
     convert: Convert = None,
-    state: StateOption = State.fp8,
+    state: StateOption = DEFAULT_STATE,
     math: MathOption = Math.fp32,
     out_dir: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("generated"),
     name: Annotated[str | None, typer.Option(help="class name instead of the default")] = None,
@@ -112,14 +108,12 @@ def build(
     if everything == (spec is not None):
         raise typer.BadParameter("give either SPEC or --all")
     chosen: dict[str, object] = {"--convert": convert, "--name": name}
-    chosen |= {"--state": state is not State.fp8, "--math": math is not Math.fp32}
+    chosen |= {"--state": state != DEFAULT_STATE, "--math": math is not Math.fp32}
     given = ", ".join(option for option, value in chosen.items() if value)
     if everything and given:
         raise typer.BadParameter(f"--all builds a fixed list: leave out {given}")
     if spec is not None:
-        made = [
-            pipeline.build(spec, convert=convert, state=state.value, math=math.value, name=name)
-        ]
+        made = [pipeline.build(spec, convert=convert, state=state, math=math.value, name=name)]
     else:
         made = [pipeline.build(**asdict(e)) for e in GENERATED]
     changed = False
@@ -153,7 +147,7 @@ def _print_diff(path: Path, source: str) -> bool:
 def show(
     spec: Spec,
     convert: Convert = None,
-    state: StateOption = State.fp8,
+    state: StateOption = DEFAULT_STATE,
     format: Annotated[Format, typer.Option(help="output format")] = Format.text,
 ) -> None:
     """Print the algorithm after conversion, what it costs, and what can be proved of it."""
@@ -161,7 +155,7 @@ def show(
     from signconv.prove import report
 
     with _busy("proving"):
-        made = report.assemble(pipeline.build(spec, convert=convert, state=state.value))
+        made = report.assemble(pipeline.build(spec, convert=convert, state=state))
     render = {"text": report.as_text, "latex": report.as_latex, "json": report.as_json}
     typer.echo(render[format.value](made))
 
@@ -172,7 +166,7 @@ def verify(
         str, typer.Argument(metavar="SPEC|MODULE", help="a spec, or a generated file")
     ],
     convert: Convert = None,
-    state: StateOption = State.fp8,
+    state: StateOption = DEFAULT_STATE,
     math: MathOption = Math.fp32,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
     steps: Annotated[int, typer.Option(min=1, help="steps compared bit for bit")] = 3,
@@ -184,7 +178,7 @@ def verify(
         report = verification.verify(
             subject,
             convert=convert,
-            state=state.value,
+            state=state,
             math=math.value,
             device=device.value,
             steps=steps,
@@ -206,7 +200,7 @@ def bench(
     convert: Annotated[
         str | None, typer.Option(help="passes of every SPEC that names none itself")
     ] = None,
-    state: StateOption = State.fp8,
+    state: StateOption = DEFAULT_STATE,
     math: MathOption = Math.fp32,
     param_dtype: Annotated[Dtype, typer.Option(help="parameters and gradients")] = Dtype.bf16,
     device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
@@ -237,7 +231,7 @@ def bench(
     where = device_type(device.value)
     record = command.run(
         command.Options(
-            specs, convert, state.value, math.value, param_dtype.value, where, workload,
+            specs, convert, state, math.value, param_dtype.value, where, workload,
             with_peers, tuple(peer or ()), peer_limit, json_file, chart_file, quick,
         ),
         sys.argv[1:], out, err,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from signconv import pipeline
 from signconv.errors import BenchError, nearest
-from signconv.lower.storage import STATES
+from signconv.ir.nodes import STATES
 from signconv.prove.report import bytes_moved
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -70,7 +71,7 @@ def parse(text: str, default: Subject) -> Subject:
     for modifier in found[3].split("@")[1:]:
         key, equals, value = modifier.partition("=")
         valid = {"math": MATHS, "params": tuple(DTYPES)}.get(key) if equals else None
-        if not equals and modifier in STATES:
+        if _is_state(modifier):
             made = replace(made, state=modifier)
         elif valid is not None and value in valid:
             made = replace(made, **{key: value})
@@ -82,6 +83,13 @@ def parse(text: str, default: Subject) -> Subject:
                 "SC712", f"{text!r}: unknown @{modifier}; {nearest(modifier, choices)}"
             )
     return made
+
+
+def _is_state(modifier: str) -> bool:
+    """Whether this is a storage: fp4, or m=fp8,v=fp4 of moments that the build will look for."""
+    parts = [x.rpartition("=") for x in modifier.split(",")]
+    near = (difflib.get_close_matches(name, ("math", "params")) for name, _, _ in parts)
+    return all(word in STATES for _, _, word in parts) and not any(near)
 
 
 def build(subject: Subject) -> Built:

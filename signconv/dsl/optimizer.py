@@ -183,6 +183,7 @@ def _program(name: str, body: _Body) -> Program:
                     beta=value.beta,
                     init="zero" if value.init == Const(0.0) else value.init,
                     next=value.next,
+                    store=value.store,
                     origin=value.origin,
                 )
             )

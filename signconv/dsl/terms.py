@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from signconv.errors import Origin, SpecError, nearest
-from signconv.ir.nodes import Const, Expr, Op, Ref
+from signconv.ir.nodes import STATES, Const, Expr, Op, Ref
 
 _HERE = str(Path(__file__).parent)
 
@@ -186,12 +186,13 @@ MEMBERS = ("corrected", "next", "prev")
 class MomentTerm(Named):
     """What ``ema``, ``max_ema``, ``moment`` and ``state`` return."""
 
-    __slots__ = ("_next", "beta", "init", "input", "shape")
+    __slots__ = ("_next", "beta", "init", "input", "shape", "store")
     kind = "value"
     what = "a moment"
 
-    def __init__(self, shape: str, input: Any, beta: Any, init: Any) -> None:
+    def __init__(self, shape: str, input: Any, beta: Any, init: Any, store: str) -> None:
         super().__init__()
+        self.store = store
         self.shape = shape
         self.input = None if input is None else lift(input)
         self.beta = None if beta is None else lift(beta)
@@ -332,35 +333,51 @@ def _beta(beta: Any) -> Any:
     return beta
 
 
-def ema(u: Any, beta: Any, init: str = "zero") -> MomentTerm:
-    """Exponential moving average s = beta*s + (1-beta)*u; init "zero", or "first": s = u at t=1."""
+def ema(u: Any, beta: Any, init: str = "zero", *, store: str | None = None) -> MomentTerm:
+    """Exponential moving average s = beta*s + (1-beta)*u; init "zero", or "first": s = u at t=1.
+
+    store: how it is kept between steps, as ``--state`` would say it ("fp32"); None leaves that to
+    the build.  So for the other three.
+    """
     if init not in ("zero", "first"):
         raise SpecError("SC123", f"init={init!r} is neither 'zero' nor 'first'", caller())
-    return MomentTerm("ema", u, _beta(beta), init)
+    return MomentTerm("ema", u, _beta(beta), init, _store(store))
 
 
-def max_ema(u: Any, beta: Any = 1.0) -> MomentTerm:
+def max_ema(u: Any, beta: Any = 1.0, *, store: str | None = None) -> MomentTerm:
     """Decayed running maximum s = max(beta*s, u), from zero; u must be >= 0."""
-    return MomentTerm("max", u, _beta(beta), "zero")
+    return MomentTerm("max", u, _beta(beta), "zero", _store(store))
 
 
-def moment(u: Any, *, order: float, beta: Any, init: str = "zero") -> MomentTerm:
+def moment(
+    u: Any, *, order: float, beta: Any, init: str = "zero", store: str | None = None
+) -> MomentTerm:
     """The moment of the given order: an EMA of u for order 1, of abs(u)**order otherwise."""
     if isinstance(order, bool) or not isinstance(order, int | float) or order < 1:
         raise SpecError("SC124", f"order = {order!r} is not a number >= 1", caller())
     if order == 1:
-        return ema(u, beta, init)
-    return ema(call("pow", u if order % 2 == 0 else call("abs", u), order), beta, init)
+        return ema(u, beta, init, store=store)
+    power = call("pow", u if order % 2 == 0 else call("abs", u), order)
+    return ema(power, beta, init, store=store)
 
 
-def state(init: Any = 0.0) -> MomentTerm:
+def state(init: Any = 0.0, *, store: str | None = None) -> MomentTerm:
     """Any other quantity kept between steps: set ``s.next = expression`` using ``s.prev``."""
     start = lift(init)
     if start == Ref("param", "param"):
-        return MomentTerm("state", None, None, "param")
+        return MomentTerm("state", None, None, "param", _store(store))
     if not isinstance(start, Const):
         raise SpecError("SC125", "state(init) takes a number, or param", caller())
-    return MomentTerm("state", None, None, start)
+    return MomentTerm("state", None, None, start, _store(store))
+
+
+def _store(store: Any) -> str:
+    if store is None:
+        return ""
+    if store not in STATES:
+        known = nearest(str(store), STATES)
+        raise SpecError("SC156", f"store={store!r} is no state format; {known}", caller())
+    return str(store)
 
 
 def l2(weight: Any) -> DecayTerm:

@@ -22,6 +22,9 @@ FUNCTIONS = {
     "corrected": 1, "norm": 1, "mean": 1, "stochastic_sign": 2,
 }  # fmt: skip
 RELATIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+#: How moments can be stored, as ``--state`` and ``store=`` say it.
+STATES = ("fp8", "fp4", "fp8-raw", "bf16", "fp32")
+DEFAULT_STATE = "fp8"
 REDUCTIONS = frozenset({"norm", "mean"})
 
 #: What a reference can mean.  value: a moment after this step's update; prev: before it.
@@ -96,7 +99,8 @@ class Moment:
     """A quantity kept from step to step.
 
     kind "ema": beta*prev + (1-beta)*input; "max": max(beta*prev, input); "state": ``next``.
-    init "zero", "first" (the first input), "param", or a Const.
+    init "zero", "first" (the first input), "param", or a Const.  store: its state format where
+    the spec says one ("fp32"), else "".
     """
 
     name: str
@@ -105,6 +109,7 @@ class Moment:
     beta: Expr | None = None
     init: str | Const = "zero"
     next: Expr | None = None
+    store: str = ""
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property

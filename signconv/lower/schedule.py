@@ -48,7 +48,7 @@ from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
 from signconv.lower.scalars import ROUNDED, ScalarCode, bias, index, scalar_form
 from signconv.lower.sign_form import ONE, over, sign_argument, times
-from signconv.lower.storage import plan
+from signconv.lower.storage import plan, widths
 
 #: Above every floor, which are at most 1: the scalar state of one before its first step.
 HIGHEST_FLOOR = 1.0
@@ -62,7 +62,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     low = Lowerer(p, bf16=precision == "bf16")
     if p.decay is not None and p.decay.kind == "l2":
         low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
-    if p.link == "ratio" and (state != "fp32" or not has_offset(p)):
+    exact = all(m.format == "fp32" for m in moments)
+    if p.link == "ratio" and (not exact or not has_offset(p)):
         low.floors()
     scalar = scalar_moments(p)
     for x in evaluation_order(p):
@@ -84,7 +85,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     elementwise = [s.expr for s in (*reduce_math, *low.math)]
     return KernelProgram(
         program=p,
-        storage=state,
+        storage=widths(p, state).text,
         scalars=tuple(low.scalars),
         outputs=tuple(low.outputs),
         math=tuple(low.math),

@@ -2,20 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
 from signconv.ir.bounds import covered, reached, unkept
-from signconv.ir.nodes import Const, Moment, Program, references
+from signconv.ir.nodes import DEFAULT_STATE, STATES, Const, Moment, Program, references
 from signconv.lower.kernel_program import MomentPlan
 from signconv.runtime.formats import FORMATS, ROOT_ORDERS
 
-STATES = ("fp8", "fp4", "fp8-raw", "bf16", "fp32")
+
+@dataclass(frozen=True)
+class Widths:
+    """What ``--state`` asks for: the state format of every moment, which of them the build or the
+    spec names, and the request in its shortest form."""
+
+    of: Mapping[str, str]
+    named: Collection[str]
+    text: str
+
+
+def widths(p: Program, state: str) -> Widths:
+    """``fp4``, ``m=fp8,v=fp4`` or ``fp4,m=fp8`` for this program's elementwise moments.
+
+    A moment that ``state`` names has what it says; else what the spec's ``store=`` says; else the
+    word without a name.  Raises LoweringError.
+    """
+    scalar = scalar_moments(p)
+    names = [m.name for m in p.moments if m.name not in scalar]
+    own = {m.name: m.store for m in p.moments if m.store}
+    for name in sorted({*own} & scalar):
+        raise LoweringError("SC312", f"store={own[name]!r}: {_one_number(name)}")
+    words, given = [], {}
+    for part in (x.strip() for x in state.split(",")):
+        name, equals, word = part.rpartition("=")
+        if word not in STATES:
+            raise LoweringError("SC301", f"unknown state format {word!r}; {nearest(word, STATES)}")
+        if not equals:
+            words.append(word)
+        elif name in given:
+            raise LoweringError("SC312", f"--state {state}: {name} is given twice")
+        elif name in names:
+            given[name] = word
+        elif name in scalar:
+            raise LoweringError("SC312", f"--state {part}: {_one_number(name)}")
+        else:
+            hint = nearest(name, names) if names else f"{p.name} has no moments"
+            raise LoweringError("SC312", f"--state {part}: {p.name} has no moment {name!r}; {hint}")
+    if len(words) > 1:
+        raise LoweringError(
+            "SC312", f"--state {state}: {' and '.join(words)} are both for every moment: keep one"
+        )
+    named = {**own, **given}
+    rest = words[0] if words else DEFAULT_STATE
+    of = {name: named.get(name, rest) for name in names}
+    if not given:
+        return Widths(of, named, rest)
+    for word in STATES:  # a name adds nothing, but to fp4, which is a wish without one
+        if word != "fp4" and of == {name: own.get(name, word) for name in names}:
+            return Widths(of, named, word)
+    return Widths(of, named, ",".join(f"{name}={word}" for name, word in of.items()))
+
+
+def _one_number(name: str) -> str:
+    return f"{name} is one float64 number per parameter, whatever the storage"
+
+
+def uniform(p: Program, word: str) -> str:
+    """The ``--state`` that stores every moment in ``word``, whatever the spec says."""
+    names = [m.name for m in p.moments if m.store and m.name not in scalar_moments(p)]
+    return ",".join([word, *(f"{name}={word}" for name in names)])
 
 
 def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     """Formats and random bits of all moments for ``--state state`` (docs/design.md#bits)."""
-    if state not in STATES:
-        raise LoweringError("SC301", f"unknown state format {state!r}; {nearest(state, STATES)}")
+    wanted = widths(p, state)
     degrees, ranges, loose = Degrees(p), Ranges(p), unkept(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
     bounding, read = covered(p), _read_by_others(p)
@@ -24,16 +86,20 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     for m in p.moments:
         if m.name in scalar_moments(p):
             continue
-        fmt, former = state, state
-        if state in ("fp8", "fp4"):
+        word, named = wanted.of[m.name], m.name in wanted.named
+        fmt, former = word, word
+        if word in ("fp8", "fp4"):
             degree = None if m.name in loose else degrees.moments[m.name]
             nonneg = m.name in ranges.nonneg_moments
             fmt = _fp8(degree, nonneg)
             former = _former(fmt, degree)
-            if state == "fp4":
-                narrow = None if m.name in read else _fp4(m, degree, nonneg, m.name in bounding)
+            if word == "fp4":
+                kept = m.name in read and not named
+                narrow = None if kept else _fp4(m, degree, nonneg, m.name in bounding)
                 fmt = former = narrow or fmt
-        elif state == "fp8-raw":
+            if (named and fmt == "bf16") or (named and word == "fp4" and not FORMATS[fmt].packed):
+                raise LoweringError("SC311", _too_few(p, m.name, word))
+        elif word == "fp8-raw":
             fmt = former = "e4m3-raw"
             if degrees.moments[m.name] != 0:
                 raise LoweringError(
@@ -42,10 +108,10 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
                     f"{m.name} grows with the gradient; use --state fp8, or --convert presign",
                 )
         init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
-        fallback = "bf16" if state in ("fp8", "fp4") else fmt
-        word, field = fields.take(m.name in below)
-        plans.append(MomentPlan(m.name, fmt, fallback, word, field, init, former))
-    if state == "fp4" and plans and not any(FORMATS[x.format].packed for x in plans):
+        fallback = "bf16" if word in ("fp8", "fp4") else fmt
+        place, field = fields.take(m.name in below)
+        plans.append(MomentPlan(m.name, fmt, fallback, place, field, init, former))
+    if "fp4" in wanted.of.values() and plans and not any(FORMATS[x.format].packed for x in plans):
         raise LoweringError(
             "SC311",
             f"--state fp4: no moment of {p.name} fits 4 bits, which are for averages with a sign "
@@ -53,6 +119,17 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
             "reads them (docs/numerics.md#four-bits): use --state fp8",
         )
     return tuple(plans)
+
+
+def _too_few(p: Program, name: str, word: str) -> str:
+    bits, kinds = "8 bits", "averages of degree 0 to 8, and running maxima"
+    if word == "fp4":
+        bits = "4 bits"
+        kinds = "averages with a sign, and averages of degree 2 to 4 that bound their numerators"
+    return (
+        f"{name}={word}: {p.name}'s {name} does not fit {bits}, which are for {kinds} "
+        f"(docs/numerics.md): use {name}={'fp8' if word == 'fp4' else 'bf16'}"
+    )
 
 
 class _Fields:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from signconv.errors import SpecError
 from signconv.ir.check import check
-from signconv.ir.nodes import Program
+from signconv.ir.nodes import DEFAULT_STATE, Program
 from signconv.lower import lower
 from signconv.lower.kernel_program import KernelProgram
 from signconv.passes.base import Request, canonical, parse, transform
 from signconv.pipeline.files import write
-from signconv.pipeline.naming import DEFAULT_MATH, DEFAULT_STATE, command_of, label_of, names_of
+from signconv.pipeline.naming import DEFAULT_MATH, command_of, label_of, names_of
 from signconv.pipeline.resolve import Spec, named, resolve
 from signconv.render.module import Module, render
 
@@ -53,8 +53,9 @@ def build(
 
     spec: a subclass of ``signconv.dsl.Optimizer``, a built-in name, ``path/to/file.py:Name`` or
     ``package.module:Name``; convert: passes, comma-separated; state: fp8, fp4, fp8-raw,
-    bf16 or fp32; math: fp32, or bf16: every operation rounded to bf16; name: class name, default
-    from spec and passes.
+    bf16 or fp32, or that by moment (``m=fp8,v=fp4``; a word without a name is for all others);
+    math: fp32, or bf16: every operation rounded to bf16; name: class name, default from spec and
+    passes.
     Raises SignconvError (one line for people) for anything that is not valid.
     """
     if not isinstance(convert, str | None):
@@ -65,10 +66,12 @@ def build(
     requests = canonical(requests_of(convert))
     base = resolve(spec)
     program = apply_passes(base, requests)
+    if not isinstance(state, str):
+        raise SpecError("SC301", f'state={state!r}: give "fp8", "fp4" or "m=fp8,v=fp4"')
     kernel = lower(program, state, math)
-    class_name, stem = names_of(program, requests, state, math, name)
+    class_name, stem = names_of(program, requests, kernel.storage, math, name)
     label = label_of(spec)
-    command = command_of(label, program.history, state, math, name)
+    command = command_of(label, program.history, kernel.storage, math, name)
     module = render(kernel, class_name, f"{stem}.py", label, command)
     return Build(label, base, program, kernel, module)
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.errors import SpecError
+from signconv.ir.nodes import DEFAULT_STATE
 from signconv.pipeline.chain import build
 from signconv.pipeline.files import cache_folder, write
-from signconv.pipeline.naming import DEFAULT_MATH, DEFAULT_STATE
+from signconv.pipeline.naming import DEFAULT_MATH
 from signconv.pipeline.resolve import Spec, named
 from signconv.render.module import Module
 from signconv.runtime.optimizer import FusedOptimizer

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from signconv.dsl.optimizer import Optimizer
 from signconv.errors import BuildError
-from signconv.ir.nodes import Program
+from signconv.ir.nodes import DEFAULT_STATE, Program
 from signconv.passes.base import Request, registry
 
-DEFAULT_STATE = "fp8"
 DEFAULT_MATH = "fp32"
 
 
@@ -25,8 +24,9 @@ def names_of(
         titles.append(passes[r.name].title + "".join(_title(k, v) for k, v in r.options))
         stems.append(r.name + values)
     if state != DEFAULT_STATE:
-        titles.append(state.upper().replace("-", ""))
-        stems.append(state.replace("-", ""))
+        parts = [x.replace("-", "").split("=") for x in state.split(",")]
+        titles += [x.upper() if x.islower() else x for part in parts for x in part]
+        stems += [x for part in parts for x in part]
     if math != DEFAULT_MATH:
         titles.append(f"Math{math.upper()}")
         stems.append(f"math{math}")

@@ -55,17 +55,13 @@ WIDTH = 100
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt", "cbrt", "newton_root", "real_power",
                         "ratio", "mean_ratio", "fma"})  # fmt: skip
 
-#: Storages whose rounding is reported as built; of the others what FP8 would do.
-NARROW = ("fp8", "fp4")
-
 
 def assemble(made: Build) -> dict[str, Any]:
     """Everything ``show`` knows of a build; deterministic, a few seconds at most."""
     p = made.program
     bound = prove(p)
     excess = _excess(made, bound)
-    narrow = made.kernel.storage if made.kernel.storage in NARROW else "fp8"
-    formats = {m.name: m.format for m in plan(p, narrow)}
+    formats = _narrow(made)
     rounding = [asdict(x) for x in shifts(p, formats)]
     proved = _bound(p, bound)
     return {
@@ -102,6 +98,17 @@ def assemble(made: Build) -> dict[str, Any]:
         "fp8": excess,
         "rounding": rounding,
     }
+
+
+def _narrow(made: Build) -> dict[str, str]:
+    """Formats as built where any is of 8 bits or fewer, else what FP8 would have."""
+    built = {m.name: m.format for m in made.kernel.moments}
+    return built if _rounded(made) else {m.name: m.format for m in plan(made.program, "fp8")}
+
+
+def _rounded(made: Build) -> bool:
+    """Whether any moment is built with 8 bits or fewer and block scales."""
+    return any(FORMATS[m.format].scaled for m in made.kernel.moments)
 
 
 def _storages(p: Program) -> list[str]:
@@ -213,7 +220,7 @@ def _excess(made: Build, bound: Bound) -> dict[str, Any] | None:
     from signconv.verification.differential import build_like
 
     try:
-        x = asdict(measure(made if made.kernel.storage in NARROW else build_like(made, "fp8")))
+        x = asdict(measure(made if _rounded(made) else build_like(made, "fp8")))
     except LoweringError:
         return None
     return {**x, "largest": _number(x["largest"])}

@@ -21,7 +21,8 @@ def summary(k: KernelProgram) -> str:
         "sign": " with a sign as update" if p.history else "",
     }[p.link]
     math = ", bf16 arithmetic" if k.precision == "bf16" else ""
-    return f"{p.name}{link}, {k.storage.upper()} state{math}."
+    shown = k.storage if "=" in k.storage else k.storage.upper()
+    return f"{p.name}{link}, {shown} state{math}."
 
 
 def wrapped(doc: str) -> list[str]:

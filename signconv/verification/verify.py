@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from signconv.errors import VerifyError, nearest
+from signconv.ir.nodes import DEFAULT_STATE
 from signconv.pipeline import Build, build
 from signconv.pipeline.classes import recipe_of
-from signconv.pipeline.naming import DEFAULT_MATH, DEFAULT_STATE
+from signconv.pipeline.naming import DEFAULT_MATH
 from signconv.pipeline.resolve import Spec
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification import differential

@@ -16,6 +16,7 @@ TEXTS = {
     "adamw+stosign": Subject("adamw", "stosign"),
     "adamw+soft:p=2+nesterov+stosign@fp32": Subject("adamw", "soft:p=2,nesterov,stosign", "fp32"),
     "s3gd@fp8-raw@math=bf16": Subject("s3gd", None, "fp8-raw", "bf16"),
+    "adamw@m=fp8,v=fp4": Subject("adamw", None, "m=fp8,v=fp4"),
     "lion@bf16@params=fp32": Subject("lion", None, "bf16", "fp32", "fp32"),
     "my.module:Mine+sign": Subject("my.module:Mine", "sign"),
     "odd+name@here/mine.py:Mine+stosign@fp32": Subject("odd+name@here/mine.py:Mine", "stosign",
@@ -43,6 +44,7 @@ def test_options_fill_what_a_spec_leaves_out() -> None:
     [
         ("adamw@fp9", "unknown @fp9; .*fp8-raw"),
         ("adamw@math=fp16", "unknown math 'fp16'; .*valid: bf16, fp32"),
+        ("adamw@m=fp9,v=fp8", "unknown @m=fp9,v=fp8"),
         ("adamw@parms=fp32", "unknown @parms=fp32; did you mean 'params=fp32'"),
         ("adamw@", "unknown @;"),
         ("+stosign", "names no optimizer"),

@@ -53,6 +53,7 @@ BODIES: dict[str, tuple[str, str]] = {
     "SC150": ("numerator = grad * norm(t)", r"norm\(\) of a scalar"),
     "SC153": ("numerator = grad\nupdate = grad", "binds both numerator and update: keep one"),
     "SC154": ("numerator = (grad * 2).prev", "only a moment has .prev: bind one"),
+    "SC156": ("m = ema(grad, 0.9, store='fp5')\nnumerator = m", "no state format; did you mean"),
 }
 
 #: Other codes of a pass or of the lowering: code -> (body, passes, state, math, words).
@@ -95,4 +96,5 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
         "m = ema(grad, 0.9)\nG = max_ema(abs(m), 0.9)\nnumerator = m\ndenominator = G",
         None, "fp4", "fp32", "no moment of .* fits 4 bits",
     ),
+    "SC312": ("m = ema(grad, 0.9)\nnumerator = m", None, "v=fp4", "fp32", "has no moment 'v'"),
 }  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from signconv.errors import LoweringError
-from signconv.lower.storage import STATES
+from signconv.ir.nodes import STATES
 from signconv.pipeline import build, write
 from signconv.pipeline.catalogue import GENERATED, Entry
 from tests.resume.runs import STEPS, Case, Run, draw_stop, save_plan

@@ -247,14 +247,16 @@ class _Author:
         if kind == "ema":
             init = self.pick("", ', init="first"', "")
             u = self.pick("grad", self.element(1))
-            self.define(name, f"{name} = ema({u}, {self.beta()}{init})")
+            store = self.pick("", "", ', store="fp32"', ', store="bf16"')
+            self.define(name, f"{name} = ema({u}, {self.beta()}{init}{store})")
             self.emas.append(name)
             self.any_names.append(name)
             if not init:
                 self.corrected.append(f"{name}.corrected")
         elif kind == "second":
             u = self.pick("grad**2", "abs(grad)", f"({self.element(1)})**2")
-            self.define(name, f"{name} = ema({u}, {self.beta()})")
+            store = self.pick("", "", ', store="fp32"', ', store="bf16"')
+            self.define(name, f"{name} = ema({u}, {self.beta()}{store})")
             self.nonneg_names += [name, f"{name}.corrected"]
         elif kind == "max":
             beta = self.pick("1", f"{self.beta()}")

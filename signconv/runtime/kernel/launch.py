@@ -32,8 +32,9 @@ class LaunchShape:
     """Rows of a tile, tiles of a program, and the most registers per thread (NVIDIA; None: any).
 
     eight: parameters are rounded eight at a time, in a branch that also keeps ptxas from moving the
-    loads of the second tile behind the arithmetic of the first.  Of several tiles each is fetched while the two before are stepped.  Fewer registers are more
-    programs in flight, until spilled ones cost more than that brings.
+    loads of the second tile behind the arithmetic of the first.  Of several tiles each is fetched
+    while the two before are stepped.  Fewer registers are more programs in flight, until spilled
+    ones cost more than that brings.
     """
 
     rows: int

@@ -1,0 +1,120 @@
+"""How each moment is stored where the build or the spec names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import signconv
+from signconv.errors import LoweringError, SpecError
+from signconv.pipeline import Build, build
+from tests.support import HEAD, spec_file
+
+ADAM = "m = ema(grad, 0.9{m})\nv = ema(grad**2, 0.999{v})\nnumerator = m\ndenominator = sqrt(v)"
+
+
+def made(tmp_path: Path, state: str = "fp8", m: str = "", v: str = "") -> Build:
+    body = ADAM.format(m=m and f", store={m!r}", v=v and f", store={v!r}")
+    return build(spec_file(tmp_path, body).spec, state=state)
+
+
+def formats(b: Build) -> dict[str, str]:
+    return {m.name: m.format for m in b.kernel.moments}
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "text"),
+    [
+        ("m=fp8,v=fp4", {"m": "e4m3", "v": "e4m0"}, "m=fp8,v=fp4"),
+        ("v=fp4", {"m": "e4m3", "v": "e4m0"}, "m=fp8,v=fp4"),
+        ("v=fp4,m=fp8", {"m": "e4m3", "v": "e4m0"}, "m=fp8,v=fp4"),
+        ("fp4,v=bf16", {"m": "e2m1", "v": "bf16"}, "m=fp4,v=bf16"),
+        ("m=fp32, v=fp32", {"m": "fp32", "v": "fp32"}, "fp32"),
+        ("m=fp8", {"m": "e4m3", "v": "e5m3"}, "fp8"),
+        ("fp4", {"m": "e2m1", "v": "e4m0"}, "fp4"),
+    ],
+)
+def test_moments_by_name(tmp_path: Path, state: str, wanted: dict[str, str], text: str) -> None:
+    b = made(tmp_path, state)
+    assert (formats(b), b.kernel.storage) == (wanted, text)
+    assert f"--state {text}" in b.command or text == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"),
+    [
+        ("fp8", {"m": "fp32", "v": "e5m3"}),  # the spec's word holds …
+        ("fp4", {"m": "fp32", "v": "e4m0"}),
+        ("bf16", {"m": "fp32", "v": "bf16"}),
+        ("m=fp8", {"m": "e4m3", "v": "e5m3"}),  # … until the build names the moment
+    ],
+)
+def test_the_build_is_asked_before_the_spec(
+    tmp_path: Path, state: str, wanted: dict[str, str]
+) -> None:
+    b = made(tmp_path, state, m="fp32")
+    assert formats(b) == wanted
+    assert made(tmp_path, b.kernel.storage, m="fp32").module.source == b.module.source
+
+
+def test_a_spec_s_own_width_changes_no_name(tmp_path: Path) -> None:
+    assert made(tmp_path, m="fp32").module.file_name == made(tmp_path).module.file_name
+
+
+def test_files_and_classes_say_it() -> None:
+    b = build("adamw", state="fp4,m=fp8")
+    assert (b.module.file_name, b.module.class_name) == ("adamw_m_fp8_v_fp4.py", "AdamWMFP8VFP4")
+
+
+@pytest.mark.parametrize(
+    ("spec", "state", "words"),
+    [
+        ("adamw", "q=fp8", "no moment 'q'; valid: m, v"),
+        ("adamw", "m=fp8,m=fp4", "m is given twice"),
+        ("adamw", "fp8,fp4", "fp8 and fp4 are both for every moment"),
+        ("adamw", "m=fp9", "'fp9'; did you mean 'fp8'"),
+        ("adamw", "m=", "unknown state format ''"),
+        ("signsgd", "m=fp8", "SignSGD has no moments"),
+        ("stosignsgd", "G=fp4", "G does not fit 4 bits"),  # a maximum would climb
+        ("lamb", "v=fp4", "v does not fit 4 bits"),
+        ("nadam", "mu_product=fp32", "mu_product is one float64 number per parameter"),
+    ],
+)
+def test_what_cannot_be_is_one_line(spec: str, state: str, words: str) -> None:
+    with pytest.raises(LoweringError) as error:
+        build(spec, state=state)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_name_asks_for_what_a_word_alone_would_not(tmp_path: Path) -> None:
+    """G gathers the rounding of m: only who names m gets it in 4 bits."""
+    with pytest.raises(LoweringError, match="SC311"):
+        build("stosignsgd", state="fp4")
+    assert formats(build("stosignsgd", state="m=fp4")) == {"m": "e2m1", "G": "e4m3"}
+
+
+def test_an_unknown_width_in_a_spec_has_its_line(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="store='fp5' is no state format; did you mean") as error:
+        made(tmp_path, m="fp5")
+    assert error.value.origin is not None
+    assert error.value.origin.line == len(HEAD.splitlines()) + 1
+
+
+def test_it_trains_saves_and_loads() -> None:
+    cls = signconv.compile("adamw", state="m=fp8,v=fp4")
+    p = torch.nn.Parameter(torch.ones(4, 64))
+    optimizer = cls([p], lr=0.1, seed=3)
+    for _ in range(3):
+        p.grad = p.detach().clone()
+        optimizer.step()
+    assert optimizer.state[p]["m"].shape == (4, 64) and optimizer.state[p]["v"].shape == (4, 32)
+    q = torch.nn.Parameter(p.detach().clone())
+    other = cls([q], lr=0.1, seed=3)
+    other.load_state_dict(optimizer.state_dict())
+    gradient = p.detach().clone()
+    for x, o in ((p, optimizer), (q, other)):
+        x.grad = gradient
+        o.step()
+    assert torch.equal(p, q)
