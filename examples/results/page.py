@@ -24,8 +24,8 @@ from records import RESULTS, committed, read_lines
 HERE = Path(__file__).parent
 PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md"}
 CLAIMS = (
-    "converge", "fp8_state", "noise", "stosignsgd", "spikes", "finetune", "ema_stall", "ablation",
-    "digits",
+    "converge", "fp8_state", "noise", "stosignsgd", "four_bits", "spikes", "finetune", "ema_stall",
+    "ablation", "digits",
 )  # fmt: skip
 
 
