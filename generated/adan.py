@@ -17,8 +17,7 @@ Step t, for every element, with gradient g, parameter p and learning rate lr:
     p = p - lr * update - lr * weight_decay * p
 
 x.corrected is x / (1 - beta**t), beta that of x.
-State g_prev: E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically (bf16
-  where a row is not a multiple of 32).
+State g_prev: E4M3 codes with a power-of-two scale per 32 elements, rounded stochastically.
 State m: bf16, rounded stochastically.
 State d: bf16, rounded stochastically.
 State n: bf16, rounded stochastically.
@@ -243,10 +242,10 @@ class Adan(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("g_prev", "e4m3", "bf16", RandomBits(0, 1)),
-            MomentSlot("m", "bf16", "bf16", RandomBits(0, 0)),
-            MomentSlot("d", "bf16", "bf16", RandomBits(1, 0)),
-            MomentSlot("n", "bf16", "bf16", RandomBits(0, 2)),
+            MomentSlot("g_prev", "e4m3", RandomBits(0, 1)),
+            MomentSlot("m", "bf16", RandomBits(0, 0)),
+            MomentSlot("d", "bf16", RandomBits(1, 0)),
+            MomentSlot("n", "bf16", RandomBits(0, 2)),
         ),
         outputs=(
             "later",

@@ -48,7 +48,7 @@ def momentum(cls: type[FusedOptimizer], beta: float, steps: int) -> list[float]:
     for _ in range(steps):
         optimizer.step()
         entry = optimizer.state[p]
-        m = reference_ops.load_moment(entry["m"], entry.get("m_scale"), slot.format_for(True))
+        m = reference_ops.load_moment(entry["m"], entry.get("m_scale"), slot.stored)
         path.append(round(float(m.double().mean()), 6))
     return path
 

@@ -305,7 +305,7 @@ def zero_shares(optimizer: torch.optim.Optimizer, embedding: Tensor) -> dict[str
     """Share of stored zeros of each moment: in all weights, and in the token embedding."""
     made = {}
     program = getattr(optimizer, "program", None)
-    formats = {m.name: m.format_for(True) for m in program.moments} if program else {}
+    formats = {m.name: m.stored for m in program.moments} if program else {}
     for name in moments(optimizer):
         zeros, count, first = torch.zeros((), device=embedding.device), 0, math.nan
         for p, state in optimizer.state.items():

@@ -104,4 +104,4 @@ def build(subject: Subject) -> Built:
 
 
 def _formats(optimizer: Any) -> list[Any]:
-    return [m.format_for(True) for m in optimizer.program.moments]
+    return [m.stored for m in optimizer.program.moments]

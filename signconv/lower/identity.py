@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Hyper, Moment, Op, Program, Ref
 from signconv.lower.kernel_program import KernelProgram
+from signconv.runtime.formats import named
 
 #: Raised when the meaning of the canonical text changes: old checkpoints are then refused, unless
 #: runtime/legacy.py knows their hashes.  Release 0.1 had 1, over lowered statements.
@@ -49,6 +50,12 @@ def program_hash(k: KernelProgram) -> str:
     return hashlib.sha256(f"signconv {VERSION}\n{canonical(k)}".encode()).hexdigest()[:16]
 
 
+def _elsewhere(name: str) -> str:
+    """What release 0.1 stored where a row was no multiple of 32; the text keeps it, for its
+    checkpoints load and are converted."""
+    return "bf16" if named(name).scaled else name
+
+
 def canonical(k: KernelProgram) -> str:
     """The program as text, one line per thing; two programs are one where these texts are equal.
 
@@ -58,7 +65,7 @@ def canonical(k: KernelProgram) -> str:
     p = k.program
     hypers = sorted(p.hypers, key=lambda h: h.name)
     moments = sorted(p.moments, key=lambda m: m.name)
-    storage = {m.name: f"stored {m.format} or {m.fallback}" for m in k.moments}
+    storage = {m.name: f"stored {m.format} or {_elsewhere(m.format)}" for m in k.moments}
     graph = _Graph(p)
     updates = [_update(m, graph) for m in moments]
     numerator = graph.number(p.numerator)

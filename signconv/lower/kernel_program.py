@@ -76,14 +76,12 @@ def function_name(e: Op) -> str:
 class MomentPlan:
     """Storage of one moment.
 
-    ``format``: where a row is a multiple of 32; ``fallback``: elsewhere (block scales need whole
-    blocks).  ``word`` and ``field`` say which of the step's random bits round it.  ``former``: the
-    format in its place that earlier releases chose.
+    ``word`` and ``field`` say which of the step's random bits round it.  ``former``: the format in
+    place of ``format`` that earlier releases chose.
     """
 
     name: str
     format: str
-    fallback: str
     word: int
     field: int
     init: float | str = 0.0

@@ -108,9 +108,8 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
                     f"{m.name} grows with the gradient; use --state fp8, or --convert presign",
                 )
         init = m.init.value if isinstance(m.init, Const) else m.init if m.init == "param" else 0.0
-        fallback = "bf16" if word in ("fp8", "fp4") else fmt
         place, field = fields.take(m.name in below)
-        plans.append(MomentPlan(m.name, fmt, fallback, place, field, init, former))
+        plans.append(MomentPlan(m.name, fmt, place, field, init, former))
     if "fp4" in wanted.of.values() and plans and not any(FORMATS[x.format].packed for x in plans):
         raise LoweringError(
             "SC311",

@@ -87,6 +87,6 @@ def _decoded(cls: type[FusedOptimizer], state: dict[str, torch.Tensor], start: S
     made = {n: np.full_like(x, float(state[n])) for n, x in start.items() if state[n].numel() == 1}
     for m in cls.program.moments:
         scale = state.get(f"{m.name}_scale")
-        x = ref.load_moment(state[m.name], scale, m.format_for(True))
+        x = ref.load_moment(state[m.name], scale, m.stored)
         made[m.name] = x.double().numpy()
     return made

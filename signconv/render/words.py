@@ -57,12 +57,7 @@ def box(p: Program) -> list[str]:
 
 def storage_lines(k: KernelProgram) -> list[str]:
     """How each moment is stored."""
-    lines = []
-    for m in k.moments:
-        scaled = FORMATS[m.format].scaled
-        fallback = f" ({m.fallback} where a row is not a multiple of 32)" if scaled else ""
-        lines.append(f"State {m.name}: {FORMATS[m.format].words}{fallback}.")
-    return lines
+    return [f"State {m.name}: {FORMATS[m.format].words}." for m in k.moments]
 
 
 def notes(k: KernelProgram) -> list[str]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from signconv.runtime import sharded
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import BLOCK, CHECK, FORMATS, MASTER, SPLIT, WHOLE, Format
+from signconv.runtime.formats import BLOCK, CHECK, MASTER, SPLIT, WHOLE, Format
 from signconv.runtime.master import param_format
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.runtime.program import has_blocks
+from signconv.runtime.program import row_length, whole_blocks
 from signconv.runtime.reference import ops as ref
 
 #: Elements of one tensor that a watched step compares, at most; whole blocks, evenly spaced.
@@ -171,10 +171,7 @@ def inspect(optimizer: FusedOptimizer) -> Health:
 def _notes(optimizer: FusedOptimizer, rows: list[Row], watch: _Watch | None) -> tuple[str, ...]:
     notes = []
     if any(r.note.startswith("row of") for r in rows):
-        notes.append(
-            f"row of n: n is no multiple of {BLOCK}, so blocks would straddle rows and the state "
-            "is kept wider"
-        )
+        notes.append(f"row of n: n is no multiple of {BLOCK}, so the master weight is kept whole")
     changed = [r for r in rows if r.changed]
     if changed:
         notes.append(
@@ -228,11 +225,14 @@ class _Part:
         elif x.dtype == torch.uint8:
             assert self.fmt is not None
             if self.fmt.float4 is not None:
-                code = ref.unpack(x.reshape(-1))
+                scale = self.entry[f"{self.kind}_scale"]
+                code = ref.unpack(ref.padded(x.reshape(-1), scale, BLOCK // 2))
+                code = ref.trimmed(code, scale, self.weights.numel())
                 layout = self.fmt.float4
                 zero, bad = code == 0, code == layout.nan
                 # The largest code is an ordinary one, but of the largest scale
-                scale = self.entry[f"{self.kind}_scale"].reshape(-1).repeat_interleave(BLOCK)
+                every = scale.reshape(-1).repeat_interleave(BLOCK)
+                scale = ref.trimmed(every, scale, self.weights.numel())
                 full = ((code & layout.magnitude) == layout.largest) & (scale == 254)
             else:
                 assert self.fmt.float8 is not None
@@ -257,15 +257,20 @@ class _Part:
         if self.kind == MASTER:
             return _spaced(ref.load_param(self.weights, self.entry))
         flat = self.values.reshape(-1)
-        if self.fmt is None or self.fmt.dtype != torch.uint8:
+        if self.fmt is None or self.fmt.dtype != torch.uint8 or not flat.numel():
             return _spaced(flat).float()
-        share = 2 if self.fmt.packed else 1
-        codes = _spaced(flat, share).contiguous()
-        scale = None
-        if self.fmt.scaled:
-            every = _stride(share * flat.numel()) if share * flat.numel() % BLOCK == 0 else 1
-            scale = self.entry[f"{self.kind}_scale"].reshape(-1)[::every].contiguous()
-        return ref.load_moment(codes, scale, self.fmt)
+        if not self.fmt.scaled:
+            return ref.load_moment(_spaced(flat).contiguous(), None, self.fmt)
+        scale = self.entry[f"{self.kind}_scale"]
+        numel = self.weights.numel()
+        if whole_blocks(self.weights):
+            codes = _spaced(flat, 2 if self.fmt.packed else 1).contiguous()
+            scale = scale.reshape(-1)[:: _stride(numel)].contiguous()
+            return ref.load_moment(codes, scale, self.fmt)
+        rows = scale.view(scale.shape[0] if scale.dim() > 1 else 1, -1)
+        some = rows[:: _stride(numel)].contiguous()
+        codes = flat.view(len(rows), -1)[:: _stride(numel)].contiguous()
+        return ref.load_moment(codes, some, self.fmt, len(some) * (numel // len(rows)))
 
 
 def _stride(numel: int) -> int:
@@ -295,8 +300,7 @@ def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
     form = param_format(entry)
     label = stored if stored == "fp32" or form in (SPLIT, WHOLE) else "bf16, stochastic"
     yield _Part(p, weights, entry, name, "", "", label, values, sharded.local(p).nbytes)
-    row = p.numel() // max(p.shape[0], 1) if p.dim() > 1 else p.numel()
-    wide = "" if has_blocks(p) else f"row of {row}"
+    wide = "" if whole_blocks(p) else f"row of {row_length(p)}"
     if form in (SPLIT, WHOLE):
         held = sum(held_here.get(k, 0) for k in (MASTER, CHECK))
         label = "16 bits" if form == SPLIT else "fp32"
@@ -305,11 +309,9 @@ def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
     for m in optimizer.program.moments:
         if m.name not in entry:
             continue
-        fmt = m.format_for(has_blocks(p))
-        note = wide if FORMATS[m.format].scaled and not fmt.scaled else ""
         held = sum(held_here.get(k, 0) for k in (m.name, f"{m.name}_scale"))
         x = entry[m.name]
-        yield _Part(p, weights, entry, name, m.name, m.name, fmt.name, x, held, fmt, note)
+        yield _Part(p, weights, entry, name, m.name, m.name, m.format, x, held, m.stored)
 
 
 # ---------------------------------------------------------------- the watched step

@@ -18,7 +18,7 @@ from torch import Tensor
 from signconv.runtime import sharded
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import CHECK, MASTER, PLAIN, SPLIT, WHOLE
-from signconv.runtime.program import block_shape, has_blocks
+from signconv.runtime.program import block_shape, whole_blocks
 from signconv.runtime.reference import ops as ref
 
 
@@ -48,7 +48,7 @@ def layout(p: Tensor, master: str | None) -> dict[str, tuple[torch.Size, torch.d
     """
     if master is None or p.dtype != torch.bfloat16:
         return {}
-    if not has_blocks(p):
+    if not whole_blocks(p):
         return {MASTER: (p.shape, torch.float32)}
     return {
         MASTER: (torch.Size([*p.shape, 2]), torch.uint8),

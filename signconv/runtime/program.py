@@ -71,20 +71,19 @@ class RandomBits:
 
 @dataclass(frozen=True)
 class MomentSlot:
-    """Storage of a moment: format where a row is a multiple of 32, fallback elsewhere.
-
-    ``bits`` round it; ``init`` is the value before the first step, or "param".
+    """Storage of a moment: ``bits`` round it; ``init`` is the value before the first step, or
+    "param".
     """
 
     name: str
     format: str
-    fallback: str
     bits: RandomBits
     init: float | str = 0.0
 
-    def format_for(self, blocks: bool) -> Format:
-        """The format in a tensor whose rows are (``blocks``) or are not multiples of 32."""
-        return FORMATS[self.format if blocks else self.fallback]
+    @property
+    def stored(self) -> Format:
+        """Its format."""
+        return FORMATS[self.format]
 
 
 #: How the sign's noise at one step goes with that at others; a kernel knows a kind by its place.
@@ -165,33 +164,46 @@ class OptimizerProgram:
 
 def row_length(param: Tensor) -> int:
     """Elements per row, the unit of dim-0 sharding: numel/shape[0], or numel for 1-D tensors."""
-    return param.numel() // param.shape[0] if param.dim() > 1 else param.numel()
+    return math.prod(param.shape[1:]) if param.dim() > 1 else param.numel()
 
 
-def has_blocks(param: Tensor) -> bool:
-    """Whether blocks of 32 never straddle a row, so that block scales are possible."""
+def whole_blocks(param: Tensor) -> bool:
+    """Whether every row is a multiple of 32, so that rows of 32 elements are blocks as they lie."""
     return param.numel() > 0 and row_length(param) % BLOCK == 0
+
+
+def by_row(param: Tensor, program: OptimizerProgram) -> bool:
+    """Whether kernels have to go row by row: there are block scales, and rows end in a partial
+    block with a scale of its own."""
+    return program.scaled and param.numel() > 0 and row_length(param) % BLOCK != 0
+
+
+def block_count(param: Tensor) -> int:
+    """How many blocks a parameter has, a row's last one partial where it is no multiple of 32."""
+    return block_shape(param).numel()
+
+
+def _per_row(param: Tensor, elements: int) -> torch.Size:
+    """Shape of what there is once for so many elements of a row, one more for what is left."""
+    if param.dim() < 2:
+        return torch.Size([-(-param.numel() // elements)])
+    return torch.Size([param.shape[0], -(-row_length(param) // elements)])
 
 
 def block_shape(param: Tensor) -> torch.Size:
     """Shape of a parameter's block scales: its rows, so that both are cut alike along dim 0."""
-    blocks = param.numel() // BLOCK
-    return torch.Size([param.shape[0], blocks // param.shape[0]] if param.dim() > 1 else [blocks])
+    return _per_row(param, BLOCK)
 
 
 def moment_shape(param: Tensor, fmt: Format) -> torch.Size:
     """Shape of a stored moment: the parameter's, or its rows of bytes where codes are packed."""
-    if not fmt.packed:
-        return param.shape
-    half = param.numel() // 2
-    return torch.Size([param.shape[0], half // param.shape[0]] if param.dim() > 1 else [half])
+    return _per_row(param, 2) if fmt.packed else param.shape
 
 
 def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerProgram) -> None:
     """Raise RuntimeError where a parameter no longer has the shape of its state."""
-    blocks = has_blocks(param)
     for m in program.moments:
-        if entry[m.name].shape != moment_shape(param, m.format_for(blocks)):
+        if entry[m.name].shape != moment_shape(param, m.stored):
             raise coded(
                 RuntimeError,
                 "SC418",

@@ -16,8 +16,14 @@ import torch
 from torch import Tensor
 
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import BLOCK
-from signconv.runtime.program import OptimizerProgram, has_blocks
+from signconv.runtime.formats import BLOCK, CHECK
+from signconv.runtime.program import (
+    OptimizerProgram,
+    block_shape,
+    by_row,
+    moment_shape,
+    whole_blocks,
+)
 
 #: Small parameters are gathered together, up to so many bytes of parameter, gradient and state.
 BATCH_BYTES = 1 << 26
@@ -103,7 +109,12 @@ def first_element(p: Tensor) -> int:
 
 
 def on_blocks(p: Tensor) -> bool:
-    """Whether every cut falls between blocks of 32 elements, on all ranks."""
+    """Whether every cut falls between blocks, on all ranks: rows have their own."""
+    return p.dim() > 1 or _on_32(p)
+
+
+def _on_32(p: Tensor) -> bool:
+    """Whether every rank begins at a multiple of 32 elements."""
     _, ranks = _ranks(p)
     if ranks == 1:
         return True
@@ -112,8 +123,13 @@ def on_blocks(p: Tensor) -> bool:
 
 
 def is_local(p: Tensor, program: OptimizerProgram) -> bool:
-    """Whether a rank can step its part of a DTensor without the others."""
-    return on_blocks(p) and (not program.reductions or _ranks(p)[1] == 1)
+    """Whether a rank can step its part of a DTensor without the others.
+
+    Kernels that go row by row begin anywhere, others at a multiple of 32.
+    """
+    if program.reductions and _ranks(p)[1] > 1:
+        return False
+    return on_blocks(p) and (by_row(p, program) or _on_32(p))
 
 
 def local(x: Any) -> Tensor:
@@ -336,8 +352,7 @@ class Locals:
         idle = part.numel() == 0
         kind = (part.data_ptr(), part.shape, part.stride())
         if p not in self._made or self._made[p][0] != kind:
-            block = BLOCK if has_blocks(p) else 1
-            made = part.new_zeros(block) if idle else _column(p, part)
+            made = part.new_zeros(BLOCK if whole_blocks(p) else 1) if idle else part
             if p in self._made:
                 del self.state[self._made[p][1]]
             self._made[p] = (kind, made)
@@ -347,25 +362,32 @@ class Locals:
             if not is_sharded(x):
                 mine[name] = x
             elif not idle:
-                mine[name] = _column(p, local(x)) if x.shape == p.shape else local(x)
+                mine[name] = local(x)
             elif name not in mine:
-                mine[name] = local(x).new_zeros(made.numel() * x.numel() // p.numel())
+                mine[name] = local(x).new_zeros(_idle_shape(made, name, x, self.program))
         if not idle:
             first = self._first_of(p)
             assert first is not None
             mine["offset"] = entry["offset"] + first
         grad = None if p.grad is None else local(p.grad).detach()
         if grad is not None:
-            grad = torch.zeros_like(made, dtype=grad.dtype) if idle else _column(p, grad)
+            grad = torch.zeros_like(made, dtype=grad.dtype) if idle else grad
         if grad is not None and grad.dtype != made.dtype:
             made.grad_dtype = None  # any
         made.grad = grad
         return made
 
 
-def _column(p: Tensor, part: Tensor) -> Tensor:
-    """A part whose length is a multiple of 32 by chance must not look like a row of blocks."""
-    return part.view(-1, 1) if p.dim() == 1 and not has_blocks(p) else part
+def _idle_shape(made: Tensor, name: str, x: Tensor, program: OptimizerProgram) -> torch.Size:
+    """Of the state of what a rank without a part of a parameter steps."""
+    for m in program.moments:
+        if name == m.name:
+            return moment_shape(made, m.stored)
+        if name == f"{m.name}_scale":
+            return block_shape(made)
+    if name == CHECK:
+        return block_shape(made)
+    return torch.Size([*made.shape, *((2,) if x.dtype == torch.uint8 else ())])  # a master weight
 
 
 def batches(

@@ -19,10 +19,11 @@ from signconv.runtime.program import (
     MomentSlot,
     OptimizerProgram,
     block_shape,
-    has_blocks,
     moment_shape,
+    whole_blocks,
 )
 from signconv.runtime.reference.backend import fill
+from signconv.runtime.reference.ops import load_moment, store_moment
 from signconv.runtime.settings import has_float64, host_number
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
@@ -40,7 +41,7 @@ def layout(
     """
     made: Layout = {}
     for m in program.moments:
-        fmt = _format(m, p, stored)
+        fmt = _format(m, stored)
         made[m.name] = (moment_shape(p, fmt), fmt.dtype)
         if fmt.scaled:
             made[f"{m.name}_scale"] = (block_shape(p), torch.uint8)
@@ -51,10 +52,22 @@ def layout(
     return made
 
 
-def _format(m: MomentSlot, p: Tensor, stored: Mapping[str, str]) -> Format:
-    """How a moment of this parameter is stored, where ``stored`` stands in for blocks' formats."""
-    fmt = m.format_for(has_blocks(p))
-    return named(stored[m.name]) if fmt.scaled and m.name in stored else fmt
+def _format(m: MomentSlot, stored: Mapping[str, str]) -> Format:
+    """How a moment is stored, where ``stored`` stands in for a program's own formats."""
+    return named(stored[m.name]) if m.name in stored else m.stored
+
+
+def _as_saved(
+    program: OptimizerProgram, p: Tensor, entry: Mapping[str, Any], stored: Mapping[str, str]
+) -> dict[str, str]:
+    """``stored``, and bf16 for what release 0.1 kept in it where rows were no whole blocks."""
+    found = dict(stored)
+    for m in program.moments:
+        x = entry.get(m.name)
+        plain = isinstance(x, Tensor) and x.dtype == torch.bfloat16 and x.shape == p.shape
+        if plain and m.stored.scaled and not whole_blocks(p):
+            found[m.name] = "bf16"
+    return found
 
 
 def number_device(device: torch.device) -> torch.device:
@@ -144,7 +157,7 @@ def create(
         value, entry = sharded.readable(p, made)
         for m in filled:
             if value.numel():
-                fill(entry, m, m.format_for(has_blocks(p)), value)
+                fill(entry, m, value)
         sharded.write_back(p, made, value, entry)
     return made
 
@@ -182,6 +195,7 @@ def take(
         n: torch.tensor(initial[n], dtype=torch.float64, device="cpu") for n in program.floors
     }
     entry = {**started, **entry}
+    stored = _as_saved(program, p, entry, stored)
     wanted = layout(program, p, master, stored)
     if not wanted.keys() <= entry.keys():
         raise coded(
@@ -224,11 +238,11 @@ def modernize(
     """Convert what an earlier release pickled, in place."""
     for group in groups:
         stored = legacy.stored(group.get("program"), program)
-        if stored is None or group.get("program") == program.hash:
+        if stored is None:
             continue
         for p in group["params"]:
             if p in state:
-                convert(program, p, state[p], stored)
+                convert(program, p, state[p], _as_saved(program, p, state[p], stored))
         group["program"] = program.hash
 
 
@@ -240,19 +254,18 @@ def convert(
     Of a DTensor cut inside blocks all ranks must call.
     """
     for m in program.moments:
-        old, new = _format(m, p, stored), m.format_for(has_blocks(p))
+        old, new = _format(m, stored), m.stored
         if old is new:
             continue
         names = [m.name, f"{m.name}_scale"]
-        _, plain = sharded.readable(p, {n: entry[n] for n in names if n in entry})
-        x = old.decode(plain[m.name], plain.get(f"{m.name}_scale"))
+        here, plain = sharded.readable(p, {n: entry[n] for n in names if n in entry})
+        x = load_moment(plain[m.name], plain.get(names[1]), old, here.numel())
         half = torch.full((), -(1 << 31), dtype=torch.int32, device=x.device).expand_as(x)
-        here = plain[m.name]
-        codes, scale = new.encode(x, half)
-        assert scale is not None
-        blocks = block_shape(here) if here.numel() else scale.shape
-        entry[names[0]] = sharded.place_part(codes.view(here.shape), p, p.shape)
-        entry[names[1]] = sharded.place_part(scale.view(blocks), p, block_shape(p))
+        codes = torch.empty(moment_shape(here, new), dtype=new.dtype, device=x.device)
+        scale = torch.empty(block_shape(here), dtype=torch.uint8, device=x.device)
+        store_moment(codes, scale, x, half, new)
+        entry[names[0]] = sharded.place_part(codes, p, moment_shape(p, new))
+        entry[names[1]] = sharded.place_part(scale, p, block_shape(p))
 
 
 def _own(x: Any, p: Tensor) -> Any:

@@ -3,8 +3,9 @@
 Engines on the host write it, kernels read it; both take places and widths from here.  A second
 table lists chunks: (tensor, chunk of it) for every program of a launch.
 
-Where a tensor lies in its unsharded one (FIRST_ROW, FIRST_COLUMN, ROW_LENGTH) is written and not
-yet read: OFFSET says enough for cuts along the first dimension.
+ROW_LENGTH is read where rows end in partial blocks.  FIRST_ROW and FIRST_COLUMN say where a tensor
+lies in its unsharded one, and are not read yet: OFFSET says enough for cuts along the first
+dimension.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ def width(moments: int) -> int:
     return 1 << (Column.STATE + 2 * moments + 2 - 1).bit_length()
 
 
-def state_names(program: OptimizerProgram, blocks: bool, param_format: int = PLAIN) -> list[str]:
+def state_names(program: OptimizerProgram, param_format: int = PLAIN) -> list[str]:
     """Which tensors of ``state[p]`` the columns from STATE point to, in order."""
     names: list[str] = []
     for m in program.moments:
-        names += [m.name, f"{m.name}_scale" if m.format_for(blocks).scaled else m.name]
+        names += [m.name, f"{m.name}_scale" if m.stored.scaled else m.name]
     return [*names, *_MASTERS[param_format]]
 
 

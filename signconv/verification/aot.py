@@ -124,18 +124,18 @@ def compile_step(
     optimizer: type[FusedOptimizer],
     target: str,
     dtype: torch.dtype = torch.bfloat16,
-    blocks: bool = True,
+    by_row: bool = False,
     master: int = PLAIN,
     scaled: bool = False,
 ) -> Compiled:
     """Compile the step kernel of a generated class as the runtime launches it.
 
-    ``blocks``: rows are multiples of 32; ``master``: how parameters are stored (formats.py);
+    ``by_row``: rows end in partial blocks; ``master``: how parameters are stored (formats.py);
     ``scaled``: with a factor for the gradients.
     Raises VerifyError where kernels are interpreted.
     """
     codec = CODECS[target] if target in TARGETS else 0
-    variant = Variant(dtype, dtype, blocks, master, codec)
+    variant = Variant(dtype, dtype, by_row, master, codec)
     constants = launch.step_constants(optimizer.program, variant, scaled)
     return _compile(step.step_kernel, STEP, constants, target)
 

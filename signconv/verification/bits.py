@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from signconv.errors import VerifyError
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.formats import BLOCK, Float4
 from signconv.runtime.kernel import launch
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import OptimizerProgram
@@ -107,7 +107,7 @@ def step_gradients(params: list[Tensor], t: int) -> list[Tensor]:
 def roundings() -> Iterator[dict[str, int]]:
     """Count how often the reference's stochastic rounding went up and down."""
     counts = {"up": 0, "down": 0}
-    kept = codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots
+    kept = codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots, codecs.encode_fp4
 
     def count(x: Tensor, y: Tensor) -> None:
         counts["up"] += int((y.abs() > x.abs()).sum())
@@ -133,11 +133,18 @@ def roundings() -> Iterator[dict[str, int]]:
             count(v, root_codec.power(codecs.decode_fp8(code, "e4m3") * scale, n))
         return code
 
-    codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots = fp8, bf16, roots
+    def fp4(x: Tensor, byte: Tensor, field: Tensor, layout: Float4) -> Tensor:
+        code = kept[3](x, byte, field, layout)
+        if isinstance(x, Tensor):
+            count(x, codecs.decode_fp4(code, layout) * 2.0 ** (byte - 127.0))
+        return code
+
+    codecs.encode_fp8, codecs.encode_bf16, codecs.encode_fp4 = fp8, bf16, fp4
+    root_codec.encode_roots = roots
     try:
         yield counts
     finally:
-        codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots = kept
+        codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots, codecs.encode_fp4 = kept
 
 
 def different(a: Tensor, b: Tensor) -> int:

@@ -26,6 +26,7 @@ if not torch.distributed.is_available():
 from tests.distributed import ranks
 from tests.distributed.training import (
     ANCHORED,
+    SHAPES,
     cases,
     differences,
     formerly,
@@ -174,7 +175,7 @@ def test_refusals_say_what_to_do(worlds: Worlds) -> None:
 def test_inspect_counts_sharded_state(worlds: Worlds) -> None:
     for rank in (rank for found in worlds.values() for rank in found):
         rows = rank["inspect"]
-        assert len(rows) == 4 * 10  # parameter, two moments, master
+        assert len(rows) == 4 * len(SHAPES)  # parameter, two moments, master
         assert all(row.endswith("True") for row in rows)
 
 

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor, Shard
 from signconv.runtime.compat import HAS_LLVM
 from signconv.runtime.formats import named
 from signconv.runtime.optimizer import FusedOptimizer
+from signconv.runtime.reference.memory import load_moment, store_moment
 from signconv.verification.bits import different
 from tests.support import generated_classes
 
@@ -36,9 +37,11 @@ SHAPES = (
     (64,),  # on 3 ranks cut inside blocks
     (256,),
     (33,),
-    (127,),  # on 2 ranks the first part has 64 elements and yet no blocks
+    (127,),  # on 2 ranks the first part has two whole blocks, the second a partial one
     (6, 7),
     (64, 3),
+    (7, 1),
+    (5, 33),
     (3, 2, 32),
 )
 #: A moment that starts from the parameter.
@@ -170,16 +173,17 @@ def formerly(optimizer: FusedOptimizer) -> dict[str, Any]:
     assert optimizer.program.former is not None
     was, formats = optimizer.program.former
     saved = copy.deepcopy(optimizer.state_dict())
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
     for m in optimizer.program.moments:
-        for entry in saved["state"].values():
-            scale = entry.get(f"{m.name}_scale")
-            if m.name not in formats or scale is None:
-                continue
-            x = named(m.format).decode(entry[m.name], scale)
-            codes, scales = named(formats[m.name]).encode(x, torch.zeros_like(x, dtype=torch.int32))
-            entry[m.name].copy_(codes.view(entry[m.name].shape))
-            assert scales is not None
-            scale.copy_(scales.view(scale.shape))
+        for shape, entry in zip(shapes, saved["state"].values(), strict=True):
+            codes, scale = entry[m.name], entry[f"{m.name}_scale"]
+            x = load_moment(codes, scale, m.stored, shape.numel())
+            if shape.numel() // (shape[0] if len(shape) > 1 else 1) % 32:
+                entry[m.name] = x.view(shape).to(torch.bfloat16)  # no partial blocks then
+                del entry[f"{m.name}_scale"]
+            elif m.name in formats:
+                none = torch.zeros_like(x, dtype=torch.int32)
+                store_moment(codes, scale, x, none, named(formats[m.name]))
     for group in saved["param_groups"]:
         group["program"] = was
     return saved

@@ -135,12 +135,10 @@ def test_storage_and_precision_are_part_of_it() -> None:
 ADAMW = build("adamw").kernel
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("format", "e5m3"), ("format", "fp32"), ("fallback", "fp32")]
-)
-def test_each_format_is_part_of_it(field: str, value: str) -> None:
+@pytest.mark.parametrize("value", ["e5m3", "fp32", "bf16"])
+def test_each_format_is_part_of_it(value: str) -> None:
     m, *rest = ADAMW.moments
-    other = (dataclasses.replace(m, **{field: value}), *rest)
+    other = (dataclasses.replace(m, format=value), *rest)
     assert program_hash(dataclasses.replace(ADAMW, moments=other)) != program_hash(ADAMW)
 
 

@@ -97,25 +97,25 @@ def test_a_nonfinite_element_harms_itself_alone(
         for t in range(1, 5):
             grads = gradients(t)
             if t == 2:
-                grads[0][1, 7] = grads[1][32] = value
+                grads[0][1, 7] = grads[1][3] = value
             step(optimizer, params, grads)
         runs.append((optimizer, params))
     (clean, ps), (poisoned, qs) = runs
-    for i, at in ((0, 64 + 7), (1, 32), (2, None)):
+    for i, at in ((0, 64 + 7), (1, 3), (2, None)):
         pairs = {"p": (ps[i].detach(), qs[i].detach())}
         for name, x in clean.state[ps[i]].items():
             pairs[name] = (x, poisoned.state[qs[i]][name])
-        halves = {m.name for m in cls.program.moments if m.format_for(True).packed}
+        halves = {m.name for m in cls.program.moments if m.stored.packed}
         for name, (a, b) in pairs.items():
             a, b = a.reshape(-1).clone(), b.reshape(-1).clone()
             if name in halves and a.dtype == torch.uint8:
-                a, b = unpack(a), unpack(b)
+                a, b = unpack(a)[: ps[i].numel()], unpack(b)[: ps[i].numel()]
             if at is not None and a.numel() == ps[i].numel():
                 a[at] = b[at] = 0
             assert different(a, b) == 0, name
     if bad != bad:
         assert qs[0][1, 7].isnan()
-        assert qs[1][32].isnan()
+        assert qs[1][3].isnan()
 
 
 @backends

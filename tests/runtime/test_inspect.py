@@ -63,19 +63,46 @@ def test_fp8_shares_are_those_of_the_codes() -> None:
     assert health.parameter_bytes == 2560
 
 
-def test_wide_states_say_why_and_are_counted() -> None:
-    p, q = torch.ones(4, 33), torch.ones(4, 32)
-    optimizer = stepped(AdamW, p, q)
+def test_partial_blocks_are_counted() -> None:
+    """Two codes to a byte: the last byte of a row of 33 holds one, and its rest is no zero."""
+    for state, size in (("fp8", 33), ("fp4", 17)):
+        p = torch.ones(4, 33)
+        optimizer = stepped(built("adamw", None, state), p)
+        v = optimizer.state[p]["v"]
+        v.zero_()
+        v[0, 0] = v[1, -1] = 0xFF if state == "fp8" else 0x0F
+        health = signconv.inspect(optimizer)
+        found = row(health, "v")
+        assert (found.note, found.bytes) == ("", 4 * (size + 2))
+        assert (found.nonfinite, found.zero) == (2 / 132, 130 / 132)
+        stalls(optimizer, p)
+
+
+def stalls(optimizer: FusedOptimizer, p: torch.Tensor) -> None:
+    """The watched step reads samples of every row."""
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert row(signconv.inspect(optimizer), "m").stalled is not None
+
+
+def test_whole_master_weights_say_why() -> None:
+    p, q = torch.ones(4, 33, dtype=torch.bfloat16), torch.ones(4, 32, dtype=torch.bfloat16)
+    health = signconv.inspect(stepped(AdamW, p, q, master="split"))
+    found = row(health, "master")
+    assert (found.format, found.note, found.bytes) == ("fp32", "row of 33", 4 * 33 * 4)
+    assert row(health, "master", 1).note == ""
+    assert "row of 33" in str(health) and "kept whole" in health.notes[0]
+
+
+def test_wide_states_are_counted() -> None:
+    p = torch.ones(4, 33)
+    optimizer = stepped(built("adamw", None, "bf16"), p)
     state = optimizer.state[p]["v"]
     state.zero_()
     state[0, 0], state[0, 1] = float("nan"), torch.finfo(torch.bfloat16).max
-    health = signconv.inspect(optimizer)
-    found = row(health, "v")
-    assert (found.format, found.note, found.bytes) == ("bf16", "row of 33", 4 * 33 * 2)
+    found = row(signconv.inspect(optimizer), "v")
+    assert (found.format, found.bytes) == ("bf16", 4 * 33 * 2)
     assert (found.nonfinite, found.saturated, found.zero) == (1 / 132, 1 / 132, 130 / 132)
-    assert row(health, "v", 1).note == ""
-    assert "row of 33" in str(health)
-    assert "straddle" in health.notes[0]
 
 
 def test_bytes_are_those_of_the_tensors() -> None:

@@ -7,6 +7,7 @@ import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from torch import Tensor
 
+import signconv
 from signconv.runtime import state, tables
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.formats import CHECK, MASTER, PLAIN, SPLIT, WHOLE
@@ -28,39 +29,40 @@ def test_kernels_read_the_columns_of_the_table() -> None:
     assert {n: c.value for n, c in known.items()} == {
         f"COLUMN_{c.name}": int(c)
         for c in Column
-        if c not in (Column.FIRST_ROW, Column.FIRST_COLUMN, Column.ROW_LENGTH)
+        if c not in (Column.FIRST_ROW, Column.FIRST_COLUMN)
     }
 
 
 @pytest.mark.parametrize(
-    ("blocks", "param_format", "names"),
+    ("stored", "param_format", "names"),
     [
-        (True, PLAIN, ["m", "m_scale", "v", "v_scale"]),
-        (False, PLAIN, ["m", "m", "v", "v"]),
-        (True, SPLIT, ["m", "m_scale", "v", "v_scale", MASTER, CHECK]),
-        (False, WHOLE, ["m", "m", "v", "v", MASTER, MASTER]),
+        ("fp8", PLAIN, ["m", "m_scale", "v", "v_scale"]),
+        ("fp32", PLAIN, ["m", "m", "v", "v"]),
+        ("fp8", SPLIT, ["m", "m_scale", "v", "v_scale", MASTER, CHECK]),
+        ("m=fp8,v=fp32", WHOLE, ["m", "m_scale", "v", "v", MASTER, MASTER]),
     ],
 )
 def test_two_columns_for_every_stored_moment(
-    blocks: bool, param_format: int, names: list[str]
+    stored: str, param_format: int, names: list[str]
 ) -> None:
-    assert tables.state_names(PROGRAM, blocks, param_format) == names
+    program = signconv.compile("adamw", convert="stosign", state=stored).program
+    assert tables.state_names(program, param_format) == names
 
 
 @pytest.mark.parametrize("name", generated_classes())
 def test_a_row_has_room_for_what_is_stored_and_for_no_more(name: str) -> None:
-    """A power of two of columns; and every name is one of a state entry, with and without blocks
-    and master weights."""
+    """A power of two of columns; and every name is one of a state entry, with whole and partial
+    blocks and master weights."""
     program = generated_classes()[name].program
     width = tables.width(len(program.moments))
     for shape, param_format in (((4, 32), SPLIT), ((4, 33), WHOLE)):
         p = torch.zeros(shape, dtype=torch.bfloat16)
-        names = tables.state_names(program, shape[1] == 32, param_format)
+        names = tables.state_names(program, param_format)
         used = Column.STATE + len(names)
         assert width // 2 < used <= width and width.bit_count() == 1
         assert set(names) <= state.create(program, p, "split", 0).keys()
     p = torch.zeros(4, 32)
-    names = tables.state_names(program, True)
+    names = tables.state_names(program)
     stored = {m.name for m in program.moments}
     entry = state.create(program, p, None, 0).keys() - {"step", "offset"}
     assert set(names) == entry - {n for n, _ in program.scalar_states} and stored <= set(names)
@@ -127,7 +129,7 @@ def test_engines_write_what_the_columns_say(backend: str, dtype: torch.dtype, de
         place = (Column.FIRST_ROW, Column.FIRST_COLUMN, Column.ROW_LENGTH)
         assert [row[c] for c in place] == [0, 0, length]
         assert row[Column.PARAM] == p.data_ptr() and row[Column.GRAD] == p.grad.data_ptr()
-        names = tables.state_names(PROGRAM, length % 32 == 0)
+        names = tables.state_names(PROGRAM)
         pointers = [entry[name].data_ptr() for name in names]
         assert row[Column.STATE : Column.STATE + 4] == pointers
         if backend == "triton":

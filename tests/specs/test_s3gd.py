@@ -45,7 +45,7 @@ def limit(cls: type, steps: int = 200) -> float:
     for _ in range(steps):
         optimizer.step()
     entry, program = optimizer.state[p], cls.program  # type: ignore[attr-defined]
-    fmt = program.moments[0].format_for(True)
+    fmt = program.moments[0].stored
     return float(ref.load_moment(entry["m"], entry.get("m_scale"), fmt).mean())
 
 

@@ -230,7 +230,7 @@ def renamed(k: KernelProgram) -> tuple[object, list[str]]:
         value = rewrite(s.expr, rule)
         math.append((name(kinds.get(s.target, "local"), s.target), value))
     plans = [next(m for m in k.moments if m.name == x) for x in moments]
-    stored = [(m.format, m.fallback, m.word, m.field, m.init) for m in plans]
+    stored = [(m.format, m.word, m.field, m.init) for m in plans]
     return (math, stored, k.noise, k.words), moments
 
 

@@ -21,7 +21,6 @@ from signconv.passes.base import canonical, parse, registry
 from signconv.pipeline import Build, apply_passes, build, resolve, write
 from signconv.runtime.formats import BLOCK, Format
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.runtime.program import has_blocks
 from signconv.runtime.reference import ops as ref
 from signconv.runtime.reference.roots import LARGEST_ROOT
 from signconv.verification.bits import different, load_class
@@ -204,8 +203,16 @@ def _flat(x: Tensor) -> Any:
     return x.detach().contiguous().view(-1).double().numpy()
 
 
-def _moment(entry: dict[str, Tensor], name: str, fmt: Format) -> Any:
-    return ref.load_moment(entry[name], entry.get(f"{name}_scale"), fmt).double().numpy()
+def _moment(entry: dict[str, Tensor], name: str, fmt: Format, numel: int) -> Any:
+    return ref.load_moment(entry[name], entry.get(f"{name}_scale"), fmt, numel).double().numpy()
+
+
+def _blocks(x: Any, scale: Tensor) -> Any:
+    """Values of all elements by block, [blocks, 32], with zeros behind a row's last one."""
+    rows = scale.shape[0] if scale.dim() > 1 else 1
+    by_row = x.reshape(rows, -1)
+    missing = scale.numel() // rows * BLOCK - by_row.shape[1]
+    return np.pad(by_row, ((0, 0), (0, missing))).reshape(-1, BLOCK)
 
 
 @dataclass(frozen=True)
@@ -232,10 +239,10 @@ def _enclose(
     assert p.grad is not None
     start, grad = _flat(p), _flat(p.grad) * (-1.0 if case.maximize else 1.0)
     memory = scalar_moments(program)
-    formats = {m.name: m.format_for(has_blocks(p)) for m in optimizer.program.moments}
+    formats = {m.name: m.stored for m in optimizer.program.moments}
     plain = {
         m.name: np.float64(entry[m.name]) if m.name in memory
-        else _moment(entry, m.name, formats[m.name])
+        else _moment(entry, m.name, formats[m.name], p.numel())
         for m in program.moments
     }  # fmt: skip
 
@@ -247,7 +254,7 @@ def _enclose(
     evaluator = Evaluator(program)
     if precision == "bf16":
         enclosing.rounded_hypers(unit)
-    if program.link == "ratio" and optimizer.program.storage != "fp32":
+    if program.link == "ratio" and set(optimizer.program.formats.values()) != {"fp32"}:
         for b in moment_bounds(program):
             floor = _Scope(enclosing, exact(start), exact(grad), prev, t)(b.floor)
             size = abs(prev[b.upper.name]) ** float(b.order)
@@ -279,16 +286,16 @@ def _outside(
     problems += _compare("parameter", box, _flat(p), tally)
     entry = optimizer.state[p]
     for m in optimizer.program.moments:
-        fmt = m.format_for(has_blocks(p))
+        fmt = m.stored
         box = wanted.state[m.name]
         if not isinstance(box, Enclosed):  # a state that came out as one number
             box = Enclosed(np.full(p.numel(), box), np.full(p.numel(), box))
             box = box.wider(2.0**-22 * np.abs(box.lo))
-        got = _moment(entry, m.name, fmt)
+        got = _moment(entry, m.name, fmt, p.numel())
         scale = entry.get(f"{m.name}_scale")
         if scale is not None:
             values = got ** (1 / fmt.order)
-            problems += _scales(m.name, box, values, scale.view(-1).long().numpy(), fmt)
+            problems += _scales(m.name, box, values, scale, fmt)
         problems += _compare(m.name, _stored(box, fmt, scale), got, tally)
     return problems
 
@@ -304,7 +311,8 @@ def _stored(box: Enclosed, fmt: Format, scale: Tensor | None) -> Enclosed:
     if scale is None:  # raw E4M3, to nearest; saturates
         made = box.wider(2.0**-4 * size + 2.0**-10)
         return Enclosed(np.minimum(made.lo, 448.0), np.maximum(made.hi, -448.0), box.open, box.unit)
-    unit = 2.0 ** (scale.view(-1).double().numpy().repeat(BLOCK) - 127)
+    every = scale.view(-1).repeat_interleave(BLOCK)
+    unit = 2.0 ** (ref.trimmed(every, scale, size.size).double().numpy() - 127)
     if fmt.order > 1:
         return _stored_root(box, fmt.order, unit)
     if fmt.float4 is not None:  # saturates
@@ -328,7 +336,7 @@ def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
     return Enclosed(np.maximum(lo, 0.0), hi, box.open, box.unit)
 
 
-def _scales(name: str, box: Enclosed, got: Any, scale: Any, fmt: Format) -> list[str]:
+def _scales(name: str, box: Enclosed, got: Any, scale: Tensor, fmt: Format) -> list[str]:
     """A block's scale fits its largest finite value: that is in the codes' last binade but one, of
     4 bits in the last.
 
@@ -341,11 +349,12 @@ def _scales(name: str, box: Enclosed, got: Any, scale: Any, fmt: Format) -> list
     else:
         smallest = 1 if fmt.order == 1 else 120 - 126 // fmt.order
         least = 2.0**layout.headroom
-    largest = np.abs(np.where(np.isfinite(got), got, 0.0)).reshape(-1, BLOCK).max(axis=1)
-    sure = ~box.open.reshape(-1, BLOCK).any(axis=1)
-    codes = largest / 2.0 ** (scale - 127.0)
+    largest = _blocks(np.abs(np.where(np.isfinite(got), got, 0.0)), scale).max(axis=1)
+    sure = ~_blocks(box.open, scale).any(axis=1)
+    byte = scale.view(-1).double().numpy()
+    codes = largest / 2.0 ** (byte - 127.0)
     # Roots are taken in float64, where that of 128**3 is a little less than 128
-    wasted = sure & (scale > smallest) & (codes < least * (1 - 2.0**-40))
+    wasted = sure & (byte > smallest) & (codes < least * (1 - 2.0**-40))
     return [f"{name}: {int(wasted.sum())} blocks waste their scale"] if wasted.any() else []
 
 

@@ -17,6 +17,8 @@ KERNEL, BUCKET, ENGINE = f"{TRITON}/step.py", f"{TRITON}/bucket.py", f"{TRITON}/
 LOWER, SIGN = "signconv/lower/schedule.py", "signconv/lower/sign_form.py"
 STORE, EVALUATE = "signconv/lower/storage.py", "signconv/ir/evaluate.py"
 CPU = "signconv/runtime/cpu/engine.py"
+MEMORY = "signconv/runtime/kernel/memory.py"
+PARTIAL = "tests/runtime/test_partial_blocks.py"
 PASSES = "signconv/passes"
 
 FUZZ = "tests/fuzz/test_fuzz.py::test_programs_that_once_failed"
@@ -245,7 +247,7 @@ MUTANTS = (
     ),
     Mutant(
         "the bound between moments not kept (blast radius)",
-        ((LOWER, 'if p.link == "ratio" and (state', 'if p.link == "none" and (state'),),
+        ((LOWER, 'if p.link == "ratio" and (not exact', 'if p.link == "none" and (not exact'),),
         ("tests/runtime/test_extremes.py", FAULTS),
     ),
     Mutant(
@@ -286,22 +288,22 @@ MUTANTS = (
     # ---------------------------------------------------------------- kernel and tables
     Mutant(
         "kernel: the mask one element too long",
-        ((KERNEL, "offsets < left, row * 32", "offsets <= left, row * 32"),),
+        ((MEMORY, "start, offsets, offsets < left,", "start, offsets, offsets <= left,"),),
         ("tests/runtime/kernel/test_tails.py", "tests/runtime/test_optimizer.py::test_kernel_noise_does_not_depend_on_chunking",),
     ),
     Mutant(
         "kernel: no mask in tails",
-        ((KERNEL, "offsets < left, row * 32", "offsets < ROWS * 32, row * 32"),),
+        ((MEMORY, "start, offsets, offsets < left,", "start, offsets, offsets < ROWS * 32,"),),
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
         "kernel: the row mask one row too long",
-        ((KERNEL, "offsets < left, row * 32 < left", "offsets < left, row * 32 <= left"),),
+        ((MEMORY, "row_mask = row * 32 < left", "row_mask = row * 32 <= left"),),
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
         "kernel: tails always at the chunk's first rows",
-        ((KERNEL, "place = start + first", "place = start"),),
+        ((KERNEL, "ops.places(start + first,", "ops.places(start + 0 * first,"),),
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
@@ -346,7 +348,7 @@ MUTANTS = (
     ),
     Mutant(
         "tables: the last, partial chunk left out",
-        ((BUCKET, "[-(-p.numel() // per_chunk) for p in members]", "[p.numel() // per_chunk or 1 for p in members]"),),
+        ((BUCKET, "[-(-n // self.shape.chunk) for n in blocks]", "[n // self.shape.chunk or 1 for n in blocks]"),),
         ("tests/runtime/kernel/test_tails.py",),
     ),
     Mutant(
@@ -381,8 +383,43 @@ MUTANTS = (
     ),
     Mutant(
         "cpu: the last, partial chunk left out",
-        ((CPU, "-(-p.numel() // (self.rows * BLOCK)) for", "p.numel() // (self.rows * BLOCK) or 1 for"),),
+        ((CPU, "[-(-size // self.rows) for size in sizes]", "[size // self.rows or 1 for size in sizes]"),),
         ("tests/runtime/cpu/test_engine.py::test_verify_compares_chunks_too",),
+    ),
+    Mutant(
+        "kernel: what is no element has a part in its block's scale",
+        ((MEMORY, "        x = tl.where(mask, x, 0.0)", "        x = x"),),
+        (PARTIAL,),
+    ),
+    Mutant(
+        "kernel: the last of an odd row's 4-bit codes not read",
+        ((MEMORY, "exists & (2 * byte < left)", "exists & (2 * byte + 1 < left)"),),
+        (PARTIAL,),
+    ),
+    Mutant(
+        "cpu: an element's number loses its carry into the upper half",
+        (("signconv/runtime/cpu/rows.py", "high + carried.to(torch.int32)", "high"),),
+        (PARTIAL,),
+    ),
+    Mutant(
+        "state: partial blocks not counted in what 0.1 kept in bf16",
+        (("signconv/runtime/state.py", 'found[m.name] = "bf16"', "pass"),),
+        ("tests/runtime/test_legacy.py",),
+    ),
+    Mutant(
+        "codecs: 4 bits rounded towards zero (torch alone)",
+        ((f"{REFERENCE}/codecs.py", "(size.view(torch.int32) + shift_right(field, 32 - drop)) >> drop", "size.view(torch.int32) >> drop"),),
+        ("tests/runtime/reference/test_fp4.py",),
+    ),
+    Mutant(
+        "storage: a denominator that bounds nothing gets 4 bits",
+        (("signconv/lower/storage.py", 'return "e4m0" if powers and bounds else None', 'return "e4m0" if powers else None'),),
+        ("tests/lower/test_four_bits.py",),
+    ),
+    Mutant(
+        "storage: what another moment reads gets 4 bits",
+        (("signconv/lower/storage.py", "narrow = None if kept else", "narrow = None if False else"),),
+        ("tests/lower/test_four_bits.py",),
     ),
     Mutant(
         "cpu: maximize ignored",

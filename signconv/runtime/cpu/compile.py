@@ -9,7 +9,7 @@ reassociates, so the bits are the reference's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -44,12 +44,12 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Variant:
-    """What a kernel is compiled for: storage of parameter and gradient, and whether rows have
-    block scales."""
+    """What a kernel is compiled for: storage of parameter and gradient, and whether rows end in
+    partial blocks."""
 
     param: torch.dtype
     grad: torch.dtype
-    blocks: bool
+    by_row: bool
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,16 @@ class _Kernel:
     def __init__(self, module: Any, program: OptimizerProgram, variant: Variant, name: str) -> None:
         self.module, self.program, self.variant, self.name = module, program, variant, name
         self.reducing = name == "reduce"
-        self.formats = {m.name: m.format_for(variant.blocks) for m in program.moments}
         #: name in the state, column, dtype, and how many elements share a number, of each pointer
         self.pointers: list[tuple[str, int, torch.dtype, int]] = [
             ("", Column.PARAM, variant.param, 1),
             ("", Column.GRAD, variant.grad, 1),
         ]
-        for i, (moment, fmt) in enumerate(self.formats.items()):
-            share = 2 if fmt.packed else 1
-            self.pointers.append((moment, Column.STATE + 2 * i, fmt.dtype, share))
-            if fmt.scaled:
-                scale = f"{moment}_scale", Column.STATE + 2 * i + 1, torch.uint8, BLOCK
+        for i, m in enumerate(program.moments):
+            share = 2 if m.stored.packed else 1
+            self.pointers.append((m.name, Column.STATE + 2 * i, m.stored.dtype, share))
+            if m.stored.scaled:
+                scale = f"{m.name}_scale", Column.STATE + 2 * i + 1, torch.uint8, BLOCK
                 self.pointers.append(scale)
 
     def emit(self) -> None:
@@ -170,6 +169,9 @@ class _Kernel:
         read = numbers(scalars, 1 + len(self.program.outputs))
         drawn = _load_all(b, keys, self.program.keys, I32)
         reduced = [] if self.reducing else numbers(extra, len(self.program.reductions))
+        inside = _inside(b, lanes)
+        if self.variant.by_row:
+            trace.inside = [_part(b, inside, part, width()) for part in trace.parts]
         with _loop(b, count) as r:
             element = _times(b, r, BLOCK)
             factor, *outputs = [_wide(trace, x) for x in read]
@@ -182,12 +184,12 @@ class _Kernel:
                 stored.append(Stored(trace, dtype, place, wide, share if wide else 1))
             param, grad, *moments = stored
             names = [name for name, *_ in self.pointers[2:]]
-            words = random_words(trace, b.add(index, element), drawn, self.program)
+            place = b.add(index, element)
+            words = random_words(trace, place, drawn, self.program, self.variant.by_row)
             state: Any = dict(zip(names, moments, strict=True))
-            step_tensor(self.program, param, grad, state, self.formats, factor, outputs, words)  # type: ignore[arg-type]
+            step_tensor(self.program, param, grad, state, factor, outputs, words)  # type: ignore[arg-type]
             trace.emit()
             if self.reducing:
-                inside = _inside(b, lanes)
                 for which, x in enumerate(trace.summands):
                     carry = _row_sum(b, [x.at(i) for i in trace.parts], inside)
                     _add_open(b, _open_sums(b, extra, which), b.add(first, r), carry)
@@ -232,41 +234,35 @@ class _Kernel:
         scalars = _at(b, scalars, _times(b, clock, 1 + len(self.program.outputs)), F32)
         keys = _at(b, keys, _times(b, clock, self.program.keys), I32)
         extra = sums if self.reducing else _at(b, reduced, _times(b, tensor, reductions), F32)
-        element = _times(b, first, BLOCK)
-        index, left = b.add(offset, element), b.sub(numel, element)
-        most = _times(b, most, BLOCK)
-        here = b.select(b.icmp_signed("<", left, most), left, most)
-        whole, tail = b.sdiv(here, ir.Constant(I64, BLOCK)), b.srem(here, ir.Constant(I64, BLOCK))
-        bases = [
-            _at(b, b.inttoptr(a, POINTER), _times(b, first, BLOCK // share), LLVM[dtype])
-            for a, (_, _, dtype, share) in zip(addresses, self.pointers, strict=True)
-        ]
-        zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
-        b.call(rows, [*bases, scalars, keys, extra, index, zero, ir.Constant(I32, BLOCK), whole])
-        with b.if_then(b.icmp_signed(">", tail, zero), likely=False):
-            # The last elements go through a row of their own; block scales need whole rows, so
-            # there are none here
-            end = _times(b, whole, BLOCK)
-            places = [
-                (_at(b, base, end, LLVM[dtype]), row, dtype.itemsize)
-                for base, row, (_, _, dtype, share) in zip(
-                    bases, scratch, self.pointers, strict=True
+        memory = [b.inttoptr(a, POINTER) for a in addresses]
+
+        def call(first: Any, places: Sequence[Any], element: Any, lanes: Any, count: Any) -> None:
+            index = b.add(offset, element)
+            b.call(rows, [*places, scalars, keys, extra, index, first, lanes, count])
+
+        def through_scratch(first: Any, places: Sequence[Any], element: Any, left: Any) -> None:
+            """Fewer elements than a row has, by way of a row of their own."""
+            copies = [
+                (place, row, _bytes(b, left, dtype, share))
+                for place, row, (_, _, dtype, share) in zip(
+                    places, scratch, self.pointers, strict=True
                 )
-                if share == 1
             ]
-            for place, row, size in places:
-                self._memcpy(b, row, place, _times(b, tail, size))
-            lanes = b.trunc(tail, I32)
-            b.call(
-                rows,
-                [*scratch, scalars, keys, extra, b.add(index, end), whole, lanes, one],
-            )
+            for place, row, size in copies:
+                self._memcpy(b, row, place, size)
+            call(first, scratch, element, b.trunc(left, I32), ir.Constant(I64, 1))
             if not self.reducing:
-                for place, row, size in places:
-                    self._memcpy(b, place, row, _times(b, tail, size))
+                for place, row, size in copies:
+                    self._memcpy(b, place, row, size)
+
+        if self.variant.by_row:
+            rest = self._partial_rows(
+                b, memory, first, most, numel, column(Column.ROW_LENGTH), call, through_scratch
+            )
+        else:
+            rest = self._whole_rows(b, memory, first, most, numel, call, through_scratch)
         if self.reducing:
             partial = _at(b, partials, _times(b, k, reductions), F32)
-            rest = b.add(whole, b.zext(b.icmp_signed(">", tail, zero), I64))
             with _loop(b, b.sub(ir.Constant(I64, CHUNK_ROWS), rest)) as i:
                 for which in range(reductions):
                     carry = ir.Constant(F32, 0.0)
@@ -275,6 +271,76 @@ class _Kernel:
                 sum_ = b.load(_at(b, _open_sums(b, sums, which), CHUNK_LEVELS, F32), typ=F32)
                 b.store(sum_, _at(b, partial, which, F32))
         b.branch(take)
+
+    def _whole_rows(
+        self, b: Any, memory: Any, first: Any, most: Any, numel: Any, call: Any, short: Any
+    ) -> Any:
+        """Step a chunk from row ``first`` on; returns how many rows it has.
+
+        The last elements are no row where nothing has block scales.
+        """
+        element = _times(b, first, BLOCK)
+        left, most = b.sub(numel, element), _times(b, most, BLOCK)
+        here = b.select(b.icmp_signed("<", left, most), left, most)
+        whole, tail = b.sdiv(here, ir.Constant(I64, BLOCK)), b.srem(here, ir.Constant(I64, BLOCK))
+        zero = ir.Constant(I64, 0)
+        call(zero, self._places(b, memory, element, first), element, ir.Constant(I32, BLOCK), whole)
+        some = b.icmp_signed(">", tail, zero)
+        if not self.program.scaled:
+            with b.if_then(some, likely=False):
+                end = b.add(element, _times(b, whole, BLOCK))
+                short(whole, self._places(b, memory, end, zero), end, tail)
+        return b.add(whole, b.zext(some, I64))
+
+    def _partial_rows(
+        self, b: Any, memory: Any, first: Any, most: Any, numel: Any, length: Any, call: Any,
+        short: Any,
+    ) -> Any:  # fmt: skip
+        """Step a chunk from block ``first`` on, where each ``length`` elements end in a partial
+        block; returns how many blocks it has."""
+        block, one = ir.Constant(I64, BLOCK), ir.Constant(I64, 1)
+        whole, rest = b.sdiv(length, block), b.srem(length, block)
+        per_row = b.add(whole, one)
+        total = b.mul(b.sdiv(numel, length), per_row)
+        end = b.add(first, most)
+        end = b.select(b.icmp_signed("<", end, total), end, total)
+        begin = b.sdiv(first, per_row)
+        count = b.sub(b.sdiv(b.sub(end, one), per_row), b.sub(begin, one))
+        with _loop(b, count) as i:
+            row = b.add(begin, i)
+            left = b.mul(row, per_row)  # the row's first block
+            low, high = b.sub(first, left), b.sub(end, left)
+            low = b.select(b.icmp_signed(">", low, ir.Constant(I64, 0)), low, ir.Constant(I64, 0))
+            full = b.select(b.icmp_signed("<", high, whole), high, whole)
+            some = b.sub(full, low)
+
+            def at(column: Any, row: Any = row, left: Any = left) -> tuple[Any, list[Any]]:
+                element = b.add(b.mul(row, length), _times(b, column, BLOCK))
+                halves = b.mul(row, b.sdiv(b.add(length, one), ir.Constant(I64, 2)))
+                halves = b.add(halves, _times(b, column, BLOCK // 2))
+                return element, self._places(b, memory, element, b.add(left, column), halves)
+
+            with b.if_then(b.icmp_signed(">", some, ir.Constant(I64, 0))):
+                element, places = at(low)
+                here = b.sub(b.add(left, low), first)
+                call(here, places, element, ir.Constant(I32, BLOCK), some)
+            with b.if_then(b.icmp_signed(">", high, whole)):
+                element, places = at(whole)
+                short(b.sub(b.add(left, whole), first), places, element, rest)
+        return b.sub(end, first)
+
+    def _places(
+        self, b: Any, memory: Any, element: Any, block: Any, halves: Any = None
+    ) -> list[Any]:
+        """Where an element's row of 32 begins in everything that is stored; ``halves``: its byte
+        among packed codes."""
+        if halves is None:
+            halves = b.sdiv(element, ir.Constant(I64, 2))
+        number = {1: element, 2: halves, BLOCK: block}
+        return [
+            _at(b, base, number[share], LLVM[dtype])
+            for base, (_, _, dtype, share) in zip(memory, self.pointers, strict=True)
+        ]
 
     def _float_environment(self, b: Any) -> Callable[[], None]:
         """Round to nearest and keep denormal numbers in this thread, which may do otherwise
@@ -350,6 +416,18 @@ def _loop(b: Any, count: Any) -> Iterator[Any]:
     b.position_at_end(end)
 
 
+def _bytes(b: Any, elements: Any, dtype: torch.dtype, share: int) -> Any:
+    """Bytes of so many elements of one block, of which ``share`` have a number together."""
+    more = b.add(elements, ir.Constant(I64, share - 1))
+    return _times(b, b.sdiv(more, ir.Constant(I64, share)), dtype.itemsize)
+
+
+def _part(b: Any, inside: Any, part: int, n: int) -> Any:
+    """The mask of one part of a row."""
+    mine = ir.Constant(ir.VectorType(I32, n), [part * n + j for j in range(n)])
+    return b.shuffle_vector(inside, ir.Constant(inside.type, ir.Undefined), mine)
+
+
 def _inside(b: Any, lanes: Any) -> Any:
     """Which of 32 elements exist."""
     numbers = ir.Constant(ir.VectorType(I32, BLOCK), list(range(BLOCK)))
@@ -361,11 +439,8 @@ def _row_sum(b: Any, parts: list[Any], inside: Any) -> Any:
     sums = []
     for i, value in enumerate(parts):
         n = value.type.count
-        none = ir.Constant(value.type, ir.Undefined)
-        mine = ir.Constant(ir.VectorType(I32, n), [i * n + j for j in range(n)])
         zeros = ir.Constant(value.type, [0.0] * n)
-        mask = b.shuffle_vector(inside, ir.Constant(inside.type, ir.Undefined), mine)
-        value = b.select(mask, value, zeros)
+        value = b.select(_part(b, inside, i, n), value, zeros)
         while n > 1:
             n //= 2
             even, odd = (

@@ -19,7 +19,13 @@ from signconv.runtime.cpu.compile import CHUNK_ROWS, Variant, kernels
 from signconv.runtime.cpu.threads import in_parallel
 from signconv.runtime.dense import Dense
 from signconv.runtime.formats import BLOCK
-from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks, row_length
+from signconv.runtime.program import (
+    OptimizerProgram,
+    block_count,
+    by_row,
+    check_shape,
+    row_length,
+)
 from signconv.runtime.reference import ops as ref
 
 
@@ -29,13 +35,14 @@ class Bucket:
     def __init__(self, program: OptimizerProgram, members: list[Tensor], variant: Variant) -> None:
         self.program, self.members = program, members
         self.kernels = kernels(program, variant)
-        self.names = tables.state_names(program, variant.blocks)
+        self.names = tables.state_names(program)
         # Without sums a tensor is one piece per thread: memory is read in one go.  Of several each
         # is cut by itself, so smaller pieces, or a thread would be left with a large last one
         pieces = torch.get_num_threads() * (1 if len(members) == 1 else 8)
-        share = -(-sum(p.numel() for p in members) // (pieces * BLOCK))
+        sizes = [block_count(p) if variant.by_row else -(-p.numel() // BLOCK) for p in members]
+        share = -(-sum(sizes) // pieces)
         self.rows = CHUNK_ROWS if program.reductions else max(CHUNK_ROWS, share)
-        counts = [-(-p.numel() // (self.rows * BLOCK)) for p in members]
+        counts = [-(-size // self.rows) for size in sizes]
         self.ends = [0, *accumulate(counts)]
         tensor_of, within = tables.chunks(counts)
         self.chunks = torch.stack((tensor_of, within * self.rows), dim=1).contiguous()
@@ -137,8 +144,8 @@ class CpuEngine:
         found: dict[Variant, list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
-            blocks = self.program.scaled and has_blocks(p)
-            found.setdefault(Variant(p.dtype, p.grad.dtype, blocks), []).append(p)
+            kind = Variant(p.dtype, p.grad.dtype, by_row(p, self.program))
+            found.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, b, variant) for variant, b in found.items()]
         self.active = active
 

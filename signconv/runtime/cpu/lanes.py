@@ -398,6 +398,23 @@ class Lanes:
         return Lanes(trace, torch.uint8, True, both, x)
 
     @staticmethod
+    def _padded(x: Lanes, scale: Any, block: int = BLOCK) -> Lanes:
+        """Zero behind a row's last element, for numbers that a scale or a sum is taken of."""
+        trace = x.trace
+        if not trace.inside or x.dtype != torch.float32:
+            return x
+        zeros = ir.Constant(ir.VectorType(LLVM[torch.float32], trace.width), [0.0] * trace.width)
+
+        def kept(part: int, value: Any) -> Any:
+            return trace.builder.select(trace.inside[part], value, zeros)
+
+        return Lanes(trace, x.dtype, True, kept, x)
+
+    @staticmethod
+    def _trimmed(x: Lanes, scale: Any, numel: Any) -> Lanes:
+        return x
+
+    @staticmethod
     def _tree_sum(x: Lanes) -> Lanes:
         x.trace.summands.append(x)
         return x

@@ -10,6 +10,7 @@ from llvmlite import ir
 
 from signconv.runtime.cpu.lanes import LLVM, Lanes
 from signconv.runtime.cpu.trace import Trace
+from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram, lasting
 from signconv.runtime.reference.random_bits import SignWord, Word, signed32
 
@@ -55,18 +56,22 @@ class Stored(Lanes):
 
 
 def random_words(
-    trace: Trace, index: Any, keys: Sequence[Any], program: OptimizerProgram
+    trace: Trace, index: Any, keys: Sequence[Any], program: OptimizerProgram, anywhere: bool
 ) -> list[Word]:
     """A step's random bits of the row that starts at global element ``index`` (i64); the twin of
-    ``reference.ops.draw_words``."""
-    words = [_word(trace, index, *keys[2 * w : 2 * w + 2]) for w in range(program.words)]
+    ``reference.ops.draw_words``.  anywhere: the index may be no multiple of 32."""
+    start = _anywhere if anywhere else _on_block
+    element = start(trace, index)
+    words = [_word(trace, *element, *keys[2 * w : 2 * w + 2]) for w in range(program.words)]
     if lasting(program.noise):
         rest: Any = [trace.uniform(torch.int32, k) for k in keys[2 * program.words :]]
         words[0] = SignWord(words[0], program.noise, *rest)
     return words
 
 
-def _word(trace: Trace, index: Any, key0: Any, key1: Any) -> Word:
+def _on_block(trace: Trace, index: Any) -> tuple[Lanes, Lanes, Lanes]:
+    """Of the elements from ``index`` on, a multiple of 32: lower and upper half of the index of
+    their 32, and their place in it."""
     b, width, i32 = trace.builder, trace.width, LLVM[torch.int32]
     high = trace.uniform(torch.int32, b.trunc(b.lshr(index, ir.Constant(index.type, 32)), i32))
     low = trace.uniform(torch.int32, b.trunc(index, i32))
@@ -74,8 +79,21 @@ def _word(trace: Trace, index: Any, key0: Any, key1: Any) -> Word:
     def numbers(part: int) -> Any:
         return ir.Constant(ir.VectorType(i32, width), [part * width + i for i in range(width)])
 
+    return low, high, Lanes(trace, torch.int32, True, numbers)
+
+
+def _anywhere(trace: Trace, index: Any) -> tuple[Lanes, Lanes, Lanes]:
+    """As ``_on_block``, from any index on: the elements may be of two blocks of 32 indices."""
+    first, high, lane = _on_block(trace, index)
+    low = first + lane
+    # A sum below 32 in its upper bits' place has carried into the upper half
+    carried = ((low >> 5) == 0) & ((first >> 5) != 0)
+    return low & -BLOCK, high + carried.to(torch.int32), low & (BLOCK - 1)
+
+
+def _word(trace: Trace, low: Lanes, high: Lanes, place: Lanes, key0: Any, key1: Any) -> Word:
     row = (low ^ trace.uniform(torch.int32, key0)) + high * signed32(0x9E3779B9)
-    x = (row ^ row._bitwise(16, "lshr")) ^ Lanes(trace, torch.int32, True, numbers)
+    x = (row ^ row._bitwise(16, "lshr")) ^ place
     x = x * 0x7FEB352D
     hashed: Any = x ^ x._bitwise(15, "lshr") ^ trace.uniform(torch.int32, key1)
     return Word(hashed)

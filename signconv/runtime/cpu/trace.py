@@ -21,7 +21,7 @@ class Trace:
 
     ``reductions`` are the names of the functions that turn sums into numbers, in order;
     ``summands`` what is summed.  ``reduced`` gives such a number, as the second phase reads it;
-    ``storing`` is off in the first.
+    ``storing`` is off in the first.  ``inside``: masks of each part, where rows may be partial.
     """
 
     def __init__(self, builder: Any, width: int, storing: bool = True) -> None:
@@ -30,6 +30,7 @@ class Trace:
         self.summands: list[Lanes] = []
         self.reductions: list[str] = []
         self.reduced: Callable[[int], Lanes] | None = None
+        self.inside: list[Any] = []
 
     @property
     def parts(self) -> range:

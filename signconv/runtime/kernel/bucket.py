@@ -24,7 +24,7 @@ from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.memory import Watch
-from signconv.runtime.program import OptimizerProgram, has_blocks, row_length
+from signconv.runtime.program import OptimizerProgram, block_count, by_row, row_length
 from signconv.runtime.tables import Column
 
 #: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
@@ -45,16 +45,16 @@ class Bucket:
     ) -> None:
         self.program, self.device, self.members = program, device, members
         self.shape = launch.launch_shape(program, members[0].dtype)
-        blocks = has_blocks(members[0])
+        rows = by_row(members[0], program)
         self.param_format = param_format(state[members[0]])
-        names = [*tables.state_names(program, blocks, self.param_format), "step"]
+        names = [*tables.state_names(program, self.param_format), "step"]
         self.watched = [*map(itemgetter, names)]
         assert members[0].grad is not None
         self.grad_dtype = members[0].grad.dtype
         self.variant = launch.Variant(
             members[0].dtype,
             self.grad_dtype,
-            blocks,
+            rows,
             self.param_format,
             launch.device_codec(device),
         )
@@ -62,8 +62,8 @@ class Bucket:
         self.watch = Watch(())  # parameters and gradients as they were checked
         self.died: list[Any] = []
         self.alive: list[Any] = []
-        per_chunk = self.shape.chunk * BLOCK
-        counts = [-(-p.numel() // per_chunk) for p in members]
+        blocks = [block_count(p) if rows else -(-p.numel() // BLOCK) for p in members]
+        counts = [-(-n // self.shape.chunk) for n in blocks]
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
         self.programs = len(self.chunks)
         self.pointers: Pointers = ([], [], [])

@@ -15,7 +15,7 @@ from signconv.runtime.kernel.bucket import Bucket
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.scalars import scalar_kernel
 from signconv.runtime.master import param_format
-from signconv.runtime.program import OptimizerProgram, check_shape, has_blocks
+from signconv.runtime.program import OptimizerProgram, by_row, check_shape
 from signconv.runtime.settings import host_numbers
 
 
@@ -95,8 +95,7 @@ class GroupEngine:
         buckets: dict[tuple[torch.dtype, torch.dtype, bool, int], list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
-            blocks = self.program.scaled and has_blocks(p)
-            kind = (p.dtype, p.grad.dtype, blocks, param_format(state[p]))
+            kind = (p.dtype, p.grad.dtype, by_row(p, self.program), param_format(state[p]))
             buckets.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]
 

@@ -66,7 +66,7 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     """The fastest of those tried on an H200, by what is stored and computed per element."""
     if interpreted():
         return LaunchShape(*INTERPRETER_SHAPE, None)
-    formats = [m.format_for(True) for m in program.moments]
+    formats = [m.stored for m in program.moments]
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
     if wide or program.reductions:
         return LaunchShape(ROWS, 1, None)
@@ -83,11 +83,11 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
 @dataclass(frozen=True)
 class Variant:
     """What step and reduction are compiled for, beside the program: dtypes of parameter and
-    gradient, whether rows are whole blocks, how parameters are stored (formats.py), and CODEC."""
+    gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC."""
 
     param: torch.dtype
     grad: torch.dtype
-    blocks: bool
+    by_row: bool = False
     param_format: int = PLAIN
     codec: int = 0
 
@@ -101,7 +101,8 @@ def _tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict
         "P_TYPE": pointer_type(v.param),
         "G_TYPE": pointer_type(v.grad),
         "P_FORMAT": v.param_format,
-        "FORMATS": tuple(m.format_for(v.blocks).code for m in program.moments),
+        "FORMATS": tuple(m.stored.code for m in program.moments),
+        "BY_ROW": v.by_row,
         "CODEC": v.codec,
         "SCALED": scaled,
         "num_warps": WARPS,

@@ -1,7 +1,8 @@
 """Parameters, master weights and moments as they lie in memory: loads and stores in Triton.
 
-A tile is [ROWS, 32] consecutive elements; a row of 32 is one scale block.  FULL tiles load and
-store without a mask, which is what makes the accesses 16 bytes wide.
+A tile is [ROWS, 32] elements; a row of 32 is one scale block.  FULL tiles are consecutive elements,
+loaded and stored without a mask, which is what makes the accesses 16 bytes wide.  BY_ROW, where the
+tensor's own rows end in partial blocks, a row of the tile may have fewer than 32.
 """
 
 from __future__ import annotations
@@ -172,9 +173,36 @@ def _typed(ptr, FORMAT: tl.constexpr):
 
 
 @triton.jit
-def _bytes(row):
-    """Places [ROWS, 16] of a tile's packed codes."""
-    return row * 16 + tl.arange(0, 16)[None, :]
+def places(start, numel, length, ROWS: tl.constexpr, BY_ROW: tl.constexpr):
+    """Where the tile whose first block is number ``start`` / 32 lies: its first element; from there
+    element numbers [ROWS, 32], which of them exist, the same of blocks [ROWS, 1], and of bytes
+    of packed codes [ROWS, 16].
+
+    BY_ROW each ``length`` elements are blocks of their own, and numbers count from the tensor's
+    beginning.
+    """
+    row = tl.arange(0, ROWS)[:, None]
+    lane = tl.arange(0, 32)[None, :]
+    byte = tl.arange(0, 16)[None, :]
+    if BY_ROW:
+        block = start // 32 + row
+        per = (length + 31) // 32
+        line = block // per
+        column = (block - line * per) * 32
+        exists = line < numel // length
+        left = length - column
+        first = start * 0
+        offsets = line * length + column + lane
+        mask = exists & (lane < left)
+        halves = line * ((length + 1) // 2) + column // 2 + byte
+        half_mask = exists & (2 * byte < left)
+        made = first, offsets, mask, block, exists, halves, half_mask
+    else:
+        left = numel - start
+        offsets = row * 32 + lane
+        row_mask = row * 32 < left
+        made = start, offsets, offsets < left, row, row_mask, row * 16 + byte, row_mask
+    return made
 
 
 @triton.jit
@@ -186,15 +214,17 @@ def fetch_moment(
     mask,
     row,
     row_mask,
+    halves,
+    half_mask,
     FORMAT: tl.constexpr,
     FULL: tl.constexpr,
 ):
     """A moment as it is stored: codes [ROWS, 32] and, of the scaled formats, bytes [ROWS, 1].
 
-    ``ptr`` points to bytes and is typed here; ``start`` is the tile's first element.
+    ``ptr`` points to bytes and is typed here; the rest is from ``places``.
     """
     if FORMAT >= HALVES and FORMAT < ROOT:
-        code = load(ptr + start // 2, _bytes(row), row_mask, FULL)
+        code = load(ptr + start // 2, halves, half_mask, FULL)
     else:
         code = load(_typed(ptr, FORMAT) + start, offsets, mask, FULL)
     byte = tl.full((), 0, tl.uint8)
@@ -214,18 +244,29 @@ def store_moment(
     mask,
     row,
     row_mask,
+    halves,
+    half_mask,
     FORMAT: tl.constexpr,
     FULL: tl.constexpr,
     CODEC: tl.constexpr,
+    BY_ROW: tl.constexpr = False,
 ):
     """Encode fp32 [ROWS, 32] and store; the scale used to encode is the one that is stored."""
+    if BY_ROW:
+        x = tl.where(mask, x, 0.0)  # what is no element has no part in the scale
     code, byte = codecs.encode(x, field, FORMAT, CODEC)
     if FORMAT >= HALVES and FORMAT < ROOT:
-        _store(ptr + start // 2, _bytes(row), code, row_mask, FULL)
+        _store(ptr + start // 2, halves, code, half_mask, FULL)
     else:
         _store(_typed(ptr, FORMAT) + start, offsets, code, mask, FULL)
     if FORMAT >= SCALED:
         _store(scale_ptr + start // 32, row, byte.to(tl.uint8), row_mask, FULL)
+
+
+@triton.jit
+def block_elements(numel, length):
+    """Elements with those that each row's last block lacks."""
+    return numel // length * ((length + 31) // 32 * 32)
 
 
 @triton.jit

@@ -40,11 +40,13 @@ from signconv.runtime.kernel.codecs import (
     widen,
 )
 from signconv.runtime.kernel.memory import (
+    block_elements,
     decode_param,
     extent,
     fetch_moment,
     join_master,
     load,
+    places,
     row_check,
     split_master,
     store_float,
@@ -84,6 +86,7 @@ from signconv.runtime.kernel.scalars import (
 
 __all__ = [
     "bf16_nearest",
+    "block_elements",
     "decode",
     "decode_fp4",
     "decode_fp8",
@@ -122,6 +125,7 @@ __all__ = [
     "nonneg_maximum",
     "norm_of_sum",
     "pack",
+    "places",
     "power",
     "power64",
     "quotient",

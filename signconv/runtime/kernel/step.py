@@ -22,17 +22,11 @@ from signconv.runtime.kernel.constants import (
     COLUMN_NUMEL,
     COLUMN_OFFSET,
     COLUMN_PARAM,
+    COLUMN_ROW_LENGTH,
     COLUMN_STATE,
     FRESH,
     NORM,
 )
-
-
-@triton.jit
-def _lanes(ROWS: tl.constexpr):
-    """Row numbers [ROWS, 1] and element numbers [ROWS, 32] of a tile."""
-    row = tl.arange(0, ROWS)[:, None]
-    return row, row * 32 + tl.arange(0, 32)[None, :]
 
 
 @triton.jit
@@ -78,21 +72,18 @@ def _scalars(row, OUTPUTS: tl.constexpr):
 
 @triton.jit
 def _fetch(
-    numel,
+    at,
     p_ptr,
     g_ptr,
     pointers,
-    start,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
     FORMATS: tl.constexpr,
-    ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    """A tile as it is stored: parameter, gradient, and (codes, scales) of each moment."""
-    row, offsets = _lanes(ROWS)
-    left = numel - start
-    mask, row_mask = offsets < left, row * 32 < left
+    """A tile as it is stored: parameter, gradient, and (codes, scales) of each moment; ``at`` is
+    where it lies (``ops.places``)."""
+    start, offsets, mask, row, row_mask, halves, half_mask = at
     p = ops.load(_pointer(p_ptr, P_TYPE, FULL) + start, offsets, mask, FULL)
     g = ops.load(_pointer(g_ptr, G_TYPE, FULL) + start, offsets, mask, FULL)
     stored = (p, g)
@@ -100,8 +91,9 @@ def _fetch(
         ptr = _pointer(pointers[2 * i], tl.uint8, FULL)
         scale_ptr = _pointer(pointers[2 * i + 1], tl.uint8, FULL)
         moment = ops.fetch_moment(
-            ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMATS[i], FULL
-        )
+            ptr, scale_ptr, start, offsets, mask, row, row_mask, halves, half_mask,
+            FORMATS[i], FULL,
+        )  # fmt: skip
         stored = stored + (moment,)
     return stored
 
@@ -109,21 +101,17 @@ def _fetch(
 @triton.jit
 def _decode(
     stored,
-    numel,
+    at,
     masters,
-    start,
     factor,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
     FULL: tl.constexpr,
 ):
     """What ``_fetch`` found, in fp32: parameter, gradient and moments."""
-    row, offsets = _lanes(ROWS)
-    left = numel - start
-    mask, row_mask = offsets < left, row * 32 < left
+    start, offsets, mask, row, row_mask, _, _ = at
     p = ops.decode_param(
         stored[0], masters, start, offsets, mask, row, row_mask, P_FORMAT, FULL, CODEC
     )
@@ -140,12 +128,11 @@ def _decode(
 @triton.jit
 def _step(
     stored,
+    at,
     offset,
-    numel,
     p_ptr,
     pointers,
     masters,
-    start,
     factor,
     scalars,
     keys,
@@ -159,18 +146,18 @@ def _step(
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     EIGHT: tl.constexpr,
-    ROWS: tl.constexpr,
     FULL: tl.constexpr,
+    BY_ROW: tl.constexpr,
 ):
     """Decode a tile, step it, encode and store it."""
-    row, offsets = _lanes(ROWS)
-    left = numel - start
-    mask, row_mask = offsets < left, row * 32 < left
-    p, g, moments = _decode(
-        stored, numel, masters, start, factor, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, FULL
-    )
-    index = offset + start + row * 32
-    lane = tl.arange(0, 32)[None, :]
+    start, offsets, mask, row, row_mask, halves, half_mask = at
+    p, g, moments = _decode(stored, at, masters, factor, P_FORMAT, FORMATS, CODEC, SCALED, FULL)
+    if BY_ROW:
+        element = offset + offsets
+        index, lane = element & -32, (element & 31).to(tl.int32)
+    else:
+        index = offset + start + row * 32
+        lane = tl.arange(0, 32)[None, :]
     first = ops.hash_elements(index, lane, keys[0], keys[1])
     sign = ops.field(first, 0)
     if NOISE != FRESH:
@@ -208,9 +195,12 @@ def _step(
             mask,
             row,
             row_mask,
+            halves,
+            half_mask,
             FORMATS[i],
             FULL,
             CODEC,
+            BY_ROW,
         )
 
 
@@ -232,6 +222,7 @@ def step_kernel(
     G_TYPE: tl.constexpr,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
+    BY_ROW: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     EIGHT: tl.constexpr,
@@ -240,7 +231,7 @@ def step_kernel(
     TILES: tl.constexpr,
 ):
     """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
-    that is not full or not aligned goes TAIL rows at a time, with masks.
+    that is not full or not aligned, or goes BY_ROW, is stepped TAIL rows at a time, with masks.
 
     COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
     ``reduced``; WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
@@ -274,42 +265,46 @@ def step_kernel(
     keys = ()
     for i in tl.static_range(KEYS):
         keys = keys + (tl.load(key_table + clock * (1 + KEYS) + 1 + i),)
+    length = numel
     left = numel - start
+    whole = aligned & (left >= TILES * ROWS * 32)
+    if BY_ROW:
+        length = tl.load(entry + COLUMN_ROW_LENGTH)
+        left = ops.block_elements(numel, length) - start
+        whole = False
     if not active:
         return
-    if aligned & (left >= TILES * ROWS * 32):
-        stored = _fetch(numel, p_ptr, g_ptr, pointers, start, P_TYPE, G_TYPE, FORMATS, ROWS, True)
+    if whole:
+        at = ops.places(start, numel, length, ROWS, False)
+        stored = _fetch(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+        next_at = at
         following = stored
         if TILES > 1:
-            following = _fetch(
-                numel, p_ptr, g_ptr, pointers, start + ROWS * 32,
-                P_TYPE, G_TYPE, FORMATS, ROWS, True,
-            )  # fmt: skip
+            next_at = ops.places(start + ROWS * 32, numel, length, ROWS, False)
+            following = _fetch(next_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
         for tile in tl.static_range(TILES):
-            place = start + tile * (ROWS * 32)
+            far_at = next_at
             far = following
             if tile + 2 < TILES:
-                far = _fetch(
-                    numel, p_ptr, g_ptr, pointers, place + 2 * ROWS * 32,
-                    P_TYPE, G_TYPE, FORMATS, ROWS, True,
-                )  # fmt: skip
+                far_at = ops.places(start + (tile + 2) * (ROWS * 32), numel, length, ROWS, False)
+                far = _fetch(far_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
             _step(
-                stored, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
+                stored, at, offset, p_ptr, pointers, masters, factor, scalars, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, EIGHT,
-                ROWS, True,
+                True, False,
             )  # fmt: skip
+            at = next_at
             stored = following
+            next_at = far_at
             following = far
     else:
         for first in range(0, ops.extent(left, TILES * ROWS * 32), TAIL * 32):
-            place = start + first
-            tail = _fetch(
-                numel, p_ptr, g_ptr, pointers, place, P_TYPE, G_TYPE, FORMATS, TAIL, False
-            )
+            place = ops.places(start + first, numel, length, TAIL, BY_ROW)
+            tail = _fetch(place, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
             _step(
-                tail, offset, numel, p_ptr, pointers, masters, place, factor, scalars, keys,
+                tail, place, offset, p_ptr, pointers, masters, factor, scalars, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, EIGHT,
-                TAIL, False,
+                False, BY_ROW,
             )  # fmt: skip
 
 
@@ -327,6 +322,7 @@ def reduce_kernel(
     G_TYPE: tl.constexpr,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
+    BY_ROW: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     ROWS: tl.constexpr,
@@ -341,16 +337,17 @@ def reduce_kernel(
     g_ptr = tl.load(entry + COLUMN_GRAD)
     pointers = _state_pointers(entry, len(FORMATS))
     masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
-    stored = _fetch(numel, p_ptr, g_ptr, pointers, start, P_TYPE, G_TYPE, FORMATS, ROWS, False)
+    length = numel
+    if BY_ROW:
+        length = tl.load(entry + COLUMN_ROW_LENGTH)
+    at = ops.places(start, numel, length, ROWS, BY_ROW)
+    stored = _fetch(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
     row = scalar_table + clock * (1 + OUTPUTS)
     factor = tl.load(row)
     scalars = _scalars(row, OUTPUTS)
-    p, g, moments = _decode(
-        stored, numel, masters, start, factor, P_FORMAT, FORMATS, CODEC, SCALED, ROWS, False
-    )
+    p, g, moments = _decode(stored, at, masters, factor, P_FORMAT, FORMATS, CODEC, SCALED, False)
     sums = SUMMANDS(p, g, moments, scalars, CODEC)
-    _, offsets = _lanes(ROWS)
-    mask = offsets < numel - start
+    mask = at[2]
     place = partials + tl.program_id(0) * len(REDUCTIONS)
     for i in tl.static_range(len(REDUCTIONS)):
         ops.store_partial(place + i, sums[i], mask, ROWS, LEVELS)

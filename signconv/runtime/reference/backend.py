@@ -7,9 +7,8 @@ from torch import Tensor
 
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.dense import Dense
-from signconv.runtime.formats import Format
 from signconv.runtime.master import param_format
-from signconv.runtime.program import MomentSlot, check_shape, has_blocks
+from signconv.runtime.program import MomentSlot, check_shape
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.step import step_tensor
 from signconv.runtime.settings import alone_if_others_flush, has_float64, host_numbers
@@ -55,13 +54,11 @@ class ReferenceBackend(Backend):
         words = ops.draw_words(
             group["seed"], t, program.words, program.noise, base, p.numel(), device
         )
-        blocks = has_blocks(p)
-        formats = {m.name: m.format_for(blocks) for m in program.moments}
         flat = Dense([p], device)
-        stored = {n: entry[n] for n in state_names(program, blocks, param_format(entry))}
+        stored = {n: entry[n] for n in state_names(program, param_format(entry))}
         if not has_float64(p.device):
             stored = {n: to_host(x) for n, x in stored.items()}
-        step_tensor(program, flat.params[0], flat.grads[0], stored, formats, first, others, words)
+        step_tensor(program, flat.params[0], flat.grads[0], stored, first, others, words)
         flat.write_back()
         for n, x in stored.items():
             if x is not entry[n]:
@@ -75,11 +72,12 @@ def to_host(x: Tensor) -> Tensor:
     return x.to("cpu")
 
 
-def fill(entry: dict[str, Tensor], m: MomentSlot, fmt: Format, p: Tensor) -> None:
+def fill(entry: dict[str, Tensor], m: MomentSlot, p: Tensor) -> None:
     """Initial value of a moment that does not start from zero, rounded to nearest."""
     value = ops.load_float(p.detach().contiguous()) if m.init == "param" else None
     if value is None:
         value = torch.full((p.numel(),), float(m.init), dtype=torch.float32, device=p.device)
     # Just below half a unit
     field = torch.full((p.numel(),), 0x7FFFFFFF, dtype=torch.int32, device=p.device)
-    ops.store_moment(entry[m.name], entry.get(f"{m.name}_scale"), value.contiguous(), field, fmt)
+    scale = entry.get(f"{m.name}_scale")
+    ops.store_moment(entry[m.name], scale, value.contiguous(), field, m.stored)

@@ -209,6 +209,28 @@ def _finish(x: Tensor, code: Tensor, layout: Float8) -> Tensor:
     return torch.where(x.isfinite(), code, layout.magnitude).to(torch.uint8)
 
 
+def padded(x: Tensor, scale: Tensor, block: int = BLOCK) -> Tensor:
+    """Flat, each row filled with zeros up to whole blocks of ``block`` numbers; ``scale`` has a
+    number for each block, in as many rows."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(padded, (x,), x, scale, block)
+    rows = scale.shape[0] if scale.dim() > 1 else 1
+    missing = scale.numel() * block - x.numel()
+    if not missing:
+        return x
+    return torch.nn.functional.pad(x.reshape(rows, -1), (0, missing // rows)).view(-1)
+
+
+def trimmed(x: Tensor, scale: Tensor, numel: int) -> Tensor:
+    """The ``numel`` numbers of what ``padded`` gave."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(trimmed, (x,), x, scale, numel)
+    if x.numel() == numel:
+        return x
+    rows = scale.shape[0] if scale.dim() > 1 else 1
+    return x.view(rows, -1)[:, : numel // rows].reshape(-1)
+
+
 def unpack(stored: Tensor) -> Tensor:
     """Codes (int32 [2n]) of bytes [n], the lower half first."""
     if has_torch_function_unary(stored):

@@ -87,16 +87,28 @@ def store_param(param: Tensor, x: Tensor, field: Tensor, state: Mapping[str, Ten
         check.view(-1).copy_(row_check(high))
 
 
-def load_moment(stored: Tensor, scale: Tensor | None, fmt: Format) -> Tensor:
-    """A stored moment as flat fp32, never a view: the step writes in place."""
-    return fmt.decode(stored, scale)
+def load_moment(
+    stored: Tensor, scale: Tensor | None, fmt: Format, numel: int | None = None
+) -> Tensor:
+    """A stored moment as flat fp32, never a view: the step writes in place.
+
+    numel: how many elements, where rows may end in a partial block.
+    """
+    if scale is None or numel is None:
+        return fmt.decode(stored, scale)
+    block = BLOCK // 2 if fmt.packed else BLOCK
+    codes = codecs.padded(stored.view(-1), scale, block)
+    return codecs.trimmed(fmt.decode(codes, scale), scale, numel)
 
 
 def store_moment(
     stored: Tensor, scale: Tensor | None, x: Tensor, field: Tensor, fmt: Format
 ) -> None:
     """Encode flat fp32 and store; the scale used to encode is the one that is stored."""
-    code, byte = fmt.encode(x, field)
-    stored.view(-1).copy_(code)
-    if scale is not None and byte is not None:
-        scale.view(-1).copy_(byte)
+    if scale is None:
+        stored.view(-1).copy_(fmt.encode(x, field)[0])
+        return
+    code, byte = fmt.encode(codecs.padded(x, scale), codecs.padded(field, scale))
+    assert byte is not None
+    stored.view(-1).copy_(codecs.trimmed(code, scale, stored.numel()))
+    scale.view(-1).copy_(byte)

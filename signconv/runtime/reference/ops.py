@@ -38,6 +38,8 @@ from signconv.runtime.reference.codecs import (
     encode_fp8_nearest,
     fp4_scale,
     pack,
+    padded,
+    trimmed,
     unpack,
 )
 from signconv.runtime.reference.memory import (
@@ -116,6 +118,7 @@ __all__ = [
     "nonneg_maximum",
     "norm_of_sum",
     "pack",
+    "padded",
     "power",
     "power64",
     "quotient",
@@ -134,5 +137,6 @@ __all__ = [
     "store_param",
     "tanh64",
     "tree_sum",
+    "trimmed",
     "unpack",
 ]

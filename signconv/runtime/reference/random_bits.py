@@ -115,7 +115,7 @@ def draw_words(
 
 
 def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.device) -> Word:
-    """The random bits of ``numel`` elements from the global element ``base`` on, a multiple of 32.
+    """The random bits of ``numel`` elements from the global element ``base`` on.
 
     A pure function of (seed, t, word, element).
     """
@@ -125,10 +125,10 @@ def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.devi
 
 def _hashed(key0: int, key1: int, base: int, numel: int, device: torch.device) -> Word:
     """The word with these keys."""
-    i = torch.arange(numel, device=device, dtype=torch.int64)
-    index = base + (i & -BLOCK)
+    element = base + torch.arange(numel, device=device, dtype=torch.int64)
+    index = element & -BLOCK
     row = (((index & MASK) ^ key0) + (index >> 32) * 0x9E3779B9) & MASK
-    x = (row ^ (row >> 16)) ^ (i & (BLOCK - 1))
+    x = (row ^ (row >> 16)) ^ (element & (BLOCK - 1))
     x = torch.where(x > 0x7FFFFFFF, x - (1 << 32), x).to(torch.int32)
     x = x * 0x7FEB352D
     return Word(x ^ shift_right(x, 15) ^ signed32(key1))

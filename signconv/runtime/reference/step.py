@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from signconv.runtime.formats import Format
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.random_bits import Word
@@ -20,7 +19,6 @@ def step_tensor(
     param: Tensor,
     grad: Tensor,
     state: Mapping[str, Tensor],
-    formats: Mapping[str, Format],
     factor: Tensor,
     scalars: Sequence[Tensor],
     words: Sequence[Word],
@@ -33,7 +31,7 @@ def step_tensor(
     p = ops.load_param(param, state)
     g = ops.load_float(grad) * factor
     moments = tuple(
-        ops.load_moment(state[m.name], state.get(f"{m.name}_scale"), formats[m.name])
+        ops.load_moment(state[m.name], state.get(f"{m.name}_scale"), m.stored, p.numel())
         for m in program.moments
     )
     noise = ops.sign_noise(words[0].field(0))
@@ -41,7 +39,7 @@ def step_tensor(
         sums = program.reference.summands(p, g, moments, scalars)
         reduced = [
             getattr(ops, f"{kind}_of_sum")(ops.tree_sum(x), p.numel())
-            for kind, x in zip(program.reductions, sums, strict=True)
+            for kind, x in zip(program.reductions, blocks(program, state, sums), strict=True)
         ]
         scalars = [*scalars, *reduced]
     p, moments = program.reference.math(p, g, moments, scalars, noise)
@@ -52,5 +50,14 @@ def step_tensor(
             state.get(f"{m.name}_scale"),
             x,
             words[m.bits.word].field(m.bits.field),
-            formats[m.name],
+            m.stored,
         )
+
+
+def blocks(
+    program: OptimizerProgram, state: Mapping[str, Tensor], values: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Values of all elements with zeros behind each row's last one up to a whole block: sums are
+    taken block by block where there are blocks."""
+    scale = next((state[f"{m.name}_scale"] for m in program.moments if m.stored.scaled), None)
+    return values if scale is None else [ops.padded(x, scale) for x in values]

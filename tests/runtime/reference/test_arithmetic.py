@@ -551,7 +551,7 @@ ONLY_DEVICE = {
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
     *("load", "widen", "fetch_moment", "decode_param"),
     *("decode", "encode"),  # by format; the reference's are methods of Format
-    "extent",  # of a kernel's loop
+    *("extent", "places", "block_elements"),  # of a kernel's loop, and of its tiles
     "tile_maximum",  # for branches, which the reference has none of
     "store_partial",  # of one program's tile; the reference sums the whole tensor, tree_sum
 }
@@ -561,6 +561,7 @@ ONLY_TORCH = {
     *("load_float", "load_param", "load_moment"),  # a kernel fetches first and decodes later
     "decode_bf16",  # tests and reference; kernels do it inside widen
     *("block_scale", "fp4_scale"),  # kernels: inside encode, where it is one of two results
+    *("padded", "trimmed"),  # a kernel does not store what is no element
     "either",  # torch.where of two numbers has the default dtype, a kernel's has fp32
 }
 

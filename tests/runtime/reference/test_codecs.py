@@ -142,15 +142,12 @@ def _store_kernel(
     FORMAT: tl.constexpr, ROWS: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
-    row = tl.arange(0, ROWS)[:, None]
-    offsets = row * 32 + tl.arange(0, 32)[None, :]
-    mask = offsets < n - start
-    row_mask = row * 32 < n - start
+    first, offsets, mask, row, row_mask, halves, half_mask = dev.places(start, n, n, ROWS, False)
     x = dev.widen(dev.load(x_ptr + start, offsets, mask, FULL), CODEC)
     field = tl.load(field_ptr + start + offsets, mask=mask, other=0).to(tl.uint32, bitcast=True)
     dev.store_moment(
-        code_ptr, scale_ptr, start, offsets, x, field, mask, row, row_mask, FORMAT, FULL,
-        CODEC,
+        code_ptr, scale_ptr, first, offsets, x, field, mask, row, row_mask, halves, half_mask,
+        FORMAT, FULL, CODEC,
     )  # fmt: skip
 
 
@@ -159,12 +156,9 @@ def _load_kernel(
     code_ptr, scale_ptr, x_ptr, n, FORMAT: tl.constexpr, ROWS: tl.constexpr, FULL: tl.constexpr
 ):
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
-    row = tl.arange(0, ROWS)[:, None]
-    offsets = row * 32 + tl.arange(0, 32)[None, :]
-    mask = offsets < n - start
-    row_mask = row * 32 < n - start
+    first, offsets, mask, row, row_mask, halves, half_mask = dev.places(start, n, n, ROWS, False)
     code, byte = dev.fetch_moment(
-        code_ptr, scale_ptr, start, offsets, mask, row, row_mask, FORMAT, FULL
+        code_ptr, scale_ptr, first, offsets, mask, row, row_mask, halves, half_mask, FORMAT, FULL
     )
     x = dev.decode(code, byte, FORMAT, CODEC)
     tl.store(x_ptr + start + offsets, x, mask=mask)
