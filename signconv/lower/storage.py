@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
 from signconv.ir.bounds import covered, reached, unkept
-from signconv.ir.nodes import DEFAULT_STATE, STATES, Const, Moment, Program, references
+from signconv.ir.nodes import (
+    DEFAULT_STATE,
+    STATES,
+    Const,
+    Expr,
+    Moment,
+    Program,
+    Ref,
+    references,
+    walk,
+)
 from signconv.lower.kernel_program import MomentPlan
 from signconv.runtime.formats import FORMATS, ROOT_ORDERS
 
@@ -80,7 +90,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     wanted = widths(p, state)
     degrees, ranges, loose = Degrees(p), Ranges(p), unkept(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
-    bounding, read = covered(p), _read_by_others(p)
+    bounding, read, parametric = covered(p), _read_by_others(p), _of_parameters(p)
     fields = _Fields(p.link == "stosign")
     plans: list[MomentPlan] = []
     for m in p.moments:
@@ -93,6 +103,8 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
             nonneg = m.name in ranges.nonneg_moments
             fmt = _fp8(degree, nonneg)
             former = _former(fmt, degree)
+            if fmt == "bf16" and not named and m.name in parametric:
+                fmt = "fp32"
             if word == "fp4":
                 kept = m.name in read and not named
                 narrow = None if kept else _fp4(m, degree, nonneg, m.name in bounding)
@@ -155,6 +167,25 @@ class _Fields:
             wanted = others[0]
         self._free.remove(wanted)
         return wanted
+
+
+def _of_parameters(p: Program) -> set[str]:
+    """Moments that start from the parameter or read it, by way of others too: they are as large as
+    it, and it moves by less than bf16 resolves."""
+    temps = {x.name: (x.expr,) for x in p.temps}
+    reads: dict[str, tuple[Expr, ...]] = {**temps, **{m.name: m.reads for m in p.moments}}
+    found = {m.name for m in p.moments if m.init == "param"}
+    while True:
+        more = {
+            name
+            for name, expressions in reads.items()
+            for e in expressions
+            for n in walk(e)
+            if isinstance(n, Ref) and (n.kind == "param" or n.name in found)
+        }
+        if more <= found:
+            return found
+        found |= more
 
 
 def _fp8(degree: int | float | str | None, nonneg: bool) -> str:

@@ -262,10 +262,12 @@ def convert(
         x = load_moment(plain[m.name], plain.get(names[1]), old, here.numel())
         half = torch.full((), -(1 << 31), dtype=torch.int32, device=x.device).expand_as(x)
         codes = torch.empty(moment_shape(here, new), dtype=new.dtype, device=x.device)
-        scale = torch.empty(block_shape(here), dtype=torch.uint8, device=x.device)
+        scale = None
+        if new.scaled:
+            scale = torch.empty(block_shape(here), dtype=torch.uint8, device=x.device)
+            entry[names[1]] = sharded.place_part(scale, p, block_shape(p))
         store_moment(codes, scale, x, half, new)
         entry[names[0]] = sharded.place_part(codes, p, moment_shape(p, new))
-        entry[names[1]] = sharded.place_part(scale, p, block_shape(p))
 
 
 def _own(x: Any, p: Tensor) -> Any:

@@ -383,7 +383,7 @@ FORMATS = {
     "ema(grad * grad, 0.9)": "e5m3",
     "max_ema(grad**2)": "e5m3",
     "ema(grad * grad * 1.5 - grad**2, 0.9)": "bf16",  # may be negative
-    "ema(param * grad, 0.9)": "bf16",
+    "ema(param * grad, 0.9)": "fp32",
     "ema(grad + 1, 0.9)": "bf16",
     "ema(grad**3, 0.9)": "bf16",
     "ema(abs(grad)**1.5, 0.9)": "e5m3",
@@ -394,7 +394,7 @@ FORMATS = {
     "ema(abs(grad)**5, 0.9)": "e4m3-root5",
     "ema(abs(grad)**8 + grad**8, 0.9)": "e4m3-root8",
     "ema(grad**10, 0.9)": "bf16",  # its powers leave fp32's range too soon
-    "ema(grad + param, 0.9)": "bf16",
+    "ema(grad + param, 0.9)": "fp32",  # of the parameter's size, which moves by less than bf16's
 }
 
 

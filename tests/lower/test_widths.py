@@ -10,7 +10,7 @@ import torch
 import signconv
 from signconv.errors import LoweringError, SpecError
 from signconv.pipeline import Build, build
-from tests.support import HEAD, spec_file
+from tests.support import HEAD, class_of, spec_file
 
 ADAM = "m = ema(grad, 0.9{m})\nv = ema(grad**2, 0.999{v})\nnumerator = m\ndenominator = sqrt(v)"
 
@@ -118,3 +118,42 @@ def test_it_trains_saves_and_loads() -> None:
         x.grad = gradient
         o.step()
     assert torch.equal(p, q)
+
+
+LOOKAHEAD = """
+inner = ema(grad, 0.9)
+fast = state(init=param)
+fast.next = 0.5 * fast.prev + 0.5 * param
+slow = ema(fast, 0.9)
+m = ema(grad + grad**2, 0.9)
+update = inner + 0.1 * (param - slow) + m
+"""
+
+
+@pytest.mark.parametrize("state", ["fp8", "fp4"])
+def test_what_follows_the_parameter_is_fp32(state: str, tmp_path: Path) -> None:
+    """By way of another moment too; bf16 is for what has no bound and does not."""
+    b = build(spec_file(tmp_path, LOOKAHEAD).spec, state=state)
+    wanted = {"fp8": "e4m3", "fp4": "e2m1"}[state]
+    assert formats(b) == {"inner": wanted, "fast": "fp32", "slow": "fp32", "m": "bf16"}
+    narrow = build(spec_file(tmp_path, LOOKAHEAD).spec, state=f"{state},slow=bf16")
+    assert formats(narrow)["slow"] == "bf16"
+
+
+def test_what_was_bf16_before_loads(tmp_path: Path) -> None:
+    """A checkpoint of a program whose slow weights were bf16 goes on in fp32."""
+    spec = spec_file(tmp_path, LOOKAHEAD).spec
+    old, new = (
+        class_of(build(spec, state=state), tmp_path) for state in ("fp8,fast=bf16,slow=bf16", "fp8")
+    )
+    assert new.program.former == (old.program.hash, {"fast": "bf16", "slow": "bf16"})
+    p, q = (torch.nn.Parameter(torch.linspace(-1, 1, 99).view(3, 33)) for _ in range(2))
+    first, second = old([p], lr=0.1, seed=1), new([q], lr=0.1, seed=1)
+    p.grad = torch.ones_like(p)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    for name in ("fast", "slow"):
+        assert torch.equal(second.state[q][name], first.state[p][name].float())
+        assert second.state[q][name].dtype == torch.float32
+    q.grad = torch.ones_like(q)
+    second.step()
