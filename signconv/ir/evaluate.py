@@ -80,6 +80,10 @@ class Evaluator:
         nothing = num == 0 if self.program.link == "expected" else np.isfinite(num)
         return np.where(nothing & (den == 0), 0.0, num / den)
 
+    def corrected(self, average: Array, weights: Array) -> Array:
+        """An average divided by the sum of its weights."""
+        return average / weights
+
     def operation(self, e: Op, *args: Array) -> Array:
         """The value of ``e`` for those of its operands."""
         return FUNCTIONS_OF_FLOAT64[e.fn](*args)
@@ -131,7 +135,7 @@ class _Scope:
             assert isinstance(ref, Ref)
             beta = self.ev.program.moment(ref.name).beta
             assert beta is not None
-            return self(ref) / (1 - self(beta) ** self.t)
+            return self.ev.corrected(self(ref), 1 - self(beta) ** self.t)
         return self.ev.operation(e, *(self(a) for a in e.args))
 
     def _ref(self, e: Ref) -> Array:

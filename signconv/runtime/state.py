@@ -265,9 +265,10 @@ def convert(
         scale = None
         if new.scaled:
             scale = torch.empty(block_shape(here), dtype=torch.uint8, device=x.device)
-            entry[names[1]] = sharded.place_part(scale, p, block_shape(p))
         store_moment(codes, scale, x, half, new)
         entry[names[0]] = sharded.place_part(codes, p, moment_shape(p, new))
+        if scale is not None:
+            entry[names[1]] = sharded.place_part(scale, p, block_shape(p))
 
 
 def _own(x: Any, p: Tensor) -> Any:

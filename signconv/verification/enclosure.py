@@ -296,14 +296,27 @@ class Enclosing(Evaluator):
     def __init__(self, program: Program, **hypers: float) -> None:
         super().__init__(program, **hypers)
         self.divisors = divisor_roots(program)
+        self.least = 1.0  # of the sums of weights that corrections divide by at this step
+
+    def corrected(self, average: Any, weights: Any) -> Any:
+        lo = weights.lo if isinstance(weights, Enclosed) else weights
+        self.least = min(self.least, float(np.min(lo)))
+        return super().corrected(average, weights)
+
+    def step(self, *args: Any, **given: Any) -> Any:
+        self.least = 1.0
+        return super().step(*args, **given)
 
     def operation(self, e: Op, *args: Any) -> Any:
         made: Any = super().operation(e, *args)
         if e not in self.divisors or not isinstance(args[0], Enclosed):
             return made
         order = _order(e)
-        # What is too small may count as huge, and moves nothing; or as it is: the true value
-        small = args[0].lo < (2.0**-100 if order == 2 else 2.0**-126 if order < 5 else 2.0**-148)
+        # What is too small may count as huge, and moves nothing; or as it is: the true value.
+        # A kernel looks at averages before they are corrected
+        small = args[0].lo * self.least < (
+            2.0**-100 if order == 2 else 2.0**-126 if order < 5 else 2.0**-148
+        )
         hi = np.where(small, 2.0**101 if order == 2 else np.inf, made.hi)
         return Enclosed(made.lo, hi, made.nan | np.isinf(args[0].hi), made.unit)
 
