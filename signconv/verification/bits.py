@@ -160,9 +160,9 @@ def different(a: Tensor, b: Tensor) -> int:
 def chunk_of(program: OptimizerProgram, backend: str, dtype: torch.dtype) -> int:
     """Elements that one program of the kernel takes."""
     if backend == "cpu":
-        from signconv.runtime.cpu import compile as cpu_compile
+        from signconv.runtime.cpu.pieces import CHUNK_ROWS
 
-        return BLOCK * cpu_compile.CHUNK_ROWS
+        return BLOCK * CHUNK_ROWS
     return BLOCK * launch.launch_shape(program, dtype).chunk
 
 

@@ -68,7 +68,7 @@ MUTANTS = (
     ),
     Mutant(
         "evaluator: bias correction one step late",
-        ((EVALUATE, "(1 - self(beta) ** self.t)", "(1 - self(beta) ** (self.t + 1))"),),
+        ((EVALUATE, "1 - self(beta) ** self.t)", "1 - self(beta) ** (self.t + 1))"),),
         (ORACLE, "tests/ir/test_evaluate.py"),
     ),
     Mutant(

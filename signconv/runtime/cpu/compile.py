@@ -9,8 +9,7 @@ reassociates, so the bits are the reference's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,9 +18,12 @@ import llvmlite.binding as llvm
 import torch
 from llvmlite import ir
 
+from signconv.runtime.cpu import pieces
 from signconv.runtime.cpu.lanes import LLVM, POINTER, Lanes, spread
+from signconv.runtime.cpu.pieces import CHUNK_LEVELS, CHUNK_ROWS, F32, I1, I32, I64, VOID
 from signconv.runtime.cpu.rows import Stored, random_words
 from signconv.runtime.cpu.trace import Trace
+from signconv.runtime.cpu.walk import Walk
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram
@@ -29,13 +31,6 @@ from signconv.runtime.reference.step import step_tensor
 from signconv.runtime.tables import Column
 from signconv.runtime.tables import width as table_width
 
-#: Rows of 32 elements per chunk where sums are taken (a power of two, for their tree), and at least
-#: elsewhere.
-CHUNK_LEVELS = 9
-CHUNK_ROWS = 1 << CHUNK_LEVELS
-
-I1, I8, I32, I64 = (ir.IntType(n) for n in (1, 8, 32, 64))
-F32, VOID = ir.FloatType(), ir.VoidType()
 #: What a kernel's one argument points to, int64 each: six tables, the number of chunks, the rows of
 #: a whole one, and how many have been taken.
 ARGUMENTS = ("table", "chunks", "scalars", "keys", "reduced", "partials", "total", "rows", "taken")
@@ -164,22 +159,22 @@ class _Kernel:
 
         def numbers(pointer: Any, n: int) -> list[Any]:
             """Spread here, once: LLVM is not asked to move it out of the loop."""
-            return [spread(b, x, width()) for x in _load_all(b, pointer, n, F32)]
+            return [spread(b, x, width()) for x in pieces.load_all(b, pointer, n, F32)]
 
         read = numbers(scalars, 1 + len(self.program.outputs))
-        drawn = _load_all(b, keys, self.program.keys, I32)
+        drawn = pieces.load_all(b, keys, self.program.keys, I32)
         reduced = [] if self.reducing else numbers(extra, len(self.program.reductions))
-        inside = _inside(b, lanes)
+        inside = pieces.inside(b, lanes)
         if self.variant.by_row:
-            trace.inside = [_part(b, inside, part, width()) for part in trace.parts]
-        with _loop(b, count) as r:
-            element = _times(b, r, BLOCK)
+            trace.inside = [pieces.part(b, inside, part, width()) for part in trace.parts]
+        with pieces.loop(b, count) as r:
+            element = pieces.times(b, r, BLOCK)
             factor, *outputs = [_wide(trace, x) for x in read]
             if not self.reducing:
                 trace.reduced = lambda i: _wide(trace, reduced[i])
             stored = []
             for (_, _, dtype, share), base in zip(self.pointers, bases, strict=True):
-                place = _at(b, base, _times(b, r, BLOCK // share), LLVM[dtype])
+                place = pieces.at(b, base, pieces.times(b, r, BLOCK // share), LLVM[dtype])
                 wide = share < BLOCK
                 stored.append(Stored(trace, dtype, place, wide, share if wide else 1))
             param, grad, *moments = stored
@@ -191,8 +186,8 @@ class _Kernel:
             trace.emit()
             if self.reducing:
                 for which, x in enumerate(trace.summands):
-                    carry = _row_sum(b, [x.at(i) for i in trace.parts], inside)
-                    _add_open(b, _open_sums(b, extra, which), b.add(first, r), carry)
+                    carry = pieces.row_sum(b, [x.at(i) for i in trace.parts], inside)
+                    pieces.add_open(b, pieces.open_sums(b, extra, which), b.add(first, r), carry)
         b.ret_void()
         return function
 
@@ -206,12 +201,12 @@ class _Kernel:
             function.append_basic_block(n) for n in ("entry", "take", "work", "done")
         )
         b = ir.IRBuilder(start)
-        scratch = [_stack(b, BLOCK * dtype.itemsize) for _, _, dtype, _ in self.pointers]
-        sums = _stack(b, reductions * (CHUNK_LEVELS + 1) * 4)
-        *addresses, total, most = _load_all(b, arguments, len(ARGUMENTS) - 1, I64)
+        scratch = [pieces.stack(b, BLOCK * dtype.itemsize) for _, _, dtype, _ in self.pointers]
+        sums = pieces.stack(b, reductions * (CHUNK_LEVELS + 1) * 4)
+        *addresses, total, most = pieces.load_all(b, arguments, len(ARGUMENTS) - 1, I64)
         tables = [b.inttoptr(x, POINTER) for x in addresses]
         table, chunks, scalars, keys, reduced, partials = tables
-        counter = _at(b, arguments, ARGUMENTS.index("taken"), I64)
+        counter = pieces.at(b, arguments, ARGUMENTS.index("taken"), I64)
         restore = self._float_environment(b)
         b.branch(take)
         b.position_at_end(take)
@@ -222,18 +217,22 @@ class _Kernel:
         b.ret_void()
 
         b.position_at_end(work)
-        tensor, first = _load_all(b, _at(b, chunks, _times(b, k, 2), I64), 2, I64)
+        tensor, first = pieces.load_all(b, pieces.at(b, chunks, pieces.times(b, k, 2), I64), 2, I64)
         columns = table_width(len(self.program.moments))
-        entry = _at(b, table, _times(b, tensor, columns), I64)
+        entry = pieces.at(b, table, pieces.times(b, tensor, columns), I64)
 
         def column(place: int) -> Any:
-            return b.load(_at(b, entry, int(place), I64), typ=I64)
+            return b.load(pieces.at(b, entry, int(place), I64), typ=I64)
 
         clock, offset, numel = map(column, (Column.CLOCK, Column.OFFSET, Column.NUMEL))
         addresses = [column(place) for _, place, _, _ in self.pointers]
-        scalars = _at(b, scalars, _times(b, clock, 1 + len(self.program.outputs)), F32)
-        keys = _at(b, keys, _times(b, clock, self.program.keys), I32)
-        extra = sums if self.reducing else _at(b, reduced, _times(b, tensor, reductions), F32)
+        scalars = pieces.at(b, scalars, pieces.times(b, clock, 1 + len(self.program.outputs)), F32)
+        keys = pieces.at(b, keys, pieces.times(b, clock, self.program.keys), I32)
+        extra = (
+            sums
+            if self.reducing
+            else pieces.at(b, reduced, pieces.times(b, tensor, reductions), F32)
+        )
         memory = [b.inttoptr(a, POINTER) for a in addresses]
 
         def call(first: Any, places: Sequence[Any], element: Any, lanes: Any, count: Any) -> None:
@@ -243,7 +242,7 @@ class _Kernel:
         def through_scratch(first: Any, places: Sequence[Any], element: Any, left: Any) -> None:
             """Fewer elements than a row has, by way of a row of their own."""
             copies = [
-                (place, row, _bytes(b, left, dtype, share))
+                (place, row, pieces.bytes_of(b, left, dtype, share))
                 for place, row, (_, _, dtype, share) in zip(
                     places, scratch, self.pointers, strict=True
                 )
@@ -255,102 +254,33 @@ class _Kernel:
                 for place, row, size in copies:
                     self._memcpy(b, place, row, size)
 
+        walk = Walk(b, self.pointers, memory, self.program.scaled, call, through_scratch)
         if self.variant.by_row:
-            rest = self._partial_rows(
-                b, memory, first, most, numel, column(Column.ROW_LENGTH), call, through_scratch
-            )
+            rest = walk.partial_rows(first, most, numel, column(Column.ROW_LENGTH))
         else:
-            rest = self._whole_rows(b, memory, first, most, numel, call, through_scratch)
+            rest = walk.whole_rows(first, most, numel)
         if self.reducing:
-            partial = _at(b, partials, _times(b, k, reductions), F32)
-            with _loop(b, b.sub(ir.Constant(I64, CHUNK_ROWS), rest)) as i:
+            partial = pieces.at(b, partials, pieces.times(b, k, reductions), F32)
+            with pieces.loop(b, b.sub(ir.Constant(I64, CHUNK_ROWS), rest)) as i:
                 for which in range(reductions):
                     carry = ir.Constant(F32, 0.0)
-                    _add_open(b, _open_sums(b, sums, which), b.add(rest, i), carry)
+                    pieces.add_open(b, pieces.open_sums(b, sums, which), b.add(rest, i), carry)
             for which in range(reductions):
-                sum_ = b.load(_at(b, _open_sums(b, sums, which), CHUNK_LEVELS, F32), typ=F32)
-                b.store(sum_, _at(b, partial, which, F32))
+                sum_ = b.load(
+                    pieces.at(b, pieces.open_sums(b, sums, which), CHUNK_LEVELS, F32), typ=F32
+                )
+                b.store(sum_, pieces.at(b, partial, which, F32))
         b.branch(take)
-
-    def _whole_rows(
-        self, b: Any, memory: Any, first: Any, most: Any, numel: Any, call: Any, short: Any
-    ) -> Any:
-        """Step a chunk from row ``first`` on; returns how many rows it has.
-
-        The last elements are no row where nothing has block scales.
-        """
-        element = _times(b, first, BLOCK)
-        left, most = b.sub(numel, element), _times(b, most, BLOCK)
-        here = b.select(b.icmp_signed("<", left, most), left, most)
-        whole, tail = b.sdiv(here, ir.Constant(I64, BLOCK)), b.srem(here, ir.Constant(I64, BLOCK))
-        zero = ir.Constant(I64, 0)
-        call(zero, self._places(b, memory, element, first), element, ir.Constant(I32, BLOCK), whole)
-        some = b.icmp_signed(">", tail, zero)
-        if not self.program.scaled:
-            with b.if_then(some, likely=False):
-                end = b.add(element, _times(b, whole, BLOCK))
-                short(whole, self._places(b, memory, end, zero), end, tail)
-        return b.add(whole, b.zext(some, I64))
-
-    def _partial_rows(
-        self, b: Any, memory: Any, first: Any, most: Any, numel: Any, length: Any, call: Any,
-        short: Any,
-    ) -> Any:  # fmt: skip
-        """Step a chunk from block ``first`` on, where each ``length`` elements end in a partial
-        block; returns how many blocks it has."""
-        block, one = ir.Constant(I64, BLOCK), ir.Constant(I64, 1)
-        whole, rest = b.sdiv(length, block), b.srem(length, block)
-        per_row = b.add(whole, one)
-        total = b.mul(b.sdiv(numel, length), per_row)
-        end = b.add(first, most)
-        end = b.select(b.icmp_signed("<", end, total), end, total)
-        begin = b.sdiv(first, per_row)
-        count = b.sub(b.sdiv(b.sub(end, one), per_row), b.sub(begin, one))
-        with _loop(b, count) as i:
-            row = b.add(begin, i)
-            left = b.mul(row, per_row)  # the row's first block
-            low, high = b.sub(first, left), b.sub(end, left)
-            low = b.select(b.icmp_signed(">", low, ir.Constant(I64, 0)), low, ir.Constant(I64, 0))
-            full = b.select(b.icmp_signed("<", high, whole), high, whole)
-            some = b.sub(full, low)
-
-            def at(column: Any, row: Any = row, left: Any = left) -> tuple[Any, list[Any]]:
-                element = b.add(b.mul(row, length), _times(b, column, BLOCK))
-                halves = b.mul(row, b.sdiv(b.add(length, one), ir.Constant(I64, 2)))
-                halves = b.add(halves, _times(b, column, BLOCK // 2))
-                return element, self._places(b, memory, element, b.add(left, column), halves)
-
-            with b.if_then(b.icmp_signed(">", some, ir.Constant(I64, 0))):
-                element, places = at(low)
-                here = b.sub(b.add(left, low), first)
-                call(here, places, element, ir.Constant(I32, BLOCK), some)
-            with b.if_then(b.icmp_signed(">", high, whole)):
-                element, places = at(whole)
-                short(b.sub(b.add(left, whole), first), places, element, rest)
-        return b.sub(end, first)
-
-    def _places(
-        self, b: Any, memory: Any, element: Any, block: Any, halves: Any = None
-    ) -> list[Any]:
-        """Where an element's row of 32 begins in everything that is stored; ``halves``: its byte
-        among packed codes."""
-        if halves is None:
-            halves = b.sdiv(element, ir.Constant(I64, 2))
-        number = {1: element, 2: halves, BLOCK: block}
-        return [
-            _at(b, base, number[share], LLVM[dtype])
-            for base, (_, _, dtype, share) in zip(memory, self.pointers, strict=True)
-        ]
 
     def _float_environment(self, b: Any) -> Callable[[], None]:
         """Round to nearest and keep denormal numbers in this thread, which may do otherwise
         (``torch.set_flush_denormal``); what is returned gives it back its own ways."""
         machine = llvm.get_default_triple().split("-")[0]
         if machine in ("x86_64", "i686"):
-            saved, plain = _stack(b, 4), _stack(b, 4)
+            saved, plain = pieces.stack(b, 4), pieces.stack(b, 4)
             load, store = (self._declare(f"llvm.x86.sse.{n}mxcsr", [POINTER]) for n in ("ld", "st"))
             b.call(store, [saved])
-            b.store(ir.Constant(I32, 0x1F80), _at(b, plain, 0, I32))
+            b.store(ir.Constant(I32, 0x1F80), pieces.at(b, plain, 0, I32))
             b.call(load, [plain])
             return lambda: b.call(load, [saved])
         if machine in ("aarch64", "arm64"):
@@ -370,109 +300,5 @@ class _Kernel:
         return known or ir.Function(self.module, ir.FunctionType(result, types), name)
 
 
-# ---------------------------------------------------------------- pieces
-
-
-def _at(b: Any, pointer: Any, i: Any, element: Any) -> Any:
-    if isinstance(i, int):
-        i = ir.Constant(I64, i)
-    return b.gep(pointer, [i], source_etype=element)
-
-
 def _wide(trace: Trace, value: Any) -> Lanes:
     return Lanes(trace, torch.float32, True, lambda part: value)
-
-
-def _stack(b: Any, size: int) -> Any:
-    room = b.alloca(ir.ArrayType(I8, size))
-    room.align = 64
-    room.type = POINTER  # llvmlite makes it a typed one, which LLVM has no more
-    return room
-
-
-def _load_all(b: Any, pointer: Any, n: int, element: Any) -> list[Any]:
-    return [b.load(_at(b, pointer, i, element), typ=element) for i in range(n)]
-
-
-def _times(b: Any, x: Any, n: int) -> Any:
-    return b.mul(x, ir.Constant(I64, n))
-
-
-@contextmanager
-def _loop(b: Any, count: Any) -> Iterator[Any]:
-    """for i in range(count)."""
-    function = b.function
-    before = b.block
-    head, body, end = (function.append_basic_block(n) for n in ("head", "body", "end"))
-    b.branch(head)
-    b.position_at_end(head)
-    i = b.phi(I64)
-    i.add_incoming(ir.Constant(I64, 0), before)
-    b.cbranch(b.icmp_signed("<", i, count), body, end)
-    b.position_at_end(body)
-    yield i
-    i.add_incoming(b.add(i, ir.Constant(I64, 1)), b.block)
-    b.branch(head)
-    b.position_at_end(end)
-
-
-def _bytes(b: Any, elements: Any, dtype: torch.dtype, share: int) -> Any:
-    """Bytes of so many elements of one block, of which ``share`` have a number together."""
-    more = b.add(elements, ir.Constant(I64, share - 1))
-    return _times(b, b.sdiv(more, ir.Constant(I64, share)), dtype.itemsize)
-
-
-def _part(b: Any, inside: Any, part: int, n: int) -> Any:
-    """The mask of one part of a row."""
-    mine = ir.Constant(ir.VectorType(I32, n), [part * n + j for j in range(n)])
-    return b.shuffle_vector(inside, ir.Constant(inside.type, ir.Undefined), mine)
-
-
-def _inside(b: Any, lanes: Any) -> Any:
-    """Which of 32 elements exist."""
-    numbers = ir.Constant(ir.VectorType(I32, BLOCK), list(range(BLOCK)))
-    return b.icmp_signed("<", numbers, spread(b, lanes, BLOCK))
-
-
-def _row_sum(b: Any, parts: list[Any], inside: Any) -> Any:
-    """The tree of ``reference.ops.tree_sum`` over one row: neighbours first."""
-    sums = []
-    for i, value in enumerate(parts):
-        n = value.type.count
-        zeros = ir.Constant(value.type, [0.0] * n)
-        value = b.select(_part(b, inside, i, n), value, zeros)
-        while n > 1:
-            n //= 2
-            even, odd = (
-                ir.Constant(ir.VectorType(I32, n), [2 * j + k for j in range(n)]) for k in (0, 1)
-            )
-            none = ir.Constant(value.type, ir.Undefined)
-            value = b.fadd(b.shuffle_vector(value, none, even), b.shuffle_vector(value, none, odd))
-        sums.append(b.extract_element(value, ir.Constant(I32, 0)))
-    while len(sums) > 1:
-        sums = [b.fadd(x, y) for x, y in zip(sums[0::2], sums[1::2], strict=True)]
-    return sums[0]
-
-
-def _open_sums(b: Any, sums: Any, which: int) -> Any:
-    return _at(b, sums, which * (CHUNK_LEVELS + 1), F32)
-
-
-def _add_open(b: Any, sums: Any, r: Any, x: Any) -> None:
-    """The same tree over the rows of a chunk, as in binary counting: ``sums`` holds one open sum
-    per level; row ``r`` closes those below the lowest zero bit of r and leaves theirs open."""
-    function, before = b.function, b.block
-    head, join, end = (function.append_basic_block(n) for n in ("level", "join", "open"))
-    b.branch(head)
-    b.position_at_end(head)
-    level, carry = b.phi(I64), b.phi(F32)
-    level.add_incoming(ir.Constant(I64, 0), before)
-    carry.add_incoming(x, before)
-    place = _at(b, sums, level, F32)
-    b.cbranch(b.trunc(b.lshr(r, level), I1), join, end)
-    b.position_at_end(join)
-    carry.add_incoming(b.fadd(b.load(place, typ=F32), carry), join)
-    level.add_incoming(b.add(level, ir.Constant(I64, 1)), join)
-    b.branch(head)
-    b.position_at_end(end)
-    b.store(carry, place)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import tables
-from signconv.runtime.cpu.compile import CHUNK_ROWS, Variant, kernels
+from signconv.runtime.cpu.compile import Variant, kernels
+from signconv.runtime.cpu.pieces import CHUNK_ROWS
 from signconv.runtime.cpu.threads import in_parallel
 from signconv.runtime.dense import Dense
 from signconv.runtime.formats import BLOCK

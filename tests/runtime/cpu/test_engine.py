@@ -369,7 +369,7 @@ def test_machine_code(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_compile, "_compiled", {})
     program = load_class(path_of(Entry(spec, None))).program
     code = cpu_compile.kernels(
-        program, cpu_compile.Variant(torch.float32, torch.float32, True)
+        program, cpu_compile.Variant(torch.float32, torch.float32, False)
     ).assembly
     if "%xmm" not in code:
         pytest.skip("reads x86 assembly")
