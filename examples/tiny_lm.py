@@ -145,7 +145,7 @@ class Block(nn.Module):
 class TinyLM(nn.Module):
     """A byte-level transformer with rotary positions: 0.39M parameters.
 
-    Every row is a multiple of 32 long, so that every moment can be stored in FP8 blocks.
+    Every row is a multiple of 32 long, so that all blocks are whole.
     """
 
     def __init__(

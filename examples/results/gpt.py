@@ -1,7 +1,7 @@
 """A GPT-2-like byte-level transformer: learned positions, tied embedding, no tricks.
 
 There is no normalization of queries and keys and no clipping: what keeps a run stable here is the
-optimizer.  Every row is a multiple of 32 long, so that every moment can be stored in FP8 blocks.
+optimizer.  Every row is a multiple of 32 long, so that all blocks are whole.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,7 +77,7 @@ def parse(text: str, default: Subject) -> Subject:
         elif valid is not None:
             raise BenchError("SC712", f"{text!r}: unknown {key} {value!r}; {nearest(value, valid)}")
         else:
-            choices = [*STATES, "math=fp32", "math=bf16", "params=bf16", "params=fp32"]
+            choices = [*STATES, "m=fp8,v=fp4", "math=fp32", "math=bf16", "params=bf16"]
             raise BenchError(
                 "SC712", f"{text!r}: unknown @{modifier}; {nearest(modifier, choices)}"
             )
@@ -88,8 +87,7 @@ def parse(text: str, default: Subject) -> Subject:
 def _is_state(modifier: str) -> bool:
     """Whether this is a storage: fp4, or m=fp8,v=fp4 of moments that the build will look for."""
     parts = [x.rpartition("=") for x in modifier.split(",")]
-    near = (difflib.get_close_matches(name, ("math", "params")) for name, _, _ in parts)
-    return all(word in STATES for _, _, word in parts) and not any(near)
+    return all(word in STATES and name not in ("math", "params") for name, _, word in parts)
 
 
 def build(subject: Subject) -> Built:

@@ -48,7 +48,7 @@ from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
 from signconv.lower.scalars import ROUNDED, ScalarCode, bias, index, scalar_form
 from signconv.lower.sign_form import ONE, over, sign_argument, times
-from signconv.lower.storage import plan, widths
+from signconv.lower.storage import plan, shortest
 
 #: Above every floor, which are at most 1: the scalar state of one before its first step.
 HIGHEST_FLOOR = 1.0
@@ -85,7 +85,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     elementwise = [s.expr for s in (*reduce_math, *low.math)]
     return KernelProgram(
         program=p,
-        storage=widths(p, state).text,
+        storage=shortest(p, state),
         scalars=tuple(low.scalars),
         outputs=tuple(low.outputs),
         math=tuple(low.math),

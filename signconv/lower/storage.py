@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
@@ -25,12 +25,12 @@ from signconv.runtime.formats import FORMATS, ROOT_ORDERS
 
 @dataclass(frozen=True)
 class Widths:
-    """What ``--state`` asks for: the state format of every moment, which of them the build or the
-    spec names, and the request in its shortest form."""
+    """What ``--state`` asks for: of every moment its state format, those that the build or the spec
+    names, and the word for the others."""
 
     of: Mapping[str, str]
     named: Collection[str]
-    text: str
+    rest: str
 
 
 def widths(p: Program, state: str) -> Widths:
@@ -46,9 +46,10 @@ def widths(p: Program, state: str) -> Widths:
         raise LoweringError("SC312", f"store={own[name]!r}: {_one_number(name)}")
     words, given = [], {}
     for part in (x.strip() for x in state.split(",")):
-        name, equals, word = part.rpartition("=")
+        name, equals, word = (x.strip() for x in part.rpartition("="))
         if word not in STATES:
-            raise LoweringError("SC301", f"unknown state format {word!r}; {nearest(word, STATES)}")
+            hint = nearest(word, STATES)
+            raise LoweringError("SC301", f"--state {state}: unknown state format {word!r}; {hint}")
         if not equals:
             words.append(word)
         elif name in given:
@@ -66,23 +67,37 @@ def widths(p: Program, state: str) -> Widths:
         )
     named = {**own, **given}
     rest = words[0] if words else DEFAULT_STATE
-    of = {name: named.get(name, rest) for name in names}
-    if not given:
-        return Widths(of, named, rest)
-    for word in STATES:  # a name adds nothing, but to fp4, which is a wish without one
-        if word != "fp4" and of == {name: own.get(name, word) for name in names}:
-            return Widths(of, named, word)
-    return Widths(of, named, ",".join(f"{name}={word}" for name, word in of.items()))
+    return Widths({name: named.get(name, rest) for name in names}, named, rest)
+
+
+def shortest(p: Program, state: str) -> str:
+    """The ``--state`` that files, classes and commands say: the first of a word, what differs from
+    FP8, and the request as it is, that stores every moment in the same formats."""
+    wanted, asked = formats_of(p, state), widths(p, state)
+    plain = formats_of(p, DEFAULT_STATE)
+    differ = (f"{n}={word}" for n, word in asked.of.items() if wanted[n] != plain.get(n))
+    for text in (asked.rest, *STATES, ",".join(differ)):
+        if text and formats_of(p, text) == wanted:
+            return text
+    given = (f"{n}={word}" for n, word in asked.of.items() if n in asked.named)
+    return ",".join((asked.rest, *given))
+
+
+def formats_of(p: Program, state: str) -> dict[str, str]:
+    """Formats of the moments; empty where the request is refused."""
+    try:
+        return {m.name: m.format for m in plan(p, state)}
+    except LoweringError:
+        return {}
+
+
+def without_widths(p: Program) -> Program:
+    """The program without what the spec says of storage, for questions that begin with what if."""
+    return replace(p, moments=tuple(replace(m, store="") for m in p.moments))
 
 
 def _one_number(name: str) -> str:
     return f"{name} is one float64 number per parameter, whatever the storage"
-
-
-def uniform(p: Program, word: str) -> str:
-    """The ``--state`` that stores every moment in ``word``, whatever the spec says."""
-    names = [m.name for m in p.moments if m.store and m.name not in scalar_moments(p)]
-    return ",".join([word, *(f"{name}={word}" for name in names)])
 
 
 def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
@@ -108,9 +123,11 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
             if word == "fp4":
                 kept = m.name in read and not named
                 narrow = None if kept else _fp4(m, degree, nonneg, m.name in bounding)
-                fmt = former = narrow or fmt
+                if narrow:
+                    fmt = former = narrow
             if (named and fmt == "bf16") or (named and word == "fp4" and not FORMATS[fmt].packed):
-                raise LoweringError("SC311", _too_few(p, m.name, word))
+                free = m.name in loose
+                raise LoweringError("SC311", _too_few(p, m.name, word, fmt, free))
         elif word == "fp8-raw":
             fmt = former = "e4m3-raw"
             if degrees.moments[m.name] != 0:
@@ -132,15 +149,19 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     return tuple(plans)
 
 
-def _too_few(p: Program, name: str, word: str) -> str:
-    bits, kinds = "8 bits", "averages of degree 0 to 8, and running maxima"
-    if word == "fp4":
-        bits = "4 bits"
-        kinds = "averages with a sign, and averages of degree 2 to 4 that bound their numerators"
-    return (
-        f"{name}={word}: {p.name}'s {name} does not fit {bits}, which are for {kinds} "
-        f"(docs/numerics.md): use {name}={'fp8' if word == 'fp4' else 'bf16'}"
-    )
+def _too_few(p: Program, name: str, word: str, fits: str, free: bool) -> str:
+    if free:
+        why = "the ratio keeps no bound between its moments, which need scales of their own"
+    elif word == "fp4":
+        why = (
+            "4 bits are for averages with a sign, and for averages of degree 2 to 4 that bound "
+            "their numerators"
+        )
+    else:
+        why = "8 bits are for moments of degree 0 to 8 in the gradient, without a sign from 2 on"
+    use = "bf16" if fits == "bf16" else "fp8"
+    unfit = f"so {p.name}'s {name} does not fit: use {name}={use}"
+    return f"{name}={word}: {why} (docs/numerics.md), {unfit}"
 
 
 class _Fields:

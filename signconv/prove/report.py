@@ -34,7 +34,7 @@ from signconv.errors import LoweringError
 from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Op, Program, references, walk
 from signconv.lower.kernel_program import KernelProgram
-from signconv.lower.storage import plan
+from signconv.lower.storage import plan, without_widths
 from signconv.passes.base import parse, registry
 from signconv.pipeline import Build
 from signconv.prove.claims import (
@@ -103,7 +103,11 @@ def assemble(made: Build) -> dict[str, Any]:
 def _narrow(made: Build) -> dict[str, str]:
     """Formats as built where any is of 8 bits or fewer, else what FP8 would have."""
     built = {m.name: m.format for m in made.kernel.moments}
-    return built if _rounded(made) else {m.name: m.format for m in plan(made.program, "fp8")}
+    return (
+        built
+        if _rounded(made)
+        else {m.name: m.format for m in plan(without_widths(made.program), "fp8")}
+    )
 
 
 def _rounded(made: Build) -> bool:
@@ -114,7 +118,7 @@ def _rounded(made: Build) -> bool:
 def _storages(p: Program) -> list[str]:
     """Storages to compare: 4 bits where any moment fits them."""
     try:
-        plan(p, "fp4")
+        plan(without_widths(p), "fp4")
     except LoweringError:
         return ["fp8", "bf16", "fp32"]
     return ["fp4", "fp8", "bf16", "fp32"] if p.moments else ["fp8", "bf16", "fp32"]
@@ -134,7 +138,7 @@ def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
     """Bytes per parameter where rows are multiples of 32, and bytes a step reads and writes."""
     moments: dict[str, dict[str, Any]] = {
         m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
-        for m in plan(p, state)
+        for m in plan(without_widths(p), state)
     }
     size = float(sum(m["bytes"] for m in moments.values()))
     moved = {

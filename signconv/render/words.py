@@ -22,7 +22,10 @@ def summary(k: KernelProgram) -> str:
     }[p.link]
     math = ", bf16 arithmetic" if k.precision == "bf16" else ""
     shown = k.storage if "=" in k.storage else k.storage.upper()
-    return f"{p.name}{link}, {shown} state{math}."
+    named = [x.partition("=")[0] for x in k.storage.split(",")]
+    own = [f"{m.name} ({m.store})" for m in p.moments if m.store and m.name not in named]
+    but = f" but for {', '.join(own)}" if own else ""
+    return f"{p.name}{link}, {shown} state{but}{math}."
 
 
 def wrapped(doc: str) -> list[str]:

@@ -262,27 +262,22 @@ class _Part:
         if not self.fmt.scaled:
             return ref.load_moment(_spaced(flat).contiguous(), None, self.fmt)
         scale = self.entry[f"{self.kind}_scale"]
-        numel = self.weights.numel()
-        if whole_blocks(self.weights):
-            codes = _spaced(flat, 2 if self.fmt.packed else 1).contiguous()
-            scale = scale.reshape(-1)[:: _stride(numel)].contiguous()
-            return ref.load_moment(codes, scale, self.fmt)
-        rows = scale.view(scale.shape[0] if scale.dim() > 1 else 1, -1)
-        some = rows[:: _stride(numel)].contiguous()
-        codes = flat.view(len(rows), -1)[:: _stride(numel)].contiguous()
-        return ref.load_moment(codes, some, self.fmt, len(some) * (numel // len(rows)))
+        block = BLOCK // 2 if self.fmt.packed else BLOCK
+        every = _stride(scale.numel() * BLOCK)
+        codes = ref.padded(flat, scale, block).view(-1, block)[::every]
+        return ref.load_moment(codes.contiguous(), scale.reshape(-1)[::every], self.fmt)
 
 
 def _stride(numel: int) -> int:
     return max(1, -(-numel // SAMPLE))
 
 
-def _spaced(flat: Tensor, share: int = 1) -> Tensor:
-    """Blocks of the elements, of which ``share`` lie in each number of ``flat``."""
-    every, block = _stride(share * flat.numel()), BLOCK // share
-    if flat.numel() % block:
+def _spaced(flat: Tensor) -> Tensor:
+    """Blocks of the elements."""
+    every = _stride(flat.numel())
+    if flat.numel() % BLOCK:
         return flat[::every].clone()
-    return flat.view(-1, block)[::every].reshape(-1).clone()
+    return flat.view(-1, BLOCK)[::every].reshape(-1).clone()
 
 
 def _named(optimizer: FusedOptimizer) -> Iterator[tuple[Tensor, str]]:

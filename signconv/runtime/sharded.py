@@ -2,9 +2,10 @@
 
 A parameter may be cut along dim 0.  Each state tensor has the unsharded shape and is cut as its
 parameter is, so torch.distributed.checkpoint can save it and cut it anew.  Where every cut falls
-on a block of 32 elements each rank steps its own part as an ordinary tensor whose random numbers
-start further on.  Elsewhere, and for programs with per-tensor reductions, the ranks gather one
-parameter with its gradient and state, all step the whole of it, and keep their part.
+between blocks, as between the rows of a matrix, each rank steps its own part as an ordinary tensor
+whose random numbers start further on.  Elsewhere, and for programs with per-tensor reductions, the
+ranks gather one parameter with its gradient and state, all step the whole of it, and keep their
+part.
 """
 
 from __future__ import annotations

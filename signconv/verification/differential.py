@@ -14,7 +14,7 @@ import torch
 
 from signconv.errors import SignconvError, VerifyError
 from signconv.lower import lower
-from signconv.lower.storage import uniform
+from signconv.lower.storage import without_widths
 from signconv.pipeline import Build, build, write
 from signconv.pipeline.naming import nameable
 from signconv.render.module import render
@@ -71,7 +71,7 @@ def scalar_rows(made: Build, path: Path) -> list[Row]:
 
 def build_like(made: Build, state: str) -> Build:
     """The same program with one other state format for all moments."""
-    kernel = lower(made.program, uniform(made.program, state))
+    kernel = lower(without_widths(made.program), state)
     module = render(kernel, f"{made.module.class_name}Exact", made.module.file_name, made.spec, "")
     return Build(made.spec, made.base, made.program, kernel, module)
 

@@ -10,6 +10,7 @@ import torch
 import signconv
 from signconv.errors import LoweringError, SpecError
 from signconv.pipeline import Build, build
+from signconv.prove.report import assemble
 from tests.support import HEAD, class_of, spec_file
 
 ADAM = "m = ema(grad, 0.9{m})\nv = ema(grad**2, 0.999{v})\nnumerator = m\ndenominator = sqrt(v)"
@@ -27,9 +28,9 @@ def formats(b: Build) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("state", "wanted", "text"),
     [
-        ("m=fp8,v=fp4", {"m": "e4m3", "v": "e4m0"}, "m=fp8,v=fp4"),
-        ("v=fp4", {"m": "e4m3", "v": "e4m0"}, "m=fp8,v=fp4"),
-        ("v=fp4,m=fp8", {"m": "e4m3", "v": "e4m0"}, "m=fp8,v=fp4"),
+        ("m=fp8,v=fp4", {"m": "e4m3", "v": "e4m0"}, "v=fp4"),
+        ("v=fp4", {"m": "e4m3", "v": "e4m0"}, "v=fp4"),
+        ("fp4,m=fp8", {"m": "e4m3", "v": "e4m0"}, "v=fp4"),
         ("fp4,v=bf16", {"m": "e2m1", "v": "bf16"}, "m=fp4,v=bf16"),
         ("m=fp32, v=fp32", {"m": "fp32", "v": "fp32"}, "fp32"),
         ("m=fp8", {"m": "e4m3", "v": "e5m3"}, "fp8"),
@@ -65,7 +66,47 @@ def test_a_spec_s_own_width_changes_no_name(tmp_path: Path) -> None:
 
 def test_files_and_classes_say_it() -> None:
     b = build("adamw", state="fp4,m=fp8")
-    assert (b.module.file_name, b.module.class_name) == ("adamw_m_fp8_v_fp4.py", "AdamWMFP8VFP4")
+    assert (b.module.file_name, b.module.class_name) == ("adamw_v_fp4.py", "AdamWVFP4")
+
+
+@pytest.mark.parametrize("spec", ["adamw", "amsgrad", "stosignsgd", "lamb", "adabelief", "s3"])
+@pytest.mark.parametrize("first", ["", "fp4,", "bf16,"])
+def test_what_a_file_says_builds_it_again(spec: str, first: str) -> None:
+    """Under fp4 a moment that does not fit has its byte; by name that would be refused."""
+    names = [m.name for m in build(spec).kernel.moments]
+    made = 0
+    for word in ("fp8", "fp4", "bf16", "fp32"):
+        for name in names:
+            try:
+                b = build(spec, state=f"{first}{name}={word}")
+            except LoweringError:
+                continue
+            again = build(spec, state=b.kernel.storage)
+            assert again.module.source == b.module.source
+            made += 1
+    assert made
+
+
+def test_reports_ask_what_a_spec_s_own_width_would_refuse(tmp_path: Path) -> None:
+    """G in 4 bits is the spec's wish; the build stores it in 8, and show compares storages."""
+    body = """
+    m = ema(grad, 0.9)
+    G = max_ema(abs(grad), 0.9, store="fp4")
+    numerator = m
+    denominator = G + 1e-8
+    """
+    spec = spec_file(tmp_path, body).spec
+    with pytest.raises(LoweringError, match="G=fp4: 4 bits are for"):
+        build(spec)
+    report = assemble(build(spec, state="G=fp8"))
+    assert report["built"]["moments"]["G"]["format"] == "e4m3"
+    assert set(report["state"]) >= {"fp8", "bf16", "fp32"}
+
+
+def test_a_header_names_the_spec_s_own_widths(tmp_path: Path) -> None:
+    text = made(tmp_path, m="fp32").module.source
+    assert text.startswith('"""Mine, FP8 state but for m (fp32).')
+    assert made(tmp_path, "m=fp8", m="fp32").module.source.startswith('"""Mine, m=fp8 state.')
 
 
 @pytest.mark.parametrize(
@@ -77,8 +118,9 @@ def test_files_and_classes_say_it() -> None:
         ("adamw", "m=fp9", "'fp9'; did you mean 'fp8'"),
         ("adamw", "m=", "unknown state format ''"),
         ("signsgd", "m=fp8", "SignSGD has no moments"),
-        ("stosignsgd", "G=fp4", "G does not fit 4 bits"),  # a maximum would climb
-        ("lamb", "v=fp4", "v does not fit 4 bits"),
+        ("stosignsgd", "G=fp4", "4 bits are for averages"),  # a maximum would climb
+        ("lamb", "v=fp4", "LAMB's v does not fit: use v=fp8"),
+        ("adan", "m=fp4", "keeps no bound between its moments"),
         ("nadam", "mu_product=fp32", "mu_product is one float64 number per parameter"),
     ],
 )

@@ -12,7 +12,7 @@ from signconv.generated.s3gd_fp8raw_mathbf16 import S3GDFP8RAWMathBF16
 from torch import Tensor, nn
 
 import signconv
-from signconv.runtime.inspect import SAMPLE, Health, Row
+from signconv.runtime.inspect import SAMPLE, Health, Row, _parts
 from signconv.runtime.optimizer import FusedOptimizer
 from tests.support.runs import built
 
@@ -76,6 +76,14 @@ def test_partial_blocks_are_counted() -> None:
         assert (found.note, found.bytes) == ("", 4 * (size + 2))
         assert (found.nonfinite, found.zero) == (2 / 132, 130 / 132)
         stalls(optimizer, p)
+
+
+def test_samples_are_small_whatever_the_rows() -> None:
+    for shape in ((200_001,), (3, 70_001), (90_000, 2)):
+        p = torch.zeros(shape)
+        optimizer = stepped(built("adamw", None, "fp4"), p)
+        sizes = [x.sample().numel() for x in _parts(optimizer, p, "x")]
+        assert max(sizes) <= SAMPLE and min(sizes) > SAMPLE // 8
 
 
 def stalls(optimizer: FusedOptimizer, p: torch.Tensor) -> None:

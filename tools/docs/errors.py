@@ -118,7 +118,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC309": ("The evaluator is given a hyperparameter the program lacks", "check its name"),
     "SC310": ("The evaluator needs the draw of a stochastic sign", "`noise=`"),
     "SC311": ("A moment does not fit the bits asked for, or none fits `fp4`", "more bits: `--state fp8`, `v=fp8`"),
-    "SC312": ("`--state` names a moment that is not there, or one twice", "`--state m=fp8,v=fp4`: the moments are those of `signconv show`"),
+    "SC312": ("`--state` names a moment that is not there or has no width, or says a thing twice", "`--state m=fp8,v=fp4`: the moments are those of `signconv show`"),
     "SC390": ("The compiler contradicts itself: a fault of signconv", "please report the spec and the message"),
     "SC401": ("No backend has this name", "`backend=\"auto\"`"),
     "SC402": ("The seed is no integer in range", "0 ≤ seed < 2**63"),

@@ -1,8 +1,8 @@
 """The PyTorch half of the runtime: the same functions as ``kernel.ops``, on whole tensors.
 
 Written for truth, not for speed: every operation is one IEEE binary32 or integer operation, so
-that the results equal the kernel's bit for bit.  Tensors are flat; ``numel`` is a multiple of 32
-wherever a block scale is involved.
+that the results equal the kernel's bit for bit.  Tensors are flat; codecs with
+block scales take whole blocks, which ``padded`` makes of rows that are no multiple of 32.
 
 The CPU backend compiles these functions by calling them on ``cpu.lanes.Lanes``, which answers
 torch's functions; those few that cannot be read off row by row ask it first, by torch's own
