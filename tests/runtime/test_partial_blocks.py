@@ -88,7 +88,7 @@ def test_backends_agree(name: str, dtype: torch.dtype, backend: str, device: str
     available(backend)
     where = device if backend == "triton" else "cpu"
     rows = 600 if backend == "cpu" else 70  # several chunks; the interpreter is slow
-    shapes = [(3, 1), (2, 100), (37, 2), (101,), (2, 3, 11), (1,), (rows, 33)]
+    shapes = [(3, 1), (2, 100), (37, 2), (101,), (2, 3, 11), (1,), (rows, 33), (2 * rows + 1, 3)]
     found = []
     for b in ("reference", backend):
         params = [start(s, where, dtype) for s in shapes]
@@ -172,3 +172,26 @@ def test_the_last_block_has_a_scale_of_its_own(backend: str, device: str) -> Non
         stored = load_moment(entry[m.name].cpu(), entry[f"{m.name}_scale"].cpu(), m.stored, 66)
         last = stored.view(2, 33)[:, 32]
         assert bool(((last - exact).abs() < exact / 8).all()), m.name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(3, 5), (40, 7), (2, 33), (5,)])
+def test_nothing_behind_a_tensor_is_touched(
+    shape: tuple[int, ...], backend: str, device: str
+) -> None:
+    """A row's last block may be read and written as a whole one, but not past the tensor's end."""
+    available(backend)
+    where = device if backend == "triton" else "cpu"
+    numel = torch.Size(shape).numel()
+    room = torch.full((numel + 64,), 7.0, device=where)
+    p = torch.nn.Parameter(room[:numel].view(shape))
+    optimizer = kind_of("adamw fp4")([p], lr=0.1, backend=backend)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    entry = optimizer.state[p]
+    codes = torch.full((entry["m"].numel() + 64,), 0x55, dtype=torch.uint8, device=where)
+    codes[: entry["m"].numel()] = entry["m"].reshape(-1)
+    entry["m"] = codes[: entry["m"].numel()].view(entry["m"].shape)
+    optimizer.step()
+    assert bool((room[numel:] == 7).all()) and bool((room[:numel] != 7).all())
+    assert bool((codes[entry["m"].numel() :] == 0x55).all())

@@ -148,13 +148,16 @@ class _Kernel:
 
     def _rows(self) -> Any:
         """Function (pointers…, scalars, keys, this tensor's reduced numbers or the open sums,
-        global index of the first element, number of the first row, elements per row, rows)."""
-        types = [POINTER] * (len(self.pointers) + 3) + [I64, I64, I32, I64]
+        global index of the first element, number of the first row, elements per row, rows, and how
+        many elements and bytes of two codes the rows lie apart)."""
+        types = [POINTER] * (len(self.pointers) + 3) + [I64, I64, I32, I64, I64, I64]
         function = ir.Function(self.module, ir.FunctionType(VOID, types), f"{self.name}_rows")
         function.linkage = "internal"
         function.attributes.add("noinline")
-        *bases, scalars, keys, extra, index, first, lanes, count = function.args
+        *bases, scalars, keys, extra, index, first, lanes, count, apart, bytes_apart = function.args
         b = ir.IRBuilder(function.append_basic_block("entry"))
+        if not self.variant.by_row:  # what LLVM is to know
+            apart, bytes_apart = ir.Constant(I64, BLOCK), ir.Constant(I64, BLOCK // 2)
         trace = Trace(b, width(), storing=not self.reducing)
 
         def numbers(pointer: Any, n: int) -> list[Any]:
@@ -166,15 +169,22 @@ class _Kernel:
         reduced = [] if self.reducing else numbers(extra, len(self.program.reductions))
         inside = pieces.inside(b, lanes)
         if self.variant.by_row:
-            trace.inside = [pieces.part(b, inside, part, width()) for part in trace.parts]
+            halves = pieces.inside(
+                b, b.lshr(b.add(lanes, ir.Constant(I32, 1)), ir.Constant(I32, 1))
+            )
+            trace.inside = {
+                share: [pieces.part(b, mask, part, width() // share) for part in trace.parts]
+                for share, mask in ((1, inside), (2, halves))
+            }
         with pieces.loop(b, count) as r:
-            element = pieces.times(b, r, BLOCK)
+            element = b.mul(r, apart)
+            steps = {1: element, 2: b.mul(r, bytes_apart), BLOCK: r}
             factor, *outputs = [_wide(trace, x) for x in read]
             if not self.reducing:
                 trace.reduced = lambda i: _wide(trace, reduced[i])
             stored = []
             for (_, _, dtype, share), base in zip(self.pointers, bases, strict=True):
-                place = pieces.at(b, base, pieces.times(b, r, BLOCK // share), LLVM[dtype])
+                place = pieces.at(b, base, steps[share], LLVM[dtype])
                 wide = share < BLOCK
                 stored.append(Stored(trace, dtype, place, wide, share if wide else 1))
             param, grad, *moments = stored
@@ -235,9 +245,18 @@ class _Kernel:
         )
         memory = [b.inttoptr(a, POINTER) for a in addresses]
 
-        def call(first: Any, places: Sequence[Any], element: Any, lanes: Any, count: Any) -> None:
+        near = ir.Constant(I64, BLOCK), ir.Constant(I64, BLOCK // 2)
+
+        def call(
+            first: Any,
+            places: Sequence[Any],
+            element: Any,
+            lanes: Any,
+            count: Any,
+            apart: tuple[Any, Any] = near,
+        ) -> None:
             index = b.add(offset, element)
-            b.call(rows, [*places, scalars, keys, extra, index, first, lanes, count])
+            b.call(rows, [*places, scalars, keys, extra, index, first, lanes, count, *apart])
 
         def through_scratch(first: Any, places: Sequence[Any], element: Any, left: Any) -> None:
             """Fewer elements than a row has, by way of a row of their own."""

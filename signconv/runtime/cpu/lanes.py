@@ -406,7 +406,7 @@ class Lanes:
         zeros = ir.Constant(ir.VectorType(LLVM[torch.float32], trace.width), [0.0] * trace.width)
 
         def kept(part: int, value: Any) -> Any:
-            return trace.builder.select(trace.inside[part], value, zeros)
+            return trace.builder.select(trace.inside[1][part], value, zeros)
 
         return Lanes(trace, x.dtype, True, kept, x)
 

@@ -49,7 +49,12 @@ class Stored(Lanes):
             raise NotImplementedError(f"the CPU backend cannot store {x.dtype} as {self.dtype}")
 
         def store(part: int, value: Any) -> Any:
-            return self.trace.builder.store(value, self._place(part), align=self.dtype.itemsize)
+            b, place = self.trace.builder, self._place(part)
+            if self.trace.inside and self.wide:  # behind a row's last element others' lie
+                there = b.load(place, typ=value.type)
+                there.align = self.dtype.itemsize
+                value = b.select(self.trace.inside[self.share][part], value, there)
+            return b.store(value, place, align=self.dtype.itemsize)
 
         if self.trace.storing:
             Lanes(self.trace, self.dtype, self.wide, store, x)

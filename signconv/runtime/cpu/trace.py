@@ -21,7 +21,8 @@ class Trace:
 
     ``reductions`` are the names of the functions that turn sums into numbers, in order;
     ``summands`` what is summed.  ``reduced`` gives such a number, as the second phase reads it;
-    ``storing`` is off in the first.  ``inside``: masks of each part, where rows may be partial.
+    ``storing`` is off in the first.  ``inside``: where rows may be partial, masks of each part, of
+    its elements (1) and of its bytes of two codes (2).
     """
 
     def __init__(self, builder: Any, width: int, storing: bool = True) -> None:
@@ -30,7 +31,7 @@ class Trace:
         self.summands: list[Lanes] = []
         self.reductions: list[str] = []
         self.reduced: Callable[[int], Lanes] | None = None
-        self.inside: list[Any] = []
+        self.inside: dict[int, list[Any]] = {}
 
     @property
     def parts(self) -> range:

@@ -52,38 +52,75 @@ class Walk:
 
     def partial_rows(self, first: Any, most: Any, numel: Any, length: Any) -> Any:
         """Step a chunk from block ``first`` on, where each ``length`` elements end in a partial
-        block; returns how many blocks it has."""
-        b, call = self.b, self.call
-        block, one = ir.Constant(I64, BLOCK), ir.Constant(I64, 1)
+        block; returns how many blocks it has.
+
+        A partial block is read and written as a whole one, with what lies behind it as it is: up to
+        the chunk's end, behind which another thread may be at work.
+        """
+        b = self.b
+        zero, one, block = (ir.Constant(I64, n) for n in (0, 1, BLOCK))
+        half = b.sdiv(b.add(length, one), ir.Constant(I64, 2))  # bytes of a row of two codes each
         whole, rest = b.sdiv(length, block), b.srem(length, block)
         per_row = b.add(whole, one)
         total = b.mul(b.sdiv(numel, length), per_row)
-        end = b.add(first, most)
-        end = b.select(b.icmp_signed("<", end, total), end, total)
-        begin = b.sdiv(first, per_row)
-        count = b.sub(b.sdiv(b.sub(end, one), per_row), b.sub(begin, one))
-        with pieces.loop(b, count) as i:
-            row = b.add(begin, i)
-            left = b.mul(row, per_row)  # the row's first block
-            low, high = b.sub(first, left), b.sub(end, left)
-            low = b.select(b.icmp_signed(">", low, ir.Constant(I64, 0)), low, ir.Constant(I64, 0))
-            full = b.select(b.icmp_signed("<", high, whole), high, whole)
-            some = b.sub(full, low)
+        end = self._least(b.add(first, most), total)
 
-            def at(column: Any, row: Any = row, left: Any = left) -> tuple[Any, list[Any]]:
-                element = b.add(b.mul(row, length), pieces.times(b, column, BLOCK))
-                halves = b.mul(row, b.sdiv(b.add(length, one), ir.Constant(I64, 2)))
-                halves = b.add(halves, pieces.times(b, column, BLOCK // 2))
-                return element, self._places(element, b.add(left, column), halves)
+        def at(row: Any, column: Any) -> tuple[Any, Any]:
+            element = b.add(b.mul(row, length), pieces.times(b, column, BLOCK))
+            return element, b.add(b.mul(row, half), pieces.times(b, column, BLOCK // 2))
 
-            with b.if_then(b.icmp_signed(">", some, ir.Constant(I64, 0))):
-                element, places = at(low)
-                here = b.sub(b.add(left, low), first)
-                call(here, places, element, ir.Constant(I32, BLOCK), some)
-            with b.if_then(b.icmp_signed(">", high, whole)):
-                element, places = at(whole)
-                self.short(b.sub(b.add(left, whole), first), places, element, rest)
+        def places(row: Any, column: Any) -> tuple[Any, list[Any]]:
+            element, byte = at(row, column)
+            number = b.add(b.mul(row, per_row), column)
+            return element, self._places(element, number, byte)
+
+        last, behind = at(b.sdiv(end, per_row), b.srem(end, per_row))
+
+        def fits(row: Any, column: Any) -> Any:
+            """Whether a whole block from there on lies in the chunk."""
+            element, byte = at(row, column)
+            enough = b.icmp_signed("<=", b.add(element, block), last)
+            return b.and_(
+                enough, b.icmp_signed("<=", b.add(byte, ir.Constant(I64, BLOCK // 2)), behind)
+            )
+
+        begin, until = b.sdiv(first, per_row), b.add(b.sdiv(b.sub(end, one), per_row), one)
+        with b.if_else(b.icmp_signed("==", whole, zero)) as (short, long):
+            with short:  # all rows that fit in one call
+                room = b.sdiv(b.sub(last, block), length)
+                room = self._least(room, b.sdiv(b.sub(behind, ir.Constant(I64, BLOCK // 2)), half))
+                many = b.sub(self._least(b.add(room, one), until), begin)
+                some = b.and_(fits(begin, zero), b.icmp_signed(">", many, zero))
+                many = b.select(some, many, zero)
+                element, where = places(begin, zero)
+                lanes = b.trunc(length, I32)
+                self.call(zero, where, element, lanes, many, (length, half))
+                with pieces.loop(b, b.sub(b.sub(until, begin), many)) as i:
+                    row = b.add(b.add(begin, many), i)
+                    element, where = places(row, zero)
+                    self.short(b.sub(row, first), where, element, length)
+            with long, pieces.loop(b, b.sub(until, begin)) as i:
+                row = b.add(begin, i)
+                left = b.mul(row, per_row)  # the row's first block
+                low, high = b.sub(first, left), b.sub(end, left)
+                low = b.select(b.icmp_signed(">", low, zero), low, zero)
+                some = b.sub(self._least(high, whole), low)
+                with b.if_then(b.icmp_signed(">", some, zero)):
+                    element, where = places(row, low)
+                    here = b.sub(b.add(left, low), first)
+                    self.call(here, where, element, ir.Constant(I32, BLOCK), some)
+                with b.if_then(b.icmp_signed(">", high, whole)):
+                    element, where = places(row, whole)
+                    here = b.sub(b.add(left, whole), first)
+                    with b.if_else(fits(row, whole)) as (inside, outside):
+                        with inside:
+                            self.call(here, where, element, b.trunc(rest, I32), one)
+                        with outside:
+                            self.short(here, where, element, rest)
         return b.sub(end, first)
+
+    def _least(self, x: Any, y: Any) -> Any:
+        return self.b.select(self.b.icmp_signed("<", x, y), x, y)
 
     def _places(self, element: Any, block: Any, halves: Any = None) -> list[Any]:
         """Where an element's row of 32 begins in everything that is stored; ``halves``: its byte
