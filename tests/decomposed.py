@@ -55,6 +55,7 @@ class Printed:
         from llvmlite import ir
 
         from signconv.runtime.cpu import compile as backend
+        from signconv.runtime.cpu import pieces
         from signconv.runtime.cpu.lanes import LLVM, POINTER
         from signconv.runtime.cpu.rows import Stored
         from signconv.runtime.cpu.trace import Trace
@@ -64,11 +65,11 @@ class Printed:
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), "alone")
         b = ir.IRBuilder(function.append_basic_block("entry"))
         source, target, rows = function.args
-        with backend._loop(b, rows) as row:
+        with pieces.loop(b, rows) as row:
             trace = Trace(b, backend.width())
-            element = backend._times(b, row, 32)
-            given = Stored(trace, torch.float32, backend._at(b, source, element, real))
-            made = Stored(trace, torch.float32, backend._at(b, target, element, real))
+            element = pieces.times(b, row, 32)
+            given = Stored(trace, torch.float32, pieces.at(b, source, element, real))
+            made = Stored(trace, torch.float32, pieces.at(b, target, element, real))
             made.copy_(self.reference(given.clone()))
             trace.emit()
         b.ret_void()

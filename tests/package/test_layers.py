@@ -30,7 +30,9 @@ ALLOWED = {
 #: They describe and measure what was built, for `signconv show`: above the pipeline.
 ABOVE = {"prove/report.py", "prove/excess.py"}
 #: The files of the runtime that need the extra ``cpu``.
-LLVM = {f"runtime/cpu/{name}.py" for name in ("compile", "lanes", "rows", "trace")}
+LLVM = {
+    f"runtime/cpu/{name}.py" for name in ("compile", "lanes", "pieces", "rows", "trace", "walk")
+}
 #: What files of the runtime need beside torch and Triton, and import when they are called for.
 CALLED = {"runtime/inspect.py": {"rich"}, **{file: {"llvmlite"} for file in LLVM}}
 COMPILER = (
