@@ -72,21 +72,23 @@ def widths(p: Program, state: str) -> Widths:
 
 def shortest(p: Program, state: str) -> str:
     """The ``--state`` that files, classes and commands say: the first of a word, what differs from
-    FP8, and the request as it is, that stores every moment in the same formats."""
-    wanted, asked = formats_of(p, state), widths(p, state)
-    plain = formats_of(p, DEFAULT_STATE)
+    FP8, and the request as it is, that plans the same for every moment."""
+    asked = widths(p, state)
+    if "=" not in state:
+        return asked.rest
+    wanted, plain = _planned(p, state), _planned(p, DEFAULT_STATE)
     differ = (f"{n}={word}" for n, word in asked.of.items() if wanted[n] != plain.get(n))
     for text in (asked.rest, *STATES, ",".join(differ)):
-        if text and formats_of(p, text) == wanted:
+        if text and _planned(p, text) == wanted:
             return text
     given = (f"{n}={word}" for n, word in asked.of.items() if n in asked.named)
     return ",".join((asked.rest, *given))
 
 
-def formats_of(p: Program, state: str) -> dict[str, str]:
-    """Formats of the moments; empty where the request is refused."""
+def _planned(p: Program, state: str) -> dict[str, MomentPlan]:
+    """What is planned for each moment; nothing where the request is refused."""
     try:
-        return {m.name: m.format for m in plan(p, state)}
+        return {m.name: m for m in plan(p, state)}
     except LoweringError:
         return {}
 

@@ -103,11 +103,9 @@ def assemble(made: Build) -> dict[str, Any]:
 def _narrow(made: Build) -> dict[str, str]:
     """Formats as built where any is of 8 bits or fewer, else what FP8 would have."""
     built = {m.name: m.format for m in made.kernel.moments}
-    return (
-        built
-        if _rounded(made)
-        else {m.name: m.format for m in plan(without_widths(made.program), "fp8")}
-    )
+    if _rounded(made):
+        return built
+    return {m.name: m.format for m in plan(without_widths(made.program), "fp8")}
 
 
 def _rounded(made: Build) -> bool:

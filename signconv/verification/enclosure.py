@@ -19,7 +19,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from signconv.ir.bounds import Ties, ratios
 from signconv.ir.evaluate import Evaluator
-from signconv.ir.nodes import Expr, Op, Program, Ref, walk
+from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
 from signconv.lower.quotients import DEPTH
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -299,9 +299,12 @@ class Enclosing(Evaluator):
         self.least = 1.0  # of the sums of weights that corrections divide by at this step
 
     def corrected(self, average: Any, weights: Any) -> Any:
+        self._weigh(weights)
+        return super().corrected(average, weights)
+
+    def _weigh(self, weights: Any) -> None:
         lo = weights.lo if isinstance(weights, Enclosed) else weights
         self.least = min(self.least, float(np.min(lo)))
-        return super().corrected(average, weights)
 
     def step(self, *args: Any, **given: Any) -> Any:
         self.least = 1.0
@@ -309,6 +312,8 @@ class Enclosing(Evaluator):
 
     def operation(self, e: Op, *args: Any) -> Any:
         made: Any = super().operation(e, *args)
+        if e.fn == "div" and _corrects(e.args[1]):  # written out: v / (1 - beta**t)
+            self._weigh(args[1])
         if e not in self.divisors or not isinstance(args[0], Enclosed):
             return made
         order = _order(e)
@@ -344,6 +349,13 @@ class Enclosing(Evaluator):
         lost = argument.nan | (size > 2.0 ** (126 / order - 6))
         made = np.sign(argument)
         return Enclosed(np.where(lost, -1, made.lo), np.where(lost, 1, made.hi), lost, made.unit)
+
+
+def _corrects(e: Expr) -> bool:
+    """Whether ``e`` is 1 - beta**t, which lowering takes out of a root."""
+    if not (isinstance(e, Op) and e.fn == "sub" and e.args[0] == Const(1.0)):
+        return False
+    return isinstance(e.args[1], Op) and e.args[1].fn == "pow"
 
 
 def divisor_roots(p: Program) -> set[Op]:

@@ -169,9 +169,8 @@ class _Kernel:
         reduced = [] if self.reducing else numbers(extra, len(self.program.reductions))
         inside = pieces.inside(b, lanes)
         if self.variant.by_row:
-            halves = pieces.inside(
-                b, b.lshr(b.add(lanes, ir.Constant(I32, 1)), ir.Constant(I32, 1))
-            )
+            one = ir.Constant(I32, 1)
+            halves = pieces.inside(b, b.lshr(b.add(lanes, one), one))
             trace.inside = {
                 share: [pieces.part(b, mask, part, width() // share) for part in trace.parts]
                 for share, mask in ((1, inside), (2, halves))
@@ -238,11 +237,9 @@ class _Kernel:
         addresses = [column(place) for _, place, _, _ in self.pointers]
         scalars = pieces.at(b, scalars, pieces.times(b, clock, 1 + len(self.program.outputs)), F32)
         keys = pieces.at(b, keys, pieces.times(b, clock, self.program.keys), I32)
-        extra = (
-            sums
-            if self.reducing
-            else pieces.at(b, reduced, pieces.times(b, tensor, reductions), F32)
-        )
+        extra = sums
+        if not self.reducing:
+            extra = pieces.at(b, reduced, pieces.times(b, tensor, reductions), F32)
         memory = [b.inttoptr(a, POINTER) for a in addresses]
 
         near = ir.Constant(I64, BLOCK), ir.Constant(I64, BLOCK // 2)
@@ -285,10 +282,8 @@ class _Kernel:
                     carry = ir.Constant(F32, 0.0)
                     pieces.add_open(b, pieces.open_sums(b, sums, which), b.add(rest, i), carry)
             for which in range(reductions):
-                sum_ = b.load(
-                    pieces.at(b, pieces.open_sums(b, sums, which), CHUNK_LEVELS, F32), typ=F32
-                )
-                b.store(sum_, pieces.at(b, partial, which, F32))
+                top = pieces.at(b, pieces.open_sums(b, sums, which), CHUNK_LEVELS, F32)
+                b.store(b.load(top, typ=F32), pieces.at(b, partial, which, F32))
         b.branch(take)
 
     def _float_environment(self, b: Any) -> Callable[[], None]:

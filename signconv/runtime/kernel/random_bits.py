@@ -43,7 +43,7 @@ def draw_keys(seed, t, stream):
 @triton.jit
 def hash_elements(index, lane, key0, key1):
     """uint32 [ROWS, 32] that the fields of a word are made of: index is int64 [ROWS, 1] (first of
-    the row), lane int32 [1, 32].
+    the row, a multiple of 32), lane int32 [1, 32]; or both are [ROWS, 32], an element's own.
 
     The keys come before and after a multiplication: by the first alone every step would permute
     the same draws.  A lane changes only the low five bits, so the first xor-shift is done once per
@@ -52,7 +52,7 @@ def hash_elements(index, lane, key0, key1):
     key0 = key0.to(tl.uint32, bitcast=True)
     key1 = key1.to(tl.uint32, bitcast=True)
     x = (index.to(tl.uint32) ^ key0) + (index >> 32).to(tl.uint32) * 0x9E3779B9
-    x = (x ^ (x >> 16)) ^ lane.to(tl.uint32)  # index is a multiple of 32
+    x = (x ^ (x >> 16)) ^ lane.to(tl.uint32)
     x *= 0x7FEB352D
     return x ^ (x >> 15) ^ key1
 
