@@ -80,12 +80,14 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, v_prev = moments
+    m_code, m_scale = m_prev
+    v_code, v_scale = v_prev
     beta1, one_minus_beta1, beta2, one_minus_beta2, v_correction, eps, decay, minus_lr = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
+    m = dev.fma(beta1 * m_scale, m_code, one_minus_beta1 * g, CODEC)  # moment of g
     v_input_base = g - m
     # moment of (g - m)**2
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base), CODEC)
+    v = dev.fma(beta2 * v_scale, v_code, one_minus_beta2 * (v_input_base * v_input_base), CODEC)
     # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
     update = dev.ratio(m, dev.sqrt(v * v_correction, CODEC) + eps, CODEC)
     # p - lr * update - lr * weight_decay * p
@@ -101,12 +103,14 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, v_prev = moments
+    m_code, m_scale = m_prev
+    v_code, v_scale = v_prev
     beta1, one_minus_beta1, beta2, one_minus_beta2, v_correction, eps, decay, minus_lr = scalars
 
-    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
+    m = ref.fma(beta1 * m_scale, m_code, one_minus_beta1 * g)  # moment of g
     v_input_base = g - m
     # moment of (g - m)**2
-    v = ref.fma(beta2, v_prev, one_minus_beta2 * (v_input_base * v_input_base))
+    v = ref.fma(beta2 * v_scale, v_code, one_minus_beta2 * (v_input_base * v_input_base))
     # m.corrected / (sqrt(v.corrected) + eps); the correction of m is part of lr
     update = ref.ratio(m, ref.sqrt(v * v_correction) + eps)
     p = ref.fma(minus_lr, ref.fma(decay, p, update), p)  # p - lr * update - lr * weight_decay * p
@@ -155,8 +159,8 @@ class AdaBelief(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("v", "e5m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
+            MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),
         ),
         outputs=(
             "beta1",

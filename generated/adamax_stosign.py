@@ -80,10 +80,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, u_prev = moments
+    m_code, m_scale = m_prev
+    u_code, u_scale = u_prev
     beta1, one_minus_beta1, beta2, noise_gain, weight_decay, minus_lr = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
-    u = dev.nonneg_maximum(beta2 * u_prev, tl.abs(g))  # max(beta2 * u.prev, abs(g))
+    m = dev.fma(beta1 * m_scale, m_code, one_minus_beta1 * g, CODEC)  # moment of g
+    u = dev.nonneg_maximum(beta2 * u_scale * u_code, tl.abs(g))  # max(beta2 * u.prev, abs(g))
     direction = dev.fma(u * noise_gain, noise, m, CODEC)  # update = sign(m.corrected + u * noise)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
@@ -98,10 +100,12 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, u_prev = moments
+    m_code, m_scale = m_prev
+    u_code, u_scale = u_prev
     beta1, one_minus_beta1, beta2, noise_gain, weight_decay, minus_lr = scalars
 
-    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    u = ref.nonneg_maximum(beta2 * u_prev, torch.abs(g))  # max(beta2 * u.prev, abs(g))
+    m = ref.fma(beta1 * m_scale, m_code, one_minus_beta1 * g)  # moment of g
+    u = ref.nonneg_maximum(beta2 * u_scale * u_code, torch.abs(g))  # max(beta2 * u.prev, abs(g))
     direction = ref.fma(u * noise_gain, noise, m)  # update = sign(m.corrected + u * noise)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
@@ -148,8 +152,8 @@ class AdaMaxStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("u", "e4m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
+            MomentSlot("u", "e4m3", RandomBits(0, 2), apart=True),
         ),
         outputs=(
             "beta1",

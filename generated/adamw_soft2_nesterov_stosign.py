@@ -77,10 +77,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, s_prev = moments
+    m_code, m_scale = m_prev
+    s_code, s_scale = s_prev
     beta, one_minus_beta, weight_decay, minus_lr = scalars
 
-    m = dev.fma(beta, m_prev, one_minus_beta * g, CODEC)  # moment of g
-    s = dev.fma(beta, s_prev, one_minus_beta * (g * g), CODEC)  # moment of g**2
+    m = dev.fma(beta * m_scale, m_code, one_minus_beta * g, CODEC)  # moment of g
+    s = dev.fma(beta * s_scale, s_code, one_minus_beta * (g * g), CODEC)  # moment of g**2
     numerator = dev.fma(beta, m, one_minus_beta * g, CODEC)  # beta * m + (1 - beta) * g
     denominator = dev.fma(beta, s, one_minus_beta * (g * g), CODEC)  # beta * s + (1 - beta) * g**2
     # update = sign(beta * m + (1 - beta) * g + sqrt(beta * s + (1 - beta) * g**2) * noise)
@@ -98,10 +100,12 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, s_prev = moments
+    m_code, m_scale = m_prev
+    s_code, s_scale = s_prev
     beta, one_minus_beta, weight_decay, minus_lr = scalars
 
-    m = ref.fma(beta, m_prev, one_minus_beta * g)  # moment of g
-    s = ref.fma(beta, s_prev, one_minus_beta * (g * g))  # moment of g**2
+    m = ref.fma(beta * m_scale, m_code, one_minus_beta * g)  # moment of g
+    s = ref.fma(beta * s_scale, s_code, one_minus_beta * (g * g))  # moment of g**2
     numerator = ref.fma(beta, m, one_minus_beta * g)  # beta * m + (1 - beta) * g
     denominator = ref.fma(beta, s, one_minus_beta * (g * g))  # beta * s + (1 - beta) * g**2
     # update = sign(beta * m + (1 - beta) * g + sqrt(beta * s + (1 - beta) * g**2) * noise)
@@ -150,8 +154,8 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("s", "e5m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
+            MomentSlot("s", "e5m3", RandomBits(0, 2), apart=True),
         ),
         outputs=(
             "beta",

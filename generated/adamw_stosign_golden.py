@@ -88,10 +88,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, v_prev = moments
+    m_code, m_scale = m_prev
+    v_code, v_scale = v_prev
     beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, weight_decay, minus_lr = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
+    m = dev.fma(beta1 * m_scale, m_code, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2 * v_scale, v_code, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # update = sign(m.corrected + sqrt(v.corrected) * noise)
     direction = dev.fma(m, tl.abs(m), v * noise_gain * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
@@ -107,10 +109,12 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, v_prev = moments
+    m_code, m_scale = m_prev
+    v_code, v_scale = v_prev
     beta1, one_minus_beta1, beta2, one_minus_beta2, noise_gain, weight_decay, minus_lr = scalars
 
-    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = ref.fma(beta1 * m_scale, m_code, one_minus_beta1 * g)  # moment of g
+    v = ref.fma(beta2 * v_scale, v_code, one_minus_beta2 * (g * g))  # moment of g**2
     # update = sign(m.corrected + sqrt(v.corrected) * noise)
     direction = ref.fma(m, torch.abs(m), v * noise_gain * (noise * torch.abs(noise)))
     # p - lr * update - lr * weight_decay * p
@@ -158,8 +162,8 @@ class AdamWStoSignGolden(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("v", "e5m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
+            MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),
         ),
         outputs=(
             "beta1",

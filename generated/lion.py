@@ -71,10 +71,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     beta2, one_minus_beta2, beta1, one_minus_beta1, weight_decay, minus_lr = scalars
 
-    m = dev.fma(beta2, m_prev, one_minus_beta2 * g, CODEC)  # moment of g
-    c = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # beta1 * m.prev + (1 - beta1) * g
+    m = dev.fma(beta2 * m_scale, m_code, one_minus_beta2 * g, CODEC)  # moment of g
+    # beta1 * m.prev + (1 - beta1) * g
+    c = dev.fma(beta1 * m_scale, m_code, one_minus_beta1 * g, CODEC)
     direction = c  # update = sign(c)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
@@ -89,10 +91,11 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     beta2, one_minus_beta2, beta1, one_minus_beta1, weight_decay, minus_lr = scalars
 
-    m = ref.fma(beta2, m_prev, one_minus_beta2 * g)  # moment of g
-    c = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
+    m = ref.fma(beta2 * m_scale, m_code, one_minus_beta2 * g)  # moment of g
+    c = ref.fma(beta1 * m_scale, m_code, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
     direction = c  # update = sign(c)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
@@ -138,7 +141,7 @@ class Lion(FusedOptimizer):
             HyperSlot("beta2", 0.99, "betas", index=1, ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1)),),
+        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),),
         outputs=(
             "beta2",
             "one_minus_beta2",

@@ -77,11 +77,14 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, G_prev = moments
+    m_code, m_scale = m_prev
+    G_code, G_scale = G_prev
     beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, weight_decay, minus_lr = scalars
 
-    m = dev.fma(beta2, m_prev, one_minus_beta2 * g, CODEC)  # moment of g
-    c = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # beta1 * m.prev + (1 - beta1) * g
-    G = dev.nonneg_maximum(beta3 * G_prev, tl.abs(c))  # max(beta3 * G.prev, abs(c))
+    m = dev.fma(beta2 * m_scale, m_code, one_minus_beta2 * g, CODEC)  # moment of g
+    # beta1 * m.prev + (1 - beta1) * g
+    c = dev.fma(beta1 * m_scale, m_code, one_minus_beta1 * g, CODEC)
+    G = dev.nonneg_maximum(beta3 * G_scale * G_code, tl.abs(c))  # max(beta3 * G.prev, abs(c))
     direction = dev.fma(G, noise, c, CODEC)  # update = sign(c + G * noise)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
@@ -96,11 +99,13 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, G_prev = moments
+    m_code, m_scale = m_prev
+    G_code, G_scale = G_prev
     beta2, one_minus_beta2, beta1, one_minus_beta1, beta3, weight_decay, minus_lr = scalars
 
-    m = ref.fma(beta2, m_prev, one_minus_beta2 * g)  # moment of g
-    c = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
-    G = ref.nonneg_maximum(beta3 * G_prev, torch.abs(c))  # max(beta3 * G.prev, abs(c))
+    m = ref.fma(beta2 * m_scale, m_code, one_minus_beta2 * g)  # moment of g
+    c = ref.fma(beta1 * m_scale, m_code, one_minus_beta1 * g)  # beta1 * m.prev + (1 - beta1) * g
+    G = ref.nonneg_maximum(beta3 * G_scale * G_code, torch.abs(c))  # max(beta3 * G.prev, abs(c))
     direction = ref.fma(G, noise, c)  # update = sign(c + G * noise)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
@@ -148,8 +153,8 @@ class LionStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("G", "e4m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
+            MomentSlot("G", "e4m3", RandomBits(0, 2), apart=True),
         ),
         outputs=(
             "beta2",

@@ -137,6 +137,8 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, v_prev = moments
+    m_code, m_scale = m_prev
+    v_code, v_scale = v_prev
     (
         beta1,
         one_minus_beta1,
@@ -151,8 +153,8 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
         minus_lr,
     ) = scalars
 
-    m = dev.fma(beta1, m_prev, one_minus_beta1 * g, CODEC)  # moment of g
-    v = dev.fma(beta2, v_prev, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
+    m = dev.fma(beta1 * m_scale, m_code, one_minus_beta1 * g, CODEC)  # moment of g
+    v = dev.fma(beta2 * v_scale, v_code, one_minus_beta2 * (g * g), CODEC)  # moment of g**2
     # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
     numerator = dev.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2, CODEC)
     # update = sign(mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product) +
@@ -173,6 +175,8 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, v_prev = moments
+    m_code, m_scale = m_prev
+    v_code, v_scale = v_prev
     (
         beta1,
         one_minus_beta1,
@@ -187,8 +191,8 @@ def _math_reference(
         minus_lr,
     ) = scalars
 
-    m = ref.fma(beta1, m_prev, one_minus_beta1 * g)  # moment of g
-    v = ref.fma(beta2, v_prev, one_minus_beta2 * (g * g))  # moment of g**2
+    m = ref.fma(beta1 * m_scale, m_code, one_minus_beta1 * g)  # moment of g
+    v = ref.fma(beta2 * v_scale, v_code, one_minus_beta2 * (g * g))  # moment of g**2
     # mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product)
     numerator = ref.fma(mu_next * m, numerator_scale, one_minus_mu * g * numerator_scale2)
     # update = sign(mu_next * m / (1 - mu_product * mu_next) + (1 - mu) * g / (1 - mu_product) +
@@ -243,8 +247,8 @@ class NAdamStoSign(FusedOptimizer):
             HyperSlot("momentum_decay", 0.004, "momentum_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("v", "e5m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
+            MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),
         ),
         outputs=(
             "beta1",

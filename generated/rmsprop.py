@@ -68,9 +68,10 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (v_prev,) = moments
+    v_code, v_scale = v_prev
     alpha, one_minus_alpha, eps, weight_decay, minus_lr = scalars
 
-    v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g), CODEC)  # moment of g**2
+    v = dev.fma(alpha * v_scale, v_code, one_minus_alpha * (g * g), CODEC)  # moment of g**2
     update = g * dev.reciprocal(dev.divisor_sqrt(v, CODEC) + eps, CODEC)  # g / (sqrt(v) + eps)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
@@ -85,9 +86,10 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (v_prev,) = moments
+    v_code, v_scale = v_prev
     alpha, one_minus_alpha, eps, weight_decay, minus_lr = scalars
 
-    v = ref.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
+    v = ref.fma(alpha * v_scale, v_code, one_minus_alpha * (g * g))  # moment of g**2
     update = g * ref.reciprocal(ref.divisor_sqrt(v) + eps)  # g / (sqrt(v) + eps)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
@@ -134,7 +136,7 @@ class RMSprop(FusedOptimizer):
             HyperSlot("eps", 1e-08, "eps", ge=0),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("v", "e5m3", RandomBits(0, 2)),),
+        moments=(MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),),
         outputs=(
             "alpha",
             "one_minus_alpha",

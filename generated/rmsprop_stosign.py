@@ -73,9 +73,10 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (v_prev,) = moments
+    v_code, v_scale = v_prev
     alpha, one_minus_alpha, weight_decay, minus_lr = scalars
 
-    v = dev.fma(alpha, v_prev, one_minus_alpha * (g * g), CODEC)  # moment of g**2
+    v = dev.fma(alpha * v_scale, v_code, one_minus_alpha * (g * g), CODEC)  # moment of g**2
     # update = sign(g + sqrt(v) * noise)
     direction = dev.fma(g, tl.abs(g), v * (noise * tl.abs(noise)), CODEC)
     # p - lr * update - lr * weight_decay * p
@@ -91,9 +92,10 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (v_prev,) = moments
+    v_code, v_scale = v_prev
     alpha, one_minus_alpha, weight_decay, minus_lr = scalars
 
-    v = ref.fma(alpha, v_prev, one_minus_alpha * (g * g))  # moment of g**2
+    v = ref.fma(alpha * v_scale, v_code, one_minus_alpha * (g * g))  # moment of g**2
     # update = sign(g + sqrt(v) * noise)
     direction = ref.fma(g, torch.abs(g), v * (noise * torch.abs(noise)))
     # p - lr * update - lr * weight_decay * p
@@ -139,7 +141,7 @@ class RMSpropStoSign(FusedOptimizer):
             HyperSlot("alpha", 0.99, "alpha", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("v", "e5m3", RandomBits(0, 2)),),
+        moments=(MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),),
         outputs=(
             "alpha",
             "one_minus_alpha",

@@ -72,9 +72,11 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
-    m = dev.fma(momentum, m_prev, one_minus_momentum * dev.sign(g), CODEC)  # moment of sign(g)
+    # moment of sign(g)
+    m = dev.fma(momentum * m_scale, m_code, one_minus_momentum * dev.sign(g), CODEC)
     update = m
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, update, CODEC), p, CODEC)
@@ -89,9 +91,10 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
-    m = ref.fma(momentum, m_prev, one_minus_momentum * ref.sign(g))  # moment of sign(g)
+    m = ref.fma(momentum * m_scale, m_code, one_minus_momentum * ref.sign(g))  # moment of sign(g)
     update = m
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, update), p)
@@ -136,7 +139,7 @@ class S3GD(FusedOptimizer):
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1)),),
+        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),),
         outputs=(
             "momentum",
             "one_minus_momentum",

@@ -74,9 +74,10 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     m_beta, m_rest, momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
-    m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
+    m = dev.fma(m_beta * m_scale, m_code, m_rest * g, CODEC)  # moment of g
     # momentum * m + (1 - momentum) * g
     numerator = dev.fma(momentum, m, one_minus_momentum * g, CODEC)
     update = numerator  # momentum * m + (1 - momentum) * g
@@ -93,9 +94,10 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     m_beta, m_rest, momentum, one_minus_momentum, weight_decay, minus_lr = scalars
 
-    m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
+    m = ref.fma(m_beta * m_scale, m_code, m_rest * g)  # moment of g
     numerator = ref.fma(momentum, m, one_minus_momentum * g)  # momentum * m + (1 - momentum) * g
     update = numerator  # momentum * m + (1 - momentum) * g
     # p - lr * update - lr * weight_decay * p
@@ -141,7 +143,7 @@ class SGDNesterov(FusedOptimizer):
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1)),),
+        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),),
         outputs=(
             "m_beta",
             "m_rest",

@@ -80,10 +80,12 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     m_prev, G_prev = moments
+    m_code, m_scale = m_prev
+    G_code, G_scale = G_prev
     m_beta, m_rest, beta2, weight_decay, minus_lr = scalars
 
-    m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
-    G = dev.nonneg_maximum(beta2 * G_prev, tl.abs(m))  # max(beta2 * G.prev, abs(m))
+    m = dev.fma(m_beta * m_scale, m_code, m_rest * g, CODEC)  # moment of g
+    G = dev.nonneg_maximum(beta2 * G_scale * G_code, tl.abs(m))  # max(beta2 * G.prev, abs(m))
     direction = dev.fma(G, noise, m, CODEC)  # update = sign(m + G * noise)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
@@ -98,10 +100,12 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     m_prev, G_prev = moments
+    m_code, m_scale = m_prev
+    G_code, G_scale = G_prev
     m_beta, m_rest, beta2, weight_decay, minus_lr = scalars
 
-    m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
-    G = ref.nonneg_maximum(beta2 * G_prev, torch.abs(m))  # max(beta2 * G.prev, abs(m))
+    m = ref.fma(m_beta * m_scale, m_code, m_rest * g)  # moment of g
+    G = ref.nonneg_maximum(beta2 * G_scale * G_code, torch.abs(m))  # max(beta2 * G.prev, abs(m))
     direction = ref.fma(G, noise, m)  # update = sign(m + G * noise)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
@@ -149,8 +153,8 @@ class SGDStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("G", "e4m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
+            MomentSlot("G", "e4m3", RandomBits(0, 2), apart=True),
         ),
         outputs=(
             "m_beta",

@@ -70,9 +70,10 @@ def _scalars_kernel(t, initial_lr, hypers, states):
 def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
     """One element's step in fp32; ``_math_reference`` is the same in PyTorch."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     m_beta, m_rest, weight_decay, minus_lr = scalars
 
-    m = dev.fma(m_beta, m_prev, m_rest * g, CODEC)  # moment of g
+    m = dev.fma(m_beta * m_scale, m_code, m_rest * g, CODEC)  # moment of g
     direction = m  # update = sign(m)
     # p - lr * update - lr * weight_decay * p
     p = dev.fma(minus_lr, dev.fma(weight_decay, p, dev.sign(direction), CODEC), p, CODEC)
@@ -87,9 +88,10 @@ def _math_reference(
 ) -> tuple[Tensor, Tensors]:
     """The step in fp32, the same statements as ``_math``."""
     (m_prev,) = moments
+    m_code, m_scale = m_prev
     m_beta, m_rest, weight_decay, minus_lr = scalars
 
-    m = ref.fma(m_beta, m_prev, m_rest * g)  # moment of g
+    m = ref.fma(m_beta * m_scale, m_code, m_rest * g)  # moment of g
     direction = m  # update = sign(m)
     # p - lr * update - lr * weight_decay * p
     p = ref.fma(minus_lr, ref.fma(weight_decay, p, ref.sign(direction)), p)
@@ -134,7 +136,7 @@ class Signum(FusedOptimizer):
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1)),),
+        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),),
         outputs=(
             "m_beta",
             "m_rest",

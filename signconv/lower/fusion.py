@@ -1,11 +1,16 @@
-"""Where a product feeds a sum, one operation that rounds once (docs/design.md#numerics)."""
+"""Fewer operations with the same meaning: where a product feeds a sum, one that rounds once; where
+a decoded moment meets a coefficient, the coefficient takes the block's scale
+(docs/design.md#numerics)."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 
-from signconv.ir.nodes import Const, Expr, Op, rewrite
-from signconv.lower.kernel_program import Statement
+from signconv.ir.nodes import Const, Expr, Op, Ref, mul, rewrite, walk
+from signconv.lower.kernel_program import MomentPlan, Statement, local_name
+from signconv.runtime.formats import named
 
 
 def fused(s: Statement) -> Statement:
@@ -36,4 +41,65 @@ def _negative(e: Expr) -> Expr:
     return Const(-e.value) if isinstance(e, Const) else Op("neg", (e,))
 
 
-__all__ = ["fused"]
+# ---------------------------------------------------------------- scales in coefficients
+
+
+def scales_apart(
+    moments: Sequence[MomentPlan], expressions: Iterable[Expr], scalars: Set[str]
+) -> tuple[MomentPlan, ...]:
+    """The plans, those moments ``apart`` that are read beside a scalar coefficient alone.
+
+    There (coefficient * scale) * code takes one product for a block where coefficient * (scale *
+    code) takes one for each element.  A scale is a power of two: the result is the same wherever
+    the coefficient's product is a normal number.
+
+    expressions: everything elementwise; scalars: names of numbers that all elements share.
+    """
+    read: Counter[str] = Counter()
+    beside: Counter[str] = Counter()
+    names = set()
+    for n in (n for e in expressions for n in walk(e)):
+        if isinstance(n, Ref):
+            names.add(local_name(n))
+            read[n.name] += n.kind == "prev"
+        elif found := _beside_scalar(n, scalars):
+            beside[found[1].name] += 1
+    return tuple(
+        replace(m, apart=True)
+        if named(m.format).scaled
+        and named(m.format).order == 1
+        and 0 < read[m.name] == beside[m.name]
+        and not {m.code_name, m.scale_name} & names
+        else m
+        for m in moments
+    )
+
+
+def with_scales(e: Expr, moments: Iterable[MomentPlan], scalars: Set[str]) -> Expr:
+    """``e`` with c * m.prev as (c * scale) * code for every moment that is ``apart``."""
+    apart = {m.name: m for m in moments if m.apart}
+
+    def moved(x: Expr) -> Expr | None:
+        found = _beside_scalar(x, scalars)
+        if found is None or found[1].name not in apart:
+            return None
+        assert isinstance(x, Op)
+        plan = apart[found[1].name]
+        scaled = mul(found[0], Ref("local", plan.scale_name))
+        return Op(x.fn, (scaled, Ref("local", plan.code_name), *x.args[2:]))
+
+    return rewrite(e, moved) if apart else e
+
+
+def _beside_scalar(e: Expr, scalars: Set[str]) -> tuple[Expr, Ref] | None:
+    """A scalar and the moment before the step that are multiplied here, and perhaps feed a sum."""
+    if not isinstance(e, Op) or e.fn not in ("mul", "fma"):
+        return None
+    for c, m in (e.args[:2], e.args[1::-1]):
+        number = isinstance(c, Const) or (isinstance(c, Ref) and local_name(c) in scalars)
+        if number and isinstance(m, Ref) and m.kind == "prev":
+            return c, m
+    return None
+
+
+__all__ = ["fused", "scales_apart", "with_scales"]

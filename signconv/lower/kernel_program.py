@@ -77,7 +77,8 @@ class MomentPlan:
     """Storage of one moment.
 
     ``word`` and ``field`` say which of the step's random bits round it.  ``former``: the format in
-    place of ``format`` that earlier releases chose.
+    place of ``format`` that earlier releases chose.  ``apart``: whether ``math`` reads codes and
+    block scales, each by its name, in place of their product (``fusion.scales_apart``).
     """
 
     name: str
@@ -86,6 +87,17 @@ class MomentPlan:
     field: int
     init: float | str = 0.0
     former: str = ""
+    apart: bool = False
+
+    @property
+    def code_name(self) -> str:
+        """The local that holds the codes, as fp32, where they are read apart from their scales."""
+        return f"{self.name}_code"
+
+    @property
+    def scale_name(self) -> str:
+        """The local that holds the block scales then."""
+        return f"{self.name}_scale"
 
 
 @dataclass(frozen=True)
@@ -170,7 +182,9 @@ class KernelProgram:
         missing = (set(self.outputs) | {name for name, _ in self.scalar_states}) - known
         if missing:
             raise LoweringError("SC390", f"scalars {sorted(missing)} are read but never computed")
-        local = {"p", "g", "noise", *self.outputs, *(f"{m.name}_prev" for m in self.moments)}
+        local = {"p", "g", "noise", *self.outputs}
+        for m in self.moments:
+            local |= {m.code_name, m.scale_name} if m.apart else {f"{m.name}_prev"}
         first = set(local)
         for s in self.reduce_math:
             self._statement(s, first, ELEMENTWISE, called)

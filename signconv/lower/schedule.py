@@ -42,8 +42,14 @@ from signconv.ir.nodes import (
 )
 from signconv.ir.show import link_text, step_text, text
 from signconv.lower.decompositions import functions
-from signconv.lower.fusion import fused
-from signconv.lower.kernel_program import KernelProgram, Reduction, Statement, local_name
+from signconv.lower.fusion import fused, scales_apart, with_scales
+from signconv.lower.kernel_program import (
+    KernelProgram,
+    MomentPlan,
+    Reduction,
+    Statement,
+    local_name,
+)
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
 from signconv.lower.scalars import ROUNDED, ScalarCode, bias, index, scalar_form
@@ -82,6 +88,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         low.math = hypers + [replace(s, expr=rewrite(s.expr, rounded)) for s in low.math]
     low.keep_live([m.name for m in moments])
     reduce_math = low.reduce_math()
+    if not low.bf16:
+        moments, reduce_math = low.scales_apart(moments, reduce_math)
     elementwise = [s.expr for s in (*reduce_math, *low.math)]
     return KernelProgram(
         program=p,
@@ -212,6 +220,24 @@ class Lowerer(ScalarCode):
         """Drop statements that neither the parameter nor a stored moment needs."""
         ends: list[Expr] = [PARAM, *(Ref("value", m) for m in moments)]
         self.math = list(_needed(self.math, ends))
+
+    def scales_apart(
+        self, moments: tuple[MomentPlan, ...], reduce_math: tuple[Statement, ...]
+    ) -> tuple[tuple[MomentPlan, ...], tuple[Statement, ...]]:
+        """Give block scales to coefficients where that can be (``fusion.scales_apart``)."""
+        scalars = frozenset(self.outputs)
+        operands = [r.operand for r in self.reductions]
+        statements = (*self.math, *reduce_math)
+        moments = scales_apart(moments, [*(s.expr for s in statements), *operands], scalars)
+
+        def moved(s: Statement) -> Statement:
+            return replace(s, expr=with_scales(s.expr, moments, scalars))
+
+        self.math = [moved(s) for s in self.math]
+        self.reductions = [
+            replace(r, operand=with_scales(r.operand, moments, scalars)) for r in self.reductions
+        ]
+        return moments, tuple(moved(s) for s in reduce_math)
 
     def _corrected(self, e: Op) -> Expr:
         m = e.args[0]

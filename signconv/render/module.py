@@ -66,7 +66,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "operands_torch": layout.tuple_of([torch(x) for x in k.summands]),
         "unpack_hypers": layout.unpacked([h.name for h in p.hypers], "hypers"),
         "unpack_states": layout.unpacked([f"{n}_prev" for n in states], "states"),
-        "unpack_moments": layout.unpacked([f"{m}_prev" for m in moments], "moments"),
+        "unpack_moments": _unpack_moments(k),
         "unpack_scalars": layout.unpacked([*k.outputs, *(r.name for r in k.reductions)], "scalars"),
         "unpack_outputs": layout.unpacked(_read_by_summands(k), "scalars"),
         "results": layout.pair(k.outputs, states),
@@ -113,6 +113,15 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         ) from error
     _free(class_name, source)
     return Module(class_name, file_name, source)
+
+
+def _unpack_moments(k: KernelProgram) -> str:
+    """Lines that name the moments before the step, and what those are made of that come apart."""
+    lines = layout.unpacked([f"{m.name}_prev" for m in k.moments], "moments")
+    for m in k.moments:
+        if m.apart:
+            lines += layout.unpacked([m.code_name, m.scale_name], f"{m.name}_prev")
+    return lines
 
 
 def _free(class_name: str, source: str) -> None:

@@ -75,6 +75,7 @@ def hyper_slot(h: Hyper, betas: list[str]) -> str:
 def moment_slot(m: MomentPlan) -> str:
     parts = [f'"{m.name}"', f'"{m.format}"', f"RandomBits({m.word}, {m.field})"]
     parts += [] if m.init == 0.0 else [f"init={m.init!r}"]
+    parts += ["apart=True"] if m.apart else []
     return f"MomentSlot({', '.join(parts)}),"
 
 

@@ -72,13 +72,15 @@ class RandomBits:
 @dataclass(frozen=True)
 class MomentSlot:
     """Storage of a moment: ``bits`` round it; ``init`` is the value before the first step, or
-    "param".
+    "param"; ``apart``: the step's arithmetic takes its codes and its block scales, not their
+    product.
     """
 
     name: str
     format: str
     bits: RandomBits
     init: float | str = 0.0
+    apart: bool = False
 
     @property
     def stored(self) -> Format:
@@ -95,7 +97,8 @@ def lasting(noise: str) -> bool:
     return noise in ("antithetic", "golden")
 
 
-#: Moments of one tensor, flat and fp32, or what its reductions sum.
+#: Moments of one tensor, flat and fp32, or what its reductions sum.  Of a moment that comes apart
+#: the step takes (codes, scales).
 Tensors = tuple[Tensor, ...]
 #: What is made of the sum over a tensor; a kernel knows a kind by its place here.
 REDUCTION_KINDS = ("norm", "mean")

@@ -15,6 +15,7 @@ from signconv.runtime.kernel.constants import (
     FP32,
     HALVES,
     INTERPRETED,
+    LEAST_SCALE,
     PTX_FP8,
     ROOT,
 )
@@ -45,25 +46,25 @@ def encode_bf16(x, field, CODEC: tl.constexpr, EIGHT: tl.constexpr = False):
 
 
 @triton.jit
-def decode_fp8(code, scale, FORMAT: tl.constexpr, CODEC: tl.constexpr):
-    """uint8 codes times ``scale`` (a power of two) as fp32, exactly."""
+def decode_fp8(code, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """uint8 codes as fp32, exactly, before the block scale."""
     if FORMAT == E5M3:  # the bits of an fp16 below its sign
         if CODEC != ARITHMETIC:
-            return ptx.decode_e5m3(code, scale)
-        return (code.to(tl.uint16) << 7).to(tl.float16, bitcast=True).to(tl.float32) * scale
+            return ptx.decode_e5m3(code)
+        return (code.to(tl.uint16) << 7).to(tl.float16, bitcast=True).to(tl.float32)
     if FORMAT == E6M2:  # below the largest exponents of fp32, so that NaN is one
         if CODEC != ARITHMETIC:
-            return ptx.decode_e6m2(code, scale)
+            return ptx.decode_e6m2(code)
         x = ((code.to(tl.uint32) << 21) + 0x60000000).to(tl.float32, bitcast=True)
-        return (x * 2.350988701644575e-38 - 8.673617379884035e-19) * scale
+        return x * 2.350988701644575e-38 - 8.673617379884035e-19
     if CODEC == PTX_FP8:
-        return ptx.decode_e4m3(code, scale)
+        return ptx.decode_e4m3(code)
     # Sign and magnitude where fp32 has them; the exponent's bias is made up by 2^120
     wide = code.to(tl.int8, bitcast=True).to(tl.int32).to(tl.uint32, bitcast=True)
     field = (wide << 20) & 0x87F00000
     x = field.to(tl.float32, bitcast=True)
     nan = tl.abs(x) == 3.6111186478129074e-34  # code 0x7F: 1.875 * 2^-112
-    return tl.where(nan, float("nan"), x * 1.329227995784916e36) * scale
+    return tl.where(nan, float("nan"), x * 1.329227995784916e36)
 
 
 @triton.jit
@@ -108,8 +109,8 @@ def pack(code):
 
 
 @triton.jit
-def decode_fp4(code, scale, FORMAT: tl.constexpr):
-    """4-bit codes times ``scale`` (a power of two) as fp32, exactly: a code is bits of an fp16."""
+def decode_fp4(code, FORMAT: tl.constexpr):
+    """4-bit codes as fp32, exactly, before the block scale: a code is bits of an fp16."""
     wide = code.to(tl.uint16)
     if FORMAT == E2M1:
         half = ((wide & 7) << 9) | ((wide & 8) << 12)
@@ -117,20 +118,18 @@ def decode_fp4(code, scale, FORMAT: tl.constexpr):
     else:
         half = wide << 10
         nan = code == 15
-    x = half.to(tl.float16, bitcast=True).to(tl.float32) * scale
-    return tl.where(nan, float("nan"), x)
+    return tl.where(nan, float("nan"), half.to(tl.float16, bitcast=True).to(tl.float32))
 
 
 @triton.jit
-def decode_halves(stored, scale, FORMAT: tl.constexpr, CODEC: tl.constexpr):
-    """Bytes [ROWS, 16] of two codes times ``scale`` [ROWS, 1] as fp32 [ROWS, 32]."""
+def decode_halves(stored, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+    """Bytes [ROWS, 16] of two codes as fp32 [ROWS, 32], before the block scale."""
     if CODEC == ARITHMETIC:
-        return decode_fp4(unpack(stored), scale, FORMAT)
-    scale = tl.broadcast_to(scale, stored.shape)
+        return decode_fp4(unpack(stored), FORMAT)
     if FORMAT == E2M1:
-        first, second = ptx4.decode_e2m1(stored, scale)
+        first, second = ptx4.decode_e2m1(stored)
     else:
-        first, second = ptx4.decode_e4m0(stored, scale)
+        first, second = ptx4.decode_e4m0(stored)
     return tl.interleave(first, second)
 
 
@@ -204,7 +203,7 @@ def _byte(largest, FORMAT: tl.constexpr):
     """E8M0 byte [ROWS, 1] for the bits of a row's largest magnitude: one binade below overflow."""
     HEADROOM: tl.constexpr = 14 if FORMAT == E5M3 else (1 if FORMAT == E6M2 else 7)
     exponent = (largest >> 23).to(tl.int32)
-    return tl.maximum(exponent - HEADROOM, 1)[:, None]
+    return tl.maximum(exponent - HEADROOM, LEAST_SCALE)[:, None]
 
 
 @triton.jit
@@ -324,21 +323,25 @@ def encode_root_blocks(v, field, N: tl.constexpr):
 
 
 @triton.jit
-def decode(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr):
+def decode(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr, APART: tl.constexpr = False):
     """Stored codes [ROWS, 32], packed ones [ROWS, 16], and, of scaled formats, E8M0 bytes [ROWS, 1]
-    as fp32."""
+    as fp32: their product or, APART, codes [ROWS, 32] and scales [ROWS, 1]."""
     if FORMAT == FP32:
         x = code
     elif FORMAT == BF16:
         x = widen(code, CODEC)
     elif FORMAT == E4M3_RAW:
-        x = decode_fp8(code, 1.0, FORMAT, CODEC)
+        x = decode_fp8(code, FORMAT, CODEC)
     else:
         scale = (byte.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
         if FORMAT >= HALVES and FORMAT < ROOT:
-            x = decode_halves(code, scale, FORMAT, CODEC)
+            x = decode_halves(code, FORMAT, CODEC)
         else:
-            x = decode_fp8(code, scale, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
+            x = decode_fp8(code, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
+        if APART:
+            x = (x, scale)
+        else:
+            x = x * scale
         if FORMAT > ROOT:
             x = roots.power(x, FORMAT - ROOT)
     return x

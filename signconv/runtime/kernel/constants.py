@@ -30,6 +30,7 @@ E4M0 = tl.constexpr(formats.FORMATS["e4m0"].code)
 E4M3_RAW = tl.constexpr(formats.FORMATS["e4m3-raw"].code)
 ROOT = tl.constexpr(formats.ROOT)  # + p: the p-th root in E4M3
 SCALED = tl.constexpr(formats.SCALED)
+LEAST_SCALE = tl.constexpr(formats.LEAST_SCALE)
 HALVES = tl.constexpr(formats.HALVES)  # below ROOT: two codes to a byte
 
 # How codes are made (a kernel's CODEC): by arithmetic that runs everywhere; by the same arithmetic

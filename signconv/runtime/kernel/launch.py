@@ -102,6 +102,7 @@ def _tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict
         "G_TYPE": pointer_type(v.grad),
         "P_FORMAT": v.param_format,
         "FORMATS": tuple(m.stored.code for m in program.moments),
+        "APART": tuple(m.apart for m in program.moments),
         "BY_ROW": v.by_row,
         "CODEC": v.codec,
         "SCALED": scaled,

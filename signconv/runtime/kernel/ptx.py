@@ -111,31 +111,26 @@ def two_to_four(field):
 
 
 @triton.jit
-def decode_e4m3(code, scale):
-    """uint8 codes times scale as fp32; needs the conversion of compute capability 8.9."""
+def decode_e4m3(code):
+    """uint8 codes as fp32; needs the conversion of compute capability 8.9."""
     return tl.inline_asm_elementwise(
         """
         {
         .reg .b16 a, b, h0, h1, h2, h3;
         .reg .b32 p, q;
-        .reg .f32 x0, x1, x2, x3;
         mov.b32 {a, b}, $4;
         cvt.rn.f16x2.e4m3x2 p, a;
         cvt.rn.f16x2.e4m3x2 q, b;
         mov.b32 {h0, h1}, p;
         mov.b32 {h2, h3}, q;
-        cvt.f32.f16 x0, h0;
-        cvt.f32.f16 x1, h1;
-        cvt.f32.f16 x2, h2;
-        cvt.f32.f16 x3, h3;
-        mul.rn.f32 $0, x0, $5;
-        mul.rn.f32 $1, x1, $6;
-        mul.rn.f32 $2, x2, $7;
-        mul.rn.f32 $3, x3, $8;
+        cvt.f32.f16 $0, h0;
+        cvt.f32.f16 $1, h1;
+        cvt.f32.f16 $2, h2;
+        cvt.f32.f16 $3, h3;
         }
         """,
-        "=f,=f,=f,=f,r,f,f,f,f",
-        args=[code, scale],
+        "=f,=f,=f,=f,r",
+        args=[code],
         dtype=tl.float32,
         is_pure=True,
         pack=4,
@@ -143,32 +138,27 @@ def decode_e4m3(code, scale):
 
 
 @triton.jit
-def decode_e5m3(code, scale):
-    """uint8 codes times scale as fp32: a code is the 8 bits of an fp16 below its sign."""
+def decode_e5m3(code):
+    """uint8 codes as fp32: a code is the 8 bits of an fp16 below its sign."""
     return tl.inline_asm_elementwise(
         """
         {
         .reg .b16 h0, h1, h2, h3;
         .reg .b32 p, q;
-        .reg .f32 x0, x1, x2, x3;
         prmt.b32 p, $4, 0, 0x1404;
         prmt.b32 q, $4, 0, 0x3424;
         shr.u32 p, p, 1;
         shr.u32 q, q, 1;
         mov.b32 {h0, h1}, p;
         mov.b32 {h2, h3}, q;
-        cvt.f32.f16 x0, h0;
-        cvt.f32.f16 x1, h1;
-        cvt.f32.f16 x2, h2;
-        cvt.f32.f16 x3, h3;
-        mul.rn.f32 $0, x0, $5;
-        mul.rn.f32 $1, x1, $6;
-        mul.rn.f32 $2, x2, $7;
-        mul.rn.f32 $3, x3, $8;
+        cvt.f32.f16 $0, h0;
+        cvt.f32.f16 $1, h1;
+        cvt.f32.f16 $2, h2;
+        cvt.f32.f16 $3, h3;
         }
         """,
-        "=f,=f,=f,=f,r,f,f,f,f",
-        args=[code, scale],
+        "=f,=f,=f,=f,r",
+        args=[code],
         dtype=tl.float32,
         is_pure=True,
         pack=4,
@@ -176,8 +166,8 @@ def decode_e5m3(code, scale):
 
 
 @triton.jit
-def decode_e6m2(code, scale):
-    """uint8 codes times scale as fp32.
+def decode_e6m2(code):
+    """uint8 codes as fp32.
 
     A code's bits go below the largest exponents of fp32, so that NaN is one.
     """
@@ -198,18 +188,14 @@ def decode_e6m2(code, scale):
         mov.b32 x1, c1;
         mov.b32 x2, c2;
         mov.b32 x3, c3;
-        fma.rn.f32 x0, x0, 0f01000000, 0fA1800000;
-        fma.rn.f32 x1, x1, 0f01000000, 0fA1800000;
-        fma.rn.f32 x2, x2, 0f01000000, 0fA1800000;
-        fma.rn.f32 x3, x3, 0f01000000, 0fA1800000;
-        mul.rn.f32 $0, x0, $5;
-        mul.rn.f32 $1, x1, $6;
-        mul.rn.f32 $2, x2, $7;
-        mul.rn.f32 $3, x3, $8;
+        fma.rn.f32 $0, x0, 0f01000000, 0fA1800000;
+        fma.rn.f32 $1, x1, 0f01000000, 0fA1800000;
+        fma.rn.f32 $2, x2, 0f01000000, 0fA1800000;
+        fma.rn.f32 $3, x3, 0f01000000, 0fA1800000;
         }
         """,
-        "=f,=f,=f,=f,r,f,f,f,f",
-        args=[code, scale],
+        "=f,=f,=f,=f,r",
+        args=[code],
         dtype=tl.float32,
         is_pure=True,
         pack=4,

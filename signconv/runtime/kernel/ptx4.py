@@ -9,8 +9,8 @@ from signconv.runtime.compat import tl, triton
 
 
 @triton.jit
-def decode_e2m1(stored, scale):
-    """Bytes of two codes times scale, as two tensors of fp32.
+def decode_e2m1(stored):
+    """Bytes of two codes, as two tensors of fp32.
 
     A code's bits go to those of an fp16, for elements 16 bits apart at once.  NaN would be -0: it
     is looked for in all eight together.
@@ -21,7 +21,6 @@ def decode_e2m1(stored, scale):
         .reg .pred p, q;
         .reg .b16 h0, h1;
         .reg .b32 a, b;
-        .reg .f32 x0, x1, x2, x3, x4, x5, x6, x7;
         xor.b32 a, $8, 0x88888888;
         sub.u32 b, a, 0x11111111;
         not.b32 a, a;
@@ -34,70 +33,62 @@ def decode_e2m1(stored, scale):
         and.b32 b, b, 0x80008000;
         or.b32 a, a, b;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x0, h0;
-        cvt.f32.f16 x4, h1;
+        cvt.f32.f16 $0, h0;
+        cvt.f32.f16 $2, h1;
         shl.b32 a, $8, 5;
         and.b32 a, a, 0x0E000E00;
         shl.b32 b, $8, 8;
         and.b32 b, b, 0x80008000;
         or.b32 a, a, b;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x1, h0;
-        cvt.f32.f16 x5, h1;
+        cvt.f32.f16 $4, h0;
+        cvt.f32.f16 $6, h1;
         shl.b32 a, $8, 1;
         and.b32 a, a, 0x0E000E00;
         shl.b32 b, $8, 4;
         and.b32 b, b, 0x80008000;
         or.b32 a, a, b;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x2, h0;
-        cvt.f32.f16 x6, h1;
+        cvt.f32.f16 $1, h0;
+        cvt.f32.f16 $3, h1;
         shr.u32 a, $8, 3;
         and.b32 a, a, 0x0E000E00;
         mov.b32 b, $8;
         and.b32 b, b, 0x80008000;
         or.b32 a, a, b;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x3, h0;
-        cvt.f32.f16 x7, h1;
+        cvt.f32.f16 $5, h0;
+        cvt.f32.f16 $7, h1;
         @!p bra DONE;
-        mov.b32 a, x0;
+        mov.b32 a, $0;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x0, 0f7FFFFFFF, x0, q;
-        mov.b32 a, x1;
+        selp.f32 $0, 0f7FFFFFFF, $0, q;
+        mov.b32 a, $4;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x1, 0f7FFFFFFF, x1, q;
-        mov.b32 a, x2;
+        selp.f32 $4, 0f7FFFFFFF, $4, q;
+        mov.b32 a, $1;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x2, 0f7FFFFFFF, x2, q;
-        mov.b32 a, x3;
+        selp.f32 $1, 0f7FFFFFFF, $1, q;
+        mov.b32 a, $5;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x3, 0f7FFFFFFF, x3, q;
-        mov.b32 a, x4;
+        selp.f32 $5, 0f7FFFFFFF, $5, q;
+        mov.b32 a, $2;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x4, 0f7FFFFFFF, x4, q;
-        mov.b32 a, x5;
+        selp.f32 $2, 0f7FFFFFFF, $2, q;
+        mov.b32 a, $6;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x5, 0f7FFFFFFF, x5, q;
-        mov.b32 a, x6;
+        selp.f32 $6, 0f7FFFFFFF, $6, q;
+        mov.b32 a, $3;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x6, 0f7FFFFFFF, x6, q;
-        mov.b32 a, x7;
+        selp.f32 $3, 0f7FFFFFFF, $3, q;
+        mov.b32 a, $7;
         setp.eq.u32 q, a, 0x80000000;
-        selp.f32 x7, 0f7FFFFFFF, x7, q;
+        selp.f32 $7, 0f7FFFFFFF, $7, q;
         DONE:
-        mul.rn.f32 $0, x0, $9;
-        mul.rn.f32 $4, x1, $9;
-        mul.rn.f32 $1, x2, $10;
-        mul.rn.f32 $5, x3, $10;
-        mul.rn.f32 $2, x4, $11;
-        mul.rn.f32 $6, x5, $11;
-        mul.rn.f32 $3, x6, $12;
-        mul.rn.f32 $7, x7, $12;
         }
         """,
-        "=f,=f,=f,=f,=f,=f,=f,=f,r,f,f,f,f",
-        args=[stored, scale],
+        "=f,=f,=f,=f,=f,=f,=f,=f,r",
+        args=[stored],
         dtype=(tl.float32, tl.float32),
         is_pure=True,
         pack=4,
@@ -105,7 +96,7 @@ def decode_e2m1(stored, scale):
 
 
 @triton.jit
-def decode_e4m0(stored, scale):
+def decode_e4m0(stored):
     """As ``decode_e2m1``; NaN would be 1."""
     return tl.inline_asm_elementwise(
         """
@@ -113,7 +104,6 @@ def decode_e4m0(stored, scale):
         .reg .pred p, q;
         .reg .b16 h0, h1;
         .reg .b32 a, b;
-        .reg .f32 x0, x1, x2, x3, x4, x5, x6, x7;
         shr.u32 a, $8, 1;
         and.b32 a, a, $8;
         shr.u32 b, a, 2;
@@ -123,53 +113,45 @@ def decode_e4m0(stored, scale):
         shl.b32 a, $8, 10;
         and.b32 a, a, 0x3C003C00;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x0, h0;
-        cvt.f32.f16 x4, h1;
+        cvt.f32.f16 $0, h0;
+        cvt.f32.f16 $2, h1;
         shl.b32 a, $8, 6;
         and.b32 a, a, 0x3C003C00;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x1, h0;
-        cvt.f32.f16 x5, h1;
+        cvt.f32.f16 $4, h0;
+        cvt.f32.f16 $6, h1;
         shl.b32 a, $8, 2;
         and.b32 a, a, 0x3C003C00;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x2, h0;
-        cvt.f32.f16 x6, h1;
+        cvt.f32.f16 $1, h0;
+        cvt.f32.f16 $3, h1;
         shr.u32 a, $8, 2;
         and.b32 a, a, 0x3C003C00;
         mov.b32 {h0, h1}, a;
-        cvt.f32.f16 x3, h0;
-        cvt.f32.f16 x7, h1;
+        cvt.f32.f16 $5, h0;
+        cvt.f32.f16 $7, h1;
         @!p bra DONE;
-        setp.eq.f32 q, x0, 0f3F800000;
-        selp.f32 x0, 0f7FFFFFFF, x0, q;
-        setp.eq.f32 q, x1, 0f3F800000;
-        selp.f32 x1, 0f7FFFFFFF, x1, q;
-        setp.eq.f32 q, x2, 0f3F800000;
-        selp.f32 x2, 0f7FFFFFFF, x2, q;
-        setp.eq.f32 q, x3, 0f3F800000;
-        selp.f32 x3, 0f7FFFFFFF, x3, q;
-        setp.eq.f32 q, x4, 0f3F800000;
-        selp.f32 x4, 0f7FFFFFFF, x4, q;
-        setp.eq.f32 q, x5, 0f3F800000;
-        selp.f32 x5, 0f7FFFFFFF, x5, q;
-        setp.eq.f32 q, x6, 0f3F800000;
-        selp.f32 x6, 0f7FFFFFFF, x6, q;
-        setp.eq.f32 q, x7, 0f3F800000;
-        selp.f32 x7, 0f7FFFFFFF, x7, q;
+        setp.eq.f32 q, $0, 0f3F800000;
+        selp.f32 $0, 0f7FFFFFFF, $0, q;
+        setp.eq.f32 q, $4, 0f3F800000;
+        selp.f32 $4, 0f7FFFFFFF, $4, q;
+        setp.eq.f32 q, $1, 0f3F800000;
+        selp.f32 $1, 0f7FFFFFFF, $1, q;
+        setp.eq.f32 q, $5, 0f3F800000;
+        selp.f32 $5, 0f7FFFFFFF, $5, q;
+        setp.eq.f32 q, $2, 0f3F800000;
+        selp.f32 $2, 0f7FFFFFFF, $2, q;
+        setp.eq.f32 q, $6, 0f3F800000;
+        selp.f32 $6, 0f7FFFFFFF, $6, q;
+        setp.eq.f32 q, $3, 0f3F800000;
+        selp.f32 $3, 0f7FFFFFFF, $3, q;
+        setp.eq.f32 q, $7, 0f3F800000;
+        selp.f32 $7, 0f7FFFFFFF, $7, q;
         DONE:
-        mul.rn.f32 $0, x0, $9;
-        mul.rn.f32 $4, x1, $9;
-        mul.rn.f32 $1, x2, $10;
-        mul.rn.f32 $5, x3, $10;
-        mul.rn.f32 $2, x4, $11;
-        mul.rn.f32 $6, x5, $11;
-        mul.rn.f32 $3, x6, $12;
-        mul.rn.f32 $7, x7, $12;
         }
         """,
-        "=f,=f,=f,=f,=f,=f,=f,=f,r,f,f,f,f",
-        args=[stored, scale],
+        "=f,=f,=f,=f,=f,=f,=f,=f,r",
+        args=[stored],
         dtype=(tl.float32, tl.float32),
         is_pure=True,
         pack=4,

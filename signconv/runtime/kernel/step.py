@@ -106,11 +106,13 @@ def _decode(
     factor,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
+    APART: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    """What ``_fetch`` found, in fp32: parameter, gradient and moments."""
+    """What ``_fetch`` found, in fp32: parameter, gradient and moments; of a moment APART its codes
+    and its scales."""
     start, offsets, mask, row, row_mask, _, _ = at
     p = ops.decode_param(
         stored[0], masters, start, offsets, mask, row, row_mask, P_FORMAT, FULL, CODEC
@@ -121,7 +123,7 @@ def _decode(
     moments = ()
     for i in tl.static_range(len(FORMATS)):
         code, byte = stored[2 + i]
-        moments = moments + (ops.decode(code, byte, FORMATS[i], CODEC),)
+        moments = moments + (ops.decode(code, byte, FORMATS[i], CODEC, APART[i]),)
     return p, g, moments
 
 
@@ -143,6 +145,7 @@ def _step(
     P_TYPE: tl.constexpr,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
+    APART: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     EIGHT: tl.constexpr,
@@ -151,7 +154,9 @@ def _step(
 ):
     """Decode a tile, step it, encode and store it."""
     start, offsets, mask, row, row_mask, halves, half_mask = at
-    p, g, moments = _decode(stored, at, masters, factor, P_FORMAT, FORMATS, CODEC, SCALED, FULL)
+    p, g, moments = _decode(
+        stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, FULL
+    )
     if BY_ROW:
         element = offset + offsets
         index, lane = element & -32, (element & 31).to(tl.int32)
@@ -222,6 +227,7 @@ def step_kernel(
     G_TYPE: tl.constexpr,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
+    APART: tl.constexpr,
     BY_ROW: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
@@ -290,7 +296,7 @@ def step_kernel(
                 far = _fetch(far_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
             _step(
                 stored, at, offset, p_ptr, pointers, masters, factor, scalars, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, EIGHT,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
                 True, False,
             )  # fmt: skip
             at = next_at
@@ -303,7 +309,7 @@ def step_kernel(
             tail = _fetch(place, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
             _step(
                 tail, place, offset, p_ptr, pointers, masters, factor, scalars, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, CODEC, SCALED, EIGHT,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
                 False, BY_ROW,
             )  # fmt: skip
 
@@ -322,6 +328,7 @@ def reduce_kernel(
     G_TYPE: tl.constexpr,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
+    APART: tl.constexpr,
     BY_ROW: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
@@ -345,7 +352,9 @@ def reduce_kernel(
     row = scalar_table + clock * (1 + OUTPUTS)
     factor = tl.load(row)
     scalars = _scalars(row, OUTPUTS)
-    p, g, moments = _decode(stored, at, masters, factor, P_FORMAT, FORMATS, CODEC, SCALED, False)
+    p, g, moments = _decode(
+        stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, False
+    )
     sums = SUMMANDS(p, g, moments, scalars, CODEC)
     mask = at[2]
     place = partials + tl.program_id(0) * len(REDUCTIONS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from signconv.runtime.formats import BLOCK, E6M2, Float4, Float8, Format, named
+from signconv.runtime.formats import BLOCK, E6M2, LEAST_SCALE, Float4, Float8, Format, named
 from signconv.runtime.reference import roots
 from signconv.runtime.reference.bits import shift_right
 
@@ -21,8 +21,12 @@ class Codec(ABC):
         self.fmt = fmt
 
     @abstractmethod
+    def codes(self, stored: Tensor) -> Tensor:
+        """fp32 [numel] from what is stored [numel], exactly, before the block scale."""
+
     def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
         """fp32 [numel] from what is stored [numel] and block scales (uint8 [numel/32]), exactly."""
+        return self.codes(stored) if scale is None else self.codes(stored) * scales_of(scale)
 
     @abstractmethod
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -32,7 +36,7 @@ class Codec(ABC):
 class Float(Codec):
     """fp32 as it is."""
 
-    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+    def codes(self, stored: Tensor) -> Tensor:
         return stored.clone()
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -40,7 +44,7 @@ class Float(Codec):
 
 
 class Bf16(Codec):
-    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+    def codes(self, stored: Tensor) -> Tensor:
         return decode_bf16(stored)
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -50,7 +54,7 @@ class Bf16(Codec):
 class Raw(Codec):
     """FP8 without scales, rounded to nearest."""
 
-    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
+    def codes(self, stored: Tensor) -> Tensor:
         return decode_fp8(stored, self.fmt.name)
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -60,11 +64,8 @@ class Raw(Codec):
 class Blocks(Codec):
     """FP8 with a scale per block."""
 
-    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
-        assert scale is not None
-        bits = scale.to(torch.int32) << 23
-        x = decode_fp8(stored, self.fmt.name)
-        return x * bits.view(torch.float32).repeat_interleave(BLOCK)
+    def codes(self, stored: Tensor) -> Tensor:
+        return decode_fp8(stored, self.fmt.name)
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
         byte = block_scale(x, self.fmt.name)
@@ -87,11 +88,9 @@ class Roots(Blocks):
 class Halves(Codec):
     """Half a byte each, with a scale per block."""
 
-    def decode(self, stored: Tensor, scale: Tensor | None) -> Tensor:
-        assert scale is not None and self.fmt.float4 is not None
-        bits = scale.to(torch.int32) << 23
-        x = decode_fp4(unpack(stored), self.fmt.float4)
-        return x * bits.view(torch.float32).repeat_interleave(BLOCK)
+    def codes(self, stored: Tensor) -> Tensor:
+        assert self.fmt.float4 is not None
+        return decode_fp4(unpack(stored), self.fmt.float4)
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
         assert self.fmt.float4 is not None
@@ -110,6 +109,11 @@ def codec_of(fmt: Format) -> Codec:
     if not fmt.scaled:
         return Raw(fmt)
     return Roots(fmt) if fmt.order > 1 else Blocks(fmt)
+
+
+def scales_of(scale: Tensor) -> Tensor:
+    """E8M0 bytes (uint8 [numel/32]) as fp32 powers of two, one for each element."""
+    return (scale.to(torch.int32) << 23).view(torch.float32).repeat_interleave(BLOCK)
 
 
 def _float8(name: str) -> Float8:
@@ -302,7 +306,7 @@ def block_scale(x: Tensor, fmt: str) -> Tensor:
     """E8M0 byte per row of 32 (int32 [numel/32]), from the largest finite magnitude."""
     magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
     finite = torch.where(magnitude < 0x7F800000, magnitude, 0)
-    return ((finite.amax(dim=1) >> 23) - _float8(fmt).headroom).clamp(min=1)
+    return ((finite.amax(dim=1) >> 23) - _float8(fmt).headroom).clamp(min=LEAST_SCALE)
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

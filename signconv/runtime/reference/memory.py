@@ -96,9 +96,18 @@ def load_moment(
     """
     if scale is None or numel is None:
         return fmt.decode(stored, scale)
-    block = BLOCK // 2 if fmt.packed else BLOCK
-    codes = codecs.padded(stored.view(-1), scale, block)
-    return codecs.trimmed(fmt.decode(codes, scale), scale, numel)
+    return codecs.trimmed(fmt.decode(_whole_blocks(stored, scale, fmt), scale), scale, numel)
+
+
+def load_apart(stored: Tensor, scale: Tensor, fmt: Format, numel: int) -> tuple[Tensor, Tensor]:
+    """What ``load_moment`` multiplies, flat fp32 each: the codes, and each one's block scale."""
+    code = fmt.codec.codes(_whole_blocks(stored, scale, fmt))
+    factor = codecs.scales_of(scale.view(-1))
+    return codecs.trimmed(code, scale, numel), codecs.trimmed(factor, scale, numel)
+
+
+def _whole_blocks(stored: Tensor, scale: Tensor, fmt: Format) -> Tensor:
+    return codecs.padded(stored.view(-1), scale, BLOCK // 2 if fmt.packed else BLOCK)
 
 
 def store_moment(

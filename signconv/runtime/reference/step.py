@@ -6,10 +6,11 @@ The CPU backend compiles this function as it stands, by calling it on ``cpu.lane
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.program import MomentSlot, OptimizerProgram
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.random_bits import Word
 
@@ -30,10 +31,7 @@ def step_tensor(
     """
     p = ops.load_param(param, state)
     g = ops.load_float(grad) * factor
-    moments = tuple(
-        ops.load_moment(state[m.name], state.get(f"{m.name}_scale"), m.stored, p.numel())
-        for m in program.moments
-    )
+    moments = tuple(_loaded(m, state, p.numel()) for m in program.moments)
     noise = ops.sign_noise(words[0].field(0))
     if program.reductions:
         sums = program.reference.summands(p, g, moments, scalars)
@@ -52,6 +50,13 @@ def step_tensor(
             words[m.bits.word].field(m.bits.field),
             m.stored,
         )
+
+
+def _loaded(m: MomentSlot, state: Mapping[str, Tensor], numel: int) -> Any:
+    """A moment as the generated arithmetic takes it: flat fp32, or codes and their scales."""
+    if m.apart:
+        return ops.load_apart(state[m.name], state[f"{m.name}_scale"], m.stored, numel)
+    return ops.load_moment(state[m.name], state.get(f"{m.name}_scale"), m.stored, numel)
 
 
 def blocks(

@@ -57,18 +57,16 @@ formats = pytest.mark.parametrize("fmt", BIAS)
 
 @formats
 def test_decoding(fmt: str) -> None:
-    """Every code, NaN among them, times every power of two that keeps it finite and normal."""
+    """Every code, NaN among them."""
     codes = torch.arange(256, dtype=torch.int32).to(torch.uint8)
     known = ref.decode_fp8(codes, fmt)
     if fmt != "e4m3":  # what no encoder writes, between the largest number and NaN
         codes = codes[known.isfinite() | (codes == 0xFF)]
         codes = codes[: len(codes) // 4 * 4] if len(codes) % 4 else codes
-    for exponent in (-60, -3, 0, 1, 60):
-        scale = torch.full(codes.shape, 2.0**exponent)
-        got = run(ASSEMBLY[f"decode_{fmt}"], packed(codes, 1), *split(scale, 4))
-        assert different(floats(got), ref.decode_fp8(codes, fmt) * scale) == 0, exponent
+    got = run(ASSEMBLY[f"decode_{fmt}"], packed(codes, 1))
+    assert different(floats(got), ref.decode_fp8(codes, fmt)) == 0
     last = torch.tensor([0xFF, 0, 1, 0xFF], dtype=torch.uint8)
-    got = run(ASSEMBLY[f"decode_{fmt}"], packed(last, 1), *split(torch.ones(4), 4))
+    got = run(ASSEMBLY[f"decode_{fmt}"], packed(last, 1))
     assert floats(got).isnan().tolist() == [True, False, False, True]
 
 
@@ -103,19 +101,16 @@ halves = pytest.mark.parametrize("fmt", ["e2m1", "e4m0"])
 
 @halves
 def test_decoding_halves(fmt: str) -> None:
-    """Every pair of codes in every place, NaN alone among numbers in each, times powers of two."""
+    """Every pair of codes in every place, NaN alone among numbers in each."""
     layout = FORMATS[fmt].float4
     assert layout is not None
     stored = torch.arange(256, dtype=torch.int32).to(torch.uint8).repeat_interleave(4)
     alone = torch.randint(0, layout.largest + 1, (64, 8), generator=rng(20), dtype=torch.int32)
     alone[torch.arange(64), torch.arange(64) % 8] = layout.nan
     stored = torch.cat([stored, ref.pack(alone.view(-1))])
-    for exponent in (-60, 0, 14, 60):
-        scale = torch.full(stored.shape, 2.0**exponent)
-        got = run(ASSEMBLY[f"decode_{fmt}"], packed(stored, 1), *split(scale, 4))
-        wanted = ref.decode_fp4(ref.unpack(stored), layout) * 2.0**exponent
-        assert different(apart(got), wanted) == 0, exponent
-        assert wanted.isnan().any()
+    wanted = ref.decode_fp4(ref.unpack(stored), layout)
+    assert different(apart(run(ASSEMBLY[f"decode_{fmt}"], packed(stored, 1))), wanted) == 0
+    assert wanted.isnan().any()
 
 
 @halves

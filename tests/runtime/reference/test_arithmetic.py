@@ -558,9 +558,15 @@ ONLY_DEVICE = {
 ONLY_TORCH = {
     "divide64",  # Python raises at zero, a kernel divides
     *("draw", "draw_words", "step_keys", "signed32"),  # a kernel is given its keys
-    *("load_float", "load_param", "load_moment"),  # a kernel fetches first and decodes later
+    *(
+        "load_float",
+        "load_param",
+        "load_moment",
+        "load_apart",
+    ),  # a kernel fetches first and decodes later
     "decode_bf16",  # tests and reference; kernels do it inside widen
     *("block_scale", "fp4_scale"),  # kernels: inside encode, where it is one of two results
+    "scales_of",  # kernels: inside decode
     *("padded", "trimmed"),  # a kernel does not store what is no element
     "either",  # torch.where of two numbers has the default dtype, a kernel's has fp32
 }

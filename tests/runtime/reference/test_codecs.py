@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.formats import FORMATS, Format
+from signconv.runtime.formats import BLOCK, FORMATS, LEAST_SCALE, Format
 from signconv.runtime.kernel import ops as dev
 from signconv.runtime.kernel.constants import E5M3, E6M2
 from signconv.runtime.kernel.launch import device_codec
@@ -115,7 +115,7 @@ CODEC = tl.constexpr(device_codec(torch.device("cuda" if torch.cuda.is_available
 def _decode_kernel(code_ptr, x_ptr, n, FORMAT: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     code = tl.load(code_ptr + i, mask=i < n, other=0)
-    tl.store(x_ptr + i, dev.decode_fp8(code, 1.0, FORMAT, CODEC), mask=i < n)
+    tl.store(x_ptr + i, dev.decode_fp8(code, FORMAT, CODEC), mask=i < n)
 
 
 @triton.jit
@@ -426,7 +426,7 @@ def test_headroom_is_one_binade(fmt: str) -> None:
     x = signed(x, fmt)
     x[::32] = largest
     byte = ref.block_scale(x, fmt)
-    assert int(byte.min()) == 1 and int(byte.max()) < 255
+    assert int(byte.min()) == LEAST_SCALE and int(byte.max()) < 255
     for half in (0, 0xFFFF):
         h = torch.full(x.shape, half, dtype=torch.int32)
         code = torch.empty(x.shape, dtype=torch.uint8)
@@ -436,7 +436,7 @@ def test_headroom_is_one_binade(fmt: str) -> None:
         end = TOP[fmt] + (1 << MANTISSA[fmt])
         assert int((code & SIZE[fmt]).max()) <= end < LARGEST_CODE[fmt]
         headroom = {"e4m3": 7, "e5m3": 14, "e6m2": 1}[fmt]
-        clear = exponent > headroom  # below, the scale stays at 2^-126
+        clear = exponent >= headroom + LEAST_SCALE  # below, the scale stays at 2^-120
         assert int((code[::32] & SIZE[fmt])[clear].min()) == TOP[fmt]
         assert bool(ref.load_moment(code, scale, FORMATS[fmt]).isfinite().all())
 
@@ -454,7 +454,8 @@ def test_blocks_of_zeros_and_of_special_values(fmt: str) -> None:
     rows[6, 7] = 3.0
     byte = ref.block_scale(rows.view(-1), fmt)
     common = int(ref.block_scale(plain, fmt))
-    assert byte.tolist() == [1, 1, common, common, 1, 1, common]
+    least = LEAST_SCALE
+    assert byte.tolist() == [least, least, common, common, least, least, common]
     code = torch.empty(7 * 32, dtype=torch.uint8)
     scale = torch.empty(7, dtype=torch.uint8)
     fields = random_fields(32, seed=13)
@@ -471,8 +472,8 @@ def test_blocks_of_zeros_and_of_special_values(fmt: str) -> None:
 
 @pytest.mark.parametrize("fmt", FP8)
 def test_blocks_of_subnormal_floats(fmt: str) -> None:
-    """The smallest scale, 2^-126, times the smallest code is still a float: nothing underflows."""
-    step = max(2.0**-126 * float(magnitudes(fmt)[1]), 2.0**-149)
+    """The smallest scale, 2^-120, times the smallest code is still a float: nothing underflows."""
+    step = max(2.0**-120 * float(magnitudes(fmt)[1]), 2.0**-149)
     x = torch.arange(64, dtype=torch.float64) * step * 0.9
     x = torch.cat([x, x + 2.0**-127]).to(torch.float32)
     code = torch.empty(x.shape, dtype=torch.uint8)
@@ -480,7 +481,7 @@ def test_blocks_of_subnormal_floats(fmt: str) -> None:
     for each in (0, 0x7FFFFFFF, -1):
         h = torch.full(x.shape, each, dtype=torch.int32)
         ref.store_moment(code, scale, x, h, FORMATS[fmt])
-        assert scale.tolist() == [1] * 4
+        assert scale.tolist() == [LEAST_SCALE] * 4
         back = ref.load_moment(code, scale, FORMATS[fmt])
         limit = (x.abs() * 2.0 ** -MANTISSA[fmt]).clamp(min=step)
         assert bool(((back - x).abs() <= limit).all())
@@ -638,3 +639,30 @@ def test_kernel_reads_and_writes_parameters_alike(
         )
         assert different(out[:n], expected) == 0
         assert bool((out[n:] == 7.0).all())
+
+
+@pytest.mark.parametrize("fmt", [*FP8, "e2m1", "e4m0"])
+def test_a_coefficient_may_take_the_scale(fmt: str) -> None:
+    """(coefficient * scale) * code is coefficient * (scale * code), in a product and in a sum, for
+    every code in every block that an encoder writes: not one coefficient from 2^-6 rounds."""
+    form = FORMATS[fmt]
+    layout = form.float4
+    least = layout.least if layout else LEAST_SCALE
+    codes = torch.arange(256, dtype=torch.int32).to(torch.uint8)
+    if not form.packed:
+        codes = codes[ref.decode_fp8(codes, fmt).isfinite()]
+    codes = codes[: len(codes) // BLOCK * BLOCK].repeat(255 - least)
+    numel = codes.numel() * (2 if form.packed else 1)
+    bytes_ = torch.arange(least, 255, dtype=torch.int32).to(torch.uint8)
+    scale = bytes_.repeat_interleave(numel // BLOCK // len(bytes_))
+    code, factor = ref.load_apart(codes, scale, form, numel)
+    whole = ref.load_moment(codes, scale, form, numel)
+    written = whole.isfinite()  # no encoder writes what overflows
+    if fmt == "e6m2":  # and this one reaches below fp32
+        written &= (whole >= 2.0**-126) | (code == 0)
+    code, factor, whole = code[written], factor[written], whole[written]
+    addend = torch.randn(len(whole), generator=rng(31)) * whole.abs()
+    for number in (0.0, 2.0**-6, 0.1, 0.9, 0.999, 1 - 2.0**-24, 1.0, 0.5000000596046448):
+        c = torch.tensor(number)
+        assert different(c * factor * code, c * whole) == 0, number
+        assert different(ref.fma(c * factor, code, addend), ref.fma(c, whole, addend)) == 0, number
