@@ -19,7 +19,7 @@ from signconv.ir.evaluate import Evaluator, _Scope
 from signconv.ir.nodes import Program
 from signconv.passes.base import canonical, parse, registry
 from signconv.pipeline import Build, apply_passes, build, resolve, write
-from signconv.runtime.formats import BLOCK, Format
+from signconv.runtime.formats import BLOCK, LEAST_SCALE, Format
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as ref
 from signconv.runtime.reference.roots import LARGEST_ROOT
@@ -340,14 +340,14 @@ def _scales(name: str, box: Enclosed, got: Any, scale: Tensor, fmt: Format) -> l
     """A block's scale fits its largest finite value: that is in the codes' last binade but one, of
     4 bits in the last.
 
-    The smallest scale serves zeros too: 2^-126, or that of the root of the smallest normal number.
+    The smallest scale serves zeros too: 2^-120, or that of the root of the smallest normal number.
     """
     layout = fmt.float4 or fmt.float8
     assert layout is not None
     if fmt.float4 is not None:  # more than half of the largest code, rounded down
         smallest, least = fmt.float4.least, 3 * 2.0**-14 if fmt.signed else 2.0**-2
     else:
-        smallest = 1 if fmt.order == 1 else 120 - 126 // fmt.order
+        smallest = LEAST_SCALE if fmt.order == 1 else 120 - 126 // fmt.order
         least = 2.0**layout.headroom
     largest = _blocks(np.abs(np.where(np.isfinite(got), got, 0.0)), scale).max(axis=1)
     sure = ~_blocks(box.open, scale).any(axis=1)
