@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime import checks, sharded
+from signconv.runtime import checks, mesh
 from signconv.runtime import state as states
 from signconv.runtime.errors import coded
 from signconv.runtime.memory import Watch
@@ -68,13 +68,13 @@ class Checked:
             if entry:
                 tensors += [entry.get(n) for n in self._names if n in entry]
         if dtensors:
-            tensors += [x.to_local() for x in tensors if sharded.is_sharded(x)]
+            tensors += [x.to_local() for x in tensors if mesh.is_sharded(x)]
         return tensors
 
     def addresses(self, params: list[Tensor], dtensors: bool) -> None:
         """Raise where memory was freed, or parameters came to share it, since the last step."""
-        parts = [*map(sharded.local, params)] if dtensors else params
-        grads = [sharded.local(p.grad) for p in params]
+        parts = [*map(mesh.local, params)] if dtensors else params
+        grads = [mesh.local(p.grad) for p in params]
         if 0 in map(Tensor.data_ptr, grads):
             for p in params:
                 assert p.grad is not None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from signconv.runtime import dense, memory, sharded
+from signconv.runtime import dense, memory, mesh, sharded
 from signconv.runtime.backend import NAMES
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import CHECK, MASTER
@@ -44,9 +44,9 @@ def param(p: object, name: str) -> None:
         raise coded(
             TypeError, "SC413", f"{name} does not support {p.layout} parameters: use dense ones"
         )
-    if sharded.is_sharded(p):
-        sharded.check(p, name)
-        p = sharded.local(p)
+    if mesh.is_sharded(p):
+        mesh.check(p, name)
+        p = mesh.local(p)
     if memory.foreign(p):
         raise coded(
             TypeError,
@@ -65,7 +65,7 @@ def memories(p: Tensor, g: Tensor, name: str) -> None:
     """
     param(p, name)
     grad(p, g, name)
-    for x in (sharded.local(p), sharded.local(g)):
+    for x in (mesh.local(p), mesh.local(g)):
         if x is not g and x.is_inference():
             raise coded(
                 RuntimeError,
@@ -88,7 +88,7 @@ def states(entry: Mapping[str, Tensor], wanted: Layout, p: Tensor, name: str) ->
     wanted: shapes and dtypes (of a DTensor the unsharded ones).  ``step`` and ``offset`` and scalar
     states may lie anywhere.
     """
-    device = sharded.local(p).device
+    device = mesh.local(p).device
     for key, (shape, dtype) in wanted.items():
         x = entry.get(key)
         if x is None and key in (MASTER, CHECK):  # bf16 only since the state was made
@@ -106,7 +106,7 @@ def states(entry: Mapping[str, Tensor], wanted: Layout, p: Tensor, name: str) ->
                 f"a parameter has shape {list(p.shape)} and its optimizer state "
                 f"{list(x.shape)}: its data was replaced; make the optimizer anew",
             )
-        part = sharded.local(x)
+        part = mesh.local(x)
         if not shape:
             right = x.shape == shape and x.dtype == dtype
         else:
@@ -115,7 +115,7 @@ def states(entry: Mapping[str, Tensor], wanted: Layout, p: Tensor, name: str) ->
                 and x.dtype == dtype
                 and part.device == device
                 and dense.as_it_lies(part)
-                and sharded.is_sharded(x) == sharded.is_sharded(p)
+                and mesh.is_sharded(x) == mesh.is_sharded(p)
                 and not memory.foreign(part)
             )
         if not right:
@@ -171,14 +171,14 @@ def grad(p: Tensor, g: Tensor, name: str) -> None:
     if g.dtype not in (torch.float32, torch.bfloat16):
         raise coded(RuntimeError, "SC416", f"{name} needs fp32 or bf16 gradients, not {g.dtype}")
     sharded.check_grad(p, g, name)
-    if g.shape != p.shape or sharded.local(g).shape != sharded.local(p).shape:
+    if g.shape != p.shape or mesh.local(g).shape != mesh.local(p).shape:
         raise coded(
             RuntimeError,
             "SC429",
             f"{name}: a parameter has shape {list(p.shape)} and its gradient {list(g.shape)}: its "
             "data was replaced after backward; zero_grad() and backward again",
         )
-    part = sharded.local(g)
+    part = mesh.local(g)
     if memory.foreign(part) and not part._is_zerotensor():
         raise coded(
             RuntimeError,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from signconv.runtime import sharded
+from signconv.runtime import mesh
 
 
 class Dense:
@@ -58,5 +58,5 @@ def find_nonfinite(params: Sequence[Tensor], flag: Tensor) -> None:
     """Raise ``flag`` (0-dim fp32) if a gradient is not finite; of a DTensor's, this rank's part."""
     for p in params:
         if p.grad is not None:
-            bad = ~sharded.local(p.grad).isfinite().all()
+            bad = ~mesh.local(p.grad).isfinite().all()
             flag.copy_(flag.maximum(bad.to(flag.dtype)))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from signconv.runtime import sharded
+from signconv.runtime import mesh, sharded
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, SPLIT, WHOLE, Format
 from signconv.runtime.master import param_format
@@ -288,13 +288,13 @@ def _named(optimizer: FusedOptimizer) -> Iterator[tuple[Tensor, str]]:
 
 
 def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
-    held_here = {k: sharded.local(v).nbytes for k, v in optimizer.state.get(p, {}).items()}
+    held_here = {k: mesh.local(v).nbytes for k, v in optimizer.state.get(p, {}).items()}
     values, entry = sharded.readable(p, optimizer.state.get(p, {}))
     weights = values.contiguous()
     stored = "fp32" if p.dtype == torch.float32 else "bf16"
     form = param_format(entry)
     label = stored if stored == "fp32" or form in (SPLIT, WHOLE) else "bf16, stochastic"
-    yield _Part(p, weights, entry, name, "", "", label, values, sharded.local(p).nbytes)
+    yield _Part(p, weights, entry, name, "", "", label, values, mesh.local(p).nbytes)
     wide = "" if whole_blocks(p) else f"row of {row_length(p)}"
     if form in (SPLIT, WHOLE):
         held = sum(held_here.get(k, 0) for k in (MASTER, CHECK))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import backend as backends
-from signconv.runtime import checks, dense, seeds, sharded
+from signconv.runtime import checks, dense, mesh, seeds, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
@@ -100,7 +100,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             raise
         self._promise = None
         self._places.append(group["params"])
-        self._dtensors += [p for p in group["params"] if sharded.is_sharded(p)]
+        self._dtensors += [p for p in group["params"] if mesh.is_sharded(p)]
 
     def _settle(self) -> None:
         """Convert and check what was put into the groups; at the first step choose the seed."""
@@ -119,9 +119,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         if self._places.fewer(self.param_groups):
             self._backends.clear()  # tables of groups that are gone
         self._places.settle(self.param_groups, self.state)
-        self._dtensors = [
-            p for g in self.param_groups for p in g["params"] if sharded.is_sharded(p)
-        ]
+        self._dtensors = [p for g in self.param_groups for p in g["params"] if mesh.is_sharded(p)]
 
     # ---------------------------------------------------------------- state
 
@@ -154,7 +152,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._entries: list[int] = []
         self._skipped: dict[torch.device, Tensor] = {}
         groups = getattr(self, "param_groups", ())  # none yet while it is constructed
-        self._dtensors = [p for g in groups for p in g["params"] if sharded.is_sharded(p)]
+        self._dtensors = [p for g in groups for p in g["params"] if mesh.is_sharded(p)]
         self._values = Values(self.program, type(self).__name__)
         self._checked = Checked(self.program, type(self).__name__)
         self._promise = None

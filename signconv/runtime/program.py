@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -179,6 +180,31 @@ def by_row(param: Tensor, program: OptimizerProgram) -> bool:
     """Whether kernels have to go row by row: there are block scales, and rows end in a partial
     block with a scale of its own."""
     return program.scaled and param.numel() > 0 and row_length(param) % BLOCK != 0
+
+
+def pitch_of(param: Tensor, entry: Mapping[str, Any]) -> int:
+    """Elements from the beginning of a row to that of the next in the unsharded tensor: a stand-in
+    of some columns (``sharded.Locals``) says so beside its state."""
+    return int(entry.get("pitch", row_length(param)))
+
+
+class Rows(IntEnum):
+    """How kernels go through a tensor's rows of 32 elements."""
+
+    FLAT = 0  #: one after the other, as they lie
+    CUT = 1  #: so, but at the end of each of the tensor's own rows element numbers jump
+    ENDING = 2  #: by the tensor's own rows, each of which may begin anywhere and end in a part
+
+
+def rows_of(param: Tensor, entry: Mapping[str, Any], program: OptimizerProgram) -> Rows:
+    """What the kernels of a parameter, or of what stands in for a part of one, have to do."""
+    length, pitch = row_length(param), pitch_of(param, entry)
+    several = param.dim() > 1 and param.shape[0] > 1
+    jumps = several and pitch != length
+    anywhere = int(entry["offset"]) % BLOCK or (jumps and (length % BLOCK or pitch % BLOCK))
+    if by_row(param, program) or anywhere:
+        return Rows.ENDING
+    return Rows.CUT if jumps else Rows.FLAT
 
 
 def block_count(param: Tensor) -> int:

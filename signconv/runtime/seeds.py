@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from signconv.runtime import sharded
+from signconv.runtime import mesh
 from signconv.runtime.compat import warn_once
 from signconv.runtime.errors import coded
 
@@ -139,6 +139,6 @@ def _fingerprint(optimizer: FusedOptimizer) -> str:
     """Alike on ranks with the same parameters: their sizes, and an element of some."""
     params = [p for g in optimizer.param_groups for p in g["params"]]
     text = [str(tuple(p.shape)) for p in params]
-    whole = [p for p in params if not sharded.is_sharded(p) and p.numel() and not p.is_meta]
+    whole = [p for p in params if not mesh.is_sharded(p) and p.numel() and not p.is_meta]
     text += [str(float(p.detach()[(0,) * p.dim()])) for p in whole[:_SAMPLED]]
     return hashlib.sha256(" ".join(text).encode()).hexdigest()[:16]

@@ -1,11 +1,11 @@
-"""DTensor parameters (fully_shard): a sharded step is the unsharded one, bit for bit.
+"""DTensor parameters: a sharded step is the unsharded one, bit for bit, on any mesh.
 
-A parameter may be cut along dim 0.  Each state tensor has the unsharded shape and is cut as its
-parameter is, so torch.distributed.checkpoint can save it and cut it anew.  Where every cut falls
-between blocks, as between the rows of a matrix, each rank steps its own part as an ordinary tensor
-whose random numbers start further on.  Elsewhere, and for programs with per-tensor reductions, the
-ranks gather one parameter with its gradient and state, all step the whole of it, and keep their
-part.
+Each state tensor has the unsharded shape and is cut as its parameter is (``runtime/mesh.py``), so
+torch.distributed.checkpoint can save it and cut it anew.  Where every cut falls between blocks, as
+between rows of a matrix or between multiples of 32 columns, each rank steps its own part as an
+ordinary tensor whose random numbers are those of its elements in the whole.  Elsewhere, and for
+programs with per-tensor reductions, the ranks gather one parameter with its gradient and state, all
+step the whole of it, and keep their part.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime import mesh
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, CHECK
+from signconv.runtime.mesh import is_sharded, local
 from signconv.runtime.program import (
     OptimizerProgram,
     block_shape,
-    by_row,
     moment_shape,
+    row_length,
     whole_blocks,
 )
 
@@ -33,32 +35,13 @@ BATCH_BYTES = 1 << 26
 Parts = list[tuple[int, list[Tensor]]]
 
 
-def is_sharded(x: object) -> bool:
-    """Whether ``x`` is a DTensor, without importing those."""
-    return hasattr(x, "device_mesh")
-
-
-def check(p: Tensor, name: str) -> None:
-    """Raise TypeError for a DTensor placed otherwise than whole, or cut once along dim 0."""
-    cuts = [x for x in _placements(p) if not x.is_replicate()]
-    plain = all(type(x).__name__ == "Shard" and x.dim == 0 for x in cuts)
-    if not plain or len(cuts) > 1:
-        raise coded(
-            TypeError,
-            "SC419",
-            f"{name} takes DTensors cut once along dim 0, as fully_shard makes them, and this one "
-            f"of shape {list(p.shape)} is placed {tuple(_placements(p))}: shard along dim 0, or "
-            "use another optimizer for tensor-parallel parameters",
-        )
-
-
 def check_grad(p: Tensor, g: Tensor, name: str) -> None:
     """Raise RuntimeError unless the gradient is cut as its parameter is."""
-    if is_sharded(p) != is_sharded(g) or (
-        is_sharded(p) and (_mesh(p), _placements(p)) != (_mesh(g), _placements(g))
-    ):
-        theirs = f"is a DTensor placed {_placements(g)}" if is_sharded(g) else "is a plain tensor"
-        ours = f"a DTensor placed {_placements(p)}" if is_sharded(p) else "a plain tensor"
+    if is_sharded(p) != is_sharded(g) or (is_sharded(p) and _lie(p) != _lie(g)):
+        theirs = (
+            f"is a DTensor placed {mesh.placements(g)}" if is_sharded(g) else "is a plain tensor"
+        )
+        ours = f"a DTensor placed {mesh.placements(p)}" if is_sharded(p) else "a plain tensor"
         raise coded(
             RuntimeError,
             "SC420",
@@ -67,78 +50,40 @@ def check_grad(p: Tensor, g: Tensor, name: str) -> None:
         )
 
 
-def _placements(x: Any) -> Any:
-    return x.placements
-
-
-def _mesh(x: Any) -> Any:
-    return x.device_mesh
+def _lie(x: Any) -> tuple[Any, Any]:
+    return mesh.mesh_of(x), mesh.placements(x)
 
 
 def _wire(x: Any) -> str:
     """Where collectives of its ranks take their tensors, wherever its part lies."""
-    return _mesh(x).device_type
-
-
-def _cut(p: Tensor) -> int | None:
-    """The mesh dimension that cuts dim 0; None where every rank has all of it."""
-    return next((i for i, x in enumerate(_placements(p)) if x.is_shard()), None)
-
-
-def _ranks(p: Tensor) -> tuple[int, int]:
-    """This rank's place among those that share dim 0, and their number."""
-    dim = _cut(p)
-    return (0, 1) if dim is None else (_mesh(p).get_local_rank(dim), _mesh(p).size(dim))
-
-
-def group_of(p: Tensor) -> Any:
-    """The process group of the ranks that share dim 0, None where none is cut."""
-    dim = _cut(p)
-    return None if dim is None else _mesh(p).get_group(dim)
-
-
-def bounds(p: Tensor, rows: int) -> tuple[int, int]:
-    """This rank's rows [first, end) of a tensor with ``rows`` of them, cut as torch.chunk does."""
-    rank, ranks = _ranks(p)
-    each = -(-rows // ranks)
-    return min(rank * each, rows), min((rank + 1) * each, rows)
+    return mesh.mesh_of(x).device_type
 
 
 def first_element(p: Tensor) -> int:
     """Index of this rank's first element in the unsharded tensor."""
-    return bounds(p, p.shape[0])[0] * (p.numel() // p.shape[0]) if _cut(p) is not None else 0
+    strides = torch.empty(p.shape, dtype=torch.uint8, device="meta").stride()
+    return sum(begin * n for (begin, _), n in zip(mesh.spans(p, p.shape), strides, strict=True))
 
 
 def on_blocks(p: Tensor) -> bool:
     """Whether every cut falls between blocks, on all ranks: rows have their own."""
-    return p.dim() > 1 or _on_32(p)
-
-
-def _on_32(p: Tensor) -> bool:
-    """Whether every rank begins at a multiple of 32 elements."""
-    _, ranks = _ranks(p)
-    if ranks == 1:
-        return True
-    each = -(-p.shape[0] // ranks)
-    return each * (p.numel() // p.shape[0]) % BLOCK == 0 or each >= p.shape[0]
-
-
-def is_local(p: Tensor, program: OptimizerProgram) -> bool:
-    """Whether a rank can step its part of a DTensor without the others.
-
-    Kernels that go row by row begin anywhere, others at a multiple of 32.
-    """
-    if program.reductions and _ranks(p)[1] > 1:
+    if any(dim > 1 for dim in mesh.cuts(p)):
         return False
-    return on_blocks(p) and (by_row(p, program) or _on_32(p))
+    if p.dim() < 2:
+        return mesh.parts_begin_at(p, BLOCK)
+    return mesh.columns_begin_at(p, (2, BLOCK))
 
 
-def local(x: Any) -> Tensor:
-    """This rank's part of a DTensor, sharing its memory; another tensor itself."""
-    if not is_sharded(x):
-        return x
-    with torch.no_grad():
-        return x.to_local()
+def is_local(p: Tensor, program: OptimizerProgram, entry: Mapping[str, Tensor]) -> bool:
+    """Whether a rank can step its part of a DTensor, whose state is ``entry``, without the
+    others."""
+    if not mesh.is_cut(p):
+        return True
+    if program.reductions:
+        return False
+    if program.scaled or CHECK in entry:
+        return on_blocks(p)
+    return all(dim < 2 for dim in mesh.cuts(p))
 
 
 def wrap(part: Tensor, p: Tensor, shape: Sequence[int]) -> Tensor:
@@ -148,12 +93,13 @@ def wrap(part: Tensor, p: Tensor, shape: Sequence[int]) -> Tensor:
 
     size = torch.Size(shape)
     stride = torch.empty(size, dtype=torch.uint8, device="meta").stride()
-    if part.device.type != _mesh(p).device_type:
+    placed = mesh.placed_as(p, len(size))
+    if part.device.type != mesh.mesh_of(p).device_type:
         # FSDP2's CPU offload: from_local would move it to the mesh's device
-        spec = DTensorSpec(_mesh(p), _placements(p), TensorMeta(size, stride, part.dtype))
+        spec = DTensorSpec(mesh.mesh_of(p), placed, TensorMeta(size, stride, part.dtype))
         return DTensor(part, spec, requires_grad=False)
     return DTensor.from_local(
-        part, _mesh(p), _placements(p), run_check=False, shape=size, stride=stride
+        part, mesh.mesh_of(p), placed, run_check=False, shape=size, stride=stride
     )
 
 
@@ -161,9 +107,8 @@ def zeros(p: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A tensor of zeros of global ``shape``, placed as ``p`` is; scalars are never cut."""
     if not is_sharded(p) or len(shape) == 0:
         return torch.zeros(shape, dtype=dtype, device=local(p).device)
-    first, end = bounds(p, shape[0])
-    part = torch.zeros([end - first, *shape[1:]], dtype=dtype, device=local(p).device)
-    return wrap(part, p, shape)
+    sizes = [end - begin for begin, end in mesh.spans(p, shape)]
+    return wrap(torch.zeros(sizes, dtype=dtype, device=local(p).device), p, shape)
 
 
 def place(value: Tensor, p: Tensor, device: torch.device) -> Tensor:
@@ -173,14 +118,13 @@ def place(value: Tensor, p: Tensor, device: torch.device) -> Tensor:
     """
     value = value.detach()
     if is_sharded(value):
-        alike = is_sharded(p) and (_mesh(p), _placements(p)) == (_mesh(value), _placements(value))
-        if alike and value.dim() > 0:
+        same = is_sharded(p) and value.dim() > 0
+        if same and _lie(value) == (mesh.mesh_of(p), mesh.placed_as(p, value.dim())):
             return wrap(_copy(local(value), device), p, value.shape)
         value = _full(value)
     if not is_sharded(p) or value.dim() == 0:
         return _copy(value, device)
-    first, end = bounds(p, value.shape[0])
-    return wrap(_copy(value[first:end], device), p, value.shape)
+    return wrap(_copy(mesh.part_of(value, p), device), p, value.shape)
 
 
 def _copy(value: Tensor, device: torch.device) -> Tensor:
@@ -193,11 +137,11 @@ def _full(value: Tensor) -> Tensor:
     """The whole of a DTensor placed in any way; on the mesh's device, where collectives run."""
     from torch.distributed.tensor import DTensor
 
-    if local(value).device.type != _mesh(value).device_type:
+    if local(value).device.type != mesh.mesh_of(value).device_type:
         value = DTensor.from_local(
             local(value),
-            _mesh(value),
-            _placements(value),
+            mesh.mesh_of(value),
+            mesh.placements(value),
             run_check=False,
             shape=value.shape,
             stride=value.stride(),
@@ -206,12 +150,16 @@ def _full(value: Tensor) -> Tensor:
 
 
 def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The whole of each tensor, on every rank of its mesh: one collective for all of them.
+    """The whole of each tensor, on every rank of its mesh: one collective for all of them where
+    all are cut along dim 0 alone by the same ranks.
 
-    All must be cut along dim 0 on the same mesh.  Bytes travel, so that gloo takes every dtype.
+    There bytes travel, so that gloo takes every dtype.
     """
     first = tensors[0]
-    _, ranks = _ranks(first)
+    group = mesh.cut_along_rows(first)
+    if group is None:
+        return [_full(x.detach()).to(local(x).device) for x in tensors]
+    ranks = torch.distributed.get_world_size(group)
     parts, widths = [], []
     for x in tensors:
         row = x.numel() // x.shape[0] * x.element_size()
@@ -223,7 +171,7 @@ def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
     # torch 2.13 renamed it
     dist = torch.distributed
     collect = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    collect(received, sent, group=group_of(first))
+    collect(received, sent, group=group)
     made, begin = [], 0
     for x, width in zip(tensors, widths, strict=True):
         # Only the last parts are short, so the padding is all at the end
@@ -236,8 +184,7 @@ def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def keep_part(target: Tensor, whole: Tensor) -> None:
     """Copy this rank's part of ``whole`` into a DTensor."""
-    first, end = bounds(target, whole.shape[0])
-    local(target).detach().copy_(whole[first:end])
+    local(target).detach().copy_(mesh.part_of(whole, target))
 
 
 def whole(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -260,8 +207,7 @@ def place_part(value: Tensor, p: Tensor, shape: torch.Size) -> Tensor:
     if not is_sharded(p):
         return value
     if not on_blocks(p):
-        first, end = bounds(p, shape[0])
-        value = value[first:end].clone()
+        value = mesh.part_of(value, p).clone()
     return wrap(value, p, shape)
 
 
@@ -282,8 +228,9 @@ def agree(flag: Tensor, params: Sequence[Tensor]) -> Tensor:
     """The largest ``flag`` of all ranks that share one of ``params``, which all must call."""
     seen: set[int] = set()
     for p in params:
-        group = group_of(p) if is_sharded(p) else None
-        if group is not None and id(group) not in seen:
+        for group in mesh.groups_of(p) if is_sharded(p) else ():
+            if id(group) in seen:
+                continue
             seen.add(id(group))
             there = flag.to(_wire(p))
             torch.distributed.all_reduce(there, torch.distributed.ReduceOp.MAX, group=group)
@@ -315,7 +262,8 @@ class Locals:
         made: dict[Tensor, Tensor] = {}
         locally: list[dict[str, Any]] = []
         for group in groups:
-            known = [p for p in group["params"] if state.get(p) and self._first_of(p) is not None]
+            held = [p for p in group["params"] if state.get(p)]
+            known = [p for p in held if self._first_of(p, state[p]) is not None]
             made |= {p: self._stand_in(p, state[p]) for p in known}
             locally.append({**group, "params": [made[p] for p in known]})
         near = [(i, [made[p] for p in ps if p in made]) for i, ps in parts]
@@ -332,11 +280,11 @@ class Locals:
             for name in ("step", *(n for n, _ in self.program.scalar_states)):
                 state[p][name] = self.state[made][name]
 
-    def _first_of(self, p: Tensor) -> int | None:
+    def _first_of(self, p: Tensor, entry: Mapping[str, Tensor]) -> int | None:
         """This rank's first element; None where the parameter has to be gathered."""
         if p not in self._first:
             here = not is_sharded(p)
-            mine = here or is_local(p, self.program)
+            mine = here or is_local(p, self.program, entry)
             self._first[p] = (0 if here else first_element(p)) if mine else None
         return self._first[p]
 
@@ -367,9 +315,10 @@ class Locals:
             elif name not in mine:
                 mine[name] = local(x).new_zeros(_idle_shape(made, name, x, self.program))
         if not idle:
-            first = self._first_of(p)
+            first = self._first_of(p, entry)
             assert first is not None
             mine["offset"] = entry["offset"] + first
+            mine["pitch"] = torch.tensor(row_length(p), dtype=torch.int64, device="cpu")
         grad = None if p.grad is None else local(p.grad).detach()
         if grad is not None:
             grad = torch.zeros_like(made, dtype=grad.dtype) if idle else grad
@@ -399,7 +348,8 @@ def batches(
     held = 0
     for p in params:
         size = 2 * p.nbytes + sum(x.nbytes for x in state[p].values())
-        if batch and (group_of(p) is not group_of(batch[0]) or held + size > BATCH_BYTES):
+        group = mesh.cut_along_rows(p)
+        if batch and (group is not mesh.cut_along_rows(batch[0]) or held + size > BATCH_BYTES):
             yield batch
             batch, held = [], 0
         batch.append(p)

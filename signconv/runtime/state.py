@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime import legacy, sharded
+from signconv.runtime import legacy, mesh, sharded
 from signconv.runtime import master as masters
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import CHECK, MASTER, Format, named
@@ -105,7 +105,7 @@ def mend(program: OptimizerProgram, entry: dict[str, Any], p: Tensor) -> None:
     for name, _ in program.scalar_states:
         if name in entry and not _scalar(entry[name], torch.float64):
             value = float(number(entry[name], f"state of a parameter: {name}"))
-            where = number_device(sharded.local(p).device)
+            where = number_device(mesh.local(p).device)
             entry[name] = torch.tensor(value, dtype=torch.float64, device=where)
 
 
@@ -130,7 +130,7 @@ def count(step: Any, p: Tensor) -> Tensor:
             "from 0 there",
         )
     exact = value if isinstance(value, int) else int(number)
-    where = number_device(sharded.local(p).device)
+    where = number_device(mesh.local(p).device)
     return torch.tensor(exact, dtype=torch.int64, device=where)
 
 
@@ -147,7 +147,7 @@ def create(
         for n, (s, d) in layout(program, p, master).items()
         if n not in numbers
     }
-    device = number_device(sharded.local(p).device)
+    device = number_device(mesh.local(p).device)
     for name, init in program.scalar_states:
         made[name] = host_number(init, torch.float64).to(device)
     made["step"] = host_number(0, torch.int64).to(device)
@@ -222,7 +222,7 @@ def take(
                 "SC507",
                 f"state of parameter {key}: {name} is {got}, needs {dtype} {list(shape)}",
             )
-        device = sharded.local(p).device
+        device = mesh.local(p).device
         if name == "offset":
             device = torch.device("cpu")
         elif name in numbers:
@@ -273,6 +273,6 @@ def convert(
 
 def _own(x: Any, p: Tensor) -> Any:
     """A copy of an entry that is the user's, on the parameter's device and else as it is."""
-    if not isinstance(x, Tensor) or sharded.is_sharded(x):
+    if not isinstance(x, Tensor) or mesh.is_sharded(x):
         return copy.deepcopy(x)
     return x.detach().to(p.device, copy=True)

@@ -3,9 +3,8 @@
 Engines on the host write it, kernels read it; both take places and widths from here.  A second
 table lists chunks: (tensor, chunk of it) for every program of a launch.
 
-ROW_LENGTH is read where rows end in partial blocks.  FIRST_ROW and FIRST_COLUMN say where a tensor
-lies in its unsharded one, and are not read yet: OFFSET says enough for cuts along the first
-dimension.
+ROW_LENGTH and PITCH are read where rows end in partial blocks, or where a tensor is some columns of
+an unsharded one: element numbers are those of the unsharded tensor, row by row.
 """
 
 from __future__ import annotations
@@ -28,13 +27,12 @@ class Column(IntEnum):
     ALIGNED = 1  #: 1 where every pointer is a multiple of 16; Triton's step reads it
     OFFSET = 2  #: index of its first element among all, where its random numbers start
     NUMEL = 3
-    FIRST_ROW = 4  #: its first element's row in the unsharded tensor …
-    FIRST_COLUMN = 5  #: … and column, …
-    ROW_LENGTH = 6  #: … whose rows are so long
+    ROW_LENGTH = 4  #: elements of one of its rows …
+    PITCH = 5  #: … and of the unsharded tensor's
     # Pointers, compared or written every step
-    PARAM = 7
-    GRAD = 8
-    STATE = 9  #: two for each moment, to codes and scales (the same twice where there are none),
+    PARAM = 6
+    GRAD = 7
+    STATE = 8  #: two for each moment, to codes and scales (the same twice where there are none),
     #: then two for a master weight
 
 

@@ -21,6 +21,7 @@ from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.scalars import scalar_kernel
 from signconv.runtime.optimizer import FusedOptimizer
+from signconv.runtime.program import Rows
 
 #: Targets: backend, architecture, threads per warp.
 TARGETS: dict[str, tuple[str, int | str, int]] = {
@@ -124,18 +125,18 @@ def compile_step(
     optimizer: type[FusedOptimizer],
     target: str,
     dtype: torch.dtype = torch.bfloat16,
-    by_row: bool = False,
+    rows: Rows = Rows.FLAT,
     master: int = PLAIN,
     scaled: bool = False,
 ) -> Compiled:
     """Compile the step kernel of a generated class as the runtime launches it.
 
-    ``by_row``: rows end in partial blocks; ``master``: how parameters are stored (formats.py);
+    ``rows``: how a tensor's rows lie; ``master``: how parameters are stored (formats.py);
     ``scaled``: with a factor for the gradients.
     Raises VerifyError where kernels are interpreted.
     """
     codec = CODECS[target] if target in TARGETS else 0
-    variant = Variant(dtype, dtype, by_row, master, codec)
+    variant = Variant(dtype, dtype, rows, master, codec)
     constants = launch.step_constants(optimizer.program, variant, scaled)
     return _compile(step.step_kernel, STEP, constants, target)
 
@@ -150,7 +151,7 @@ def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
 def compile_reductions(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     """Compile the reduction kernel of a generated class that has reductions, bf16 parameters."""
     codec = CODECS[target] if target in TARGETS else 0
-    variant = Variant(torch.bfloat16, torch.bfloat16, True, PLAIN, codec)
+    variant = Variant(torch.bfloat16, torch.bfloat16, Rows.ENDING, PLAIN, codec)
     constants = launch.reduce_constants(optimizer.program, variant, False)
     return _compile(step.reduce_kernel, STEP, constants, target)
 
@@ -160,7 +161,7 @@ def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
 
     Raises VerifyError where kernels are interpreted.
     """
-    variant = Variant(torch.bfloat16, torch.bfloat16, True)
+    variant = Variant(torch.bfloat16, torch.bfloat16)
     constants = launch.finder_constants(optimizer.program, variant)
     return _compile(step.find_nonfinite, STEP | {"flag": "*fp32"}, constants, target)
 

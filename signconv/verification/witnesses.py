@@ -98,7 +98,7 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         before = p.detach().clone()
         prev = _states(optimizer, p, evaluator)
         optimizer.step()
-        word, *_ = ref.draw_words(5, t, 1, program.noise, 0, SIZE, p.device)
+        word, *_ = ref.draw_words(5, t, 1, program.noise, ref.element_numbers(0, SIZE, p.device))
         noise = ref.sign_noise(word.field(0)).double().numpy()
         start, grad = before.double().numpy(), p.grad.double().numpy()
         middle, states = evaluator.step(start, grad, prev, t, noise)

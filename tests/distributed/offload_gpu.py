@@ -23,6 +23,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from signconv.runtime import sharded
+from signconv.runtime.mesh import part_of
 from tests.distributed.training import Model, differences, gradients, here, join, result, together
 
 
@@ -38,8 +39,7 @@ def given(cls: Any, mesh: Any, options: dict[str, Any]) -> dict[str, Any]:
             g = g.to(p.dtype)
             if isinstance(p, DTensor):
                 assert p.to_local().device.type == "cpu" and mesh.device_type == "cuda"
-                first, end = sharded.bounds(p, p.shape[0])
-                p.grad = sharded.wrap(g[first:end].clone(), p, p.shape)
+                p.grad = sharded.wrap(part_of(g, p).clone(), p, p.shape)
             else:
                 p.grad = g
         optimizer.step()

@@ -14,6 +14,7 @@ from signconv.generated.nadam_stosign import NAdamStoSign
 from torch import nn
 
 from signconv.runtime import sharded
+from signconv.runtime.mesh import local
 from signconv.verification.bits import different
 
 if not dist.is_available():
@@ -38,7 +39,7 @@ def test_state_lies_beside_the_part_and_not_on_the_mesh(
     from torch.distributed.tensor import Shard, distribute_tensor
 
     if gathered:
-        monkeypatch.setattr(sharded, "is_local", lambda p, program: False)
+        monkeypatch.setattr(sharded, "is_local", lambda *_: False)
     plain = [nn.Parameter(torch.ones(4, 32)), nn.Parameter(torch.ones(5))]
     parts = [nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for p in plain]
     grads = [torch.linspace(-1, 1, p.numel()).view(p.shape) for p in plain]
@@ -59,5 +60,5 @@ def test_state_lies_beside_the_part_and_not_on_the_mesh(
         sides.append([opt.state[p] | {"p": p.detach()} for p in ps])
     for mine, theirs in zip(*sides, strict=True):
         for name, x in mine.items():
-            assert sharded.local(x).device.type == "cpu"
-            assert not different(sharded.local(x), theirs[name]), name
+            assert local(x).device.type == "cpu"
+            assert not different(local(x), theirs[name]), name

@@ -234,7 +234,9 @@ def _enclose(
     unit = 2.0**-24 if precision == "fp32" else 2.0**-8
     t = int(entry["step"]) + 1
     kind, base = program.noise, int(entry["offset"])
-    word, *_ = ref.draw_words(case.seed, t, 1, kind, base, p.numel(), torch.device("cpu"))
+    word, *_ = ref.draw_words(
+        case.seed, t, 1, kind, ref.element_numbers(base, p.numel(), torch.device("cpu"))
+    )
     noise = ref.sign_noise(word.field(0)).double().numpy()
     assert p.grad is not None
     start, grad = _flat(p), _flat(p.grad) * (-1.0 if case.maximize else 1.0)

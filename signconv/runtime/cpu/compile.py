@@ -149,15 +149,17 @@ class _Kernel:
     def _rows(self) -> Any:
         """Function (pointers…, scalars, keys, this tensor's reduced numbers or the open sums,
         global index of the first element, number of the first row, elements per row, rows, and how
-        many elements and bytes of two codes the rows lie apart)."""
-        types = [POINTER] * (len(self.pointers) + 3) + [I64, I64, I32, I64, I64, I64]
+        many elements and bytes of two codes the rows lie apart, and how many in the index)."""
+        types = [POINTER] * (len(self.pointers) + 3) + [I64, I64, I32, I64, I64, I64, I64]
         function = ir.Function(self.module, ir.FunctionType(VOID, types), f"{self.name}_rows")
         function.linkage = "internal"
         function.attributes.add("noinline")
-        *bases, scalars, keys, extra, index, first, lanes, count, apart, bytes_apart = function.args
+        *bases, scalars, keys, extra, index, first, lanes, count = function.args[:-3]
+        apart, bytes_apart, numbers_apart = function.args[-3:]
         b = ir.IRBuilder(function.append_basic_block("entry"))
         if not self.variant.by_row:  # what LLVM is to know
-            apart, bytes_apart = ir.Constant(I64, BLOCK), ir.Constant(I64, BLOCK // 2)
+            apart = numbers_apart = ir.Constant(I64, BLOCK)
+            bytes_apart = ir.Constant(I64, BLOCK // 2)
         trace = Trace(b, width(), storing=not self.reducing)
 
         def numbers(pointer: Any, n: int) -> list[Any]:
@@ -188,7 +190,7 @@ class _Kernel:
                 stored.append(Stored(trace, dtype, place, wide, share if wide else 1))
             param, grad, *moments = stored
             names = [name for name, *_ in self.pointers[2:]]
-            place = b.add(index, element)
+            place = b.add(index, b.mul(r, numbers_apart))
             words = random_words(trace, place, drawn, self.program, self.variant.by_row)
             state: Any = dict(zip(names, moments, strict=True))
             step_tensor(self.program, param, grad, state, factor, outputs, words)  # type: ignore[arg-type]
@@ -242,7 +244,7 @@ class _Kernel:
             extra = pieces.at(b, reduced, pieces.times(b, tensor, reductions), F32)
         memory = [b.inttoptr(a, POINTER) for a in addresses]
 
-        near = ir.Constant(I64, BLOCK), ir.Constant(I64, BLOCK // 2)
+        near = tuple(ir.Constant(I64, n) for n in (BLOCK, BLOCK // 2, BLOCK))
 
         def call(
             first: Any,
@@ -250,7 +252,7 @@ class _Kernel:
             element: Any,
             lanes: Any,
             count: Any,
-            apart: tuple[Any, Any] = near,
+            apart: Sequence[Any] = near,
         ) -> None:
             index = b.add(offset, element)
             b.call(rows, [*places, scalars, keys, extra, index, first, lanes, count, *apart])
@@ -272,7 +274,8 @@ class _Kernel:
 
         walk = Walk(b, self.pointers, memory, self.program.scaled, call, through_scratch)
         if self.variant.by_row:
-            rest = walk.partial_rows(first, most, numel, column(Column.ROW_LENGTH))
+            lengths = column(Column.ROW_LENGTH), column(Column.PITCH)
+            rest = walk.partial_rows(first, most, numel, *lengths)
         else:
             rest = walk.whole_rows(first, most, numel)
         if self.reducing:

@@ -22,10 +22,12 @@ from signconv.runtime.dense import Dense
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import (
     OptimizerProgram,
+    Rows,
     block_count,
-    by_row,
     check_shape,
+    pitch_of,
     row_length,
+    rows_of,
 )
 from signconv.runtime.reference import ops as ref
 
@@ -67,7 +69,8 @@ class Bucket:
         entries: list[list[int]] = []
         for p, data, grad in zip(self.members, flat.params, flat.grads, strict=True):
             pointers = [state[p][name].data_ptr() for name in self.names]
-            fixed = [rows[p], 0, offsets[p], p.numel(), 0, 0, row_length(p)]
+            lengths = row_length(p), pitch_of(p, state[p])
+            fixed = [rows[p], 0, offsets[p], p.numel(), *lengths]
             entries.append([*fixed, data.data_ptr(), grad.data_ptr(), *pointers])
         if entries != self.entries:
             self.entries = entries
@@ -145,7 +148,8 @@ class CpuEngine:
         found: dict[Variant, list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
-            kind = Variant(p.dtype, p.grad.dtype, by_row(p, self.program))
+            by_row = rows_of(p, state[p], self.program) != Rows.FLAT
+            kind = Variant(p.dtype, p.grad.dtype, by_row)
             found.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, b, variant) for variant, b in found.items()]
         self.active = active

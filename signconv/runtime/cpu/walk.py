@@ -20,8 +20,9 @@ class Walk:
     """Writes the calls that step a chunk.
 
     pointers: name, column, dtype and how many elements share a number, of everything stored;
-    memory: where each begins; call(number of the first row in the chunk, places, first element,
-    elements per row, rows); short(number, places, element, elements) for fewer than a row has.
+    memory: where each begins; call(number of the first row in the chunk, places, the first
+    element's number among all, elements per row, rows, how far those lie apart); short(number,
+    places, element, elements) for fewer than a row has.
     """
 
     b: Any
@@ -50,9 +51,9 @@ class Walk:
                 self.short(whole, self._places(end, zero), end, tail)
         return b.add(whole, b.zext(some, I64))
 
-    def partial_rows(self, first: Any, most: Any, numel: Any, length: Any) -> Any:
-        """Step a chunk from block ``first`` on, where each ``length`` elements end in a partial
-        block; returns how many blocks it has.
+    def partial_rows(self, first: Any, most: Any, numel: Any, length: Any, pitch: Any) -> Any:
+        """Step a chunk from block ``first`` on, where each ``length`` elements may end in a partial
+        block and are numbered ``pitch`` apart; returns how many blocks it has.
 
         A partial block is read and written as a whole one, with what lies behind it as it is: up to
         the chunk's end, behind which another thread may be at work.
@@ -61,7 +62,8 @@ class Walk:
         zero, one, block = (ir.Constant(I64, n) for n in (0, 1, BLOCK))
         half = b.sdiv(b.add(length, one), ir.Constant(I64, 2))  # bytes of a row of two codes each
         whole, rest = b.sdiv(length, block), b.srem(length, block)
-        per_row = b.add(whole, one)
+        partial = b.icmp_signed(">", rest, zero)
+        per_row = b.add(whole, b.zext(partial, I64))
         total = b.mul(b.sdiv(numel, length), per_row)
         end = self._least(b.add(first, most), total)
 
@@ -72,7 +74,8 @@ class Walk:
         def places(row: Any, column: Any) -> tuple[Any, list[Any]]:
             element, byte = at(row, column)
             number = b.add(b.mul(row, per_row), column)
-            return element, self._places(element, number, byte)
+            among = b.add(b.mul(row, pitch), pieces.times(b, column, BLOCK))
+            return among, self._places(element, number, byte)
 
         last, behind = at(b.sdiv(end, per_row), b.srem(end, per_row))
 
@@ -94,7 +97,7 @@ class Walk:
                 many = b.select(some, many, zero)
                 element, where = places(begin, zero)
                 lanes = b.trunc(length, I32)
-                self.call(zero, where, element, lanes, many, (length, half))
+                self.call(zero, where, element, lanes, many, (length, half, pitch))
                 with pieces.loop(b, b.sub(b.sub(until, begin), many)) as i:
                     row = b.add(b.add(begin, many), i)
                     element, where = places(row, zero)
@@ -109,7 +112,7 @@ class Walk:
                     element, where = places(row, low)
                     here = b.sub(b.add(left, low), first)
                     self.call(here, where, element, ir.Constant(I32, BLOCK), some)
-                with b.if_then(b.icmp_signed(">", high, whole)):
+                with b.if_then(b.and_(partial, b.icmp_signed(">", high, whole))):
                     element, where = places(row, whole)
                     here = b.sub(b.add(left, whole), first)
                     with b.if_else(fits(row, whole)) as (inside, outside):

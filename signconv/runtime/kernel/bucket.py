@@ -24,7 +24,14 @@ from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.memory import Watch
-from signconv.runtime.program import OptimizerProgram, block_count, by_row, row_length
+from signconv.runtime.program import (
+    OptimizerProgram,
+    Rows,
+    block_count,
+    pitch_of,
+    row_length,
+    rows_of,
+)
 from signconv.runtime.tables import Column
 
 #: What the quick check of every step asks of thousands of tensors, as calls without Python frames.
@@ -45,7 +52,7 @@ class Bucket:
     ) -> None:
         self.program, self.device, self.members = program, device, members
         self.shape = launch.launch_shape(program, members[0].dtype)
-        rows = by_row(members[0], program)
+        rows = rows_of(members[0], state[members[0]], program)
         self.param_format = param_format(state[members[0]])
         names = [*tables.state_names(program, self.param_format), "step"]
         self.watched = [*map(itemgetter, names)]
@@ -62,7 +69,8 @@ class Bucket:
         self.watch = Watch(())  # parameters and gradients as they were checked
         self.died: list[Any] = []
         self.alive: list[Any] = []
-        blocks = [block_count(p) if rows else -(-p.numel() // BLOCK) for p in members]
+        by_row = rows == Rows.ENDING
+        blocks = [block_count(p) if by_row else -(-p.numel() // BLOCK) for p in members]
         counts = [-(-n // self.shape.chunk) for n in blocks]
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
         self.programs = len(self.chunks)
@@ -122,8 +130,9 @@ class Bucket:
             rows = [clock_rows[p] for p in self.members]
             offsets = [int(e["offset"]) for e in entries]
             sizes = [p.numel() for p in self.members]
-            zeros, lengths = [0] * len(rows), [row_length(p) for p in self.members]
-            fixed = [rows, zeros, offsets, sizes, zeros, zeros, lengths]
+            lengths = [row_length(p) for p in self.members]
+            pitches = [pitch_of(p, e) for p, e in zip(self.members, entries, strict=True)]
+            fixed = [rows, [0] * len(rows), offsets, sizes, lengths, pitches]
             self.fixed = torch.tensor(fixed, dtype=torch.int64, device="cpu")
         self.dense = Dense(self.members)
         params, grads = [*map(_POINTER, self.dense.params)], [*map(_POINTER, self.dense.grads)]

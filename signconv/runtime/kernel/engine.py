@@ -15,7 +15,7 @@ from signconv.runtime.kernel.bucket import Bucket
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.scalars import scalar_kernel
 from signconv.runtime.master import param_format
-from signconv.runtime.program import OptimizerProgram, by_row, check_shape
+from signconv.runtime.program import OptimizerProgram, Rows, check_shape, rows_of
 from signconv.runtime.settings import host_numbers
 
 
@@ -92,10 +92,11 @@ class GroupEngine:
         self.scalar_launcher = Launcher(
             scalar_kernel, len(params), launch.scalar_constants(self.program)
         )
-        buckets: dict[tuple[torch.dtype, torch.dtype, bool, int], list[Tensor]] = {}
+        buckets: dict[tuple[torch.dtype, torch.dtype, Rows, int], list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
-            kind = (p.dtype, p.grad.dtype, by_row(p, self.program), param_format(state[p]))
+            rows = rows_of(p, state[p], self.program)
+            kind = (p.dtype, p.grad.dtype, rows, param_format(state[p]))
             buckets.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]
 

@@ -15,7 +15,7 @@ from signconv.runtime.compat import HAS_TRITON, tl
 from signconv.runtime.formats import BLOCK, PLAIN
 from signconv.runtime.kernel import constants, interpreter
 from signconv.runtime.kernel.reduce import tree_sum
-from signconv.runtime.program import NOISES, REDUCTION_KINDS, OptimizerProgram
+from signconv.runtime.program import NOISES, REDUCTION_KINDS, OptimizerProgram, Rows
 
 #: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
 #: (docs/performance.md).
@@ -87,7 +87,7 @@ class Variant:
 
     param: torch.dtype
     grad: torch.dtype
-    by_row: bool = False
+    rows: Rows = Rows.FLAT
     param_format: int = PLAIN
     codec: int = 0
 
@@ -103,7 +103,7 @@ def _tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict
         "P_FORMAT": v.param_format,
         "FORMATS": tuple(m.stored.code for m in program.moments),
         "APART": tuple(m.apart for m in program.moments),
-        "BY_ROW": v.by_row,
+        "BY_ROW": v.rows == Rows.ENDING,
         "CODEC": v.codec,
         "SCALED": scaled,
         "num_warps": WARPS,
@@ -117,6 +117,7 @@ def step_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[
     return {
         **_tile_constants(program, v, scaled),
         "MATH": program.kernel.math,
+        "CUT": v.rows == Rows.CUT,
         "WORDS": program.words,
         "NOISE": NOISES.index(program.noise or "fresh"),
         "FIELDS": tuple(m.bits.code for m in program.moments),

@@ -173,13 +173,15 @@ def _typed(ptr, FORMAT: tl.constexpr):
 
 
 @triton.jit
-def places(start, numel, length, ROWS: tl.constexpr, BY_ROW: tl.constexpr):
+def places(
+    start, numel, length, pitch, ROWS: tl.constexpr, BY_ROW: tl.constexpr, CUT: tl.constexpr
+):
     """Where the tile whose first block is number ``start`` / 32 lies: its first element; from there
     element numbers [ROWS, 32], which of them exist, the same of blocks [ROWS, 1], and of bytes
-    of packed codes [ROWS, 16].
+    of packed codes [ROWS, 16]; and how much further each block lies in the unsharded tensor.
 
     BY_ROW each ``length`` elements are blocks of their own, and numbers count from the tensor's
-    beginning.
+    beginning.  CUT as well in the unsharded tensor rows are ``pitch`` elements long.
     """
     row = tl.arange(0, ROWS)[:, None]
     lane = tl.arange(0, 32)[None, :]
@@ -196,12 +198,17 @@ def places(start, numel, length, ROWS: tl.constexpr, BY_ROW: tl.constexpr):
         mask = exists & (lane < left)
         halves = line * ((length + 1) // 2) + column // 2 + byte
         half_mask = exists & (2 * byte < left)
-        made = first, offsets, mask, block, exists, halves, half_mask
+        further = line * (pitch - length)
+        made = first, offsets, mask, block, exists, halves, half_mask, further
     else:
         left = numel - start
         offsets = row * 32 + lane
         row_mask = row * 32 < left
-        made = start, offsets, offsets < left, row, row_mask, row * 16 + byte, row_mask
+        further = start * 0
+        if CUT:  # blocks of a tensor are fewer than 2^31
+            line = ((start // 32).to(tl.int32) + row) // (length // 32).to(tl.int32)
+            further = line * (pitch - length)
+        made = start, offsets, offsets < left, row, row_mask, row * 16 + byte, row_mask, further
     return made
 
 

@@ -22,6 +22,7 @@ from signconv.runtime.kernel.constants import (
     COLUMN_NUMEL,
     COLUMN_OFFSET,
     COLUMN_PARAM,
+    COLUMN_PITCH,
     COLUMN_ROW_LENGTH,
     COLUMN_STATE,
     FRESH,
@@ -83,7 +84,7 @@ def _fetch(
 ):
     """A tile as it is stored: parameter, gradient, and (codes, scales) of each moment; ``at`` is
     where it lies (``ops.places``)."""
-    start, offsets, mask, row, row_mask, halves, half_mask = at
+    start, offsets, mask, row, row_mask, halves, half_mask, _ = at
     p = ops.load(_pointer(p_ptr, P_TYPE, FULL) + start, offsets, mask, FULL)
     g = ops.load(_pointer(g_ptr, G_TYPE, FULL) + start, offsets, mask, FULL)
     stored = (p, g)
@@ -113,7 +114,7 @@ def _decode(
 ):
     """What ``_fetch`` found, in fp32: parameter, gradient and moments; of a moment APART its codes
     and its scales."""
-    start, offsets, mask, row, row_mask, _, _ = at
+    start, offsets, mask, row, row_mask, _, _, _ = at
     p = ops.decode_param(
         stored[0], masters, start, offsets, mask, row, row_mask, P_FORMAT, FULL, CODEC
     )
@@ -151,17 +152,20 @@ def _step(
     EIGHT: tl.constexpr,
     FULL: tl.constexpr,
     BY_ROW: tl.constexpr,
+    CUT: tl.constexpr,
 ):
     """Decode a tile, step it, encode and store it."""
-    start, offsets, mask, row, row_mask, halves, half_mask = at
+    start, offsets, mask, row, row_mask, halves, half_mask, further = at
     p, g, moments = _decode(
         stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, FULL
     )
     if BY_ROW:
-        element = offset + offsets
+        element = offset + offsets + further
         index, lane = element & -32, (element & 31).to(tl.int32)
     else:
         index = offset + start + row * 32
+        if CUT:
+            index += further
         lane = tl.arange(0, 32)[None, :]
     first = ops.hash_elements(index, lane, keys[0], keys[1])
     sign = ops.field(first, 0)
@@ -229,6 +233,7 @@ def step_kernel(
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
     BY_ROW: tl.constexpr,
+    CUT: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     EIGHT: tl.constexpr,
@@ -242,7 +247,7 @@ def step_kernel(
     COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
     ``reduced``; WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
     field of the words rounds each moment; EIGHT: whether bf16 parameters are rounded eight at a
-    time (``ptx.py``).
+    time (``ptx.py``); BY_ROW and CUT: how rows lie (``ops.places``).
     """
     entry = _entry(table, chunks, COLUMNS)
     start = _start(chunks, TILES * ROWS * 32)
@@ -272,32 +277,36 @@ def step_kernel(
     for i in tl.static_range(KEYS):
         keys = keys + (tl.load(key_table + clock * (1 + KEYS) + 1 + i),)
     length = numel
+    pitch = numel
+    if BY_ROW or CUT:
+        length = tl.load(entry + COLUMN_ROW_LENGTH)
+        pitch = tl.load(entry + COLUMN_PITCH)
     left = numel - start
     whole = aligned & (left >= TILES * ROWS * 32)
     if BY_ROW:
-        length = tl.load(entry + COLUMN_ROW_LENGTH)
         left = ops.block_elements(numel, length) - start
         whole = False
     if not active:
         return
     if whole:
-        at = ops.places(start, numel, length, ROWS, False)
+        at = ops.places(start, numel, length, pitch, ROWS, False, CUT)
         stored = _fetch(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
         next_at = at
         following = stored
         if TILES > 1:
-            next_at = ops.places(start + ROWS * 32, numel, length, ROWS, False)
+            next_at = ops.places(start + ROWS * 32, numel, length, pitch, ROWS, False, CUT)
             following = _fetch(next_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
         for tile in tl.static_range(TILES):
             far_at = next_at
             far = following
             if tile + 2 < TILES:
-                far_at = ops.places(start + (tile + 2) * (ROWS * 32), numel, length, ROWS, False)
+                ahead = start + (tile + 2) * (ROWS * 32)
+                far_at = ops.places(ahead, numel, length, pitch, ROWS, False, CUT)
                 far = _fetch(far_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
             _step(
                 stored, at, offset, p_ptr, pointers, masters, factor, scalars, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
-                True, False,
+                True, False, CUT,
             )  # fmt: skip
             at = next_at
             stored = following
@@ -305,12 +314,12 @@ def step_kernel(
             following = far
     else:
         for first in range(0, ops.extent(left, TILES * ROWS * 32), TAIL * 32):
-            place = ops.places(start + first, numel, length, TAIL, BY_ROW)
+            place = ops.places(start + first, numel, length, pitch, TAIL, BY_ROW, CUT)
             tail = _fetch(place, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
             _step(
                 tail, place, offset, p_ptr, pointers, masters, factor, scalars, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
-                False, BY_ROW,
+                False, BY_ROW, CUT,
             )  # fmt: skip
 
 
@@ -347,7 +356,7 @@ def reduce_kernel(
     length = numel
     if BY_ROW:
         length = tl.load(entry + COLUMN_ROW_LENGTH)
-    at = ops.places(start, numel, length, ROWS, BY_ROW)
+    at = ops.places(start, numel, length, length, ROWS, BY_ROW, False)
     stored = _fetch(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
     row = scalar_table + clock * (1 + OUTPUTS)
     factor = tl.load(row)

@@ -8,7 +8,7 @@ from torch import Tensor
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.dense import Dense
 from signconv.runtime.master import param_format
-from signconv.runtime.program import MomentSlot, check_shape
+from signconv.runtime.program import MomentSlot, check_shape, pitch_of, row_length
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.step import step_tensor
 from signconv.runtime.settings import alone_if_others_flush, has_float64, host_numbers
@@ -50,10 +50,10 @@ class ReferenceBackend(Backend):
         outputs, remembered = program.reference.scalars(t, float(group["lr0"]), hypers, remembered)
         scalars = host_numbers([factor, *outputs]).to(torch.float32).to(device)
         first, *others = scalars.unbind()
-        base = int(entry["offset"])
-        words = ops.draw_words(
-            group["seed"], t, program.words, program.noise, base, p.numel(), device
+        element = ops.element_numbers(
+            int(entry["offset"]), p.numel(), device, row_length(p), pitch_of(p, entry)
         )
+        words = ops.draw_words(group["seed"], t, program.words, program.noise, element)
         flat = Dense([p], device)
         stored = {n: entry[n] for n in state_names(program, param_format(entry))}
         if not has_float64(p.device):

@@ -100,12 +100,22 @@ class SignWord(Word):
         return first + self.turn if self.noise == "golden" else first ^ self.turn
 
 
-def draw_words(
-    seed: int, t: int, words: int, noise: str, base: int, numel: int, device: torch.device
-) -> list[Word]:
-    """The words of random bits of one step, as ``draw`` gives one."""
+def element_numbers(
+    base: int, numel: int, device: torch.device, length: int = 1, pitch: int = 1
+) -> Tensor:
+    """int64 [numel] from ``base`` on: each ``length`` elements are numbered ``pitch`` apart."""
+    number = torch.arange(numel, device=device, dtype=torch.int64)
+    if pitch != length:
+        number = number + number // length * (pitch - length)
+    return base + number
+
+
+def draw_words(seed: int, t: int, words: int, noise: str, element: Tensor) -> list[Word]:
+    """The words of random bits of one step, as ``draw`` gives one, of elements by their numbers
+    (int64 [numel])."""
+    device = element.device
     keys = step_keys(seed, t, words, noise)
-    made = [_hashed(keys[2 * w], keys[2 * w + 1], base, numel, device) for w in range(words)]
+    made = [_hashed(keys[2 * w], keys[2 * w + 1], element) for w in range(words)]
     if lasting(noise):
         rest = torch.tensor(
             [signed32(k) for k in keys[2 * words :]], dtype=torch.int32, device="cpu"
@@ -120,12 +130,11 @@ def draw(seed: int, t: int, word: int, base: int, numel: int, device: torch.devi
     A pure function of (seed, t, word, element).
     """
     key0, key1 = draw_keys(seed, t, word)
-    return _hashed(key0, key1, base, numel, device)
+    return _hashed(key0, key1, element_numbers(base, numel, device))
 
 
-def _hashed(key0: int, key1: int, base: int, numel: int, device: torch.device) -> Word:
+def _hashed(key0: int, key1: int, element: Tensor) -> Word:
     """The word with these keys."""
-    element = base + torch.arange(numel, device=device, dtype=torch.int64)
     index = element & -BLOCK
     row = (((index & MASK) ^ key0) + (index >> 32) * 0x9E3779B9) & MASK
     x = (row ^ (row >> 16)) ^ (element & (BLOCK - 1))

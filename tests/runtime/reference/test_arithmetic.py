@@ -557,7 +557,13 @@ ONLY_DEVICE = {
 }
 ONLY_TORCH = {
     "divide64",  # Python raises at zero, a kernel divides
-    *("draw", "draw_words", "step_keys", "signed32"),  # a kernel is given its keys
+    *(
+        "draw",
+        "draw_words",
+        "element_numbers",
+        "step_keys",
+        "signed32",
+    ),  # a kernel is given its keys
     *(
         "load_float",
         "load_param",

@@ -24,7 +24,7 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def word(kind: str, t: int, numel: int = 1 << 12, base: int = 0, seed: int = 3) -> ref.Word:
-    return ref.draw_words(seed, t, 1, kind, base, numel, CPU)[0]
+    return ref.draw_words(seed, t, 1, kind, ref.element_numbers(base, numel, CPU))[0]
 
 
 def uniform(kind: str, t: int, numel: int = 1 << 12, **how: int) -> Tensor:
@@ -82,7 +82,7 @@ def test_fresh_noise_is_what_it_was() -> None:
 
 @kinds
 def test_further_words_are_those_of_fresh_noise(kind: str) -> None:
-    _, second, third = ref.draw_words(3, 7, 3, kind, 64, 256, CPU)
+    _, second, third = ref.draw_words(3, 7, 3, kind, ref.element_numbers(64, 256, CPU))
     for stream, found in ((1, second), (2, third)):
         assert torch.equal(found.hashed, ref.draw(3, 7, stream, 64, 256, CPU).hashed)
 

@@ -1,0 +1,85 @@
+"""Parameters cut in any way over a mesh of two dimensions train as whole ones, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from signconv.generated.adamw_stosign import AdamWStoSign
+from torch import nn
+
+if not torch.distributed.is_available():
+    pytest.skip("needs torch.distributed, which this torch lacks", allow_module_level=True)
+
+from tests.distributed import meshes
+from tests.distributed.training import differences
+
+STEPS, RANKS = 3, 4
+CASES = meshes.cases()
+
+
+@pytest.fixture(scope="module")
+def found() -> Any:
+    """What each rank found."""
+    folder = Path(tempfile.mkdtemp(prefix="signconv_meshes_"))
+    context = torch.multiprocessing.start_processes(
+        meshes.run, (RANKS, str(folder), STEPS), nprocs=RANKS, join=False, start_method="spawn"
+    )
+    assert context is not None
+    deadline = 300.0 / 5
+    while not context.join(timeout=5):
+        deadline -= 1
+        if deadline < 0:
+            for process in context.processes:
+                process.kill()
+            pytest.fail("the ranks did not finish in 300 s")
+    yield [torch.load(folder / f"found{rank}.pt") for rank in range(RANKS)]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_cut_gives_the_same_bits(name: str, found: list[dict[str, Any]]) -> None:
+    params, optimizer = meshes.started(CASES[name], None)
+    before = [p.detach().clone() for p in params]
+    meshes.stepped(params, optimizer, range(STEPS), poison=name == "skip")
+    assert all(not torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    wanted = meshes.results(params, optimizer)
+    for rank in found:
+        assert differences(rank[name], wanted) == []
+
+
+def test_parts_lie_where_torch_puts_them(found: list[dict[str, Any]]) -> None:
+    assert all(rank["placed"] == [] for rank in found)
+
+
+def test_only_cuts_inside_blocks_need_the_others(found: list[dict[str, Any]]) -> None:
+    inside = {(3, 96), (5, 100), (4, 33), (70,), (4, 3, 64), (4, 4, 40), (2, 3, 64)}
+    wanted = [i for i, (shape, _) in enumerate(meshes.CUT) if shape in inside]
+    assert [rank["gathered"] for rank in found] == [wanted] * RANKS
+
+
+def test_master_weights_of_cut_parameters(found: list[dict[str, Any]]) -> None:
+    params, optimizer = meshes.started(CASES["split"], None)
+    meshes.stepped(params, optimizer, range(2))
+    model = nn.Module()
+    model.weights = nn.ParameterList(params)
+    wanted = optimizer.master_weights(model)
+    assert all(differences(rank["master weights"], wanted) == [] for rank in found)
+
+
+@pytest.mark.parametrize("name", meshes.WAYS)
+def test_models_that_torch_cuts(name: str, found: list[dict[str, Any]]) -> None:
+    """Three steps; and two more from a checkpoint that another mesh wrote."""
+    model = meshes.Model()
+    optimizer = AdamWStoSign(model.parameters(), seed=7, backend="reference")
+    for way, steps in ((name, range(3)), (f"{name}, resumed", range(3, 5))):
+        meshes.trained(model, optimizer, steps)
+        wanted = meshes.results([*model.parameters()], optimizer)
+        for rank in found:
+            if way in rank["parallel"]:
+                assert differences(rank["parallel"][way], wanted) == [], way
+    assert sum("resumed" in way for way in found[0]["parallel"]) == len(meshes.WAYS) - 1
