@@ -44,6 +44,14 @@ def param(p: object, name: str) -> None:
         raise coded(
             TypeError, "SC413", f"{name} does not support {p.layout} parameters: use dense ones"
         )
+    if getattr(p, "_fsdp_flattened", False) or hasattr(p, "_is_flat_param"):
+        raise coded(
+            TypeError,
+            "SC440",
+            f"{name}: a parameter is a piece of FullyShardedDataParallel's flat one, which says "
+            "neither which elements it has nor where their rows begin: shard with FSDP2 "
+            "(torch.distributed.fsdp.fully_shard), which any optimizer here steps as the whole",
+        )
     if mesh.is_sharded(p):
         mesh.check(p, name)
         p = mesh.local(p)

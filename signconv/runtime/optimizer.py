@@ -109,6 +109,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._stepped, open_ = True, self._seed_open
             seeds.settle(self)
             self._ranks = seeds.ranks(self) if open_ else None
+            if self._ranks is not None and not self.state:
+                self._places.move(self._ranks.place())
         if self._ranks is not None and self._ranks.ask():
             self._ranks = None
 

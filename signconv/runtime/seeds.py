@@ -3,7 +3,9 @@
 The default is the smallest seed that no other living optimizer has: 0 for the first.  It is chosen
 when the optimizer is made and looked at again at the first step, so that a run that is made again
 in one process, after the last one's optimizers are gone, repeats it.  All ranks make their
-optimizers in one order, so replicas agree; that is compared, without waiting for anybody.
+optimizers in one order, so replicas agree; that is compared.  Ranks that step different parameters
+(ZeRO, pipelines) have one seed too, and number their elements apart, as their state says and keeps:
+for that the first step waits a moment for the others.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import gc
 import hashlib
 import itertools
 import weakref
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +32,10 @@ _births = itertools.count()
 _compared = itertools.count()
 #: Parameters of which one element says whether two ranks hold the same.
 _SAMPLED = 16
+#: How long the first step waits for the other ranks, in seconds: they are in the same step.
+PATIENCE = 10.0
+#: How far apart ranks with parameters of their own number their elements.
+APART = 1 << 44
 
 
 def enter(optimizer: FusedOptimizer) -> None:
@@ -83,11 +90,26 @@ class Ranks:
         self.store = dist.distributed_c10d._get_default_store()
         self.key = f"signconv/seed/{next(_compared)}"
         self.mine = f"{optimizer.defaults['seed']} {_fingerprint(optimizer)}"
-        rank, size = dist.get_rank(), dist.get_world_size()
-        self.others = [r for r in range(size) if r != rank]
+        self.rank = rank = dist.get_rank()
+        self.others = [r for r in range(dist.get_world_size()) if r != rank]
         self.calls = 0
+        self.placed = False
         with contextlib.suppress(RuntimeError, NotImplementedError):
             self.store.set(f"{self.key}/{rank}", self.mine)
+
+    def place(self) -> int:
+        """Where this rank's elements begin to be numbered: at 0 on all ranks with the parameters of
+        the first, further on with others.  Waits for everybody; 0 where somebody does not come."""
+        keys = {r: f"{self.key}/{r}" for r in self.others}
+        try:
+            self.store.wait([*keys.values()], timedelta(seconds=PATIENCE))
+            answers = {r: self.store.get(k).decode().split()[1] for r, k in keys.items()}
+        except (RuntimeError, NotImplementedError):
+            return 0
+        self.placed = True
+        mine = self.mine.split()[1]
+        distinct = [*dict.fromkeys(x for _, x in sorted({**answers, self.rank: mine}.items()))]
+        return distinct.index(mine) * APART
 
     def ask(self) -> bool:
         """Look at who has answered, at steps 1, 2, 4, 8, …; True where nobody is left to ask.
@@ -106,6 +128,8 @@ class Ranks:
                 self.others.remove(rank)
                 their_seed, theirs = answer.split()
                 if (their_seed == seed) == (theirs == parameters):
+                    continue
+                if self.placed and theirs != parameters:
                     continue
                 if theirs == parameters:
                     break

@@ -22,7 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import signconv
 from signconv.runtime.optimizer import FusedOptimizer
@@ -80,6 +81,7 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
     found["master weights"] = _master_weights(mesh)
     found["replicated"] = _replicated(mesh)
     found["scaler"] = _scaler(mesh, rank)
+    found["zero"] = _zero()
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()
 
@@ -167,12 +169,13 @@ def _message(call: Callable[[], object]) -> str:
 
 
 def _refusals(mesh: Any) -> dict[str, str]:
-    columns = torch.nn.Parameter(distribute_tensor(torch.ones(4, 64), mesh, [Shard(1)]))
+    part = DTensor.from_local(torch.ones(4, 64), mesh, [Partial()], run_check=False)
+    partial = torch.nn.Parameter(part)
     rows = torch.nn.Parameter(distribute_tensor(torch.ones(4, 64), mesh, [Shard(0)]))
     optimizer = AdamWStoSign([rows])
     rows.grad = distribute_tensor(torch.ones(4, 64), mesh, [Replicate()])
     return {
-        "columns": _message(lambda: AdamWStoSign([columns])),
+        "partial": _message(lambda: AdamWStoSign([partial])),
         "gradient": _message(optimizer.step),
         "release": _message(lambda: signconv.gradient_release(AdamWStoSign([rows]))),
     }
@@ -227,3 +230,29 @@ def _scaler(mesh: Any, rank: int) -> dict[str, Any]:
     steps = {int(entry["step"]) for entry in optimizer.state.values()}
     same = all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
     return {"same": same, "scale": scaler.get_scale(), "steps": steps}
+
+
+def _zero() -> list[State]:
+    """ZeRO-1 of equal parameters with equal gradients, then resumed from its consolidated state:
+    each rank steps its own, and all have the results."""
+    made: list[State] = []
+    saved: Any = None
+    for steps in (range(2), range(2, 3)):
+        params = [torch.nn.Parameter(torch.full((4, 64), 1.0 + i)) for i in range(4)]
+        optimizer = ZeroRedundancyOptimizer(
+            params, optimizer_class=AdamWStoSign, lr=0.01, backend="reference"
+        )
+        if saved is not None:
+            optimizer.load_state_dict(saved)
+        before = [p.detach().clone() for p in params]
+        for t in steps:
+            for p in params:
+                p.grad = torch.linspace(-1, 1, 256).view(4, 64) * (t + 1)
+            optimizer.step()
+        pairs = zip(params, before, strict=True)
+        made.append({f"{i}": (p.detach() - q).sign() for i, (p, q) in enumerate(pairs)})
+        optimizer.consolidate_state_dict(to=0)
+        box = [optimizer.state_dict() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(box, src=0)
+        saved = box[0]
+    return made

@@ -167,7 +167,9 @@ def test_states_are_placed_as_their_parameters(worlds: Worlds) -> None:
 def test_refusals_say_what_to_do(worlds: Worlds) -> None:
     for rank in (rank for found in worlds.values() for rank in found):
         said = rank["refusals"]
-        assert said["columns"].startswith("TypeError: AdamWStoSign takes DTensors cut once along")
+        assert said["partial"].startswith(
+            "TypeError: AdamWStoSign takes DTensors that are whole or cut"
+        )
         assert "redistribute the gradient" in said["gradient"]
         assert "does not step the DTensors" in said["release"]
 
@@ -201,3 +203,13 @@ def test_replicated_dtensors_step_like_tensors(worlds: Worlds) -> None:
 def test_grad_scaler_skips_on_every_rank(worlds: Worlds) -> None:
     for rank in (rank for found in worlds.values() for rank in found):
         assert rank["scaler"] == {"same": True, "scale": 512.0, "steps": {2}}
+
+
+def test_zero_1_draws_different_noise_on_every_rank(worlds: Worlds) -> None:
+    """Ranks agree on what each of them stepped; equal parameters of different ranks part ways, also
+    after a checkpoint, whose groups have the first rank's seed."""
+    for found in worlds.values():
+        first, *others = [rank["zero"] for rank in found]
+        for run, moved in enumerate(first):
+            assert all(differences(rank[run], moved) == [] for rank in others)
+            assert len({tuple(x.flatten().tolist()) for x in moved.values()}) == len(moved)

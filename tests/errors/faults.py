@@ -209,7 +209,15 @@ def alone(provoke: Callable[..., object]) -> Callable[..., object]:
     return run
 
 
-fault("SC419", "is placed .*: shard along dim 0")(alone(lambda *_: AdamW([sharded(1)])))
+def partial() -> torch.Tensor:
+    """A DTensor that is a sum of what the ranks have."""
+    from torch.distributed.tensor import DTensor, Partial
+
+    p: Any = sharded(0)
+    return DTensor.from_local(p.to_local(), p.device_mesh, [Partial()]).detach().requires_grad_()
+
+
+fault("SC419", "is placed .*: redistribute it")(alone(lambda *_: AdamW([partial()])))
 fault("SC420", "its gradient is a plain tensor: they must be placed alike")(
     alone(lambda *_: checks.grad(sharded(0), torch.ones(4, 32), "AdamW"))
 )
@@ -601,3 +609,10 @@ def _(folder: Path, _: Any) -> None:
     target = folder / "sub" / "page.md"
     target.write_text("<!-- bench: -->\n<!-- end of bench -->\n")
     page.main([str(target), str(text(folder))])
+
+
+@fault("SC440", "piece of FullyShardedDataParallel's flat one, .* shard with FSDP2")
+def _(*_: Any) -> None:
+    p = parameter(64)
+    p._fsdp_flattened = True  # type: ignore[attr-defined]
+    AdamW([p])

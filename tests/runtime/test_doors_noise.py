@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -107,6 +108,10 @@ class Store(dict):
     def check(self, keys: list[str]) -> bool:
         return all(k in self for k in keys)
 
+    def wait(self, keys: list[str], timeout: timedelta) -> None:
+        if not self.check(keys):
+            raise RuntimeError("wait timeout")
+
 
 def ranks(monkeypatch: pytest.MonkeyPatch, *optimizers: Any) -> list[seeds.Ranks]:
     """One for each optimizer, as if they were on ranks of their own."""
@@ -141,7 +146,7 @@ def test_replicas_agree_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranks_with_parameters_of_their_own_are_told_to_choose_seeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ZeRO-1: one warning, nothing waits."""
+    """One warning, where nobody waited for the others."""
     compat.warn_once.cache_clear()
     a, _ = ranks(monkeypatch, *pair(value=2.0))
     with pytest.warns(UserWarning, match="get_rank"):
@@ -152,3 +157,22 @@ def test_replicas_with_different_seeds_are_refused(monkeypatch: pytest.MonkeyPat
     a, _ = ranks(monkeypatch, *pair(seed=1))
     with pytest.raises(RuntimeError, match=r"drift apart.*\[SC437\]"):
         a.ask()
+
+
+def test_ranks_with_parameters_of_their_own_number_elements_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ZeRO-1: the seed is one, the draws are not; and nobody is told anything."""
+    compat.warn_once.cache_clear()
+    (p, q), (r, _) = pair(value=2.0), pair()
+    made = ranks(monkeypatch, p, q, r)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [x.place() for x in made] == [0, seeds.APART, 0]
+        assert all(x.ask() for x in made)
+
+
+def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, _ = ranks(monkeypatch, *pair(value=2.0))
+    del a.store[f"{a.key}/1"]
+    assert a.place() == 0 and not a.placed

@@ -262,14 +262,16 @@ import torch
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.runtime.formats import PLAIN, SPLIT, WHOLE
 from signconv.runtime.kernel.launch import launch_shape
+from signconv.runtime.program import Rows
 from signconv.verification import aot
 
 tiles = launch_shape(AdamWStoSign.program, torch.bfloat16).tiles
 for target in ("sm_90", "gfx942"):
     plain, split = (
-        aot.compile_step(AdamWStoSign, target, torch.bfloat16, False, m) for m in (PLAIN, SPLIT)
+        aot.compile_step(AdamWStoSign, target, torch.bfloat16, Rows.FLAT, m)
+        for m in (PLAIN, SPLIT)
     )
-    whole = aot.compile_step(AdamWStoSign, target, torch.bfloat16, True, WHOLE)
+    whole = aot.compile_step(AdamWStoSign, target, torch.bfloat16, Rows.ENDING, WHOLE)
     assert max(plain.spills, split.spills, whole.spills) <= 320
     if target == "sm_90":
         assert split.wide_loads == plain.wide_loads + tiles
@@ -281,4 +283,27 @@ print("compiled")
 def test_kernels_with_master_weights_compile() -> None:
     """Rests of 16 bits are read and written as wide as the parameter itself."""
     result = python("-c", SPLIT_MASTERS)
+    assert result.stdout == "compiled\n", result.stderr
+
+
+COLUMNS = r"""
+import torch
+from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.runtime.program import Rows
+from signconv.verification import aot
+
+for target in ("sm_80", "sm_90", "sm_100", "gfx942"):
+    flat, cut = (
+        aot.compile_step(AdamWStoSign, target, torch.bfloat16, rows)
+        for rows in (Rows.FLAT, Rows.CUT)
+    )
+    aot.compile_step(AdamWStoSign, target, torch.bfloat16, Rows.ENDING)
+    assert (flat.wide_loads, flat.wide_stores) == (cut.wide_loads, cut.wide_stores), target
+print("compiled")
+"""
+
+
+def test_kernels_of_some_columns_compile() -> None:
+    """Whole rows of 32 are read and written as wide as where nothing is cut."""
+    result = python("-c", COLUMNS)
     assert result.stdout == "compiled\n", result.stderr
