@@ -88,12 +88,14 @@ def whole_tensors(t: int, scale: float) -> list[Tensor]:
     return [torch.randn(shape, generator=rng) * scale for shape, _ in CUT]
 
 
-def started(case: Case, mesh: Any) -> tuple[list[nn.Parameter], FusedOptimizer]:
+def started(
+    case: Case, mesh: Any, device: str = "cpu"
+) -> tuple[list[nn.Parameter], FusedOptimizer]:
     """Parameters, cut where there is a mesh, and a fresh optimizer."""
     cls, options = case
     options = {"seed": 7, **options}
     dtype = options.pop("dtype", torch.float32)
-    made = [x.to(dtype) for x in whole_tensors(0, 1.0)]
+    made = [x.to(device, dtype) for x in whole_tensors(0, 1.0)]
     if mesh is not None:
         made = [distribute_tensor(x, mesh, p) for x, (_, p) in zip(made, CUT, strict=True)]
     params = [nn.Parameter(x) for x in made]
@@ -108,8 +110,7 @@ def stepped(
         for i, (p, g) in enumerate(zip(params, whole_tensors(1 + t, 1e-2), strict=True)):
             if poison and t == 1 and i == 1:
                 g[0, 5] = torch.inf
-            g = g.to(p.dtype)
-            p.grad = part_of(g, p)
+            p.grad = part_of(g.to(p.device, p.dtype), p)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -223,7 +224,8 @@ def trained(model: nn.Module, optimizer: FusedOptimizer, steps: range) -> None:
     for t in steps:
         rng = torch.Generator().manual_seed(900 + t)
         for p in model.parameters():
-            p.grad = part_of(torch.randn(p.shape, generator=rng) * 1e-2, p)
+            g = torch.randn(p.shape, generator=rng) * 1e-2
+            p.grad = part_of(g.to(p.device), p)
         optimizer.step()
         optimizer.zero_grad()
 

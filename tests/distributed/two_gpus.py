@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.lamb import LAMB
 from signconv.generated.nadam_stosign import NAdamStoSign
@@ -27,6 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from signconv.runtime.optimizer import FusedOptimizer
+from tests.distributed import meshes
 from tests.distributed.ranks import poison
 from tests.distributed.training import differences, join, load, result, save, start, together, train
 
@@ -116,6 +118,50 @@ def replicas(mesh: Any, device: str, folder: Path) -> int:
     return sum(len(differences(together(x), result(plain, unsharded))) for x in halves)
 
 
+def any_cut(cls: type[FusedOptimizer], options: dict[str, Any], shape: tuple[int, int]) -> Check:
+    """Names that differ where parameters are cut in every way over a mesh of two dimensions."""
+
+    def check(mesh: Any, device: str, folder: Path) -> int:
+        grid = init_device_mesh(device, shape, mesh_dim_names=("dp", "tp"))
+        found = []
+        for m in (grid, None):
+            params, optimizer = meshes.started((cls, options), m, device)
+            meshes.stepped(params, optimizer, range(3), "skip_nonfinite" in options)
+            found.append(meshes.results(params, optimizer))
+        return len(differences(*found))
+
+    return check
+
+
+def cut_by_torch(way: str, shape: tuple[int, int]) -> Check:
+    """The same of a model that torch cuts, and of two steps more from its checkpoint on a flat
+    mesh."""
+
+    def check(mesh: Any, device: str, folder: Path) -> int:
+        grid = init_device_mesh(device, shape, mesh_dim_names=("dp", "tp"))
+        plain, cut, other = (meshes.Model().to(device) for _ in range(3))
+        meshes.WAYS[way](cut, grid)
+        fully_shard(other, mesh=mesh)
+        first, second = (AdamWStoSign(m.parameters(), seed=7) for m in (plain, cut))
+        fresh = AdamWStoSign(other.parameters(), seed=1)
+        wrong = 0
+        for model, optimizer in ((plain, first), (cut, second)):
+            meshes.trained(model, optimizer, range(3))
+        wrong += len(differences(*(
+            meshes.results([*m.parameters()], o) for m, o in ((cut, second), (plain, first))
+        )))  # fmt: skip
+        save(folder / f"{way} {shape}", cut, second)
+        load(folder / f"{way} {shape}", other, fresh)
+        for model, optimizer in ((plain, first), (other, fresh)):
+            meshes.trained(model, optimizer, range(3, 5))
+        wrong += len(differences(*(
+            meshes.results([*m.parameters()], o) for m, o in ((other, fresh), (plain, first))
+        )))  # fmt: skip
+        return wrong
+
+    return check
+
+
 def checks(ranks: int) -> dict[str, Check]:
     made: dict[str, Check] = {}
     for cls, names in ((AdamWStoSign, STORED), (NAdamStoSign, ["bf16"]), (LAMB, ["fp32", "bf16"])):
@@ -124,6 +170,16 @@ def checks(ranks: int) -> dict[str, Check]:
     made["one NaN skips the step everywhere"] = same_bits(AdamWStoSign, {"skip_nonfinite": True})
     made["checkpoint into a fresh optimizer"] = checkpoint
     made["DDP ranks agree, DDP and FSDP2 learn"] = ddp_and_fsdp
+    shapes = [(1, ranks), (ranks, 1)] + ([(2, ranks // 2)] if ranks in (4, 8) else [])
+    for shape in shapes:
+        size = f"{shape[0]} x {shape[1]}"
+        for name in STORED:
+            made[f"any cut, {size}, {name}: same bits"] = any_cut(AdamWStoSign, STORED[name], shape)
+        made[f"any cut, {size}, fp4: same bits"] = any_cut(AdamWFP4, STORED["bf16"], shape)
+        made[f"any cut, {size}, LAMB: same bits"] = any_cut(LAMB, {}, shape)
+        made[f"any cut, {size}, skipped"] = any_cut(AdamWStoSign, {"skip_nonfinite": True}, shape)
+        for way in meshes.WAYS:
+            made[f"{way}, {size}, resumed"] = cut_by_torch(way, shape)
     if ranks % 2 == 0 and ranks >= 4:
         made["two replicas of shards: same bits"] = replicas
     return made
@@ -137,7 +193,7 @@ def run(rank: int, ranks: int, device: str, folder: str) -> None:
         dist.all_reduce(wrong)
         failed += int(wrong)
         if rank == 0:
-            print(f"{name:<42} {'ok' if int(wrong) == 0 else f'{int(wrong)} differ'}", flush=True)
+            print(f"{name:<50} {'ok' if int(wrong) == 0 else f'{int(wrong)} differ'}", flush=True)
     dist.destroy_process_group()
     if failed:
         raise SystemExit(1)
