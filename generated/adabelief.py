@@ -159,8 +159,10 @@ class AdaBelief(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
-            MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True, of="ema(g)", beta="beta1"),
+            MomentSlot(
+                "v", "e5m3", RandomBits(0, 2), apart=True, of="ema((g - ema(g))**2)", beta="beta2"
+            ),
         ),
         outputs=(
             "beta1",

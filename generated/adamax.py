@@ -165,8 +165,8 @@ class AdaMax(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("u", "e4m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), of="ema(g)", beta="beta1"),
+            MomentSlot("u", "e4m3", RandomBits(0, 2), of="max(abs(g))", beta="beta2"),
         ),
         outputs=(
             "u_floor",

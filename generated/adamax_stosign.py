@@ -152,8 +152,8 @@ class AdaMaxStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
-            MomentSlot("u", "e4m3", RandomBits(0, 2), apart=True),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True, of="ema(g)", beta="beta1"),
+            MomentSlot("u", "e4m3", RandomBits(0, 2), apart=True, of="max(abs(g))", beta="beta2"),
         ),
         outputs=(
             "beta1",

@@ -226,8 +226,8 @@ class AdamW(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("v", "e5m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), of="ema(g)", beta="beta1"),
+            MomentSlot("v", "e5m3", RandomBits(0, 2), of="ema(g**2)", beta="beta2"),
         ),
         outputs=(
             "v_floor",

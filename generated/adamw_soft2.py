@@ -143,8 +143,8 @@ class AdamWSoft2(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("s", "e5m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), of="ema(g)", beta="beta"),
+            MomentSlot("s", "e5m3", RandomBits(0, 2), of="ema(g**2)", beta="beta"),
         ),
         outputs=(
             "beta",

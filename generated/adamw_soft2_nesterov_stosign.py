@@ -154,8 +154,8 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
-            MomentSlot("s", "e5m3", RandomBits(0, 2), apart=True),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True, of="ema(g)", beta="beta"),
+            MomentSlot("s", "e5m3", RandomBits(0, 2), apart=True, of="ema(g**2)", beta="beta"),
         ),
         outputs=(
             "beta",

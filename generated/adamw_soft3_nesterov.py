@@ -186,8 +186,8 @@ class AdamWSoft3Nesterov(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("s", "e6m2", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), of="ema(g)", beta="beta"),
+            MomentSlot("s", "e6m2", RandomBits(0, 2), of="ema(abs(g)**3)", beta="beta"),
         ),
         outputs=(
             "beta",

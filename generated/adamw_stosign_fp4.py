@@ -164,8 +164,8 @@ class AdamWStoSignFP4(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e2m1", RandomBits(0, 1), apart=True),
-            MomentSlot("v", "e4m0", RandomBits(0, 2), apart=True),
+            MomentSlot("m", "e2m1", RandomBits(0, 1), apart=True, of="ema(g)", beta="beta1"),
+            MomentSlot("v", "e4m0", RandomBits(0, 2), apart=True, of="ema(g**2)", beta="beta2"),
         ),
         outputs=(
             "beta1",

@@ -243,9 +243,21 @@ class Adan(FusedOptimizer):
         ),
         moments=(
             MomentSlot("g_prev", "e4m3", RandomBits(0, 1)),
-            MomentSlot("m", "bf16", RandomBits(0, 0)),
-            MomentSlot("d", "bf16", RandomBits(1, 0)),
-            MomentSlot("n", "bf16", RandomBits(0, 2)),
+            MomentSlot("m", "bf16", RandomBits(0, 0), of="ema(g)", beta="beta1"),
+            MomentSlot(
+                "d",
+                "bf16",
+                RandomBits(1, 0),
+                of="ema(where(t == 1, 0, 1) * (g - g_prev.prev))",
+                beta="beta2",
+            ),
+            MomentSlot(
+                "n",
+                "bf16",
+                RandomBits(0, 2),
+                of="ema((g + beta2 * (where(t == 1, 0, 1) * (g - g_prev.prev)))**2)",
+                beta="beta3",
+            ),
         ),
         outputs=(
             "later",

@@ -233,9 +233,9 @@ class AMSGrad(FusedOptimizer):
             HyperSlot("weight_decay", 0.01, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1)),
-            MomentSlot("v", "e5m3", RandomBits(0, 0)),
-            MomentSlot("v_max", "e5m3", RandomBits(0, 2)),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), of="ema(g)", beta="beta1"),
+            MomentSlot("v", "e5m3", RandomBits(0, 0), of="ema(g**2)", beta="beta2"),
+            MomentSlot("v_max", "e5m3", RandomBits(0, 2), of="max(ema(g**2))"),
         ),
         outputs=(
             "v_floor",

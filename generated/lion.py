@@ -141,7 +141,7 @@ class Lion(FusedOptimizer):
             HyperSlot("beta2", 0.99, "betas", index=1, ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),),
+        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True, of="ema(g)", beta="beta2"),),
         outputs=(
             "beta2",
             "one_minus_beta2",

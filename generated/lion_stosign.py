@@ -153,8 +153,15 @@ class LionStoSign(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
-            MomentSlot("G", "e4m3", RandomBits(0, 2), apart=True),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True, of="ema(g)", beta="beta2"),
+            MomentSlot(
+                "G",
+                "e4m3",
+                RandomBits(0, 2),
+                apart=True,
+                of="max(abs(beta1 * m.prev + (1 - beta1) * g))",
+                beta="beta3",
+            ),
         ),
         outputs=(
             "beta2",

@@ -136,7 +136,9 @@ class RMSprop(FusedOptimizer):
             HyperSlot("eps", 1e-08, "eps", ge=0),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),),
+        moments=(
+            MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True, of="ema(g**2)", beta="alpha"),
+        ),
         outputs=(
             "alpha",
             "one_minus_alpha",

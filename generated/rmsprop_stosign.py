@@ -141,7 +141,9 @@ class RMSpropStoSign(FusedOptimizer):
             HyperSlot("alpha", 0.99, "alpha", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True),),
+        moments=(
+            MomentSlot("v", "e5m3", RandomBits(0, 2), apart=True, of="ema(g**2)", beta="alpha"),
+        ),
         outputs=(
             "alpha",
             "one_minus_alpha",

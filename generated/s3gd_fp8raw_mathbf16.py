@@ -148,7 +148,9 @@ class S3GDFP8RAWMathBF16(FusedOptimizer):
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3-raw", RandomBits(0, 1)),),
+        moments=(
+            MomentSlot("m", "e4m3-raw", RandomBits(0, 1), of="ema(sign(g))", beta="momentum"),
+        ),
         outputs=(
             "momentum",
             "lr",

@@ -143,7 +143,9 @@ class SGDNesterov(FusedOptimizer):
             HyperSlot("momentum", 0.9, "momentum", ge=0, lt=1),
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
-        moments=(MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),),
+        moments=(
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True, of="ema(g)", beta="momentum"),
+        ),
         outputs=(
             "m_beta",
             "m_rest",

@@ -154,8 +154,10 @@ class StoSignSGD(FusedOptimizer):
             HyperSlot("weight_decay", 0.0, "weight_decay", ge=0),
         ),
         moments=(
-            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True),
-            MomentSlot("G", "e4m3", RandomBits(0, 2), apart=True),
+            MomentSlot("m", "e4m3", RandomBits(0, 1), apart=True, of="ema(g)", beta="momentum"),
+            MomentSlot(
+                "G", "e4m3", RandomBits(0, 2), apart=True, of="max(abs(ema(g)))", beta="beta2"
+            ),
         ),
         outputs=(
             "m_beta",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -250,6 +251,40 @@ def _busy(words: str) -> Progress:
     return progress
 
 
+@app.command()
+def convert_state(
+    source: Annotated[Path, typer.Argument(help="a checkpoint that torch.save wrote")],
+    target: Annotated[Path, typer.Argument(help="the file to write")],
+    to: Annotated[
+        str, typer.Option("--to", help="optimizer that is to load it; torch: torch.optim's keys")
+    ],
+    convert: Convert = None,
+    state: StateOption = DEFAULT_STATE,
+    of: Annotated[
+        str | None, typer.Option("--from", help="optimizer of signconv that wrote it")
+    ] = None,
+    of_convert: Annotated[
+        str | None, typer.Option("--from-convert", help="its passes, comma-separated")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="where in the checkpoint the optimizer's state_dict is")
+    ] = None,
+    param_dtype: Annotated[Dtype, typer.Option("--dtype", help="of the parameters")] = Dtype.fp32,
+) -> None:
+    """Convert an optimizer's saved state: torch.optim's, torchao's, FlashOptim's and
+    bitsandbytes' to one of signconv's, between those, and back to torch's."""
+    import torch
+
+    from signconv.pipeline.checkpoint import Target
+    from signconv.pipeline.checkpoint import convert_state as converted
+
+    name, count = converted(
+        source, target, Target(to, convert, state), (of and Target(of, of_convert)) or None, key,
+        {"fp32": torch.float32, "bf16": torch.bfloat16}[param_dtype.value],
+    )  # fmt: skip
+    out.print(f"{_plain(str(target))} written: {name}, state of {count} parameters", markup=False)
+
+
 @app.command(name="list")
 def list_() -> None:
     """Print the built-in optimizers and the passes."""
@@ -304,6 +339,8 @@ def main() -> None:
         _fail("interrupted")
     except Exception as error:
         words = getattr(error, "format_message", None)
+        if words is None and re.search(r" \[SC\d{3}\]$", str(error)):  # the runtime's
+            _fail(str(error))
         if words is None:
             raise
         if type(error).__name__ == "NoArgsIsHelpError":

@@ -51,6 +51,10 @@ class BuildError(SignconvError):
     """The generated file could not be written, or did not come out as valid Python."""
 
 
+class CheckpointError(SignconvError):
+    """A checkpoint cannot be read, converted or written."""
+
+
 class VerifyError(SignconvError):
     """A differential check could not be carried out (a mismatch is a result, not an error)."""
 

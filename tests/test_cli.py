@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from signconv.pipeline import build, builtin_names
 from signconv.pipeline.catalogue import GENERATED
@@ -424,7 +425,7 @@ def test_bench(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["build", "show", "verify", "bench", "list", "doctor"]),
+        (["--help"], ["build", "show", "verify", "bench", "convert-state", "list", "doctor"]),
         (["build", "--help"], ["--convert", "--state", "--out", "--name", "--check", "--all"]),
         (["build", "--help"], ["exit 1 with a diff"]),
         (["show", "--help"], ["--format", "package.module:Name"]),
@@ -443,3 +444,33 @@ def test_no_arguments_print_the_help(run: Run) -> None:
     done = run()
     assert "Usage: " in done.out + done.err
     assert (done.out + done.err).count("\n") > 5
+
+
+def test_convert_state_goes_in_and_out(tmp_path: Path, run: Run) -> None:
+    """torch.optim.AdamW's checkpoint into 4 bits of a conversion, and back: the same averages."""
+    p = torch.nn.Parameter(torch.zeros(6, 64))
+    adamw = torch.optim.AdamW([p], lr=2e-3)
+    p.grad = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    adamw.step()
+    old, new, back = (str(tmp_path / f"{n}.pt") for n in ("old", "new", "back"))
+    torch.save({"optimizer": adamw.state_dict(), "step": 1}, old)
+    done = run("convert-state", old, new, "--to", "adamw", "--convert", "stosign")
+    assert done.code == 2 and "name its key with --key [SC722]" in done.err
+    assert not Path(new).exists()
+    done = run(
+        "convert-state", old, new, "--to", "adamw", "--convert", "stosign", "--key", "optimizer"
+    )
+    assert done.code == 0, done.err
+    assert "AdamWStoSign, state of 1 parameters" in done.out
+    of = ["--from", "adamw", "--from-convert", "stosign"]
+    done = run("convert-state", new, back, "--to", "torch", *of)
+    assert done.code == 0, done.err
+    saved = torch.load(back)
+    other = torch.optim.AdamW([p])
+    other.load_state_dict(saved)
+    entry, wanted = other.state[p], adamw.state[p]
+    assert torch.allclose(entry["exp_avg"], wanted["exp_avg"], rtol=0.13, atol=1e-4)
+    assert float(entry["step"]) == 1 and other.param_groups[0]["lr"] == 2e-3
+    done = run("convert-state", new, back, "--to", "s3", *of)
+    assert done.code == 2 and "s cannot be taken from it" in done.err
+    assert "Traceback" not in done.err and torch.load(back).keys() == saved.keys()

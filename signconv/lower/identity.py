@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from signconv.errors import LoweringError
-from signconv.ir.nodes import Const, Expr, Hyper, Moment, Op, Program, Ref
+from signconv.ir.nodes import Const, Expr, Hyper, Moment, Op, Program, Ref, rewrite
+from signconv.ir.show import text
 from signconv.lower.kernel_program import KernelProgram
 from signconv.runtime.formats import named
 
@@ -33,6 +34,23 @@ _SPELLING = {
     "value": "new:{}",
     "prev": "old:{}",
 }
+
+
+def meaning(p: Program, name: str) -> str:
+    """What a moment is, in the spec's words: ``ema(grad**2)``, or ``max(…)`` of one; "" for a state
+    of the spec's own.  Moments of equal meaning may be taken from one optimizer to another."""
+    m = p.moment(name)
+    if m.input is None:
+        return ""
+
+    def spelled(e: Expr) -> Expr | None:
+        if isinstance(e, Ref) and e.kind == "temp":
+            return rewrite(next(x.expr for x in p.temps if x.name == e.name), spelled)
+        if isinstance(e, Ref) and e.kind == "value":
+            return Ref("local", meaning(p, e.name) or e.name)
+        return None
+
+    return f"{m.kind}({text(rewrite(m.input, spelled))})"
 
 
 def former(k: KernelProgram) -> tuple[str, dict[str, str]] | None:

@@ -85,7 +85,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "floors": signature.tuple_literal(k.floors),
         "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],
-        "moment_slots": [signature.moment_slot(m) for m in k.moments],
+        "moment_slots": [signature.moment_slot(m, p) for m in k.moments],
         "constructor": [a for a in constructor if a["name"] != "lr"],
         "lr_doc": f"learning rate, {lr.legal}; a float or a one-element tensor.",
         "lr_default": repr(lr.default),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from signconv.ir.nodes import Hyper, Program
+from signconv.ir.nodes import Hyper, Program, Ref
+from signconv.lower.identity import meaning
 from signconv.lower.kernel_program import MomentPlan
 from signconv.render.layout import WIDTH, tuple_of
+from signconv.render.words import literal
 
 
 def lr_of(p: Program) -> Hyper:
@@ -72,10 +74,14 @@ def hyper_slot(h: Hyper, betas: list[str]) -> str:
     return f"HyperSlot({', '.join(parts)}),"
 
 
-def moment_slot(m: MomentPlan) -> str:
+def moment_slot(m: MomentPlan, p: Program) -> str:
     parts = [f'"{m.name}"', f'"{m.format}"', f"RandomBits({m.word}, {m.field})"]
     parts += [] if m.init == 0.0 else [f"init={m.init!r}"]
     parts += ["apart=True"] if m.apart else []
+    if of := meaning(p, m.name):
+        parts.append(f"of={literal(of)}")
+        beta = p.moment(m.name).beta
+        parts += [f'beta="{beta.name}"'] if isinstance(beta, Ref) and beta.kind == "hyper" else []
     return f"MomentSlot({', '.join(parts)}),"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import backend as backends
-from signconv.runtime import checks, dense, mesh, seeds, sharded
+from signconv.runtime import checks, dense, exchange, mesh, seeds, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
@@ -420,6 +420,35 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._places.take({p: int(e["offset"]) for p, e in mine.items() if "offset" in e})
         for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
+
+    @unaffected
+    @torch.no_grad()
+    def load_moments(self, source: Any) -> None:
+        """Go on where another optimizer stopped: its moments, step counts and hyperparameters.
+
+        source: a state_dict of torch.optim (AdamW, Adam, SGD and their relatives), torchao,
+            FlashOptim or bitsandbytes; or any such optimizer, or one of this library in another
+            storage or with other passes, over as many parameters in the same groups.
+
+        A moment is taken where both keep the same average (docs/using.md#in-and-out), encoded with
+        unbiased rounding.  lr, weight_decay, eps and betas are taken as they are; of SGD's sum of
+        gradients the average, with lr to match.  Raises ValueError, with nothing changed, where a
+        moment of this optimizer is not in the source or shapes differ.
+        """
+        exchange.load(self, source)
+
+    def load_torch_adamw(self, state_dict: Mapping[str, Any]) -> None:
+        """``load_moments`` of what torch.optim.AdamW, or a relative with its keys, has saved."""
+        self.load_moments(state_dict)
+
+    @unaffected
+    @torch.no_grad()
+    def torch_state_dict(self) -> dict[str, Any]:
+        """The state in torch.optim's keys, fp32: for AdamW's ``load_state_dict``, or SGD's.
+
+        Raises ValueError for moments that torch.optim does not have.
+        """
+        return exchange.torch_state(self)
 
     def master_weights(self, model: torch.nn.Module) -> dict[str, Tensor]:
         """A copy of the model's state dict with every floating parameter in fp32.

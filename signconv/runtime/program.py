@@ -74,7 +74,8 @@ class RandomBits:
 class MomentSlot:
     """Storage of a moment: ``bits`` round it; ``init`` is the value before the first step, or
     "param"; ``apart``: the step's arithmetic takes its codes and its block scales, not their
-    product.
+    product; ``of``: what it is, "ema(grad**2)" or "max(…)" of one, and "" for anything else;
+    ``beta``: the hyperparameter by which it forgets, where it is one.
     """
 
     name: str
@@ -82,6 +83,8 @@ class MomentSlot:
     bits: RandomBits
     init: float | str = 0.0
     apart: bool = False
+    of: str = ""
+    beta: str = ""
 
     @property
     def stored(self) -> Format:

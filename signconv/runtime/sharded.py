@@ -158,7 +158,8 @@ def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
     first = tensors[0]
     group = mesh.cut_along_rows(first)
     if group is None:
-        return [_full(x.detach()).to(local(x).device) for x in tensors]
+        # Of uneven parts torch 2.11 makes views, and kernels read memory, not strides
+        return [_copy(_full(x.detach()), local(x).device) for x in tensors]
     ranks = torch.distributed.get_world_size(group)
     parts, widths = [], []
     for x in tensors:

@@ -261,14 +261,22 @@ def convert(
         here, plain = sharded.readable(p, {n: entry[n] for n in names if n in entry})
         x = load_moment(plain[m.name], plain.get(names[1]), old, here.numel())
         half = torch.full((), -(1 << 31), dtype=torch.int32, device=x.device).expand_as(x)
-        codes = torch.empty(moment_shape(here, new), dtype=new.dtype, device=x.device)
-        scale = None
-        if new.scaled:
-            scale = torch.empty(block_shape(here), dtype=torch.uint8, device=x.device)
-        store_moment(codes, scale, x, half, new)
-        entry[names[0]] = sharded.place_part(codes, p, moment_shape(p, new))
-        if scale is not None:
-            entry[names[1]] = sharded.place_part(scale, p, block_shape(p))
+        store(entry, m, p, here, x, half)
+
+
+def store(
+    entry: dict[str, Any], m: MomentSlot, p: Tensor, here: Tensor, x: Tensor, field: Tensor
+) -> None:
+    """Encode flat fp32 ``x``, the values of ``here`` (``sharded.readable``), as the moment ``m`` of
+    ``p``; ``field``: what rounds it."""
+    codes = torch.empty(moment_shape(here, m.stored), dtype=m.stored.dtype, device=x.device)
+    scale = None
+    if m.stored.scaled:
+        scale = torch.empty(block_shape(here), dtype=torch.uint8, device=x.device)
+    store_moment(codes, scale, x, field, m.stored)
+    entry[m.name] = sharded.place_part(codes, p, moment_shape(p, m.stored))
+    if scale is not None:
+        entry[f"{m.name}_scale"] = sharded.place_part(scale, p, block_shape(p))
 
 
 def _own(x: Any, p: Tensor) -> Any:

@@ -13,6 +13,7 @@ from signconv.generated.lamb import LAMB
 from signconv.generated.nadam_stosign import NAdamStoSign
 from torch import nn
 
+from signconv.runtime import mesh as geometry
 from signconv.runtime import sharded
 from signconv.runtime.mesh import local
 from signconv.verification.bits import different
@@ -62,3 +63,32 @@ def test_state_lies_beside_the_part_and_not_on_the_mesh(
         for name, x in mine.items():
             assert local(x).device.type == "cpu"
             assert not different(local(x), theirs[name]), name
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_gathered_tensors_may_be_views(
+    backend: str, mesh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.11 gathers uneven columns into a larger tensor and returns a view of it: codes and
+    scales are read as they lie in memory (two H200 said so)."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def view_of(x: Any) -> torch.Tensor:
+        whole = x.full_tensor()
+        return torch.nn.functional.pad(whole, (0, 3))[..., : whole.shape[-1]]
+
+    monkeypatch.setattr(sharded, "is_local", lambda *_: False)
+    monkeypatch.setattr(geometry, "cut_along_rows", lambda _: None)
+    monkeypatch.setattr(sharded, "_full", view_of)
+    results = []
+    for dtensor in (True, False):
+        x = torch.linspace(-1, 1, 4 * 65).view(4, 65)
+        p = nn.Parameter(distribute_tensor(x, mesh, [Shard(1)]) if dtensor else x)
+        optimizer = LAMB([p], lr=0.01, seed=3, backend=backend)
+        for _ in range(3):
+            g = torch.linspace(1, -2, 4 * 65).view(4, 65)
+            p.grad = sharded.wrap(g, p, p.shape) if dtensor else g
+            optimizer.step()
+        results.append({n: local(v) for n, v in {**optimizer.state[p], "p": p.detach()}.items()})
+    for name, value in results[0].items():
+        assert not different(value, results[1][name]), name

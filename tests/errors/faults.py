@@ -17,7 +17,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from signconv.generated.adamw import AdamW
+from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.s3 import S3
 
 import signconv
 from signconv import pipeline
@@ -27,6 +29,7 @@ from signconv.ir.check import check
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import GRAD, Op
 from signconv.lower.kernel_program import Statement
+from signconv.pipeline import checkpoint
 from signconv.render import environment
 from signconv.runtime import cast, checks, release, seeds
 from signconv.runtime.cpu import backend as cpu_backend
@@ -616,3 +619,57 @@ def _(*_: Any) -> None:
     p = parameter(64)
     p._fsdp_flattened = True  # type: ignore[attr-defined]
     AdamW([p])
+
+
+def gone_on(cls: Any = torch.optim.AdamW) -> Any:
+    """An optimizer of torch's, or one of ours, after a step."""
+    p = parameter(64)
+    optimizer = cls([p])
+    p.grad = torch.ones(64)
+    optimizer.step()
+    return optimizer
+
+
+fault("SC510", r"s cannot be taken from it")(lambda *_: S3([parameter(64)]).load_moments(gone_on()))
+
+
+@fault("SC511", "load it there with block_wise=True first")
+def _(*_: Any) -> None:
+    saved = gone_on().state_dict()
+    codes, table = torch.zeros(64, dtype=torch.uint8), torch.zeros(256)
+    saved["state"][0] = {"step": 1, "state1": codes, "qmap1": table}
+    AdamW([parameter(64)]).load_moments(saved)
+
+
+fault("SC512", "of another give load_moments the optimizer itself")(
+    lambda *_: AdamW([parameter(64)]).load_moments(gone_on(AdamW).state_dict())
+)
+fault("SC513", "keeps s, for which torch.optim has no key")(
+    lambda *_: gone_on(S3).torch_state_dict()
+)
+
+
+def converted(saved: Any, folder: Path, to: str = "adamw", target: str = "new.pt") -> object:
+    torch.save(saved, folder / "old.pt")
+    return checkpoint.convert_state(folder / "old.pt", folder / target, checkpoint.Target(to))
+
+
+fault("SC722", "no optimizer's state_dict in .*which has: model; name its key with --key")(
+    lambda tmp_path, *_: converted({"model": 1}, tmp_path)
+)
+fault("SC723", "was written by an optimizer of signconv: name it with --from")(
+    lambda tmp_path, *_: converted(gone_on(AdamW).state_dict(), tmp_path)
+)
+
+
+@fault("SC724", "4-bit state does not say its parameter's shape")
+def _(tmp_path: Path, *_: Any) -> None:
+    torch.save(gone_on(AdamWFP4).state_dict(), tmp_path / "old.pt")
+    to, of = checkpoint.Target("torch"), checkpoint.Target("adamw")
+    checkpoint.convert_state(tmp_path / "old.pt", tmp_path / "new.pt", to, of)
+
+
+@fault("SC725", "cannot write")
+def _(tmp_path: Path, *_: Any) -> None:
+    (tmp_path / "file").touch()
+    converted(gone_on().state_dict(), tmp_path, target="file/new.pt")

@@ -169,6 +169,10 @@ CODES: dict[str, tuple[str, str]] = {
     "SC507": ("A state tensor has another dtype or shape", "pass it as it was saved, to the same model"),
     "SC508": ("A compiled class cannot be pickled: the class it was made from has no importable name", "define it at the top level of a module, or save `state_dict()`"),
     "SC509": ("A pickled optimizer's spec means something else now", "restore the spec, or start with fresh state"),
+    "SC510": ("The other optimizer lacks a moment that this one keeps", "start anew, or from an optimizer with the same averages"),
+    "SC511": ("bitsandbytes state has scales of another kind", "load it there with block_wise=True first"),
+    "SC512": ("`load_moments` is given a state_dict of this library", "`load_state_dict`, or `load_moments(optimizer)`"),
+    "SC513": ("`torch_state_dict` of moments that torch.optim does not have", "keep this library's state_dict"),
     "SC601": ("`backend=\"triton\"` without a GPU or without Triton", "`backend=\"auto\"`; `signconv doctor`"),
     "SC602": ("`backend=\"cpu\"` for parameters that are not on the CPU", "`backend=\"auto\"`"),
     "SC603": ("`backend=\"cpu\"` without llvmlite", "install the extra `cpu`"),
@@ -202,6 +206,10 @@ CODES: dict[str, tuple[str, str]] = {
     "SC719": ("The page has no place for measurements", "add the two marks that the message names"),
     "SC720": ("A record is outside the page's folder", "copy it beside the page first"),
     "SC721": ("The step kernel has no machine code to read", "run on a GPU"),
+    "SC722": ("`convert-state` finds no optimizer's state_dict of plain tensors in the file", "`--key`, or `load_moments` in Python"),
+    "SC723": ("`convert-state` is not told which optimizer wrote the file", "`--from SPEC`"),
+    "SC724": ("4-bit state alone does not say the shapes of its parameters", "`load_moments` or `torch_state_dict` in Python"),
+    "SC725": ("A converted checkpoint cannot be written", "choose a folder you can write"),
 }  # fmt: skip
 
 

@@ -428,8 +428,58 @@ MUTANTS = (
     ),
     Mutant(
         "shards: every rank draws what the first one does",
-        (("signconv/runtime/sharded.py", "return bounds(p, p.shape[0])[0] * (p.numel()", "return 0 * (p.numel()"),),
+        (("signconv/runtime/sharded.py", "return sum(begin * n for", "return sum(0 * begin * n for"),),
         ("tests/distributed/test_sharded.py::test_any_number_of_ranks_gives_the_same_bits",),
+    ),
+    Mutant(
+        "shards: columns are numbered as a tensor of their own",
+        (("signconv/runtime/sharded.py", "torch.tensor(row_length(p), dtype", "torch.tensor(row_length(made), dtype"),),
+        ("tests/distributed/test_meshes.py",),
+    ),
+    Mutant(
+        "shards: of two cuts of one dimension the later one comes first",
+        (("signconv/runtime/mesh.py", "order.insert(sizes.index(_strided(placed)), i)", "order.append(i)"),),
+        ("tests/distributed/test_meshes.py",),
+    ),
+    Mutant(
+        "shards: what was gathered is stepped as a view",
+        (("signconv/runtime/sharded.py", "[_copy(_full(x.detach()), local(x).device) for", "[_full(x.detach()) for"),),
+        ("tests/distributed/test_offload.py",),
+    ),
+    Mutant(
+        "kernel: columns are numbered without a jump",
+        ((KERNEL, "index += further", "index += 0 * further"),),
+        ("tests/runtime/test_columns.py",),
+    ),
+    Mutant(
+        "CPU: columns are numbered without a jump",
+        (("signconv/runtime/cpu/walk.py", "among = b.add(b.mul(row, pitch)", "among = b.add(b.mul(row, length)"),),
+        ("tests/runtime/test_columns.py",),
+    ),
+    Mutant(
+        "seeds: ranks with parameters of their own draw alike",
+        (("signconv/runtime/seeds.py", "distinct.index(mine) * APART", "0 * APART"),),
+        ("tests/runtime/test_doors_noise.py",),
+    ),
+    Mutant(
+        "scales: apart where the number itself is read as well",
+        (("signconv/lower/fusion.py", "0 < read[m.name] == beside[m.name]", "0 < beside[m.name]"),),
+        ("tests/lower/test_fusion.py",),
+    ),
+    Mutant(
+        "scales: a coefficient without its block's",
+        (("signconv/runtime/reference/memory.py", "factor = codecs.scales_of(scale.view(-1))", "factor = codecs.scales_of(scale.view(-1)) * 0 + 1"),),
+        (SAME,),
+    ),
+    Mutant(
+        "exchange: moments of another optimizer are rounded down",
+        (("signconv/runtime/exchange.py", "words[m.bits.word].field(m.bits.field))", "words[m.bits.word].field(m.bits.field) * 0)"),),
+        ("tests/runtime/test_exchange.py",),
+    ),
+    Mutant(
+        "exchange: torch's sum of gradients taken for an average",
+        (("signconv/runtime/exchange.py", "_fp32(entry[\"momentum_buffer\"]) * _sum_to_average(group)", "_fp32(entry[\"momentum_buffer\"])"),),
+        ("tests/runtime/test_exchange.py",),
     ),
     # ---------------------------------------------------------------- arithmetic, both twins
     Mutant(

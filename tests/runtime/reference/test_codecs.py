@@ -142,7 +142,8 @@ def _store_kernel(
     FORMAT: tl.constexpr, ROWS: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
-    first, offsets, mask, row, row_mask, halves, half_mask = dev.places(start, n, n, ROWS, False)
+    at = dev.places(start, n, n, n, ROWS, False, False)
+    first, offsets, mask, row, row_mask, halves, half_mask, _ = at
     x = dev.widen(dev.load(x_ptr + start, offsets, mask, FULL), CODEC)
     field = tl.load(field_ptr + start + offsets, mask=mask, other=0).to(tl.uint32, bitcast=True)
     dev.store_moment(
@@ -156,7 +157,8 @@ def _load_kernel(
     code_ptr, scale_ptr, x_ptr, n, FORMAT: tl.constexpr, ROWS: tl.constexpr, FULL: tl.constexpr
 ):
     start = tl.program_id(0).to(tl.int64) * (ROWS * 32)
-    first, offsets, mask, row, row_mask, halves, half_mask = dev.places(start, n, n, ROWS, False)
+    at = dev.places(start, n, n, n, ROWS, False, False)
+    first, offsets, mask, row, row_mask, halves, half_mask, _ = at
     code, byte = dev.fetch_moment(
         code_ptr, scale_ptr, first, offsets, mask, row, row_mask, halves, half_mask, FORMAT, FULL
     )
