@@ -119,8 +119,8 @@ FOUR_BITS: dict[str, Choice] = {
     "adamw-999-fp8": Choice("adamw", hypers=ADAM_999),
     "s3-fp4": Choice("s3", state="fp4", long=-5),
     "s3-fp8": Choice("s3", long=-5),
-    "lion-fp4": Choice("lion", state="fp4", long=-7),
-    "lion-fp8": Choice("lion", long=-7),
+    "lion-fp4": Choice("lion", state="fp4", long=-8),
+    "lion-fp8": Choice("lion", long=-8),
 }
 
 

@@ -47,6 +47,23 @@ def gap(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
     return float(difference) if abs(difference) > a["half_range"] + b["half_range"] else 0.0
 
 
+def at(row: Mapping[str, Any], place: int) -> float:
+    """Held-out loss at one of the lrs beside a row's own."""
+    loss: float = row["elsewhere"][place][1]["mean"]
+    return loss
+
+
+def interior(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every row's lr is better than the two beside it."""
+    return all(r["held_out"]["mean"] < min(at(r, 0), at(r, 1)) for r in rows)
+
+
+def below(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether one row ends below another at all three lrs."""
+    here = a["held_out"]["mean"] < b["held_out"]["mean"]
+    return here and all(at(a, i) < at(b, i) for i in (0, 1))
+
+
 def against(value: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
     """The difference to the reference, or that there is none larger than the spread."""
     difference = gap(value, reference)
@@ -147,6 +164,9 @@ def render() -> dict[str, str]:
         "by_chance": by_chance,
         "expect": expect,
         "gap": gap,
+        "at": at,
+        "interior": interior,
+        "below": below,
         "losses_by_lr": losses_by_lr,
         "versus": versus,
     }
