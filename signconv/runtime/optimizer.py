@@ -280,26 +280,38 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @unaffected
     @torch.no_grad()
-    def step_parameter(self, index: int, p: Tensor) -> None:
-        """Step one parameter of group ``index`` by itself (gradient release, inside backward)."""
+    def step_parameter(self, index: int, p: Tensor) -> bool:
+        """Step one parameter of group ``index`` by itself (gradient release, inside backward);
+        False for a DTensor that takes all its ranks."""
         g = p.grad
         if g is None or p.numel() == 0:
-            return
+            return True
         self._settle()
         group = self.param_groups[index]
         if p not in self._places:
             self._adopt()
         name = type(self).__name__
         checks.memories(p, g, name)
-        backend = self.backend_for(p.device)
         if self._has_state(p):
             states.mend(self.program, self.state[p], p)
             checks.states(self.state[p], states.layout(self.program, p, group["master"]), p, name)
         else:
             self._complete({p: self._new_state(p, group["master"])})
-        with backend.on_device(p.device):
-            self._run(backend, [Task(p, {**group, "params": [p]}, [p], self.state)], {}, None)
+        made: Tensor = p
+        state: Mapping[Tensor, dict[str, Tensor]] = self.state
+        if mesh.is_sharded(p):
+            self._locals = self._locals or sharded.Locals(self.program)
+            found = self._locals.alone(p, self.state[p])
+            if found is None:
+                return False
+            made, state = found, self._locals.state
+        backend = self.backend_for(made.device)
+        with backend.on_device(made.device):
+            self._run(backend, [Task(p, {**group, "params": [made]}, [made], state)], {}, None)
+        if made is not p and self._locals is not None:
+            self._locals.done(p, self.state[p])
         notice([p], False)
+        return True
 
     def _step_device(
         self,

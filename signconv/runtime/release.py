@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from signconv.runtime import mesh
 from signconv.runtime.errors import coded
 from signconv.runtime.optimizer import FusedOptimizer
+
+#: Added to the norm, as torch.nn.utils.clip_grad_norm_ does.
+_TINY = 1e-6
 
 
 class ReleaseHandle:
     """What ``gradient_release`` returns; ``remove()`` goes back to ordinary steps."""
 
-    def __init__(self, optimizer: FusedOptimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: FusedOptimizer, max_norm: float | None = None) -> None:
+        self.optimizer, self.max_norm = optimizer, max_norm
+        #: The norm of all gradients that ``norm()`` found last, a tensor of one element.
+        self.total_norm: Tensor | None = None
+        self._keeping = self._measuring = False
+        self._factor: Tensor | None = None
+        self._clipped: set[int] = set()
+        self._sums: dict[tuple[int, ...], tuple[list[Any], Tensor]] = {}
         self._hooks: list[Any] = [optimizer.register_step_pre_hook(_before_step)]
         for index, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
@@ -24,10 +36,70 @@ class ReleaseHandle:
 
     def _hook(self, index: int) -> Any:
         def step(p: Tensor) -> None:
-            self.optimizer.step_parameter(index, p)
-            p.grad = None
+            if self._keeping:
+                return
+            if self._measuring:
+                self._measure(p)
+                return
+            if self.max_norm is not None:
+                self._clip(p)
+            if self.optimizer.step_parameter(index, p):
+                p.grad = None
 
         return step
+
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Within it gradients add up and nothing is stepped; the first backward behind it steps
+        with their sums."""
+        self._keeping = True
+        try:
+            yield
+        finally:
+            self._keeping = False
+
+    @contextmanager
+    def norm(self) -> Iterator[None]:
+        """The first of two backwards of a clipped step: the norm of all gradients, each freed at
+        once.  The second, outside, steps with gradients times max_norm / norm, at most 1."""
+        self._measuring, self._sums = True, {}
+        try:
+            yield
+        finally:
+            self._measuring = False
+        total: Tensor | None = None
+        for groups, squares in self._sums.values():
+            for group in groups:
+                torch.distributed.all_reduce(squares, group=group)
+            total = squares if total is None else total.to(squares.device) + squares
+        self._sums, self._clipped = {}, set()
+        if total is not None:
+            self.total_norm = total.sqrt().to(torch.float32)
+            limit = float("inf") if self.max_norm is None else self.max_norm
+            self._factor = (limit / (self.total_norm + _TINY)).clamp(max=1.0)
+
+    def _measure(self, p: Tensor) -> None:
+        assert p.grad is not None
+        part = mesh.local(p.grad).detach()
+        groups = mesh.groups_of(p) if mesh.is_sharded(p) else []
+        key = (*map(id, groups), hash(part.device))
+        square = torch.linalg.vector_norm(part, dtype=torch.float32).to(torch.float64).square()
+        known = self._sums.get(key)
+        self._sums[key] = groups, square if known is None else known[1] + square
+        p.grad = None
+
+    def _clip(self, p: Tensor) -> None:
+        if self._factor is None or id(p) in self._clipped:
+            raise coded(
+                RuntimeError,
+                "SC441",
+                "gradient_release with max_norm steps in two backwards: first `with handle.norm(): "
+                "loss.backward(retain_graph=True)`, then loss.backward(); this one has no norm of "
+                "its own",
+            )
+        self._clipped.add(id(p))
+        part = mesh.local(p.grad)
+        part.mul_(self._factor.to(part.device))
 
     def remove(self) -> None:
         """Take the hooks off; the next backward keeps its gradients for ``optimizer.step()``."""
@@ -43,19 +115,22 @@ class ReleaseHandle:
         self.remove()
 
 
-def gradient_release(optimizer: FusedOptimizer) -> ReleaseHandle:
+def gradient_release(optimizer: FusedOptimizer, *, max_norm: float | None = None) -> ReleaseHandle:
     """Step each parameter inside ``backward`` as soon as its gradient is complete, and free it.
 
     The gradients of a model then never exist all at once.  The numbers are those of an ordinary
-    step, bit for bit.  ``optimizer.step()`` may stay in the training loop (schedulers look for
-    it): it finds no gradients.  Every backward is a step, so gradients cannot be accumulated over
-    several backwards, and what looks at all gradients between backward and step cannot work:
-    clipping by norm, GradScaler, ``skip_nonfinite``, DDP's averaging.
+    step, bit for bit.  Keep ``optimizer.step()`` in the training loop: schedulers look for it, and
+    it steps what cannot be stepped alone (DTensors that have to be gathered).
+
+    Every backward is a step, but for those inside ``with handle.accumulate():``.  max_norm: clip by
+    the norm of all gradients, in two backwards (``ReleaseHandle.norm``).  With fully_shard
+    gradients are reduced first, and each rank steps its part.
 
     Returns a handle, also a context manager, whose ``remove()`` ends it.
 
-    Raises TypeError for an optimizer not made by signconv; ValueError with ``skip_nonfinite``;
-    RuntimeError if it is on already, or with several ranks or DTensors.
+    Raises TypeError for an optimizer not made by signconv; ValueError with ``skip_nonfinite`` and
+    for a max_norm that is not positive; RuntimeError if it is on already, or with plain parameters
+    on several ranks.
     """
     if not isinstance(optimizer, FusedOptimizer):
         raise coded(
@@ -77,17 +152,19 @@ def gradient_release(optimizer: FusedOptimizer) -> ReleaseHandle:
             "gradient_release cannot skip a step for a non-finite gradient: others have been "
             "stepped by the time it is seen; construct the optimizer with skip_nonfinite=False",
         )
-    sharded = any(hasattr(p, "to_local") for g in optimizer.param_groups for p in g["params"])
-    if sharded or _several_ranks():
+    if max_norm is not None and not max_norm > 0:
+        raise coded(ValueError, "SC442", f"max_norm = {max_norm!r} has to be above 0")
+    params = [p for g in optimizer.param_groups for p in g["params"]]
+    if _several_ranks() and not all(mesh.is_sharded(p) for p in params):
         raise coded(
             RuntimeError,
             "SC434",
-            "gradient_release works on one rank: in a process group it would step before DDP has "
-            "averaged the gradients, and it does not step the DTensors of fully_shard: step "
-            "without it (FSDP2 shards the gradients as well)",
+            "gradient_release steps inside backward, before DDP has averaged the gradients; and "
+            "DDP's buckets hold all of them, so that nothing would be freed: use fully_shard, "
+            "whose gradients are reduced first, or step without it",
         )
     optimizer.released = True
-    return ReleaseHandle(optimizer)
+    return ReleaseHandle(optimizer, max_norm)
 
 
 def _several_ranks() -> bool:

@@ -271,15 +271,24 @@ class Locals:
         far = [(i, [p for p in ps if p not in made]) for i, ps in parts]
         return [x for x in near if x[1]], [x for x in far if x[1]], locally
 
+    def alone(self, p: Tensor, entry: dict[str, Tensor]) -> Tensor | None:
+        """What stands in for one DTensor, with its gradient; None where it has to be gathered."""
+        return None if self._first_of(p, entry) is None else self._stand_in(p, entry)
+
+    def done(self, p: Tensor, entry: dict[str, Tensor]) -> None:
+        """Hand back what ``finish`` does, of one."""
+        made = self._made[p][1]
+        made.grad = None
+        for name in ("step", *(n for n, _ in self.program.scalar_states)):
+            entry[name] = self.state[made][name]
+
     def finish(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Hand back the scalars that the engines replaced; keep neither gradients nor what stands
         for parameters that are no longer there."""
         for p, (_, made) in [*self._made.items()]:
+            if state.get(p):
+                self.done(p, state[p])
             made.grad = None
-            if not state.get(p):
-                continue
-            for name in ("step", *(n for n, _ in self.program.scalar_states)):
-                state[p][name] = self.state[made][name]
 
     def _first_of(self, p: Tensor, entry: Mapping[str, Tensor]) -> int | None:
         """This rank's first element; None where the parameter has to be gathered."""

@@ -30,6 +30,7 @@ from signconv.runtime.optimizer import FusedOptimizer
 from tests.distributed.training import (
     State,
     cases,
+    differences,
     distribute,
     formerly,
     here,
@@ -82,6 +83,7 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
     found["replicated"] = _replicated(mesh)
     found["scaler"] = _scaler(mesh, rank)
     found["zero"] = _zero()
+    found["release"] = _release(mesh)
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()
 
@@ -177,7 +179,6 @@ def _refusals(mesh: Any) -> dict[str, str]:
     return {
         "partial": _message(lambda: AdamWStoSign([partial])),
         "gradient": _message(optimizer.step),
-        "release": _message(lambda: signconv.gradient_release(AdamWStoSign([rows]))),
     }
 
 
@@ -255,4 +256,41 @@ def _zero() -> list[State]:
         box = [optimizer.state_dict() if dist.get_rank() == 0 else None]
         dist.broadcast_object_list(box, src=0)
         saved = box[0]
+    return made
+
+
+def _release(mesh: Any) -> list[Any]:
+    """fully_shard, stepped inside backward with clipping, beside ordinary steps: what differs, how
+    many gradients were left for ``step()``, and the norms."""
+    made: list[Any] = []
+    for clip in (None, 0.05):
+        models = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 5))
+            fully_shard(model[0], mesh=mesh)
+            models.append(fully_shard(model, mesh=mesh))
+        a, b = (AdamWStoSign(m.parameters(), lr=0.01, seed=3, **REFERENCE) for m in models)
+        handle = signconv.gradient_release(b, max_norm=clip)
+        left, norms = 0, []
+        for t in range(3):
+            x = torch.linspace(-1, 1, 4 * 64).view(4, 64) * (t + 1 + dist.get_rank())
+            if clip is not None:
+                with handle.norm():
+                    models[1](x).square().mean().backward()
+            models[1](x).square().mean().backward()
+            left += sum(p.grad is not None for p in models[1].parameters())
+            b.step()
+            b.zero_grad()
+            models[0](x).square().mean().backward()
+            if clip is not None:
+                assert handle.total_norm is not None
+                total = torch.nn.utils.get_total_norm([p.grad for p in models[0].parameters()])
+                norms.append((float(handle.total_norm), float(total.full_tensor())))
+                for p in models[0].parameters():
+                    p.grad.to_local().mul_((clip / (handle.total_norm + 1e-6)).clamp(max=1.0))
+            a.step()
+            a.zero_grad()
+        wrong = differences(result(models[1], b), result(models[0], a))
+        made.append((wrong, left, norms))
     return made

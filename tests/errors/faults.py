@@ -315,7 +315,7 @@ def _(*_: Any) -> None:
         gradient_release(running)
 
 
-@fault("SC434", "works on one rank")
+@fault("SC434", "before DDP has averaged the gradients")
 def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(release, "_several_ranks", lambda: True)
     gradient_release(made())
@@ -673,3 +673,15 @@ def _(tmp_path: Path, *_: Any) -> None:
 def _(tmp_path: Path, *_: Any) -> None:
     (tmp_path / "file").touch()
     converted(gone_on().state_dict(), tmp_path, target="file/new.pt")
+
+
+@fault("SC441", "first `with handle.norm")
+def _(*_: Any) -> None:
+    p = parameter(64)
+    signconv.gradient_release(AdamW([p]), max_norm=1.0)
+    p.square().sum().backward()
+
+
+fault("SC442", "has to be above 0")(
+    lambda *_: signconv.gradient_release(AdamW([parameter(64)]), max_norm=0.0)
+)

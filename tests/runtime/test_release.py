@@ -144,3 +144,55 @@ def test_what_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="GradScaler does not work"):
         optimizer.step()
+
+
+def test_gradients_of_several_backwards_add_up() -> None:
+    """Inside ``accumulate`` nothing is stepped; the next backward steps with the sums."""
+    one = make()
+    two = copy.deepcopy(one)
+    a, b = (AdamW(m.parameters(), lr=1e-2, backend="reference") for m in (one, two))
+    handle = signconv.gradient_release(b)
+    for t in range(3):
+        for micro in range(3):
+            loss_of(one, 3 * t + micro).backward()
+        with handle.accumulate():
+            for micro in range(2):
+                loss_of(two, 3 * t + micro).backward()
+        assert all(p.grad is not None for p in two.parameters())
+        loss_of(two, 3 * t + 2).backward()
+        assert all(p.grad is None for p in two.parameters())
+        a.step()
+        a.zero_grad()
+        b.step()
+    assert_same(a, b, one, two)
+
+
+def test_clipping_takes_two_backwards() -> None:
+    """The first finds the norm, as clip_grad_norm_ does, and keeps no gradient; the second steps
+    with what an ordinary step gets."""
+    one = make(dtype=torch.float32)
+    two = copy.deepcopy(one)
+    a, b = (AdamWStoSign(m.parameters(), lr=1e-2, backend="reference") for m in (one, two))
+    handle = signconv.gradient_release(b, max_norm=0.05)
+    for t in range(3):
+        loss_of(one, t).backward()
+        loss = loss_of(two, t)
+        with handle.norm():
+            loss.backward(retain_graph=True)
+        assert all(p.grad is None for p in two.parameters())
+        loss.backward()
+        assert all(p.grad is None for p in two.parameters())
+        grads = [p.grad for p in one.parameters() if p.grad is not None]
+        total = torch.nn.utils.get_total_norm(grads)
+        assert handle.total_norm is not None and total > 0.05
+        assert torch.allclose(handle.total_norm, total, rtol=1e-6)
+        for g in grads:
+            g.mul_(0.05 / (handle.total_norm + 1e-6))
+        a.step()
+        a.zero_grad()
+        b.step()
+    assert_same(a, b, one, two)
+    with pytest.raises(RuntimeError, match="has no norm of its own"):
+        loss_of(two, 9).backward()
+    with pytest.raises(ValueError, match="above 0"):
+        signconv.gradient_release(AdamW(make().parameters()), max_norm=-1.0)
