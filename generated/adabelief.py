@@ -178,6 +178,7 @@ class AdaBelief(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("44de8fda057013cc", {"v": "e5m2"}),
+        decay="decoupled",
     )
 
     def __init__(

@@ -246,6 +246,7 @@ class Adam(FusedOptimizer):
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         former=("0f9a8397be587642", {"v": "e5m2"}),
+        decay="l2",
     )
 
     def __init__(

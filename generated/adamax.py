@@ -182,6 +182,7 @@ class AdaMax(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("u_floor", 1.0),),
         floors=("u_floor",),
+        decay="decoupled",
     )
 
     def __init__(

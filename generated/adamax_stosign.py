@@ -166,6 +166,7 @@ class AdaMaxStoSign(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
         noise="fresh",
         removed={
             "eps": (

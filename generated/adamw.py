@@ -246,6 +246,7 @@ class AdamW(FusedOptimizer):
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         former=("d1e918e748b98f5a", {"v": "e5m2"}),
+        decay="decoupled",
     )
 
     def __init__(

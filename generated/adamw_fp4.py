@@ -247,6 +247,7 @@ class AdamWFP4(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
+        decay="decoupled",
     )
 
     def __init__(

@@ -156,6 +156,7 @@ class AdamWSoft2(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("15f41c4034a9cac3", {"s": "e5m2"}),
+        decay="decoupled",
         removed={
             "beta1": "soft has one beta for both moments and needs no eps",
             "beta2": "soft has one beta for both moments and needs no eps",

@@ -164,6 +164,7 @@ class AdamWSoft2Nesterov(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("bc29c7cfb7f2718c", {"s": "e5m2"}),
+        decay="decoupled",
         removed={
             "beta1": "soft has one beta for both moments and needs no eps",
             "beta2": "soft has one beta for both moments and needs no eps",

@@ -167,6 +167,7 @@ class AdamWSoft2NesterovStoSign(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("57c372478582c161", {"s": "e5m2"}),
+        decay="decoupled",
         noise="fresh",
         removed={
             "beta1": "soft has one beta for both moments and needs no eps",

@@ -199,6 +199,7 @@ class AdamWSoft3Nesterov(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("5939eb9c7de1109e", {"s": "e4m3-root3"}),
+        decay="decoupled",
         removed={
             "beta1": "soft has one beta for both moments and needs no eps",
             "beta2": "soft has one beta for both moments and needs no eps",

@@ -178,6 +178,7 @@ class AdamWStoSign(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("190dde18d59f05bd", {"v": "e5m2"}),
+        decay="decoupled",
         noise="fresh",
         removed={
             "eps": (

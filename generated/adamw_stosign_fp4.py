@@ -179,6 +179,7 @@ class AdamWStoSignFP4(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
         noise="fresh",
         removed={
             "eps": (

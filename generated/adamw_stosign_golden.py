@@ -178,6 +178,7 @@ class AdamWStoSignGolden(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("965cb459e257d297", {"v": "e5m2"}),
+        decay="decoupled",
         noise="golden",
         removed={
             "eps": (

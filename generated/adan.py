@@ -277,6 +277,7 @@ class Adan(FusedOptimizer):
         words=2,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
     )
 
     def __init__(

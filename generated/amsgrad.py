@@ -254,6 +254,7 @@ class AMSGrad(FusedOptimizer):
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         former=("ea94cf40b2caec03", {"v": "e5m2", "v_max": "e5m2"}),
+        decay="decoupled",
     )
 
     def __init__(

@@ -336,6 +336,7 @@ class CautiousAdamW(FusedOptimizer):
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         former=("be0c8f932f248ea9", {"v": "e5m2"}),
+        decay="decoupled",
         reductions=("mean",),
     )
 

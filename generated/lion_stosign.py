@@ -175,6 +175,7 @@ class LionStoSign(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
         noise="fresh",
     )
 

@@ -297,6 +297,7 @@ class NAdam(FusedOptimizer):
         scalar_states=(("mu_product", 1.0), ("v_floor", 1.0)),
         floors=("v_floor",),
         former=("81b8f5b03af5cb72", {"v": "e5m2"}),
+        decay="decoupled",
     )
 
     def __init__(

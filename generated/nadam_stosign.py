@@ -268,6 +268,7 @@ class NAdamStoSign(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         scalar_states=(("mu_product", 1.0),),
         former=("9fe60906fa5063e7", {"v": "e5m2"}),
+        decay="decoupled",
         noise="fresh",
         removed={
             "eps": (

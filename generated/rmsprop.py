@@ -150,6 +150,7 @@ class RMSprop(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("1aee55744ddb5304", {"v": "e5m2"}),
+        decay="decoupled",
     )
 
     def __init__(

@@ -154,6 +154,7 @@ class RMSpropStoSign(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("f3a6714d5c125ff8", {"v": "e5m2"}),
+        decay="decoupled",
         noise="fresh",
         removed={
             "eps": (

@@ -200,6 +200,7 @@ class S3(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         former=("5939eb9c7de1109e", {"s": "e4m3-root3"}),
+        decay="decoupled",
     )
 
     def __init__(

@@ -153,6 +153,7 @@ class S3GD(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
     )
 
     def __init__(

@@ -160,6 +160,7 @@ class S3GDFP8RAWMathBF16(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         precision="bf16",
+        decay="decoupled",
     )
 
     def __init__(

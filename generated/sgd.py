@@ -150,6 +150,7 @@ class SGD(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
     )
 
     def __init__(

@@ -157,6 +157,7 @@ class SGDNesterov(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
     )
 
     def __init__(

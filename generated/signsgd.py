@@ -128,6 +128,7 @@ class SignSGD(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
     )
 
     def __init__(

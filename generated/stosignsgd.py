@@ -169,6 +169,7 @@ class StoSignSGD(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
+        decay="decoupled",
         noise="fresh",
     )
 

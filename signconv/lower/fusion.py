@@ -45,7 +45,10 @@ def _negative(e: Expr) -> Expr:
 
 
 def scales_apart(
-    moments: Sequence[MomentPlan], expressions: Iterable[Expr], scalars: Set[str]
+    moments: Sequence[MomentPlan],
+    expressions: Iterable[Expr],
+    scalars: Set[str],
+    taken: Set[str] = frozenset(),
 ) -> tuple[MomentPlan, ...]:
     """The plans, those moments ``apart`` that are read beside a scalar coefficient alone.
 
@@ -53,11 +56,12 @@ def scales_apart(
     code) takes one for each element.  A scale is a power of two: the result is the same wherever
     the coefficient's product is a normal number.
 
-    expressions: everything elementwise; scalars: names of numbers that all elements share.
+    expressions: everything elementwise; scalars: names of numbers that all elements share; taken:
+    names that statements have, which nothing else may.
     """
     read: Counter[str] = Counter()
     beside: Counter[str] = Counter()
-    names = set()
+    names = {*taken, *scalars, *(m.name for m in moments)}
     for n in (n for e in expressions for n in walk(e)):
         if isinstance(n, Ref):
             names.add(local_name(n))

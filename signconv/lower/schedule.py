@@ -228,7 +228,9 @@ class Lowerer(ScalarCode):
         scalars = frozenset(self.outputs)
         operands = [r.operand for r in self.reductions]
         statements = (*self.math, *reduce_math)
-        moments = scales_apart(moments, [*(s.expr for s in statements), *operands], scalars)
+        taken = {s.target for s in statements} | {r.name for r in self.reductions}
+        read = [*(s.expr for s in statements), *operands]
+        moments = scales_apart(moments, read, scalars, taken)
 
         def moved(s: Statement) -> Statement:
             return replace(s, expr=with_scales(s.expr, moments, scalars))

@@ -14,8 +14,12 @@ import torch
 from signconv.errors import CheckpointError
 from signconv.pipeline.classes import compile
 from signconv.pipeline.files import UNFINISHED
-from signconv.runtime.exchange import MEANINGS, found_in
+from signconv.runtime.exchange import MEANINGS
+from signconv.runtime.formats import MASTER
 from signconv.runtime.optimizer import FusedOptimizer
+
+#: Elements that a parameter of unknown size has room for.
+UNKNOWN = 1 << 40
 
 
 class Target(NamedTuple):
@@ -47,30 +51,47 @@ def convert_state(
         raise CheckpointError(
             "SC723", f"{source} was written by an optimizer of signconv: name it with --from"
         )
-    shapes = {k: _shape(entry, source) for k, entry in saved["state"].items()}
-    name, made = _converted(saved, shapes, source, to, of, dtype)
+    name, made = _converted(saved, source, to, of, dtype)
     _write(made, target)
     return name, len(made["state"])
 
 
 def _converted(
-    saved: Mapping[str, Any],
-    shapes: Mapping[Any, torch.Size],
-    source: Path,
-    to: Target,
-    of: Target | None,
-    dtype: torch.dtype,
+    saved: Mapping[str, Any], source: Path, to: Target, of: Target | None, dtype: torch.dtype
 ) -> tuple[str, dict[str, Any]]:
+    first = saved["param_groups"][0]
     given: Any = saved
-    if of is not None:
-        storage = of.state or str(saved["param_groups"][0].get("format", "fp8"))
-        given = _optimizer(Target(of.spec, of.convert, storage), saved, shapes, dtype)
+    master = None
+    if of is None:
+        shapes = {k: _shape(entry) for k, entry in saved["state"].items()}
+    else:
+        cls = compile(
+            of.spec, convert=of.convert, state=of.state or str(first.get("format", "fp8"))
+        )
+        shapes = {k: _own_shape(cls, entry, source) for k, entry in saved["state"].items()}
+        if any(MASTER in entry for entry in saved["state"].values()):
+            master, dtype = "split", torch.bfloat16
+        given = _over(cls, saved, shapes, dtype, master)
         given.load_state_dict(saved)
     if to.spec == "torch":
         return "torch.optim", _in_torch(given, source)
-    optimizer = _optimizer(to, saved, shapes, dtype)
+    cls = compile(to.spec, convert=to.convert, state=to.state or "fp8")
+    optimizer = _over(cls, saved, shapes, dtype, master)
     optimizer.load_moments(given)
-    return type(optimizer).__name__, optimizer.state_dict()
+    made = optimizer.state_dict()
+    _make_room(made, shapes)
+    return cls.__name__, made
+
+
+def _make_room(made: Mapping[str, Any], shapes: Mapping[Any, torch.Size]) -> None:
+    """Parameters without state have sizes that nobody knows: what comes behind them draws its
+    random numbers so much further on that they cannot meet."""
+    unknown = 0
+    for number in (k for g in made["param_groups"] for k in g["params"]):
+        if number in made["state"]:
+            made["state"][number]["offset"] += unknown * UNKNOWN
+        elif number not in shapes or not shapes[number].numel():
+            unknown += 1
 
 
 def _in_torch(given: Any, source: Path) -> dict[str, Any]:
@@ -94,8 +115,10 @@ def _read(source: Path, key: str | None) -> Mapping[str, Any]:
             f"{source} is no checkpoint of plain tensors ({str(error).splitlines()[0][:120]}): "
             "save what torch.load(weights_only=True) reads, or call load_moments in Python",
         ) from error
-    here = loaded.get(key) if key and isinstance(loaded, Mapping) else loaded
-    if not isinstance(here, Mapping) or not {"state", "param_groups"} <= here.keys():
+    here: Any = loaded
+    if key and isinstance(loaded, Mapping):
+        here = loaded.get(key)
+    if not _state_dict(here):
         keys = ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) else type(loaded).__name__
         where = f"under {key!r} in {source}" if key else f"in {source}"
         raise CheckpointError(
@@ -106,26 +129,35 @@ def _read(source: Path, key: str | None) -> Mapping[str, Any]:
     return here
 
 
-def _shape(entry: Mapping[str, Any], source: Path) -> torch.Size:
-    """A parameter's, by its state; of no state 0."""
+def _state_dict(x: Any) -> bool:
+    """Whether it is an optimizer's, as torch keeps it."""
+    if not isinstance(x, Mapping) or not {"state", "param_groups"} <= x.keys():
+        return False
+    groups, state = x["param_groups"], x["state"]
+    return (
+        isinstance(groups, list)
+        and len(groups) > 0
+        and all(isinstance(g, Mapping) and "params" in g for g in groups)
+        and isinstance(state, Mapping)
+        and all(isinstance(e, Mapping) for e in state.values())
+    )
+
+
+def _shape(entry: Mapping[str, Any]) -> torch.Size:
+    """A parameter's, by what another optimizer keeps for it; of no state 0."""
     found = {**entry, **entry.get("__bnb_optimizer_quant_state__", {})}
     for name in (*MEANINGS, "momentum_buffer", "state1"):
         if isinstance(found.get(name), torch.Tensor):
             return torch.Size(found[name].shape)
-    if any(n.endswith("::quantized") for n in found):
-        return next(iter(found_in(entry, {}).values())).shape
-    scaled = {n.removesuffix("_scale") for n in found if n.endswith("_scale")}
-    whole = [
-        x.shape
-        for n, x in found.items()
-        if isinstance(x, torch.Tensor) and x.dim() and n not in ("master", "master_check")
-        and not n.endswith("_scale")
-        and (n not in scaled or not _packed(x, found[f"{n}_scale"]))
-    ]  # fmt: skip
-    if whole:
-        return torch.Size(whole[0])
-    if not any(isinstance(x, torch.Tensor) and x.dim() for x in found.values()):
-        return torch.Size([0])
+    quantized = [x.shape for n, x in found.items() if n.endswith("::quantized")]
+    return torch.Size(quantized[0] if quantized else [0])
+
+
+def _own_shape(cls: Any, entry: Mapping[str, Any], source: Path) -> torch.Size:
+    """A parameter's, by what an optimizer of ours keeps for it."""
+    for m in cls.program.moments:
+        if not m.stored.packed and isinstance(entry.get(m.name), torch.Tensor):
+            return torch.Size(entry[m.name].shape)
     raise CheckpointError(
         "SC724",
         f"{source}: 4-bit state does not say its parameter's shape: load it into its optimizer in "
@@ -133,19 +165,15 @@ def _shape(entry: Mapping[str, Any], source: Path) -> torch.Size:
     )
 
 
-def _packed(codes: torch.Tensor, scale: torch.Tensor) -> bool:
-    """Whether a block of 32 has 16 bytes."""
-    blocks = -(-codes.numel() // (codes.shape[0] if codes.dim() > 1 else 1) // 32)
-    return blocks < scale.shape[-1]
-
-
-def _optimizer(
-    which: Target,
+def _over(
+    cls: Any,
     saved: Mapping[str, Any],
     shapes: Mapping[Any, torch.Size],
     dtype: torch.dtype,
+    master: str | None,
 ) -> FusedOptimizer:
-    cls = compile(which.spec, convert=which.convert, state=which.state or "fp8")
+    """An optimizer over parameters of these shapes, in the groups of the checkpoint, with its
+    seed."""
     groups = [
         {
             "params": [
@@ -155,7 +183,9 @@ def _optimizer(
         }
         for group in saved["param_groups"]
     ]
-    return cls(groups, backend="reference")
+    seed = saved["param_groups"][0].get("seed", 0)
+    made: FusedOptimizer = cls(groups, backend="reference", seed=seed, master=master)
+    return made
 
 
 def _write(made: Mapping[str, Any], target: Path) -> None:

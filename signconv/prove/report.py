@@ -32,7 +32,7 @@ from typing import Any
 
 from signconv.errors import LoweringError
 from signconv.ir.describe import algorithm, remarks
-from signconv.ir.nodes import Op, Program, references, walk
+from signconv.ir.nodes import Op, Program, Ref, references, walk
 from signconv.lower.kernel_program import KernelProgram
 from signconv.lower.storage import plan, without_widths
 from signconv.passes.base import parse, registry
@@ -158,9 +158,16 @@ def bytes_moved(width: int, state: float, reductions: bool) -> float:
 
 
 def _operations(kernel: KernelProgram) -> dict[str, int]:
-    """Operations per parameter of the lowered math; storage and random bits are not counted."""
+    """Operations per parameter of the lowered math; storage, with what is done once for a block's
+    scale, and random bits are not counted."""
     statements = [s.expr for s in (*kernel.math, *kernel.reduce_math)]
-    nodes = [n.fn for e in statements for n in walk(e) if isinstance(n, Op)]
+    scales = {m.scale_name for m in kernel.moments if m.apart}
+    nodes = [
+        n.fn
+        for e in statements
+        for n in walk(e)
+        if isinstance(n, Op) and not any(isinstance(a, Ref) and a.name in scales for a in n.args)
+    ]
     arithmetic = sum(fn in ARITHMETIC for fn in nodes)
     return {
         "arithmetic": arithmetic,

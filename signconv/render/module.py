@@ -77,6 +77,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "storage": k.storage,
         "precision": k.precision,
         "noise": p.noise if k.noise else "",
+        "decay": p.decay.kind if p.decay is not None else "",
         "outputs": k.outputs,
         "words": k.words,
         "moments": k.moments,

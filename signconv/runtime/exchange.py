@@ -8,16 +8,24 @@ the same on every number of ranks; step counts and hyperparameters are taken ove
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from signconv.runtime import master as masters
 from signconv.runtime import mesh, sharded
 from signconv.runtime import state as states
 from signconv.runtime.errors import coded
-from signconv.runtime.program import OptimizerProgram, pitch_of, row_length
+from signconv.runtime.groups import Values
+from signconv.runtime.program import (
+    HyperSlot,
+    MomentSlot,
+    OptimizerProgram,
+    pitch_of,
+    row_length,
+)
 from signconv.runtime.reference import ops
 
 if TYPE_CHECKING:
@@ -53,22 +61,29 @@ def found_in(entry: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, An
             found[of] = _fp32(entry[key])
     if isinstance(entry.get("momentum_buffer"), Tensor):
         found["ema(g)"] = _fp32(entry["momentum_buffer"]) * _sum_to_average(group)
-    for i in ("1", "2"):
-        if isinstance(entry.get(f"state{i}"), Tensor):
-            x = _bitsandbytes(entry, i)
-            momentum = i == "1" and _is_momentum(group)
-            found["ema(g)" if i == "1" else "ema(g**2)"] = (
-                x * _sum_to_average(group) if momentum else x
-            )
+    first, second = (isinstance(entry.get(f"state{i}"), Tensor) for i in ("1", "2"))
+    if first and second:
+        found["ema(g)"] = _bitsandbytes(entry, "1")
+        found["ema(g**2)"] = _bitsandbytes(entry, "2")
+    elif first and _is_momentum(group):
+        found["ema(g)"] = _bitsandbytes(entry, "1") * _sum_to_average(group)
+    elif first and float(group["betas"][1]) > 0:  # Lion
+        found["ema(g)"] = _bitsandbytes(entry, "1")
+    elif first and float(group["betas"][0]) > 0:  # RMSprop
+        found["ema(g**2)"] = _bitsandbytes(entry, "1")
     return found
 
 
 def _fp32(x: Any) -> Any:
     """Of a tensor of any kind."""
-    if hasattr(x, "dequantize") and type(x) not in (Tensor, torch.nn.Parameter):
-        part = mesh.local(x) if mesh.is_sharded(x) else x
-        if hasattr(part, "codes"):  # torchao's
-            x = x.dequantize()
+    part = mesh.local(x)
+    if hasattr(part, "codes") and hasattr(part, "dequantize"):  # torchao's
+        whole = part.dequantize()
+        x = sharded.wrap(whole, x, x.shape) if mesh.is_sharded(x) else whole
+    if x.is_complex() or x.is_meta or x.layout != torch.strided:
+        raise coded(
+            ValueError, "SC507", f"a moment is a tensor of {x.dtype}, {x.layout}, {x.device}"
+        )
     return x.detach().to(torch.float32)
 
 
@@ -79,15 +94,17 @@ def _momentum(group: Mapping[str, Any]) -> float:
 
 
 def _is_momentum(group: Mapping[str, Any]) -> bool:
-    """Whether a group of bitsandbytes belongs to SGD, whose second beta is 0."""
+    """Whether a group belongs to SGD; that of bitsandbytes has betas, the second 0, and no eps."""
     betas = group.get("betas")
-    return "momentum" in group or (betas is not None and float(betas[1]) == 0.0)
+    if betas is None:
+        return "momentum" in group
+    return float(betas[1]) == 0.0 and float(group.get("eps", 1.0)) == 0.0
 
 
 def _sum_to_average(group: Mapping[str, Any]) -> float:
     """torch.optim.SGD adds (1 - dampening)·g where an average adds (1 - momentum)·g."""
-    kept = 1.0 - float(group.get("dampening", 0.0))
-    return (1.0 - _momentum(group)) / kept if kept else 1.0
+    kept, rest = 1.0 - float(group.get("dampening", 0.0)), 1.0 - _momentum(group)
+    return rest / kept if kept > 0 and rest > 0 else 1.0
 
 
 def _bitsandbytes(entry: Mapping[str, Any], i: str) -> Tensor:
@@ -130,13 +147,62 @@ def _flash(key: str, entry: Mapping[str, Any]) -> Tensor:
 
 # ---------------------------------------------------------------- in
 
+#: A parameter, what was found for it, its step count, and the group that it is in here.
+Work = list[tuple[Tensor, dict[str, Any], Any, Mapping[str, Any]]]
+#: What each group is to have.
+Changes = list[dict[str, Any]]
+
 
 def load(optimizer: FusedOptimizer, source: Any) -> None:
-    """``FusedOptimizer.load_moments``."""
+    """``FusedOptimizer.load_moments``: all is read and checked before anything is written."""
+    optimizer._adopt()
+    optimizer._settle()
     if isinstance(source, torch.optim.Optimizer) and hasattr(source, "program"):
-        _load_ours(optimizer, source)
-        return
-    saved = source.state_dict() if hasattr(source, "state_dict") else source
+        work, changes, extra = _ours(optimizer, source)
+    else:
+        saved = source.state_dict() if hasattr(source, "state_dict") else source
+        try:
+            work, changes = _theirs(optimizer, saved)
+        except Exception as error:
+            if str(error).endswith("]"):  # one of ours
+                raise
+            raise coded(
+                ValueError,
+                "SC501",
+                f"{type(optimizer).__name__}.load_moments: this is not the state_dict of an "
+                f"optimizer as torch.optim keeps it ({type(error).__name__}: {error})",
+            ) from error
+        extra = {}
+    made = _states(optimizer, work)
+    for p, entries in extra.items():
+        made[p] |= entries
+    trial: list[dict[str, Any]] = [
+        {**g, **c} for g, c in zip(optimizer.param_groups, changes, strict=True)
+    ]
+    Values(optimizer.program, type(optimizer).__name__).settle(trial, optimizer.defaults)
+    for group, checked, change in zip(optimizer.param_groups, trial, changes, strict=True):
+        group |= {k: checked[k] for k in change}
+    own = states.names(optimizer.program)
+    for p, entry in made.items():
+        kept = {k: v for k, v in optimizer.state.get(p, {}).items() if k not in own}
+        optimizer.state[p] = {**kept, **entry}
+    optimizer._made_anew()
+
+
+def _sizes_match(optimizer: FusedOptimizer, groups: Sequence[Mapping[str, Any]]) -> None:
+    sizes = [len(g["params"]) for g in groups]
+    ours = [len(g["params"]) for g in optimizer.param_groups]
+    if sizes != ours:
+        raise coded(
+            ValueError,
+            "SC502",
+            f"the source has param groups of {sizes} parameters and {type(optimizer).__name__} of "
+            f"{ours}: build the optimizer with the groups that the other one had",
+        )
+
+
+def _theirs(optimizer: FusedOptimizer, saved: Any) -> tuple[Work, Changes]:
+    """From a state_dict with torch.optim's keys or those of its relatives."""
     name = type(optimizer).__name__
     if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= saved.keys():
         raise coded(
@@ -146,7 +212,6 @@ def load(optimizer: FusedOptimizer, source: Any) -> None:
             "'param_groups'",
         )
     groups, mine = saved["param_groups"], optimizer.param_groups
-    sizes, ours = ([len(g["params"]) for g in x] for x in (groups, mine))
     if any("program" in g for g in groups):
         raise coded(
             ValueError,
@@ -155,64 +220,93 @@ def load(optimizer: FusedOptimizer, source: Any) -> None:
             "takes that of the same program; of another give load_moments the optimizer itself, "
             "after it has loaded it",
         )
-    if sizes != ours:
+    _sizes_match(optimizer, groups)
+    keys = [k for g in groups for k in g["params"]]
+    lost = [k for k in saved["state"] if k not in keys and not isinstance(k, Tensor)]
+    if lost:
         raise coded(
             ValueError,
-            "SC502",
-            f"the state_dict has param groups of {sizes} parameters and {name} of {ours}: build "
-            "the optimizer with the groups that the other one had",
+            "SC501",
+            f"{name}.load_moments: the state_dict has state of {lost[:3]}, which stand in none of "
+            "its param groups",
         )
     work: Work = []
+    changes: Changes = []
     for group, target in zip(groups, mine, strict=True):
+        squared = False
+        if group.get("nesterov") and "nesterov" not in optimizer.program.passes:
+            raise coded(
+                ValueError,
+                "SC510",
+                f"{name} does not look ahead, and the other optimizer does (nesterov=True): take "
+                "one that was built with --convert nesterov",
+            )
         for key, p in zip(group["params"], target["params"], strict=True):
             entry = saved["state"].get(key)
             if entry:
+                found = found_in(entry, group)
+                squared = squared or "ema(g**2)" in found
                 # torch's SGD counts no steps: one at least, or an average would begin anew
-                work.append((p, found_in(entry, group), entry.get("step", 1), target))
-    _put(optimizer, work)
-    for group, target in zip(groups, mine, strict=True):
-        _take_hypers(optimizer.program, target, group)
-    optimizer._settle()
+                work.append((p, found, entry.get("step", 1), target))
+        changes.append(_hypers(optimizer.program, target, group, squared))
+    return work, changes
 
 
-def _load_ours(optimizer: FusedOptimizer, source: Any) -> None:
-    """From another optimizer of ours, over the same parameters or others of their shapes."""
-    theirs = [g["params"] for g in source.param_groups]
-    mine = [g["params"] for g in optimizer.param_groups]
-    if [len(x) for x in theirs] != [len(x) for x in mine]:
-        raise coded(
-            ValueError,
-            "SC502",
-            f"{type(source).__name__} has param groups of {[len(x) for x in theirs]} parameters "
-            f"and {type(optimizer).__name__} of {[len(x) for x in mine]}",
-        )
+def _ours(
+    optimizer: FusedOptimizer, source: Any
+) -> tuple[Work, Changes, dict[Tensor, dict[str, Tensor]]]:
+    """From another optimizer of ours, over the same parameters or others of their shapes; of the
+    same rule everything, of another the moments that both keep."""
+    _sizes_match(optimizer, source.param_groups)
+    one, two = source.program, optimizer.program
+    same = (one.spec, one.passes, one.precision) == (two.spec, two.passes, two.precision)
+    keys = {h.key for h in one.hypers}
+    shared = [h.key for h in two.hypers if h.key in keys and _count(one, h) == _count(two, h)]
     work: Work = []
-    for group, ps, qs in zip(optimizer.param_groups, theirs, mine, strict=True):
-        for p, q in zip(ps, qs, strict=True):
-            if source.state.get(p):
-                held = decoded(source.program, p, source.state[p])
-                of = {m.of: held[m.name] for m in source.program.moments if m.of}
-                work.append((q, of, source.state[p]["step"], group))
-    _put(optimizer, work)
-    for target, group in zip(optimizer.param_groups, source.param_groups, strict=True):
-        shared = {h.key for h in optimizer.program.hypers} & {h.key for h in source.program.hypers}
-        target |= {k: group[k] for k in (*shared, "maximize") if k in group}
-    optimizer._settle()
+    changes: Changes = []
+    extra: dict[Tensor, dict[str, Tensor]] = {}
+    for group, theirs in zip(optimizer.param_groups, source.param_groups, strict=True):
+        changes.append({k: theirs[k] for k in (*shared, "maximize", "lr0") if k in theirs})
+        for p, q in zip(theirs["params"], group["params"], strict=True):
+            entry = source.state.get(p)
+            if not entry:
+                continue
+            held = decoded(one, p, entry)
+            found = {m.of: held[m.name] for m in one.moments if m.of}
+            if same:
+                found |= {f"its own {m.name}": held[m.name] for m in one.moments}
+            work.append((q, found, entry["step"], group))
+            kept = masters.layout(q, group["master"])
+            device = mesh.local(q).device
+            extra[q] = {
+                k: sharded.place(entry[k], q, device)
+                for k, (shape, dtype) in kept.items()
+                if k in entry and entry[k].shape == shape and entry[k].dtype == dtype
+            }
+            if same:
+                known = [n for n, _ in two.scalar_states if n in entry]
+                extra[q] |= {n: entry[n].detach().clone() for n in known}
+    return work, changes, extra
 
 
-#: A parameter, what was found for it, its step count, and the group that it is in here.
-Work = list[tuple[Tensor, dict[str, Any], Any, Mapping[str, Any]]]
+def _count(program: OptimizerProgram, slot: HyperSlot) -> int:
+    return sum(h.key == slot.key for h in program.hypers)
 
 
-def _put(optimizer: FusedOptimizer, work: Work) -> None:
+def _found(m: MomentSlot, found: Mapping[str, Any]) -> Any:
+    """What was found for a moment; None for nothing."""
+    return found.get(m.of) if m.of in found else found.get(f"its own {m.name}")
+
+
+def _states(optimizer: FusedOptimizer, work: Work) -> dict[Tensor, dict[str, Tensor]]:
     """State for every parameter: all of it, or an error and none."""
     program, name = optimizer.program, type(optimizer).__name__
-    wanted = {m.of for m in program.moments}
-    known = {n for n in program.floors}
-    lost = [n for n, _ in program.scalar_states if n not in known]
+    own = [n for n, _ in program.scalar_states if n not in program.floors]
     made: dict[Tensor, dict[str, Tensor]] = {}
     for p, found, step, group in work:
-        missing = [m.name for m in program.moments if not m.of or m.of not in found]
+        copied = any(k.startswith("its own ") for k in found)
+        lost = [] if copied else own
+        missing = [m.name for m in program.moments if _found(m, found) is None]
         if missing or lost:
             has = ", ".join(sorted(found)) or "no moments"
             needs = ", ".join(f"{m.name} = {m.of or 'its own'}" for m in program.moments)
@@ -223,20 +317,20 @@ def _put(optimizer: FusedOptimizer, work: Work) -> None:
                 f"has {has}: {', '.join((*missing, *lost))} cannot be taken from it; start {name} "
                 "anew, or take an optimizer with the same averages",
             )
-        for of in wanted:
-            if found[of].shape != p.shape:
+        for m in program.moments:
+            if _found(m, found).shape != p.shape:
                 raise coded(
                     ValueError,
                     "SC507",
                     f"{name}: a parameter has shape {list(p.shape)} and the other optimizer's "
-                    f"{of} {list(found[of].shape)}",
+                    f"{m.of or m.name} {list(_found(m, found).shape)}",
                 )
         count = states.count(step, p)
         entry = optimizer._new_state(p, group["master"])
         entry["step"] = count
         _encode(program, p, entry, found, group["seed"])
         made[p] = entry
-    optimizer._complete(made)
+    return made
 
 
 def _encode(
@@ -249,7 +343,7 @@ def _encode(
     """Store what was found, rounded by the random bits of the step that was the last."""
     device = mesh.local(p).device
     for m in program.moments:
-        whole = sharded.place(found[m.of].to(torch.float32), p, device)
+        whole = sharded.place(_found(m, found).to(torch.float32), p, device)
         here, plain = sharded.readable(p, {"x": whole})
         x = plain["x"].contiguous().view(-1)
         words = ops.draw_words(
@@ -270,43 +364,51 @@ def _numbers(p: Tensor, here: Tensor, offset: int) -> Tensor:
     return ops.element_numbers(base, here.numel(), here.device, max(row_length(here), 1), pitch)
 
 
-def _take_hypers(
-    program: OptimizerProgram, target: dict[str, Any], group: Mapping[str, Any]
-) -> None:
-    """Learning rate, decay, eps, betas and what else has the same name; keys of the user's own."""
+def _hypers(
+    program: OptimizerProgram, target: Mapping[str, Any], group: Mapping[str, Any], squared: bool
+) -> dict[str, Any]:
+    """Learning rate, decay, eps and betas of another optimizer's group; ``squared``: whether it
+    keeps an average of squares (of one average alone, Lion's, the second beta is its own)."""
     names = {h.name: h for h in program.hypers}
-    given = {k: v for k, v in group.items() if k not in ("params", "betas", "momentum")}
-    for key in ("lr", "weight_decay", "eps", "maximize", "initial_lr"):
-        if key in given and (key in names or key in ("maximize", "initial_lr")):
-            target[key] = given[key]
-    betas = group.get("betas")
-    if "momentum" in group or (betas is not None and _is_momentum(group)):
+    made: dict[str, Any] = {"maximize": group.get("maximize", False)}
+    for key in ("lr", "weight_decay", "eps"):
+        if key in group and key in names:
+            x = group[key]
+            made[key] = x.detach().clone() if isinstance(x, Tensor) else x
+    if "initial_lr" in group:
+        made["initial_lr"] = group["initial_lr"]
+    if "lr" in made:
+        made["lr0"] = float(made.get("initial_lr", made["lr"]))
+    if _is_momentum(group):
+        # The same step: lr times the sum is lr / (1 - momentum) times the average
+        share = _sum_to_average(group)
+        made |= {k: made[k] / share for k in ("lr", "initial_lr", "lr0") if k in made}
+        if "weight_decay" in made and program.decay == "decoupled":
+            made["weight_decay"] = made["weight_decay"] * share
         if "momentum" in names:
-            target["momentum"] = _momentum(group)
-            # The same step: lr times the sum is lr / (1 - momentum) times the average
-            target["lr"] = given["lr"] / _sum_to_average(group)
-            if "weight_decay" in given:
-                target["weight_decay"] = given["weight_decay"] * _sum_to_average(group)
-        return
+            made["momentum"] = _momentum(group)
+        return made
+    betas = group.get("betas")
     if betas is None:
-        return
-    place = {"ema(g)": 0, "ema(g**2)": 1, "max(ema(g**2))": 1}
-    if all(m.of in ("ema(g)",) for m in program.moments):  # Lion's average has the second
-        place = {"ema(g)": 1}
-    if len(betas) == len(target.get("betas", ())) and place.get("ema(g)") == 1:
-        target["betas"] = tuple(map(float, betas))
-        return
+        return made
+    place = {"ema(g)": 0, "ema(g**2)": 1, "max(ema(g**2))": 1} if squared else {"ema(g)": 1}
+    own = target.get("betas", ())
+    if len(betas) == len(own) and (squared or len(program.moments) == 1):
+        if not squared or len(program.moments) > 1:
+            made["betas"] = tuple(map(float, betas))
+            return made
     for m in program.moments:
         hyper = names.get(m.beta)
         if hyper is None or m.of not in place:
             continue
         value = float(betas[place[m.of]])
         if hyper.index is None:
-            target[hyper.key] = value
+            made[hyper.key] = value
         else:
-            old = list(target[hyper.key])
+            old = list(made.get(hyper.key, target[hyper.key]))
             old[hyper.index] = value
-            target[hyper.key] = tuple(old)
+            made[hyper.key] = tuple(old)
+    return made
 
 
 # ---------------------------------------------------------------- out
@@ -329,11 +431,15 @@ def torch_state(optimizer: FusedOptimizer) -> dict[str, Any]:
     foreign = [m.name for m in program.moments if m.of not in _KEYS]
     hypers = {h.key for h in program.hypers}
     momentum = "momentum" in hypers
-    if foreign or not program.moments:
+    kept = {m.of for m in program.moments}
+    ahead = "nesterov" in program.passes
+    keeps = ", ".join(foreign) or ("no average of gradients" if program.moments else "no moments")
+    if foreign or "ema(g)" not in kept or ahead:
         raise coded(
             ValueError,
             "SC513",
-            f"{name} keeps {', '.join(foreign) or 'no moments'}, for which torch.optim has no key: "
+            f"{name} {'looks ahead' if ahead and not foreign else 'keeps ' + keeps}, for which "
+            "torch.optim has no key: "
             f"it knows {', '.join(f'{k} = {of}' for k, of in MEANINGS.items())}",
         )
     keys = {m.name: "momentum_buffer" if momentum else _KEYS[m.of] for m in program.moments}
@@ -348,7 +454,12 @@ def torch_state(optimizer: FusedOptimizer) -> dict[str, Any]:
                 values = decoded(program, p, entry)
                 made = {keys[n]: x for n, x in values.items()}
                 if not momentum:
-                    made = {"step": torch.tensor(float(entry["step"])), **made}
+                    made = {
+                        "step": torch.tensor(
+                            float(entry["step"]), dtype=torch.float32, device="cpu"
+                        ),
+                        **made,
+                    }
                 state[number] = made
             numbers.append(number)
             number += 1
@@ -360,7 +471,7 @@ def _torch_group(
     program: OptimizerProgram, group: Mapping[str, Any], momentum: bool
 ) -> dict[str, Any]:
     kind = torch.optim.SGD if momentum else torch.optim.AdamW
-    defaults = kind([torch.empty(1)], lr=1e-3).defaults
+    defaults = kind([torch.empty(1, dtype=torch.float32, device="cpu")], lr=1e-3).defaults
     made = {**defaults, **{k: group[k] for k in ("lr", "weight_decay", "eps") if k in group}}
     made["maximize"] = bool(group["maximize"])
     if "initial_lr" in group:

@@ -109,7 +109,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._stepped, open_ = True, self._seed_open
             seeds.settle(self)
             self._ranks = seeds.ranks(self) if open_ else None
-            if self._ranks is not None and not self.state:
+            if self._ranks is not None and not any("offset" in e for e in self.state.values()):
                 self._places.move(self._ranks.place())
         if self._ranks is not None and self._ranks.ask():
             self._ranks = None
@@ -161,6 +161,14 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._stepped, self._seed_open = False, False
         self._ranks = None
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors
+
+    def _made_anew(self) -> None:
+        """State was put in place of what a step has seen: forget tables and stand-ins of it."""
+        self._backends.clear()
+        self._entries, self._promise = [], None
+        self._locals = None
+        mine = {p: e for p, e in self.state.items() if isinstance(p, Tensor)}
+        self._places.take({p: int(e["offset"]) for p, e in mine.items() if "offset" in e})
 
     @property
     def skipped_steps(self) -> int:

@@ -28,13 +28,14 @@ class Places:
     def __init__(self) -> None:
         self._of: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._seen: list[list[int]] = []
-        self._base = self._sum = self._end = 0
+        self._sum = self._end = 0
 
-    def move(self, base: int) -> None:
-        """Let all known parameters, and those to come, start so many elements further on."""
-        by, self._base = base - self._base, base
-        self._of = {i: (ref, start + by) for i, (ref, start) in self._of.items()}
-        self._sum, self._end = self._sum + by, self._end + by
+    def move(self, further: Mapping[Tensor, int]) -> None:
+        """Let known parameters start so many elements further on."""
+        for p, by in further.items():
+            if p in self:
+                ref, start = self._of[id(p)]
+                self._of[id(p)] = ref, start + by
 
     def offset(self, p: Tensor) -> int:
         """Raises KeyError for a parameter that is not known."""
@@ -72,10 +73,10 @@ class Places:
         """
         everything = [p for g in groups for p in g["params"]]
         known = {id(p): self._of[id(p)] for p in everything if id(p) in self._of}
-        self._of, self._sum = known, self._base
+        self._of, self._sum = known, 0
         held = {id(p): p for p in everything}
         taken = [(known[i][1], known[i][1] + room(held[i])) for i in known]
-        self._end = max((end for _, end in taken), default=self._base)
+        self._end = max((end for _, end in taken), default=0)
         for p in everything:
             if id(p) not in self._of:
                 entry = state.get(p) or {}

@@ -132,7 +132,8 @@ class OptimizerProgram:
     reductions: kinds of its per-tensor reductions.  floors: those of the scalar states that a
     checkpoint may lack.  former: the hash under which earlier releases stored some moments in other
     formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
-    (NOISES; none: "").  removed: hyperparameters that passes took away, and why.
+    (NOISES; none: "").  decay: the kind of weight decay.  removed: hyperparameters that passes took
+    away, and why.
     """
 
     name: str
@@ -149,6 +150,7 @@ class OptimizerProgram:
     scalar_states: tuple[tuple[str, float], ...] = ()
     precision: str = "fp32"
     noise: str = ""
+    decay: str = ""
     reductions: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None

@@ -4,8 +4,8 @@ The default is the smallest seed that no other living optimizer has: 0 for the f
 when the optimizer is made and looked at again at the first step, so that a run that is made again
 in one process, after the last one's optimizers are gone, repeats it.  All ranks make their
 optimizers in one order, so replicas agree; that is compared.  Ranks that step different parameters
-(ZeRO, pipelines) have one seed too, and number their elements apart, as their state says and keeps:
-for that the first step waits a moment for the others.
+(ZeRO, pipelines) have one seed too, and number the elements of those apart, as their state says and
+keeps: for that the first step waits a moment for the others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from signconv.runtime import mesh
 from signconv.runtime.compat import warn_once
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 _living: weakref.WeakSet[FusedOptimizer] = weakref.WeakSet()
 _births = itertools.count()
 _compared = itertools.count()
-#: Parameters of which one element says whether two ranks hold the same.
-_SAMPLED = 16
+#: Parameters of which some elements say whether two ranks hold the same.
+_SAMPLED = 1024
 #: How long the first step waits for the other ranks, in seconds: they are in the same step.
 PATIENCE = 10.0
 #: How far apart ranks with parameters of their own number their elements.
@@ -87,9 +88,11 @@ class Ranks:
     def __init__(self, optimizer: FusedOptimizer) -> None:
         dist = torch.distributed
         self.name = type(optimizer).__name__
+        self.params = [p for g in optimizer.param_groups for p in g["params"]]
         self.store = dist.distributed_c10d._get_default_store()
         self.key = f"signconv/seed/{next(_compared)}"
-        self.mine = f"{optimizer.defaults['seed']} {_fingerprint(optimizer)}"
+        self.marks = _marks(self.params)
+        self.mine = f"{optimizer.defaults['seed']} {','.join(self.marks) or '-'}"
         self.rank = rank = dist.get_rank()
         self.others = [r for r in range(dist.get_world_size()) if r != rank]
         self.calls = 0
@@ -97,19 +100,35 @@ class Ranks:
         with contextlib.suppress(RuntimeError, NotImplementedError):
             self.store.set(f"{self.key}/{rank}", self.mine)
 
-    def place(self) -> int:
-        """Where this rank's elements begin to be numbered: at 0 on all ranks with the parameters of
-        the first, further on with others.  Waits for everybody; 0 where somebody does not come."""
-        keys = {r: f"{self.key}/{r}" for r in self.others}
+    def place(self) -> dict[Tensor, int]:
+        """How much further on the numbers of a parameter's elements begin, where that is not 0: its
+        place on the first rank that has the same one there, times APART.
+
+        Waits for all ranks, twice: what they hold, and that all have read the same; where one does
+        not come, or came with another optimizer, nothing moves.
+        """
         try:
-            self.store.wait([*keys.values()], timedelta(seconds=PATIENCE))
-            answers = {r: self.store.get(k).decode().split()[1] for r, k in keys.items()}
+            answers = self._gathered("", self.mine)
+            view = hashlib.sha256("|".join(answers[r] for r in sorted(answers)).encode())
+            views = self._gathered("/view", view.hexdigest())
         except (RuntimeError, NotImplementedError):
-            return 0
-        self.placed = True
-        mine = self.mine.split()[1]
-        distinct = [*dict.fromkeys(x for _, x in sorted({**answers, self.rank: mine}.items()))]
-        return distinct.index(mine) * APART
+            return {}
+        if len(set(views.values())) > 1:
+            return {}
+        self.placed, params, self.params = True, self.params, []
+        held = {r: x.split()[1].split(",") for r, x in sorted(answers.items())}
+        first = [
+            next(r for r, marks in held.items() if marks[i : i + 1] == [mark])
+            for i, mark in enumerate(self.marks)
+        ]
+        return {p: r * APART for p, r in zip(params, first, strict=True) if r}
+
+    def _gathered(self, what: str, mine: str) -> dict[int, str]:
+        """What every rank says of ``what``, this one included."""
+        self.store.set(f"{self.key}/{self.rank}{what}", mine)
+        keys = {r: f"{self.key}/{r}{what}" for r in self.others}
+        self.store.wait([*keys.values()], timedelta(seconds=PATIENCE))
+        return {r: self.store.get(k).decode() for r, k in keys.items()} | {self.rank: mine}
 
     def ask(self) -> bool:
         """Look at who has answered, at steps 1, 2, 4, 8, …; True where nobody is left to ask.
@@ -159,10 +178,16 @@ def ranks(optimizer: FusedOptimizer) -> Ranks | None:
     return Ranks(optimizer)
 
 
-def _fingerprint(optimizer: FusedOptimizer) -> str:
-    """Alike on ranks with the same parameters: their sizes, and an element of some."""
-    params = [p for g in optimizer.param_groups for p in g["params"]]
-    text = [str(tuple(p.shape)) for p in params]
-    whole = [p for p in params if not mesh.is_sharded(p) and p.numel() and not p.is_meta]
-    text += [str(float(p.detach()[(0,) * p.dim()])) for p in whole[:_SAMPLED]]
-    return hashlib.sha256(" ".join(text).encode()).hexdigest()[:16]
+def _marks(params: list[Tensor]) -> list[str]:
+    """One for each parameter, alike on ranks that hold the same: its size, and of plain ones, at
+    most so many, some elements."""
+    plain = [p for p in params if not mesh.is_sharded(p) and p.numel() and not p.is_meta]
+    sampled = {id(p) for p in plain[:_SAMPLED]}
+    made = []
+    for p in params:
+        text = str(tuple(p.shape))
+        if id(p) in sampled:
+            flat = p.detach().reshape(-1)
+            text += str(flat[:: max(1, p.numel() // 4)][:4].tolist())
+        made.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return made

@@ -67,6 +67,8 @@ def first_element(p: Tensor) -> int:
 
 def on_blocks(p: Tensor) -> bool:
     """Whether every cut falls between blocks, on all ranks: rows have their own."""
+    if p.dim() == 0:
+        return True
     if any(dim > 1 for dim in mesh.cuts(p)):
         return False
     if p.dim() < 2:
@@ -188,9 +190,16 @@ def keep_part(target: Tensor, whole: Tensor) -> None:
     local(target).detach().copy_(mesh.part_of(whole, target))
 
 
+def _placed_with(x: object, p: Tensor) -> bool:
+    """Whether ``x`` is state that is cut as its parameter is; a user's own may be placed anyhow."""
+    if not isinstance(x, Tensor) or not is_sharded(x):
+        return False
+    return _lie(x) == (mesh.mesh_of(p), mesh.placed_as(p, x.dim()))
+
+
 def whole(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """A cut parameter and its state, gathered (all ranks must call)."""
-    names = [n for n, x in entry.items() if is_sharded(x)]
+    names = [n for n, x in entry.items() if _placed_with(x, p)]
     values, *states = gather([p, *(entry[n] for n in names)])
     return values, {**entry, **dict(zip(names, states, strict=True))}
 
@@ -372,7 +381,7 @@ def gather_all(
     params: Sequence[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]]
 ) -> tuple[list[Tensor], dict[Tensor, dict[str, Tensor]]]:
     """Whole parameters with gradients, and their whole state, from one collective."""
-    names = [[n for n, x in state[p].items() if is_sharded(x)] for p in params]
+    names = [[n for n, x in state[p].items() if _placed_with(x, p)] for p in params]
     wanted: list[Tensor] = []
     for p, mine in zip(params, names, strict=True):
         assert p.grad is not None
@@ -398,7 +407,7 @@ def keep_all(
     for p, full in zip(params, stepped, strict=True):
         keep_part(p, full)
         for name, x in entries[full].items():
-            if is_sharded(state[p][name]):
+            if _placed_with(state[p][name], p):
                 keep_part(state[p][name], x)
             else:
                 state[p][name] = x

@@ -61,6 +61,14 @@ def test_a_coefficient_takes_the_scale(expr: Expr, expected: str | None) -> None
     assert text(with_scales(expr, [m], {"beta"})) == (expected or text(expr))
 
 
+def test_names_that_statements_have_are_not_taken() -> None:
+    """A moment m_code beside m, of which only the value before the step is read."""
+    plan = MomentPlan("m", "e4m3", 0, 1)
+    assert scales_apart([plan], [DECAYED], {"beta"}, {"m_code"}) == (plan,)
+    other = MomentPlan("m_scale", "e4m3", 0, 2)
+    assert not scales_apart([plan, other], [DECAYED], {"beta"})[0].apart
+
+
 @pytest.mark.parametrize("fmt", ["fp32", "bf16", "e4m3-raw", "e4m3-root5"])
 def test_what_has_no_scale_or_is_a_power_of_it_stays_whole(fmt: str) -> None:
     plan = MomentPlan("m", fmt, 0, 1)

@@ -25,6 +25,7 @@ ALLOWED = {
     "lower": {"lower", "ir", "errors", "runtime.formats", "runtime.reference.scalars"},
     "render": {"render", "lower", "ir", "errors", "runtime.formats"},
     "runtime": {"runtime"},
+    "integrations": {"integrations", "runtime", "generated"},
     "generated": set(),
 }
 #: They describe and measure what was built, for `signconv show`: above the pipeline.

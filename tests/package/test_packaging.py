@@ -17,6 +17,7 @@ import zipfile
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -275,10 +276,13 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - 
     assert not loaded & {"sympy", "jinja2", "typer", "rich"}
 
 
-def declared_requirements() -> list[Requirement]:
-    extras = PROJECT["optional-dependencies"].values()
-    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
-    return [Requirement(line) for line in dict.fromkeys(lines)]
+def declared_requirements() -> list[Any]:
+    """Those of the extra ``integrations`` are looked at where it is installed."""
+    extras = PROJECT["optional-dependencies"]
+    others = [line for name, extra in extras.items() if name != "integrations" for line in extra]
+    plain = [Requirement(line) for line in dict.fromkeys([*PROJECT["dependencies"], *others])]
+    apart = pytest.mark.integration
+    return plain + [pytest.param(Requirement(x), marks=apart) for x in extras["integrations"]]
 
 
 @pytest.mark.parametrize("requirement", declared_requirements(), ids=str)

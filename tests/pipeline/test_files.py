@@ -341,7 +341,14 @@ def test_what_does_not_parse_is_not_written(
 def test_nothing_loads_pickles() -> None:
     """No pickle, marshal, shelve, or torch.load without weights_only in the package."""
     for path in [*(ROOT / "signconv").rglob("*.py"), *(ROOT / "generated").glob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+        safe = {
+            id(n.func)
+            for n in calls
+            if any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in n.keywords)
+        }
+        for node in ast.walk(tree):
             names = []
             if isinstance(node, ast.Import):
                 names = [a.name for a in node.names]
@@ -351,6 +358,8 @@ def test_nothing_loads_pickles() -> None:
             assert not bad & {n.split(".")[0] for n in names}, path
             if isinstance(node, ast.Attribute) and node.attr == "load":
                 value = node.value
+                if isinstance(value, ast.Name) and value.id == "torch" and id(node) in safe:
+                    continue
                 assert not (isinstance(value, ast.Name) and value.id in ("torch", "np")), path
 
 

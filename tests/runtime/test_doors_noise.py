@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -109,8 +111,11 @@ class Store(dict):
         return all(k in self for k in keys)
 
     def wait(self, keys: list[str], timeout: timedelta) -> None:
-        if not self.check(keys):
-            raise RuntimeError("wait timeout")
+        deadline = time.monotonic() + min(timeout.total_seconds(), 1.0)
+        while not self.check(keys):
+            if time.monotonic() > deadline:
+                raise RuntimeError("wait timeout")
+            time.sleep(0.01)
 
 
 def ranks(monkeypatch: pytest.MonkeyPatch, *optimizers: Any) -> list[seeds.Ranks]:
@@ -159,6 +164,14 @@ def test_replicas_with_different_seeds_are_refused(monkeypatch: pytest.MonkeyPat
         a.ask()
 
 
+def placed(made: list[seeds.Ranks]) -> list[list[int]]:
+    """How far each rank moves each of its parameters, all asked at once."""
+    params = [x.params for x in made]
+    with ThreadPoolExecutor(len(made)) as pool:
+        moves = [*pool.map(lambda x: x.place(), made)]
+    return [[m.get(p, 0) for p in ps] for m, ps in zip(moves, params, strict=True)]
+
+
 def test_ranks_with_parameters_of_their_own_number_elements_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -168,11 +181,35 @@ def test_ranks_with_parameters_of_their_own_number_elements_apart(
     made = ranks(monkeypatch, p, q, r)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert [x.place() for x in made] == [0, seeds.APART, 0]
+        assert placed(made) == [[0], [seeds.APART], [0]]
         assert all(x.ask() for x in made)
+
+
+def test_what_ranks_share_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts of their own beside dense weights that are replicas, and replicas of the experts."""
+    optimizers = []
+    for value in (1.0, 2.0, 1.0, 2.0):
+        dense, expert = parameter(), parameter()
+        with torch.no_grad():
+            dense.fill_(0.5)
+            expert.fill_(value)
+        optimizers.append(AdamWStoSign([dense, expert], seed=0))
+    far = [0, seeds.APART]
+    assert placed(ranks(monkeypatch, *optimizers)) == [[0, 0], far, [0, 0], far]
+
+
+def test_ranks_that_compare_different_optimizers_move_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One rank made and stepped another optimizer before: what the first rank says of that one is
+    answered by nobody."""
+    first, second = ranks(monkeypatch, *pair(value=2.0))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(second.place).result() == {} and not second.placed
+    assert first.store
 
 
 def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     a, _ = ranks(monkeypatch, *pair(value=2.0))
     del a.store[f"{a.key}/1"]
-    assert a.place() == 0 and not a.placed
+    assert a.place() == {} and not a.placed

@@ -370,3 +370,127 @@ def test_runs_of_other_libraries_go_on(package: str, name: str) -> None:
         step(second, copies, t)
     apart = max(float((p - q).abs().max()) for p, q in zip(params, copies, strict=True))
     assert apart < 1e-3 and float(second.param_groups[0]["lr"]) == pytest.approx(1e-3)
+
+
+# ---------------------------------------------------------------- found by a cold review
+
+
+def test_what_was_stepped_before_gives_way() -> None:
+    """Moments and counts are the source's, not those of steps taken before; loading twice too."""
+    params, adamw = theirs()
+    copies, mine = ours(FP32, params)
+    mine.state[copies[0]]["note"] = "mine"
+    train(mine, copies, range(2))
+    for _ in range(2):
+        mine.load_moments(adamw)
+        for p, q in zip(params, copies, strict=True):
+            assert int(mine.state[q]["step"]) == int(adamw.state[p]["step"])
+            assert torch.equal(moment(mine, q, "m"), adamw.state[p]["exp_avg"])
+        train(adamw, params, range(4, 6))
+        train(mine, copies, range(4, 6))
+        assert all(torch.allclose(p, q, atol=0.05) for p, q in zip(params, copies, strict=True))
+    assert mine.state[copies[0]]["note"] == "mine"
+
+
+def broken(**values: Any) -> dict[str, Any]:
+    """A state_dict whose second group has values of its own."""
+    saved = copy.deepcopy(theirs()[1].state_dict())
+    saved["param_groups"][1] |= values
+    return saved
+
+
+def edited(edit: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    saved = broken()
+    edit(saved)
+    return saved
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda: broken(lr=-1.0),
+        lambda: broken(lr=float("nan")),
+        lambda: broken(eps=-1.0),
+        lambda: broken(betas=(0.9, 1.5)),
+        lambda: broken(betas=(0.9,)),
+        lambda: broken(betas=("a", "b")),
+        lambda: broken(weight_decay="x"),
+        lambda: broken(maximize=None),
+        lambda: edited(lambda s: s["state"].update({0: None, 1: [1]})),
+        lambda: edited(lambda s: s["param_groups"][0].pop("params")),
+        lambda: edited(lambda s: s.update(state=None)),
+        lambda: edited(lambda s: s.update(param_groups=None)),
+        lambda: edited(lambda s: s["state"][1].update(exp_avg=torch.zeros(33, device="meta"))),
+        lambda: edited(lambda s: s["state"][1].update(exp_avg=torch.zeros(33).to_sparse())),
+        lambda: edited(lambda s: s["state"][1].update(exp_avg=torch.zeros(33, dtype=torch.cfloat))),
+        lambda: edited(lambda s: s["state"][1].update(step=-3)),
+        lambda: {**broken(), "state": {"0": broken()["state"][0]}},
+    ],
+)
+def test_bad_values_are_refused_with_a_code_and_nothing_changes(saved: Any) -> None:
+    copies, mine = ours(AdamW, parameters())
+    before = values(mine)
+    with pytest.raises((ValueError, TypeError), match=r"\[SC\d{3}\]$"):
+        mine.load_moments(saved())
+    assert values(mine) == before and not any(mine.state.get(p) for p in copies)
+    train(mine, copies, range(1))
+
+
+def test_a_sum_of_gradients_and_its_rates() -> None:
+    """initial_lr and lr0 are scaled with lr; nesterov is refused; AdamW's first beta is the one."""
+    params, sgd = theirs(torch.optim.SGD, momentum=0.9)
+    torch.optim.lr_scheduler.LambdaLR(sgd, lambda _: 0.5)
+    _, mine = ours(SGD, params)
+    mine.load_moments(sgd)
+    group = mine.param_groups[0]
+    assert group["lr"] == pytest.approx(10 * 0.5 * 3e-3)
+    assert group["initial_lr"] == pytest.approx(10 * 3e-3) == pytest.approx(group["lr0"])
+    assert group["weight_decay"] == pytest.approx(0.1 * 0.3)
+    _, ahead = theirs(torch.optim.SGD, momentum=0.9, nesterov=True)
+    with pytest.raises(ValueError, match=r"nesterov=True.*\[SC510\]"):
+        ours(SGD, params)[1].load_moments(ahead)
+    _, adamw = theirs(betas=(0.9, 0.999))
+    mine.load_moments(adamw)
+    assert mine.param_groups[0]["momentum"] == 0.9
+    _, lion = ours(Lion, params)
+    lion.load_moments(adamw)
+    assert lion.param_groups[0]["betas"] == (0.9, 0.9)  # its average forgets by the second
+
+
+def test_a_tensor_lr_is_a_copy() -> None:
+    params, adamw = theirs(lr=torch.tensor(3e-3))
+    _, mine = ours(AdamW, params)
+    mine.load_moments(adamw)
+    assert mine.param_groups[0]["lr"] is not adamw.param_groups[0]["lr"]
+
+
+def test_the_same_rule_brings_everything() -> None:
+    """Scalar states, moments of its own kind, master weights: from one storage to another."""
+    for spec in ("nadam", "adan"):
+        _, first = ours(built(spec, None, "fp32"), parameters())
+        ps = [p for g in first.param_groups for p in g["params"]]
+        train(first, ps, range(3))
+        qs, second = ours(built(spec, None, "fp32"), ps)
+        second.load_moments(first)
+        train(first, ps, range(3, 5))
+        train(second, qs, range(3, 5))
+        assert all(different(p, q) == 0 for p, q in zip(ps, qs, strict=True))
+    params = parameters(torch.bfloat16)
+    _, first = ours(AdamW, params, master="split")
+    ps = [p for g in first.param_groups for p in g["params"]]
+    train(first, ps, range(3))
+    qs, second = ours(AdamW, ps, master="split")
+    second.load_moments(first)
+    for p, q in zip(ps, qs, strict=True):
+        for name in ("master", "master_check"):
+            assert name not in first.state[p] or torch.equal(
+                first.state[p][name], second.state[q][name]
+            )
+
+
+def test_what_torch_would_step_wrongly_is_not_handed_out() -> None:
+    for spec, convert in (("rmsprop", None), ("sgd", "nesterov")):
+        params, mine = ours(built(spec, convert, "fp32"), parameters())
+        train(mine, params, range(1))
+        with pytest.raises(ValueError, match=r"torch.optim has no key.*\[SC513\]"):
+            mine.torch_state_dict()

@@ -26,11 +26,7 @@ def test_columns_are_numbered_once_and_without_gaps() -> None:
 
 def test_kernels_read_the_columns_of_the_table() -> None:
     known = {n: c for n, c in vars(constants).items() if n.startswith("COLUMN_")}
-    assert {n: c.value for n, c in known.items()} == {
-        f"COLUMN_{c.name}": int(c)
-        for c in Column
-        if c not in (Column.FIRST_ROW, Column.FIRST_COLUMN)
-    }
+    assert {n: c.value for n, c in known.items()} == {f"COLUMN_{c.name}": int(c) for c in Column}
 
 
 @pytest.mark.parametrize(
@@ -126,8 +122,7 @@ def test_engines_write_what_the_columns_say(backend: str, dtype: torch.dtype, de
         # On a GPU a parameter has a clock of its own; on the CPU equal steps share their scalars
         assert row[Column.CLOCK] == (i if backend == "triton" else 0)
         assert row[Column.NUMEL] == p.numel()
-        place = (Column.FIRST_ROW, Column.FIRST_COLUMN, Column.ROW_LENGTH)
-        assert [row[c] for c in place] == [0, 0, length]
+        assert row[Column.ROW_LENGTH] == row[Column.PITCH] == length
         assert row[Column.PARAM] == p.data_ptr() and row[Column.GRAD] == p.grad.data_ptr()
         names = tables.state_names(PROGRAM)
         pointers = [entry[name].data_ptr() for name in names]

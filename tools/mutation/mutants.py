@@ -458,7 +458,7 @@ MUTANTS = (
     ),
     Mutant(
         "seeds: ranks with parameters of their own draw alike",
-        (("signconv/runtime/seeds.py", "distinct.index(mine) * APART", "0 * APART"),),
+        (("signconv/runtime/seeds.py", "{p: r * APART for", "{p: 0 * APART for"),),
         ("tests/runtime/test_doors_noise.py",),
     ),
     Mutant(
