@@ -52,6 +52,7 @@ CUT: list[tuple[tuple[int, ...], tuple[Any, Any]]] = [
     ((4, 4, 40), (S0, S1)),
     ((2, 3, 64), (S2, S0)),  # along what is no row and no column of a matrix
     ((3, 2, 2, 32), (S1, R)),
+    ((), (R, R)),
 ]
 Case = tuple[type[FusedOptimizer], dict[str, Any]]
 
@@ -143,6 +144,7 @@ def run(rank: int, ranks: int, folder: str, steps: int) -> None:
         found[name] = results(params, optimizer)
     found["placed"] = _placed(mesh)
     found["gathered"] = _gathered(mesh)
+    found["own"] = _own(mesh)
     found["master weights"] = _master_weights(mesh)
     found["parallel"] = parallel(mesh, Path(folder))
     torch.save(found, Path(folder) / f"found{rank}.pt")
@@ -165,6 +167,16 @@ def _gathered(mesh: Any) -> list[int]:
     stepped(params, optimizer, range(1))
     program, state = optimizer.program, optimizer.state
     return [i for i, p in enumerate(params) if not sharded.is_local(p, program, state[p])]
+
+
+def _own(mesh: Any) -> Tensor:
+    """What a user keeps beside the state of a parameter that is gathered, placed otherwise."""
+    params, optimizer = started((AdamWStoSign, {"backend": "reference"}), mesh)
+    stepped(params, optimizer, range(1))
+    gathered = next(p for p in params if p.shape == (70,))
+    optimizer.state[gathered]["mine"] = distribute_tensor(torch.arange(10.0), mesh, [R, R])
+    stepped(params, optimizer, range(1, 3))
+    return optimizer.state[gathered]["mine"].full_tensor()
 
 
 def _master_weights(mesh: Any) -> State:
