@@ -46,7 +46,8 @@ test: lint  ## lint, types and the whole test suite
 test-long: setup  ## what takes hours: 10,000 random programs and other tests marked long
 	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 7200 $(PYTEST_ARGS)
 	SIGNCONV_AOT=all SIGNCONV_RANKS=all $(BIN)/python -m pytest --timeout 7200 $(PYTEST_ARGS) \
-	  tests/verification/test_aot.py tests/distributed/test_sharded.py
+	  tests/verification/test_aot.py tests/distributed/test_sharded.py \
+	  tests/distributed/test_meshes.py
 
 test-integrations: setup  ## with transformers, accelerate and Lightning, where they are installed
 	$(BIN)/python -m pytest -m integration $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""timm: optimizers by name, for ``timm.optim.create_optimizer_v2`` and train.py's ``--opt``."""
+"""timm: optimizers by name, for ``timm.optim.create_optimizer_v2`` and scripts that call it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def register(optimizers: Sequence[type[FusedOptimizer]] | None = None) -> list[s
     optimizers: classes; None: every file of ``signconv.generated``.  A name is the class's module
     behind ``signconv-``, with hyphens, since timm reads what is before an underscore as a wrapper
     (``lookahead_…``): ``signconv-adamw-stosign``.  In a script of your own call it
-    before the optimizer is created; timm's train.py has no place for it, so start that by a script
-    that registers and then runs it (docs/using.md#timm).
+    before the optimizer is created; timm's training script has no place for it
+    (docs/using.md#other-trainers).
     """
     from timm.optim import OptimInfo
     from timm.optim._optim_factory import default_registry

@@ -290,7 +290,12 @@ def test_lower_bound_is_not_above_what_is_installed(requirement: Requirement) ->
     if requirement.marker is not None and not requirement.marker.evaluate():
         pytest.skip(f"not required here: {requirement.marker}")
     assert [s.operator for s in requirement.specifier] == [">="], "one lower bound, no upper one"
-    installed = metadata.version(requirement.name)
+    try:
+        installed = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        if str(requirement) in PROJECT["optional-dependencies"]["integrations"]:
+            pytest.skip("the extra integrations is not installed")
+        raise
     assert requirement.specifier.contains(installed, prereleases=True), installed
 
 
