@@ -14,7 +14,7 @@ import torch
 from signconv.errors import CheckpointError
 from signconv.pipeline.classes import compile
 from signconv.pipeline.files import UNFINISHED
-from signconv.runtime.exchange import MEANINGS
+from signconv.runtime.foreign import MEANINGS
 from signconv.runtime.formats import MASTER
 from signconv.runtime.optimizer import FusedOptimizer
 

@@ -20,7 +20,7 @@ from signconv.generated.sgd import SGD
 from signconv.generated.stosignsgd import StoSignSGD
 from torch import Tensor, nn
 
-from signconv.runtime import exchange
+from signconv.runtime import exchange, foreign
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
 from tests.support.runs import built
@@ -318,7 +318,7 @@ def test_compressed_flashoptim() -> None:
         "exp_avg_sq::quantized": codes.view(torch.uint8),
         "exp_avg_sq::scales": scale,
     }
-    found = exchange.found_in(entry, {})
+    found = foreign.found_in(entry, {})
     y = codes.double() / 127
     each = scale.double().repeat_interleave(32).view(4, 64)
     assert torch.allclose(found["ema(g)"].double(), y / (2 - y.abs()) * each, rtol=1e-6)

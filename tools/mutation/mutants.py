@@ -478,7 +478,7 @@ MUTANTS = (
     ),
     Mutant(
         "exchange: torch's sum of gradients taken for an average",
-        (("signconv/runtime/exchange.py", "_fp32(entry[\"momentum_buffer\"]) * _sum_to_average(group)", "_fp32(entry[\"momentum_buffer\"])"),),
+        (("signconv/runtime/foreign.py", "_fp32(entry[\"momentum_buffer\"]) * sum_to_average(group)", "_fp32(entry[\"momentum_buffer\"])"),),
         ("tests/runtime/test_exchange.py",),
     ),
     # ---------------------------------------------------------------- arithmetic, both twins
