@@ -287,11 +287,10 @@ def _hypers(
     if betas is None:
         return made
     place = {"ema(g)": 0, "ema(g**2)": 1, "max(ema(g**2))": 1} if squared else {"ema(g)": 1}
-    own = target.get("betas", ())
-    if len(betas) == len(own) and (squared or len(program.moments) == 1):
-        if not squared or len(program.moments) > 1:
-            made["betas"] = tuple(map(float, betas))
-            return made
+    alike = squared == (len(program.moments) > 1)
+    if alike and len(betas) == len(target.get("betas", ())):
+        made["betas"] = tuple(map(float, betas))
+        return made
     for m in program.moments:
         hyper = names.get(m.beta)
         if hyper is None or m.of not in place:

@@ -127,15 +127,9 @@ def cut_along_rows(x: Tensor) -> Any | None:
     return mesh_of(x).get_group(found[0][0]) if plain else None
 
 
-def parts_begin_at(x: Tensor, multiple: int) -> bool:
-    """Whether every rank's part begins at a multiple of so many elements: of the whole, where
-    dim 0 is cut; of a row, where dim 1 is."""
-    inner = x.numel() // x.shape[0] if x.dim() > 1 and x.shape[0] else 1
-    rest = math.prod(x.shape[2:])
-    found = cuts(x)
-    rows = [b * inner for b, e in _spans(x, 0, x.shape[0]) if e > b]
-    columns = [b * rest for b, e in _spans(x, 1, x.shape[1]) if e > b] if 1 in found else []
-    return all(n % multiple == 0 for n in (*rows, *columns))
+def rows_begin_at(x: Tensor, multiple: int) -> bool:
+    """Whether every rank's part of dim 0 begins at a multiple of so many."""
+    return all(begin % multiple == 0 for begin, end in _spans(x, 0, x.shape[0]) if begin < end)
 
 
 def columns_begin_at(x: Tensor, shares: Sequence[int]) -> bool:
@@ -144,17 +138,16 @@ def columns_begin_at(x: Tensor, shares: Sequence[int]) -> bool:
     if 1 not in cuts(x):
         return True
     rest = math.prod(x.shape[2:])
-    mine = [(b * rest, e * rest) for b, e in _spans(x, 1, x.shape[1])]
+    elements = [(begin * rest, end * rest) for begin, end in _spans(x, 1, x.shape[1])]
     for share in shares:
-        theirs = _spans(x, 1, -(-x.shape[1] * rest // share))
-        if any(
-            (b % share and b < e) or (-(-b // share), -(-e // share)) != s
-            for (b, e), s in zip(mine, theirs, strict=True)
-            if b < e
-        ):
-            return False
-        if any(s[0] < s[1] for (b, e), s in zip(mine, theirs, strict=True) if b >= e):
-            return False
+        numbers = _spans(x, 1, -(-x.shape[1] * rest // share))
+        for (begin, end), here in zip(elements, numbers, strict=True):
+            if begin == end:
+                together = here[0] == here[1]
+            else:
+                together = begin % share == 0 and here == (begin // share, -(-end // share))
+            if not together:
+                return False
     return True
 
 

@@ -167,6 +167,10 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._backends.clear()
         self._entries, self._promise = [], None
         self._locals = None
+        self._take_offsets()
+
+    def _take_offsets(self) -> None:
+        """Number elements as the state says that was loaded."""
         mine = {p: e for p, e in self.state.items() if isinstance(p, Tensor)}
         self._places.take({p: int(e["offset"]) for p, e in mine.items() if "offset" in e})
 
@@ -436,8 +440,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         if not all(self._places.same(i, g["params"]) for i, g in enumerate(self.param_groups)):
             self._adopt()
         self.__setstate__({"state": loaded, "param_groups": groups})
-        mine = {p: e for p, e in self.state.items() if isinstance(p, Tensor)}
-        self._places.take({p: int(e["offset"]) for p, e in mine.items() if "offset" in e})
+        self._take_offsets()
         for post in self._optimizer_load_state_dict_post_hooks.values():
             post(self)
 
@@ -452,8 +455,9 @@ class FusedOptimizer(torch.optim.Optimizer):
 
         A moment is taken where both keep the same average (docs/using.md#in-and-out), encoded with
         unbiased rounding.  lr, weight_decay, eps and betas are taken as they are; of SGD's sum of
-        gradients the average, with lr to match.  Raises ValueError, with nothing changed, where a
-        moment of this optimizer is not in the source or shapes differ.
+        gradients the average, with lr to match.  Raises ValueError or TypeError, with nothing
+        changed, where a moment of this optimizer is not in the source, shapes differ or a
+        hyperparameter is outside its range.
         """
         exchange.load(self, source)
 

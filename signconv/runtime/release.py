@@ -62,7 +62,18 @@ class ReleaseHandle:
     @contextmanager
     def norm(self) -> Iterator[None]:
         """The first of two backwards of a clipped step: the norm of all gradients, each freed at
-        once.  The second, outside, steps with gradients times max_norm / norm, at most 1."""
+        once.  The second, outside, steps with gradients times max_norm / norm, at most 1.
+
+        Raises RuntimeError where gradients of a backward before are there (accumulated ones)."""
+        params = (p for g in self.optimizer.param_groups for p in g["params"])
+        if any(p.grad is not None for p in params):
+            raise coded(
+                RuntimeError,
+                "SC443",
+                "handle.norm() found gradients of a backward before it, which it would free "
+                "unstepped: zero_grad() after step(); clip gradients that were accumulated by "
+                "clip_grad_norm_ and an ordinary step",
+            )
         self._measuring, self._sums = True, {}
         try:
             yield

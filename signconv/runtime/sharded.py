@@ -72,7 +72,7 @@ def on_blocks(p: Tensor) -> bool:
     if any(dim > 1 for dim in mesh.cuts(p)):
         return False
     if p.dim() < 2:
-        return mesh.parts_begin_at(p, BLOCK)
+        return mesh.rows_begin_at(p, BLOCK)
     return mesh.columns_begin_at(p, (2, BLOCK))
 
 

@@ -16,7 +16,7 @@ if not torch.distributed.is_available():
     pytest.skip("needs torch.distributed, which this torch lacks", allow_module_level=True)
 
 from tests.distributed import meshes
-from tests.distributed.training import differences
+from tests.distributed.training import differences, spawned
 
 STEPS, RANKS = 3, 4
 CASES = meshes.cases()
@@ -26,17 +26,7 @@ CASES = meshes.cases()
 def found() -> Any:
     """What each rank found."""
     folder = Path(tempfile.mkdtemp(prefix="signconv_meshes_"))
-    context = torch.multiprocessing.start_processes(
-        meshes.run, (RANKS, str(folder), STEPS), nprocs=RANKS, join=False, start_method="spawn"
-    )
-    assert context is not None
-    deadline = 300.0 / 5
-    while not context.join(timeout=5):
-        deadline -= 1
-        if deadline < 0:
-            for process in context.processes:
-                process.kill()
-            pytest.fail("the ranks did not finish in 300 s")
+    spawned(meshes.run, (RANKS, str(folder), STEPS), 300)
     yield [torch.load(folder / f"found{rank}.pt") for rank in range(RANKS)]
     shutil.rmtree(folder, ignore_errors=True)
 

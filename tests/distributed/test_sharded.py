@@ -33,6 +33,7 @@ from tests.distributed.training import (
     load,
     result,
     save,
+    spawned,
     start,
     together,
     train,
@@ -71,18 +72,7 @@ def worlds(folder: Path, anchored: Path) -> Worlds:
     for n in WORLDS:
         mine = folder / str(n)
         shutil.copytree(checkpoints, mine / "in")
-        arguments = (n, str(mine), str(anchored))
-        context = torch.multiprocessing.start_processes(
-            ranks.run, arguments, nprocs=n, join=False, start_method="spawn"
-        )
-        assert context is not None
-        deadline = 240.0 / 5
-        while not context.join(timeout=5):
-            deadline -= 1
-            if deadline < 0:
-                for process in context.processes:
-                    process.kill()
-                pytest.fail(f"{n} ranks did not finish in 240 s")
+        spawned(ranks.run, (n, str(mine), str(anchored)), 240)
         found[n] = [torch.load(mine / f"found{rank}.pt") for rank in range(n)]
         checkpoints = mine / "out"
     return found

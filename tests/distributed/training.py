@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -234,6 +236,21 @@ def load(folder: Path, model: nn.Module, optimizer: FusedOptimizer) -> None:
     dcp.load(parts, checkpoint_id=folder, no_dist=not dist.is_initialized())
     set_model_state_dict(model, parts["model"])
     set_optimizer_state_dict(model, optimizer, parts["optimizer"])
+
+
+def spawned(run: Callable[..., None], arguments: tuple[Any, ...], seconds: float) -> None:
+    """``run(rank, *arguments)`` in as many processes as the first argument says; a failed test
+    where they do not finish."""
+    context = torch.multiprocessing.start_processes(
+        run, arguments, nprocs=arguments[0], join=False, start_method="spawn"
+    )
+    assert context is not None
+    deadline = time.monotonic() + seconds
+    while not context.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in context.processes:
+                process.kill()
+            pytest.fail(f"{arguments[0]} ranks did not finish in {seconds:g} s")
 
 
 def join(rank: int, ranks: int, folder: Path, device: str) -> Any:

@@ -685,3 +685,13 @@ def _(*_: Any) -> None:
 fault("SC442", "has to be above 0")(
     lambda *_: signconv.gradient_release(AdamW([parameter(64)]), max_norm=0.0)
 )
+
+
+@fault("SC443", "would free unstepped")
+def _(*_: Any) -> None:
+    p = parameter(64)
+    handle = signconv.gradient_release(AdamW([p]), max_norm=1.0)
+    with handle.accumulate():
+        p.square().sum().backward()
+    with handle.norm():
+        pass

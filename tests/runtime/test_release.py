@@ -196,3 +196,13 @@ def test_clipping_takes_two_backwards() -> None:
         loss_of(two, 9).backward()
     with pytest.raises(ValueError, match="above 0"):
         signconv.gradient_release(AdamW(make().parameters()), max_norm=-1.0)
+
+
+def test_a_norm_does_not_lose_what_was_accumulated() -> None:
+    model = make(dtype=torch.float32)
+    handle = signconv.gradient_release(AdamW(model.parameters()), max_norm=1.0)
+    with handle.accumulate():
+        loss_of(model, 0).backward()
+    with pytest.raises(RuntimeError, match="SC443"), handle.norm():
+        loss_of(model, 1).backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -162,6 +162,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC440": ("A parameter is a piece of FullyShardedDataParallel's flat one", "FSDP2: `torch.distributed.fsdp.fully_shard`"),
     "SC441": ("A backward of `gradient_release` with `max_norm` has no norm", "`with handle.norm():` around a first backward"),
     "SC442": ("`max_norm` is not above 0", "a positive number"),
+    "SC443": ("`handle.norm()` begins where gradients are", "`zero_grad()` after `step()`; accumulated ones: `clip_grad_norm_` and an ordinary step"),
     "SC501": ("This is no optimizer's state_dict", "pass what `state_dict()` returned"),
     "SC502": ("The state_dict has another count of param groups or parameters", "build the optimizer as it was when saved"),
     "SC503": ("The state_dict is another program's", "load it with the optimizer that wrote it"),
