@@ -48,6 +48,10 @@ QUICK = plan.Scale(
     stosignsgd=("stosignsgd-99",),
     four_bits=("adamw-fp4", "adamw-fp32"),
     four_bits_closer=("adamw-fp4",),
+    large=("adamw", "adamw-fp4"),
+    large_seeds=(1,),
+    plateau=("adamw-stosign",),
+    plateau_tokens=20 * TINY.tokens,
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
 
@@ -93,6 +97,8 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
         "noise": {("noise",): set(scale.noise)},
         "stosignsgd": {("stosignsgd",): set(scale.stosignsgd)},
         "four_bits": {("four_bits",): set(scale.four_bits)},
+        "large": {("large",): set(scale.large)},
+        "plateau": {("plateau",): set(scale.plateau)},
     }
     wanted, made = rests[claim], {}
     for key in sorted(records):

@@ -33,6 +33,8 @@ class Size:
 
 
 FULL = Size(width=512, layers=8, heads=8, context=512, batch=64, held_out_windows=512)
+LARGE = Size(width=768, layers=16, heads=12, context=512, batch=64, held_out_windows=512)
+SMALL = Size(width=64, layers=1, heads=2, context=64, batch=16, held_out_windows=1024)
 TINY = Size(width=64, layers=2, heads=2, context=64, batch=16, held_out_windows=32)
 
 
@@ -59,7 +61,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The model; ``Size`` says how large.  25.6M parameters at FULL."""
+    """The model; ``Size`` says how large.  25.6M parameters at FULL, 113.8M at LARGE."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ later call given that file with --done skips those runs.
 
     python examples/results/gpu_all.py --out build/results --seconds 500
     python examples/results/gpu_all.py --out build/more --done build/results/runs.jsonl
+    python examples/results/gpu_all.py --claims large             # 114 million parameters
     python examples/results/gpu_all.py --device cpu --tiny        # the same, small, without a GPU
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 import plan
 import torch
 from data import KINDS, Text, load_text
-from gpt import FULL, TINY, Size
+from gpt import FULL, LARGE, SMALL, TINY, Size
 from records import read_records
 from runs import Run, Trainer, final_loss
 
@@ -53,7 +54,12 @@ TINY_SCALE = plan.Scale(
     four_bits=("adamw-fp4",),
     four_bits_closer=("adamw-fp4",),
     stosignsgd=("stosignsgd-99",),
+    large=("adamw-fp4",),
+    large_seeds=(1,),
+    plateau=("adamw-stosign",),
+    plateau_tokens=8 * TINY.tokens,
 )
+MODELS = {"full": FULL, "large": LARGE, "small": SMALL}  # a call trains one of them
 OVERHEAD = 4.0  # seconds of a run that are not training: first compilation, evaluation
 GRACE = 10.0  # seconds after the deadline before workers are ended
 RESTARTS = 3  # of workers whose device broke, in all
@@ -299,7 +305,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/results"))
     parser.add_argument("--done", type=Path, nargs="*", default=[], help="records to resume")
     parser.add_argument("--seconds", type=float, default=500, help="start nothing that ends later")
-    parser.add_argument("--claims", nargs="*", choices=plan.CLAIMS, default=list(plan.CLAIMS))
+    usual = [claim for claim in plan.CLAIMS if claim not in plan.MODELS]
+    parser.add_argument("--claims", nargs="*", choices=plan.CLAIMS, default=usual)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a small model and short runs")
     parser.add_argument("--full-tokens", type=int, default=plan.FULL_SCALE.full)
@@ -311,7 +318,10 @@ def main(arguments: list[str] | None = None) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "runs.jsonl").touch()
     done = read_records([*given.done, given.out / "runs.jsonl"])
-    size = TINY if given.tiny else FULL
+    models = {plan.MODELS.get(claim, "full") for claim in given.claims}
+    if len(models) > 1 and not given.tiny:
+        parser.error(f"--claims: these train models of {len(models)} sizes; name those of one")
+    size = TINY if given.tiny else MODELS[models.pop() if models else "full"]
     scale = TINY_SCALE if given.tiny else plan.Scale(
         full=given.full_tokens, short=given.short_tokens, finetune=plan.FULL_SCALE.finetune
     )  # fmt: skip

@@ -143,7 +143,7 @@ def _forms() -> dict[str, Choice]:
 #: Loss spikes: AdamW and the S3 paper's ablation, all on fp32 state.
 SPIKES: dict[str, Choice] = _forms()
 
-FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd")
+FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd", "adamw-fp4", "adamw")
 
 CHOICES: dict[str, Choice] = {
     **SPIKES,

@@ -34,7 +34,10 @@ LONG_FACTOR = 10  # of the long runs among them
 LEAST = -20  # index of the least lr of the grid
 CLAIMS = (
     "fp8_state", "finetune", "spikes", "ablation", "ema_stall", "noise", "stosignsgd", "four_bits",
+    "large", "plateau",
 )  # fmt: skip
+#: What a claim's runs train (gpu_all.MODELS), where it is not the model of 25 million parameters.
+MODELS = {"large": "large", "plateau": "small"}
 GRID = [rate(i) for i in range(LEAST, 5)]
 STOSIGN_FACTOR = 0.2  # of the base's lr: the root mean square of AdamW's update
 
@@ -67,6 +70,12 @@ class Scale:
     stosignsgd: tuple[str, ...] = tuple(STOSIGNSGD)
     four_bits: tuple[str, ...] = tuple(FOUR_BITS)
     four_bits_closer: tuple[str, ...] = tuple(FOUR_BITS)[:3]  # with more seeds, first
+    large: tuple[str, ...] = (
+        "adamw", "adamw-stosign-antithetic", "adamw-fp4", "adamw-stosign-golden",
+    )  # fmt: skip
+    large_seeds: tuple[int, ...] = (1, 2, 3)
+    plateau: tuple[str, ...] = tuple(NOISE)
+    plateau_tokens: int = 3_000_000
 
 
 FULL_SCALE = Scale(full=100_000_000, short=10_000_000, finetune=5_000_000)
@@ -227,7 +236,12 @@ def spiking(
 
 
 def at_known_lr(
-    claim: str, names: Collection[str], seeds: Collection[int], scale: Scale, factor: int = 0
+    claim: str,
+    names: Collection[str],
+    seeds: Collection[int],
+    scale: Scale,
+    factor: int = 0,
+    tokens: int | None = None,
 ) -> Iterator[Run]:
     """Long runs at the best lr that earlier sweeps found (AdamW's and its sign's where there was
     none), or ``factor`` places of the grid from it."""
@@ -235,7 +249,7 @@ def at_known_lr(
         for name in names:
             lr = rate(CHOICES[name].long + factor)
             id_ = f"{claim}/{name}/{lr:g}/{seed}"
-            yield Run(id_, claim, name, lr, scale.full, seed, evaluations=40)
+            yield Run(id_, claim, name, lr, tokens or scale.full, seed, evaluations=40)
 
 
 def at_known_lrs(scale: Scale, claims: Collection[str]) -> Iterator[Run]:
@@ -329,6 +343,14 @@ def _stages(
                 for lr in around(done, name, scale):
                     yield long_run(done, name, lr, seed, scale)
     yield from at_known_lrs(scale, claims)
+    if "large" in claims:
+        yield from at_known_lr("large", scale.large, scale.large_seeds, scale)
+    if "plateau" in claims:
+        for seed in (*scale.seeds, *scale.more_seeds):
+            for factor in (0, 1, -1):
+                yield from at_known_lr(
+                    "plateau", scale.plateau, [seed], scale, factor, scale.plateau_tokens
+                )
 
 
 def at_full_length(done: Records, scale: Scale) -> Iterator[Run]:
