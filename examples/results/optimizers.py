@@ -115,6 +115,7 @@ FOUR_BITS: dict[str, Choice] = {
     "adamw-fp4": Choice("adamw", state="fp4", hypers=ADAM),
     "adamw-stosign-golden-fp4": Choice("adamw", GOLDEN, state="fp4", hypers=ADAM),
     "adamw-fp32": TABLE["adamw-fp32"],
+    "stosignsgd-99-fp4": Choice("stosignsgd", state="m=fp4,G=fp8", hypers={"beta2": 0.99}),
     "adamw-999-fp4": Choice("adamw", state="fp4", hypers=ADAM_999),
     "adamw-999-fp8": Choice("adamw", hypers=ADAM_999),
     "s3-fp4": Choice("s3", state="fp4", long=-5),

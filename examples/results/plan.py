@@ -263,6 +263,8 @@ def at_known_lrs(scale: Scale, claims: Collection[str]) -> Iterator[Run]:
     chosen = {claim: names for claim, names in wanted.items() if claim in claims}
     for claim, names in chosen.items():
         yield from at_known_lr(claim, names, scale.seeds, scale)
+    if "four_bits" in claims and (own := "stosignsgd-99-fp4") in others:
+        yield from at_known_lr("four_bits", [own], scale.large_seeds, scale)
     for claim, names in chosen.items():
         close = names[:2] if claim == "stosignsgd" else names  # the others ended far above
         yield from at_known_lr(claim, close, scale.more_seeds, scale)
