@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from signconv.runtime.cast import cast as cast
     from signconv.runtime.inspect import inspect as inspect
     from signconv.runtime.release import gradient_release as gradient_release
+    from signconv.tuning.lr_range import lr_range as lr_range
     from signconv.verification.verify import verify as verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "cast", "compile", "gradient_release", "inspect", "verify"]
+__all__ = [
+    "__version__",
+    "build",
+    "cast",
+    "compile",
+    "gradient_release",
+    "inspect",
+    "lr_range",
+    "verify",
+]
 
 #: Where each name comes from, loaded when it is first used; above for type checkers.
 _HOME = {
@@ -27,6 +37,7 @@ _HOME = {
     "compile": "signconv.pipeline",
     "gradient_release": "signconv.runtime.release",
     "inspect": "signconv.runtime.inspect",
+    "lr_range": "signconv.tuning.lr_range",
     "verify": "signconv.verification.verify",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: build, show, verify, bench, list, doctor.
+"""The command line: build, show, verify, bench, lr, convert-state, list, doctor.
 
 Exit codes: 0 fine, 1 a check failed, 2 bad input (one line that says what is wrong).
 """
@@ -283,6 +283,42 @@ def convert_state(
         {"fp32": torch.float32, "bf16": torch.bfloat16}[param_dtype.value],
     )  # fmt: skip
     out.print(f"{_plain(str(target))} written: {name}, state of {count} parameters", markup=False)
+
+
+@app.command()
+def lr(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="train.py:make or package.module:make: returns (model, loss)",
+        ),
+    ],
+    spec: Annotated[
+        str, typer.Argument(help="built-in name, path/to/file.py:Name or package.module:Name")
+    ] = "adamw",
+    convert: Convert = None,
+    state: StateOption = DEFAULT_STATE,
+    low: Annotated[float, typer.Option(help="first lr")] = 1e-6,
+    high: Annotated[float, typer.Option(help="last lr")] = 1.0,
+    steps: Annotated[int, typer.Option(help="steps of each run")] = 200,
+    seed: Annotated[int, typer.Option(help="of torch's random numbers")] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the curves: .png, .svg or .pdf")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="the curves as numbers")
+    ] = None,
+) -> None:
+    """Find a learning rate on your own model: a run in which it rises, beside AdamW's."""
+    from signconv.tuning import command
+
+    curves = command.run(
+        model, spec, convert, state, low=low, high=high, steps=steps, seed=seed,
+        picture=picture, json_file=json_file, busy=_busy,
+    )  # fmt: skip
+    out.print(command.table(curves))
+    out.print(command.HINT, markup=False)
 
 
 @app.command(name="list")

@@ -55,6 +55,14 @@ class CheckpointError(SignconvError):
     """A checkpoint cannot be read, converted or written."""
 
 
+class PictureError(SignconvError):
+    """A picture cannot be drawn or written."""
+
+
+class TuningError(SignconvError):
+    """A learning-rate range run cannot be made of what the user gave."""
+
+
 class VerifyError(SignconvError):
     """A differential check could not be carried out (a mismatch is a result, not an error)."""
 

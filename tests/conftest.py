@@ -1,7 +1,7 @@
 """Where the tests run kernels: on the GPU, or else in this process under Triton's interpreter."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -59,3 +59,12 @@ def runs_of_their_own(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(seeds, "smallest", lambda: 0)
         monkeypatch.setattr(seeds, "settle", lambda optimizer: None)
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Callable[..., object]]:
+    """Run ``signconv ARGUMENTS`` in ``cwd`` (default: the checkout)."""
+    from tests.support.command import running
+
+    with running() as run:
+        yield run

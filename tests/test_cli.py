@@ -1,16 +1,9 @@
-"""The command line: what works, and one clear line with exit code 2 for whatever does not.
-
-The commands run in forks of one process that has imported everything, which saves two seconds
-each; the fork then runs ``python -m signconv`` as a user's shell would.
-"""
+"""The command line: what works, and one clear line with exit code 2 for whatever does not."""
 
 import json
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,74 +11,8 @@ import torch
 
 from signconv.pipeline import build, builtin_names
 from signconv.pipeline.catalogue import GENERATED
-from tests.support import HEAD, ROOT, environment, python, spec_file
-
-SERVER = r"""
-import gc, json, os, runpy, sys, tempfile, traceback
-import signconv.cli, signconv.pipeline
-import signconv.verification.differential, signconv.verification.doctor
-gc.freeze()  # or every fork copies what it collects
-for line in sys.stdin:
-    request = json.loads(line)
-    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-    pid = os.fork()
-    if pid == 0:
-        for target, fd in enumerate((os.open(os.devnull, os.O_RDONLY), out.fileno(), err.fileno())):
-            os.dup2(fd, target)
-        os.chdir(request["cwd"])
-        sys.argv = ["signconv", *request["arguments"]]
-        code = 0
-        try:
-            runpy.run_module("signconv", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)  # what an interpreter does at its end takes longer than most commands
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    texts = []
-    for file in (out, err):
-        file.seek(0)
-        texts.append(file.read().decode())
-    print(json.dumps([code, *texts]), flush=True)
-"""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Run ``signconv ARGUMENTS`` in ``cwd`` (default: the checkout)."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-    def ask(*arguments: str | Path, cwd: Path = ROOT) -> Done:
-        request = {"arguments": [str(a) for a in arguments], "cwd": str(cwd)}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        return Done(*json.loads(server.stdout.readline()))
-
-    yield ask
-    server.stdin.close()
-    assert server.wait(timeout=30) == 0
+from tests.support import HEAD, python, spec_file
+from tests.support.command import Done, Run
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
@@ -130,7 +57,7 @@ BAD = {
     "bench, unknown modifier": ("bench sgd@fp9", "unknown @fp9; .*fp8-raw"),
     "bench, unknown workload": ("bench sgd --workload A,X", "unknown workload 'X'; valid: A, B"),
     "bench, unknown peer": ("bench sgd --peer torhc", "unknown peer 'torhc'; .*torch AdamW fused"),
-    "bench, chart of no kind": ("bench sgd --chart c.txt", r"must end in \.png"),
+    "bench, chart of no kind": ("bench sgd --chart c.txt", r"name ends in \.png"),
     "bench, record in a file": (
         "bench sgd --quick --device cpu --json good.py/r.json",
         r"cannot write good\.py/r\.json",

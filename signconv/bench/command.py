@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from signconv import pictures
 from signconv.bench import chart, table, workloads
 from signconv.bench import run as running
 from signconv.bench.peers import PEERS
@@ -81,7 +82,7 @@ def _plan(options: Options, arguments: list[str]) -> running.Plan:
     names = [by_name[name.lower()] for name in options.peer]
     names = names or (list(PEERS) if options.peers else [])
     if options.chart_file is not None:
-        chart.check(options.chart_file)
+        pictures.check(options.chart_file)
     subjects = running.with_peers(subjects, names)
     return running.Plan(
         subjects=running.build_all(subjects),

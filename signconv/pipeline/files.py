@@ -27,7 +27,7 @@ def write(module: Module, folder: Path) -> tuple[Path, bool]:
             return path, False
         for attempts_left in range(99, -1, -1):
             try:
-                _replace(path, module.source)
+                replace(path, module.source)
                 break
             except FileNotFoundError:  # swept by another process before it was locked
                 if not attempts_left:
@@ -42,7 +42,7 @@ UNFINISHED = ".signconv-tmp"
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
-def _replace(path: Path, source: str) -> None:
+def replace(path: Path, source: str) -> None:
     """Write ``source`` beside ``path`` and move it over it; its mode is what the umask leaves."""
     mark = secrets.token_hex(8)
     temporary = path.parent / f".{path.name[:200]}.{mark}{UNFINISHED}"

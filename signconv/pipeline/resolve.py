@@ -52,8 +52,7 @@ def resolve(spec: Spec) -> Program:
             raise SpecError(
                 "SC103", f"{spec!r}: after the colon comes the name of an optimizer class"
             )
-        module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
-        return _pick(module, name, where)
+        return _pick(load(where), name, where)
     if spec.endswith(".py"):
         found = ", ".join(f"{spec}:{n}" for n in sorted(_optimizers(_load_file(Path(spec)))))
         raise SpecError(
@@ -79,6 +78,12 @@ def _optimizers(module: ModuleType) -> dict[str, Program]:
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
     }
+
+
+def load(where: str) -> ModuleType:
+    """The module in a user's file, ``path/to/file.py``, or of this name; SpecError with the user's
+    line where it cannot be imported."""
+    return _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
 
 
 def _load_module(name: str) -> ModuleType:

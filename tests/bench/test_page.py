@@ -10,7 +10,7 @@ import rich.console
 
 from signconv.bench import chart, page, run
 from signconv.bench.table import as_markdown, as_rich, number, tables
-from signconv.errors import BenchError
+from signconv.errors import BenchError, PictureError
 from tests.bench import records
 from tests.support import ROOT
 
@@ -174,10 +174,10 @@ def test_chart_has_a_bar_per_optimizer_and_workload(tmp_path: Path) -> None:
 
 
 def test_charts_that_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=r"must end in \.png"):
+    with pytest.raises(PictureError, match=r"name ends in \.png"):
         chart.draw(records.full(), tmp_path / "c.txt")
     with pytest.raises(BenchError, match="nothing to draw"):
         chart.draw(records.record(), tmp_path / "c.png")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(BenchError, match="cannot write"):
+    with pytest.raises(PictureError, match="cannot write"):
         chart.draw(records.full(), tmp_path / "file" / "c.png")

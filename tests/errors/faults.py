@@ -22,7 +22,7 @@ from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.s3 import S3
 
 import signconv
-from signconv import pipeline
+from signconv import pictures, pipeline
 from signconv.bench import chart, limits, page, run, subjects, workloads
 from signconv.dsl import Optimizer, grad, hyper
 from signconv.ir.check import check
@@ -38,6 +38,8 @@ from signconv.runtime.kernel import backend as kernel_backend
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as reference_ops
 from signconv.runtime.release import gradient_release
+from signconv.tuning import command as tuning
+from signconv.tuning.lr_range import lr_range
 from signconv.verification import aot, bits, differential
 from tests.bench import records
 from tests.support import HEAD, built_class, spec_file
@@ -492,7 +494,7 @@ def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
     environment.template_folder()
 
 
-@fault("SC609", "--chart needs matplotlib: pip install matplotlib")
+@fault("SC609", "drawing a.png needs matplotlib: pip install matplotlib")
 def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
     plain = builtins.__import__
 
@@ -502,7 +504,7 @@ def _(folder: Path, patch: pytest.MonkeyPatch) -> None:
         return plain(name, *rest, **k)
 
     patch.setattr(builtins, "__import__", without)
-    chart.check(folder / "a.png")
+    pictures.check(folder / "a.png")
 
 
 @fault("SC610", "unset TRITON_INTERPRET to compile them")
@@ -576,7 +578,7 @@ fault("SC712", "unknown @fp9; did you mean 'fp8'")(lambda *_: subjects.parse("ad
 fault("SC714", "unknown workload 'E'; .*valid: A, B, C, D, all")(
     lambda *_: workloads.choose("E", True)
 )
-fault("SC715", r"--chart a.txt: the name must end in \.png")(lambda *_: chart.check(Path("a.txt")))
+fault("SC715", r"a.txt: a picture's name ends in \.png")(lambda *_: pictures.check(Path("a.txt")))
 fault("SC716", "nothing to draw")(lambda folder, _: chart.draw(records.record(), folder / "c.png"))
 fault("SC718", "is no record of `signconv bench --json`")(lambda folder, _: run.read(text(folder)))
 fault("SC719", "the page has no place for measurements")(
@@ -695,3 +697,15 @@ def _(*_: Any) -> None:
         p.square().sum().backward()
     with handle.norm():
         pass
+
+
+def ranged(make: Callable[[], Any], **k: Any) -> Any:
+    return lr_range(make, {"sgd": torch.optim.SGD}, **k)
+
+
+fault("SC726", "is no range of learning rates")(
+    lambda *_: ranged(lambda: ([parameter(4)], None), low=1.0)
+)
+fault("SC727", r"has to return \(model, loss\)")(lambda *_: ranged(lambda: 3))
+fault("SC728", r"raised ZeroDivisionError: division by zero")(lambda *_: ranged(lambda: 1 / 0))
+fault("SC729", "names no function: write train.py:make")(lambda *_: tuning.function("train.py"))

@@ -17,10 +17,11 @@ HEAD = """\
 
 Every error ends in a code in brackets: `path/to/file.py:9: 'm' is bound twice: each name has one
 meaning [SC114]`. This page lists them, made by `make docs` from the code; the tests provoke each one and
-read its text. `SpecError`, `PassError`, `LoweringError`, `BuildError`, `VerifyError` and
-`BenchError` are `signconv.errors.SignconvError` and have the code as `.code`; errors of a running
-optimizer are the classes that torch raises in such places. The command line prints the message
-alone and exits with code 2. Where a message names what is valid, that is the remedy.
+read its text. `SpecError`, `PassError`, `LoweringError`, `BuildError`, `CheckpointError`, `VerifyError`,
+`BenchError`, `TuningError` and `PictureError` are `signconv.errors.SignconvError` and have the code as
+`.code`; errors of a running optimizer are the classes that torch raises in such places. The command
+line prints the message alone and exits with code 2. Where a message names what is valid, that is the
+remedy.
 """
 
 DOORS = {
@@ -213,6 +214,10 @@ CODES: dict[str, tuple[str, str]] = {
     "SC723": ("`convert-state` is not told which optimizer wrote the file", "`--from SPEC`"),
     "SC724": ("4-bit state alone does not say the shapes of its parameters", "`load_moments` or `torch_state_dict` in Python"),
     "SC725": ("A converted checkpoint cannot be written", "choose a folder you can write"),
+    "SC726": ("`lr` is given no range of learning rates", "`low` below `high`, both above 0, 20 steps or more"),
+    "SC727": ("A function for `lr` does not return what it has to", "`make()` returns (model, loss), `loss(i)` a scalar that requires a gradient"),
+    "SC728": ("A function for `lr` raises, or its loss is not finite at first", "the line that the message names"),
+    "SC729": ("`lr` finds no such function", "`train.py:make`"),
 }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Choosing a learning rate on the user's own model and data."""
