@@ -3,13 +3,17 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from signconv.bench import limits
+from signconv.runtime import program
 from signconv.runtime.formats import BLOCK
-from signconv.runtime.kernel import scalars, step
+from signconv.runtime.kernel import engine, scalars, step
+from signconv.runtime.program import Rows
 from signconv.verification import bits
 from tests.support import ROOT, python
 from tools.sanitizer import __main__ as sanitizer
@@ -107,18 +111,31 @@ def test_it_is_found_and_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 class Stepped:
     """An optimizer that has nothing to do."""
 
-    program = None
+    program = SimpleNamespace(reductions=())
+
+    def __init__(self, params: object, **options: object) -> None:
+        pass
 
     def step(self) -> None:
         pass
 
 
-def test_what_it_launches_runs(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_launches_runs(
+    device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def rows_of(*arguments: Any) -> Rows:
+        seen.add(found := program.rows_of(*arguments))
+        return found
+
+    monkeypatch.setattr(engine, "rows_of", rows_of)
     chunk = 2 * BLOCK if device == "cpu" else None  # the interpreter is slow
     sanitizer.launch([str(ROOT / "generated" / "sgd_stosign.py")], device, chunk)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "== module sgd_stosign"
     assert said[1].startswith("== module sgd_stosign launched")
+    assert seen == set(Rows), "every way in which rows lie"
 
 
 def test_kernels_are_counted_for_each_module_though_all_share_them(
@@ -134,7 +151,7 @@ def test_kernels_are_counted_for_each_module_though_all_share_them(
 
     monkeypatch.setattr(limits, "compiled_keys", keys)
     monkeypatch.setattr(bits, "parameters", lambda *a: [])
-    monkeypatch.setattr(bits, "load_class", lambda path: lambda params, **options: Stepped())
+    monkeypatch.setattr(bits, "load_class", lambda path: Stepped)
     sanitizer.launch(["generated/one.py", "generated/two.py"], "cpu", 32)
     said = capsys.readouterr().out.splitlines()
     assert said[1::2] == ["== module one launched 3", "== module two launched 3"]

@@ -94,7 +94,9 @@ def launch(paths: list[str], device: str, chunk: int | None = None) -> None:
     import torch
 
     from signconv.bench import limits
+    from signconv.runtime.formats import BLOCK
     from signconv.runtime.kernel import scalars, step
+    from signconv.runtime.program import row_length
     from signconv.verification.bits import chunk_of, load_class, parameters, step_gradients
 
     def compiled() -> int:
@@ -105,12 +107,20 @@ def launch(paths: list[str], device: str, chunk: int | None = None) -> None:
         print(f"{MARK} {Path(path).stem}", flush=True)
         before = compiled()
         cls = load_class(Path(path))
-        for dtype, master in (
-            (torch.float32, None), (torch.bfloat16, None), (torch.bfloat16, "split"),
+        for dtype, master, columns in (
+            (torch.float32, None, False), (torch.bfloat16, None, False),
+            (torch.bfloat16, "split", False), (torch.bfloat16, None, True),
         ):  # fmt: skip
+            if columns and cls.program.reductions:  # such are stepped whole
+                continue
             size = chunk or chunk_of(cls.program, "triton", dtype)
             params = parameters(dtype, size, device)
             optimizer = cls(params, backend="triton", skip_nonfinite=True, master=master)
+            for p in params if columns else ():  # as half of the columns of twice as many
+                optimizer._complete({p: optimizer._new_state(p, master)})
+                if p.dim() > 1 and p.numel() and row_length(p) % BLOCK == 0:
+                    pitch = torch.tensor(2 * row_length(p), dtype=torch.int64)
+                    optimizer.state[p]["pitch"] = pitch
             optimizer.grad_scale = torch.ones((), device=device)
             for t in (1, 2):
                 for p, g in zip(params, step_gradients(params, t), strict=True):
