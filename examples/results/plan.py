@@ -349,7 +349,7 @@ def _stages(
         yield from at_known_lr("large", scale.large, scale.large_seeds, scale)
     if "plateau" in claims:
         for seed in (*scale.seeds, *scale.more_seeds):
-            for factor in (0, 1, -1):
+            for factor in (0, 1, 2, -1):
                 yield from at_known_lr(
                     "plateau", scale.plateau, [seed], scale, factor, scale.plateau_tokens
                 )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import backend as backends
-from signconv.runtime import checks, dense, exchange, mesh, seeds, sharded
+from signconv.runtime import checks, compiled, dense, exchange, mesh, seeds, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
@@ -160,6 +160,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._promise = None
         self._stepped, self._seed_open = False, False
         self._ranks = None
+        self._number = compiled.enter(self)
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors
 
     def _made_anew(self) -> None:
@@ -204,7 +205,10 @@ class FusedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._step()
+        if torch.compiler.is_compiling() and not self._dtensors and closure is None:
+            compiled.trace(self._number, self.param_groups)
+        else:
+            self._step()
         return loss
 
     @contextmanager
@@ -230,7 +234,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     @outside_dynamo
     @unaffected
     def _step(self) -> None:
-        """The step after the closure; torch.compile breaks its graph here."""
+        """The step after the closure; of DTensors torch.compile breaks its graph here."""
         self._settle()
         promise = self._promise
         if promise is not None:

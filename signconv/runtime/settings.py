@@ -66,7 +66,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             or self._optimizer_step_post_hooks
             or optimizers._global_optimizer_pre_hooks
             or optimizers._global_optimizer_post_hooks
-            or torch._C._autograd._profiler_enabled()
+            or (not torch.compiler.is_compiling() and torch._C._autograd._profiler_enabled())
         )
         return (watched if seen else step)(self, *arguments, **named)
 
