@@ -177,9 +177,10 @@ class AdamWStoSignGolden(FusedOptimizer):
         words=1,
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
-        former=("965cb459e257d297", {"v": "e5m2"}),
+        former=("190dde18d59f05bd", {"v": "e5m2"}),
         decay="decoupled",
         noise="golden",
+        other_noises={"422fc323f34c41ff": "fresh", "ac696e5c65bbc78b": "antithetic"},
         removed={
             "eps": (
                 "stosign removes it, since it makes a parameter that never saw a "

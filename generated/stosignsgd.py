@@ -171,6 +171,7 @@ class StoSignSGD(FusedOptimizer):
         kernel=Step(_scalars_kernel, _math),
         decay="decoupled",
         noise="fresh",
+        other_noises={"a9ba5598d52a66da": "antithetic", "d70d312a9586d04b": "golden"},
     )
 
     def __init__(

@@ -46,7 +46,7 @@ class Choice:
 
 ADAM = {"betas": (0.9, 0.95)}
 ADAM_999 = {"betas": (0.9, 0.999)}
-GOLDEN = "stosign:noise=golden"
+FRESH, GOLDEN = "stosign:noise=fresh", "stosign:noise=golden"
 PAPER = {"beta2": 1.0}  # a running maximum that never forgets
 
 #: The FP8-state table: AdamW in three storages, then everything else on FP8.
@@ -58,8 +58,8 @@ TABLE: dict[str, Choice] = {
     "signum": Choice("signum", middle=-7),
     "lion": Choice("lion", middle=-7),
     "stosignsgd": Choice("stosignsgd", hypers=PAPER, middle=-7),
-    "adamw-stosign": Choice("adamw", "stosign", hypers=ADAM),
-    "adamax-stosign": Choice("adamax", "stosign"),
+    "adamw-stosign": Choice("adamw", FRESH, hypers=ADAM),
+    "adamax-stosign": Choice("adamax", FRESH),
     "s3": Choice("s3", middle=-5),
     "s3gd-raw": Choice("s3gd", state="fp8-raw", middle=-7),
     "s3gd": Choice("s3gd", middle=-7),
@@ -99,7 +99,7 @@ NOISE: dict[str, Choice] = {
     "adamw-stosign": TABLE["adamw-stosign"],
     "adamw-stosign-antithetic": Choice("adamw", "stosign:noise=antithetic", hypers=ADAM),
     "adamw-expected": ABLATION["adamw-expected"],
-    "adamw-stosign-then-golden": Choice("adamw", "stosign", hypers=ADAM, later=GOLDEN),
+    "adamw-stosign-then-golden": Choice("adamw", FRESH, hypers=ADAM, later=GOLDEN),
 }
 
 #: What StoSignSGD's G forgets, and where its m starts (the paper: beta2 = 1, m1 = g1).

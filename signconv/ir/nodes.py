@@ -138,6 +138,8 @@ class Temp:
 
 #: Kinds of noise of a stochastic sign, the default first.
 NOISES = ("fresh", "antithetic", "golden")
+#: What ``stosign`` installs (docs/results.md#kinds-of-noise-of-the-sign): never worse than fresh.
+DEFAULT_NOISE = "antithetic"
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Program:
     numerator: Expr
     denominator: Expr | None = None
     link: str = "ratio"
-    noise: str = "fresh"
+    noise: str = "fresh"  # the papers'; the pass stosign has DEFAULT_NOISE
     decay: Decay | None = None
     history: tuple[str, ...] = ()
     removed: tuple[tuple[str, str], ...] = ()

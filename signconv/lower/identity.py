@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from signconv.errors import LoweringError
-from signconv.ir.nodes import Const, Expr, Hyper, Moment, Op, Program, Ref, rewrite
+from signconv.ir.nodes import NOISES, Const, Expr, Hyper, Moment, Op, Program, Ref, rewrite
 from signconv.ir.show import text
 from signconv.lower.kernel_program import KernelProgram
 from signconv.runtime.formats import named
@@ -55,12 +55,23 @@ def meaning(p: Program, name: str) -> str:
 
 def former(k: KernelProgram) -> tuple[str, dict[str, str]] | None:
     """The hash of the program in releases that stored some of its moments otherwise, and those
-    moments' formats in them; None if all are stored as before."""
+    moments' formats in them; None if all are stored as before.  All signs had fresh noise then."""
     formats = {m.name: m.former for m in k.moments if m.former not in ("", m.format)}
     if not formats:
         return None
     stored = tuple(replace(m, format=formats.get(m.name, m.format)) for m in k.moments)
-    return program_hash(replace(k, moments=stored)), formats
+    return program_hash(replace(_with_noise(k, NOISES[0]), moments=stored)), formats
+
+
+def other_noises(k: KernelProgram) -> dict[str, str]:
+    """Hash and noise of the programs that differ in the sign's noise alone: their moments mean the
+    same."""
+    kinds = [n for n in NOISES if k.noise and n != k.program.noise]
+    return {program_hash(_with_noise(k, kind)): kind for kind in kinds}
+
+
+def _with_noise(k: KernelProgram, kind: str) -> KernelProgram:
+    return replace(k, program=replace(k.program, noise=kind)) if k.noise else k
 
 
 def program_hash(k: KernelProgram) -> str:
@@ -217,4 +228,4 @@ class _Shown:
         return self.names.get(node) or self.graph._text(node, self.names)
 
 
-__all__ = ["VERSION", "canonical", "former", "program_hash"]
+__all__ = ["VERSION", "canonical", "former", "other_noises", "program_hash"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from signconv.errors import PassError, nearest
-from signconv.ir.nodes import NOISES, Program
+from signconv.ir.nodes import DEFAULT_NOISE, NOISES, Program
 from signconv.passes.base import (
     Options,
     Pass,
@@ -51,7 +51,7 @@ def apply_link(p: Program, link: str, options: Options) -> Program:
 
 
 def _apply(p: Program, options: Options) -> Program:
-    kind = options.get("noise", NOISES[0])
+    kind = options.get("noise", DEFAULT_NOISE)
     if kind not in NOISES:
         raise PassError(
             "SC214", f"stosign:noise={kind}: there is no such noise; {nearest(kind, NOISES)}"

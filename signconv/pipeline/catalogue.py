@@ -33,6 +33,7 @@ GENERATED = (
     Entry("adamw", "soft:p=3,nesterov"),
     Entry("adamw", "stosign"),
     Entry("adamw", "stosign", state="fp4"),
+    Entry("adamw", "stosign:noise=fresh"),
     Entry("adamw", "stosign:noise=golden"),
     Entry("adan"),
     Entry("amsgrad"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from signconv.errors import BuildError
 from signconv.ir.nodes import Op, Ref, walk
 from signconv.ir.show import Infix
-from signconv.lower.identity import former, program_hash
+from signconv.lower.identity import former, other_noises, program_hash
 from signconv.lower.kernel_program import Function, KernelProgram, Statement, local_name
 from signconv.render import layout, signature, words
 from signconv.render.environment import environment
@@ -83,6 +83,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "moments": k.moments,
         "scalar_states": signature.states_literal(k.scalar_states),
         "former": former(k),
+        "other_noises": other_noises(k),
         "floors": signature.tuple_literal(k.floors),
         "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],

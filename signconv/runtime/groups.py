@@ -323,6 +323,12 @@ class Values:
         theirs = theirs if isinstance(theirs, str) else None
         stored = legacy.stored(theirs, program)
         if stored is not None:
+            if (before := legacy.noise(theirs, program)) != program.noise:
+                warn_once(
+                    f"this state_dict was written with {before} noise of the sign, and {self.name} "
+                    f"goes on with {program.noise} noise: its moments mean the same (to keep "
+                    f"{before} noise build with --convert stosign:noise={before})"
+                )
             return stored
         theirs_own = theirs and group.get("format") == program.storage and not legacy.known(theirs)
         raise coded(

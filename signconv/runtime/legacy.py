@@ -23,14 +23,29 @@ TABLES = ("legacy_0_1.txt",)
 
 def stored(theirs: str | None, program: OptimizerProgram) -> Mapping[str, str] | None:
     """Formats of the moments that a state_dict with the hash ``theirs`` holds in other formats than
-    ``program`` does; None if it belongs to another program."""
-    if theirs == program.hash:
+    ``program`` does; None if it belongs to another program.  One that differs in the sign's noise
+    alone is no other."""
+    if theirs == program.hash or theirs in program.other_noises:
         return {}
-    stands_for = (theirs, *_table().get(theirs or "", ()))
-    if program.hash in stands_for:
+    stands_for = _stands_for(theirs)
+    if program.hash in stands_for or not program.other_noises.keys().isdisjoint(stands_for):
         return {}
     known_as, formats = program.former or (None, {})
     return formats if known_as and known_as in stands_for else None
+
+
+def noise(theirs: str | None, program: OptimizerProgram) -> str:
+    """The kind of the sign's noise with which a state_dict of this program was written."""
+    stands_for = _stands_for(theirs)
+    if program.hash in stands_for or not program.noise:
+        return program.noise
+    found = (program.other_noises[h] for h in stands_for if h in program.other_noises)
+    return next(found, "fresh")  # releases that stored moments otherwise had no other
+
+
+def _stands_for(theirs: str | None) -> tuple[str | None, ...]:
+    """A hash, and what it became."""
+    return (theirs, *_table().get(theirs or "", ()))
 
 
 def known(theirs: str) -> bool:

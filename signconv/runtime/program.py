@@ -132,8 +132,8 @@ class OptimizerProgram:
     reductions: kinds of its per-tensor reductions.  floors: those of the scalar states that a
     checkpoint may lack.  former: the hash under which earlier releases stored some moments in other
     formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
-    (NOISES; none: "").  decay: the kind of weight decay.  removed: hyperparameters that passes took
-    away, and why.
+    (NOISES; none: ""); other_noises: hashes of the programs that differ in it alone.  decay: the
+    kind of weight decay.  removed: hyperparameters that passes took away, and why.
     """
 
     name: str
@@ -154,6 +154,7 @@ class OptimizerProgram:
     reductions: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None
+    other_noises: Mapping[str, str] = field(default_factory=dict)
     removed: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -226,7 +226,8 @@ decay: decoupled hyper:weight_decay
 #: A change here refuses every checkpoint that users have: raise VERSION and extend
 #: runtime/legacy.py, or undo it.
 GOLDEN = [
-    ("adamw", "stosign", "fp8", "422fc323f34c41ff"),
+    ("adamw", "stosign:noise=fresh", "fp8", "422fc323f34c41ff"),  # release 0.1's stosign
+    ("adamw", "stosign", "fp8", "ac696e5c65bbc78b"),
     ("lamb", None, "fp8", "ebe3087c22995503"),
     ("nadam", None, "fp32", "0f8a5597ed59980d"),
     ("s3gd", None, "fp8-raw", "218216638f6add51"),

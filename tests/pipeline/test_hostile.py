@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_unfinished_file_swept_again_and_again_is_written_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, swept = files._replace, []
+    kept, swept = files.replace, []
 
     def replace(path: Path, source: str) -> None:
         if len(swept) < 10:
@@ -129,7 +129,7 @@ def test_an_unfinished_file_swept_again_and_again_is_written_in_the_end(
             raise FileNotFoundError
         kept(path, source)
 
-    monkeypatch.setattr(files, "_replace", replace)
+    monkeypatch.setattr(files, "replace", replace)
     assert pipeline.build("signsgd").write(tmp_path).is_file()
 
 

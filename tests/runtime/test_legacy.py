@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from signconv.generated.adamw import AdamW
 from signconv import pipeline
 from signconv.lower.identity import former, program_hash
 from signconv.runtime import legacy, master
-from signconv.runtime.compat import HAS_LLVM
+from signconv.runtime.compat import HAS_LLVM, warn_once
 from signconv.runtime.formats import named
-from signconv.runtime.program import OptimizerProgram, Step
+from signconv.runtime.program import NOISES, OptimizerProgram, Step
 from signconv.runtime.reference.memory import load_moment
 from signconv.verification.bits import load_class
 from tests.support import ROOT
@@ -202,6 +204,7 @@ def test_the_table_is_well_formed() -> None:
 @pytest.mark.parametrize("row", rows()[::20], ids=lambda r: "-".join(r[2]))
 def test_a_row_names_the_identity_of_what_it_says(row: tuple[str, list[str], list[str]]) -> None:
     old, new, (spec, convert, state, math) = row
+    convert = re.sub(r"\bstosign\b", "stosign:noise=fresh", convert)  # 0.1 had no other
     made = pipeline.build(spec, convert=None if convert == "-" else convert, state=state, math=math)
     before = former(made.kernel)
     assert (before[0] if before else program_hash(made.kernel)) == new[0]
@@ -213,3 +216,48 @@ def test_a_row_names_the_identity_of_what_it_says(row: tuple[str, list[str], lis
     assert legacy.stored(old, program) == legacy.stored(new[0], program) == formats
     assert legacy.stored(program.hash, program) == {}
     assert legacy.stored(old[::-1], program) is None and legacy.stored(None, program) is None
+
+
+# ---------------------------------------------------------------- another noise of the sign
+
+
+def stepped(convert: str, state: str = "fp8") -> tuple[torch.nn.Parameter, Any]:
+    p = torch.nn.Parameter(torch.randn(4, 64, generator=torch.Generator().manual_seed(1)))
+    optimizer = pipeline.compile("adamw", convert=convert, state=state)([p], seed=1)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    return p, optimizer
+
+
+@pytest.mark.parametrize("before", NOISES)
+@pytest.mark.parametrize("after", NOISES)
+def test_state_goes_from_one_noise_to_another_with_a_word(before: str, after: str) -> None:
+    """The moments mean the same, whatever the noise: they are taken as they are."""
+    warn_once.cache_clear()
+    p, old = stepped(f"stosign:noise={before}")
+    saved = old.state_dict()
+    q, new = stepped(f"stosign:noise={after}")
+    words = f"written with {before} noise .* goes on with {after} noise"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        new.load_state_dict(saved)
+    assert bool(said) is (before != after)
+    assert all(re.search(words, str(w.message)) for w in said)
+    assert same(new.state[q]["m"], old.state[p]["m"]) and int(new.state[q]["step"]) == 1
+    assert new.state_dict()["param_groups"][0]["program"] == new.program.hash
+
+
+def test_a_sign_and_none_are_two_programs() -> None:
+    _, old = stepped("stosign")
+    with pytest.raises(ValueError, match="SC503"):
+        AdamW([torch.nn.Parameter(torch.ones(4, 64))]).load_state_dict(old.state_dict())
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CHECKPOINTS if "stosign" in p.stem], ids=lambda p: p.stem
+)
+def test_signs_of_0_1_had_fresh_noise(path: Path) -> None:
+    build = read(path)["build"]
+    cls = pipeline.compile(build["spec"], convert=build["convert"], state=build["state"])
+    theirs = read(path)["state_dict"]["param_groups"][0]["program"]
+    assert legacy.noise(theirs, cls.program) == "fresh" != cls.program.noise

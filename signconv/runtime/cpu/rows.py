@@ -12,7 +12,7 @@ from signconv.runtime.cpu.lanes import LLVM, Lanes
 from signconv.runtime.cpu.trace import Trace
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import OptimizerProgram, lasting
-from signconv.runtime.reference.random_bits import SignWord, Word, signed32
+from signconv.runtime.reference.random_bits import Word, lasting_word, signed32
 
 
 class Stored(Lanes):
@@ -70,7 +70,7 @@ def random_words(
     words = [_word(trace, *element, *keys[2 * w : 2 * w + 2]) for w in range(program.words)]
     if lasting(program.noise):
         rest: Any = [trace.uniform(torch.int32, k) for k in keys[2 * program.words :]]
-        words[0] = SignWord(words[0], program.noise, *rest)
+        words[0] = lasting_word(words[0], program.noise, *rest)
     return words
 
 

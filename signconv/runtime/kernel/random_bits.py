@@ -10,6 +10,9 @@ from signconv.runtime.kernel.constants import ANTITHETIC, ARITHMETIC, FRESH, GOL
 FIRST = tl.constexpr(0x6C9B576F)
 SECOND = tl.constexpr(0x64AC5DB9)
 THIRD = tl.constexpr(0xCA2E3611)
+#: Of fields 1 and 2 at the odd step of an antithetic pair.
+ODD_SECOND = tl.constexpr(0xD3891F61)
+ODD_THIRD = tl.constexpr(0x62B1A43D)
 #: A turn of golden noise, and the stream of the keys that make word 0 anew, as there.
 TURN = tl.constexpr(0x9E3778C1)
 ROUNDING = tl.constexpr(0xFFFF)
@@ -70,6 +73,12 @@ def field(hashed, WHICH: tl.constexpr):
 
 
 @triton.jit
+def multiplied(hashed, multiplier):
+    """A field of word 0 of antithetic noise, whose multiplier is the step's."""
+    return hashed * multiplier.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
 def turned(field, turn, NOISE: tl.constexpr):
     """The sign's field of word 0, brought to this step."""
     turn = turn.to(tl.uint32, bitcast=True)
@@ -78,7 +87,7 @@ def turned(field, turn, NOISE: tl.constexpr):
 
 @triton.jit
 def rehash(hashed, key0, key1):
-    """Word 0 made anew for what is rounded, where its hash stays over steps."""
+    """Word 0 of golden noise made anew for what is rounded, for its hash stays over steps."""
     x = (hashed ^ key0.to(tl.uint32, bitcast=True)) * 0x846CA68B
     return x ^ (x >> 15) ^ key1.to(tl.uint32, bitcast=True)
 
@@ -113,8 +122,13 @@ def store_keys(keys, seed, t, active, WORDS: tl.constexpr, NOISE: tl.constexpr):
         if NOISE == ANTITHETIC:
             _store_pair(keys + 1, seed, t & -2, 0)
             turn = -(t & 1)
+            odd = turn != 0
+            second = tl.where(odd, tl.full((), ODD_SECOND, tl.uint32), SECOND)
+            third = tl.where(odd, tl.full((), ODD_THIRD, tl.uint32), THIRD)
+            tl.store(keys + 2 + 2 * WORDS, second.to(tl.int32, bitcast=True))
+            tl.store(keys + 3 + 2 * WORDS, third.to(tl.int32, bitcast=True))
         else:
             _store_pair(keys + 1, seed, t * 0, 0)
             turn = t.to(tl.uint32) * TURN
+            _store_pair(keys + 2 + 2 * WORDS, seed, t, ROUNDING)
         tl.store(keys + 1 + 2 * WORDS, turn.to(tl.int32))
-        _store_pair(keys + 2 + 2 * WORDS, seed, t, ROUNDING)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel import ops
 from signconv.runtime.kernel.constants import (
+    ANTITHETIC,
     CHUNK_ENTRY,
     COLUMN_ALIGNED,
     COLUMN_CLOCK,
@@ -26,6 +27,7 @@ from signconv.runtime.kernel.constants import (
     COLUMN_ROW_LENGTH,
     COLUMN_STATE,
     FRESH,
+    GOLDEN,
     NORM,
 )
 
@@ -171,10 +173,15 @@ def _step(
     sign = ops.field(first, 0)
     if NOISE != FRESH:
         sign = ops.turned(sign, keys[2 * WORDS], NOISE)
+    if NOISE == GOLDEN:
         first = ops.rehash(first, keys[2 * WORDS + 1], keys[2 * WORDS + 2])
     hashed = (first,)
     for w in tl.static_range(1, WORDS):
         hashed = hashed + (ops.hash_elements(index, lane, keys[2 * w], keys[2 * w + 1]),)
+    if NOISE == ANTITHETIC:
+        of_param = ops.multiplied(first, keys[2 * WORDS + 1])
+    else:
+        of_param = ops.field(first, 1)
     noise = ops.sign_noise(sign, CODEC)
     p, moments = MATH(p, g, moments, scalars, noise, CODEC)
     ops.store_param(
@@ -183,7 +190,7 @@ def _step(
         start,
         offsets,
         p,
-        ops.field(hashed[0], 1),
+        of_param,
         mask,
         row,
         row_mask,
@@ -193,7 +200,10 @@ def _step(
         EIGHT,
     )
     for i in tl.static_range(len(FORMATS)):
-        field = ops.field(hashed[FIELDS[i] // 3], FIELDS[i] % 3)
+        if NOISE == ANTITHETIC and FIELDS[i] < 3:
+            field = ops.multiplied(first, keys[2 * WORDS + FIELDS[i]])
+        else:
+            field = ops.field(hashed[FIELDS[i] // 3], FIELDS[i] % 3)
         ops.store_moment(
             _pointer(pointers[2 * i], tl.uint8, FULL),
             _pointer(pointers[2 * i + 1], tl.uint8, FULL),

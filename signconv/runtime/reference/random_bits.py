@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,13 +45,18 @@ def _turn(t: int, noise: str) -> int:
 
 
 def step_keys(seed: int, t: int, words: int, noise: str) -> list[int]:
-    """All keys of a step: two for each word; where the sign's hash lasts then the turn, and the two
-    that make word 0 anew for what is rounded."""
+    """All keys of a step: two for each word; where the sign's hash lasts then the turn, and what
+    makes word 0 anew for what is rounded: of antithetic noise the multipliers of its fields 1 and
+    2, of golden noise two keys."""
     keys = [*_sign_keys(seed, t, noise)]
     for word in range(1, words):
         keys += draw_keys(seed, t, word)
-    rest = [_turn(t, noise), *draw_keys(seed, t, ROUNDING)] if lasting(noise) else []
-    return [*keys, *rest]
+    if not lasting(noise):
+        return keys
+    anew = draw_keys(seed, t, ROUNDING)
+    if noise == "antithetic":
+        anew = ODD if t & 1 else MULTIPLIERS[1:]
+    return [*keys, _turn(t, noise), *anew]
 
 
 def signed32(x: int) -> int:
@@ -61,6 +68,8 @@ def signed32(x: int) -> int:
 #: Multipliers of a word's fields, chosen for what they leave of the hash's weak spots: how nearly
 #: independent fields are of each other, and elements of their neighbours (docs/design.md#bits).
 MULTIPLIERS = (0x6C9B576F, 0x64AC5DB9, 0xCA2E3611)
+#: Those of fields 1 and 2 of word 0 at the odd step of an antithetic pair, whose hash is the same.
+ODD = (0xD3891F61, 0x62B1A43D)
 
 
 #: Odd, near 2^32 over the golden ratio, and such that no partial quotient of TURN / 2^32 is above
@@ -84,20 +93,37 @@ class Word:
         return self.hashed * signed32(MULTIPLIERS[which])
 
 
-class SignWord(Word):
-    """Word 0 where the sign's noise is not fresh: field 0 comes from a hash that stays, and those
-    that round from the same hash mixed with this step's keys."""
+class GoldenWord(Word):
+    """Word 0 of golden noise: field 0 comes from a hash that stays, and those that round from the
+    same hash mixed with this step's keys."""
 
-    def __init__(self, word: Word, noise: str, turn: Tensor, key0: Tensor, key1: Tensor) -> None:
-        self.sign, self.noise, self.turn = word, noise, turn
+    def __init__(self, word: Word, turn: Tensor, key0: Tensor, key1: Tensor) -> None:
+        self.sign, self.turn = word, turn
         x = (word.hashed ^ key0) * signed32(0x846CA68B)
         super().__init__(x ^ shift_right(x, 15) ^ key1)
 
     def field(self, which: int) -> Tensor:
+        return super().field(which) if which else self.sign.field(0) + self.turn
+
+
+class AntitheticWord(Word):
+    """Word 0 of antithetic noise: one hash for two steps, whose fields that round have multipliers
+    of their own at each."""
+
+    def __init__(self, word: Word, turn: Tensor, second: Tensor, third: Tensor) -> None:
+        super().__init__(word.hashed)
+        self.turn, self.multipliers = turn, (second, third)
+
+    def field(self, which: int) -> Tensor:
         if which:
-            return super().field(which)
-        first = self.sign.field(0)
-        return first + self.turn if self.noise == "golden" else first ^ self.turn
+            return self.hashed * self.multipliers[which - 1]
+        return super().field(0) ^ self.turn
+
+
+def lasting_word(word: Word, noise: str, turn: Any, first: Any, second: Any) -> Word:
+    """Word 0 where the sign's noise is not fresh, of the last three of ``step_keys``."""
+    kind = GoldenWord if noise == "golden" else AntitheticWord
+    return kind(word, turn, first, second)
 
 
 def element_numbers(
@@ -120,7 +146,7 @@ def draw_words(seed: int, t: int, words: int, noise: str, element: Tensor) -> li
         rest = torch.tensor(
             [signed32(k) for k in keys[2 * words :]], dtype=torch.int32, device="cpu"
         )
-        made[0] = SignWord(made[0], noise, *rest.to(device).unbind())
+        made[0] = lasting_word(made[0], noise, *rest.to(device).unbind())
     return made
 
 

@@ -540,7 +540,7 @@ ONLY_DEVICE = {
     "divide",  # the reference has torch.div
     *("scalar_kernel", "store_keys"),  # the reference does what they do in Python
     *("hash_elements", "field"),  # the reference has ``draw`` and Word.field
-    *("rehash", "turned"),  # the reference has SignWord
+    *("multiplied", "rehash", "turned"),  # the reference has GoldenWord and AntitheticWord
     *("double64", "where64"),  # what Python has: numbers of one kind, a conditional expression
     *(
         "encode_blocks",
@@ -556,6 +556,7 @@ ONLY_DEVICE = {
     "store_partial",  # of one program's tile; the reference sums the whole tensor, tree_sum
 }
 ONLY_TORCH = {
+    "lasting_word",  # the kernel picks by a constant
     "divide64",  # Python raises at zero, a kernel divides
     *(
         "draw",

@@ -363,11 +363,11 @@ def test_kernel_makes_the_same_keys(seed: int, device: str) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_optimizer_passes_every_seed_to_its_kernel(seed: int, device: str) -> None:
     """The seed's whole way, from the constructor to the keys that the step kernel reads."""
-    from signconv.generated.adamw_stosign import AdamWStoSign
+    from signconv.generated.adamw_stosign_fresh import AdamWStoSignFresh
 
     p = torch.ones(32, device=device, requires_grad=True)
     p.grad = torch.ones(32, device=device)
-    optimizer = AdamWStoSign([p], seed=seed, backend="triton")
+    optimizer = AdamWStoSignFresh([p], seed=seed, backend="triton")
     for t in (1, 2):
         optimizer.step()
         (engine,) = optimizer.backend_for(p.device)._engines.values()
