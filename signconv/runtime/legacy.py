@@ -39,8 +39,8 @@ def noise(theirs: str | None, program: OptimizerProgram) -> str:
     stands_for = _stands_for(theirs)
     if program.hash in stands_for or not program.noise:
         return program.noise
-    found = (program.other_noises[h] for h in stands_for if h in program.other_noises)
-    return next(found, "fresh")  # releases that stored moments otherwise had no other
+    found = (program.other_noises.get(h or "") for h in stands_for)
+    return next(filter(None, found), "fresh")  # releases that stored moments otherwise had no other
 
 
 def _stands_for(theirs: str | None) -> tuple[str | None, ...]:

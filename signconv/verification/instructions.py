@@ -24,6 +24,7 @@ from signconv.runtime.kernel.launch import WARPS, launch_shape
 from signconv.verification.aot import Compiled, compile_step, cuobjdump
 
 TARGET = "sm_90"
+FRESH = "stosign:noise=fresh"
 #: Of a warp.
 THREADS = 32
 #: What the table holds: label -> (spec, passes, state, arithmetic, dtype of parameters).
@@ -31,13 +32,7 @@ KERNELS = {
     "adamw bf16": ("adamw", None, "fp8", "fp32", torch.bfloat16),
     "adamw fp4 bf16": ("adamw", None, "fp4", "fp32", torch.bfloat16),
     "adamw,stosign bf16": ("adamw", "stosign", "fp8", "fp32", torch.bfloat16),
-    "adamw,stosign:noise=fresh bf16": (
-        "adamw",
-        "stosign:noise=fresh",
-        "fp8",
-        "fp32",
-        torch.bfloat16,
-    ),  # fmt: skip
+    "adamw,stosign:noise=fresh bf16": ("adamw", FRESH, "fp8", "fp32", torch.bfloat16),
     "adamw,stosign fp32-state fp32": ("adamw", "stosign", "fp32", "fp32", torch.float32),
     "lion bf16": ("lion", None, "fp8", "fp32", torch.bfloat16),
     "s3 bf16": ("s3", None, "fp8", "fp32", torch.bfloat16),
