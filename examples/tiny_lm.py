@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,3 +178,15 @@ class TinyLM(nn.Module):
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of the next byte, in nats."""
         return F.cross_entropy(self(inputs).flatten(0, 1), targets.flatten())
+
+
+def make() -> tuple[TinyLM, Callable[[int], Tensor]]:
+    """The model and the loss of a step, for ``signconv lr examples/tiny_lm.py:make``."""
+    model, corpus = TinyLM(), load_bytes()
+    generator = torch.Generator().manual_seed(1)
+
+    def loss(step: int) -> Tensor:
+        made: Tensor = model.loss(*windows(corpus.train, BATCH, generator))
+        return made
+
+    return model, loss

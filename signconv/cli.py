@@ -291,7 +291,7 @@ def lr(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="train.py:make or package.module:make: returns (model, loss)",
+            help="path/to/file.py:make or package.module:make: returns (model, loss)",
         ),
     ],
     spec: Annotated[

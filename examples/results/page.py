@@ -24,8 +24,8 @@ from records import RESULTS, committed, read_lines
 HERE = Path(__file__).parent
 PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md"}
 CLAIMS = (
-    "converge", "fp8_state", "noise", "stosignsgd", "four_bits", "spikes", "finetune", "ema_stall",
-    "ablation", "digits",
+    "converge", "fp8_state", "noise", "stosignsgd", "four_bits", "large", "plateau", "spikes",
+    "finetune", "ema_stall", "ablation", "digits",
 )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def context() -> dict[str, Any]:
         made[claim] = summary
     short = made["fp8_state"]["short_rows"]
     made["fp8_state"]["short_by_name"] = {row["optimizer"]: row for row in short}
-    paths = sorted(RESULTS.glob("environment*.json"))
+    paths = sorted(RESULTS.glob("environment*.json"), key=lambda p: int(p.stem[11:]))
     made["environments"] = [json.loads(p.read_text("utf-8")) for p in paths]
     for other in made["environments"][1:]:
         same = [t["sha256"] for t in other["texts"]] == [
@@ -145,7 +145,8 @@ def context() -> dict[str, Any]:
         expect(same, "all runs have one text")
     machines = [f"{len(e['gpus'])} {e['gpus'][0]}" for e in made["environments"]]
     made["machines"] = list(dict.fromkeys(machines))
-    made["records"] = [record for path in committed() for record in read_lines(path)]
+    every = [record for path in committed() for record in read_lines(path)]
+    made["records"] = [r for r in every if r["claim"] != "plateau"]  # trained on a CPU
     return made
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
@@ -100,8 +101,16 @@ def _load_file(path: Path) -> ModuleType:
     made = importlib.util.spec_from_file_location(f"signconv_user_{path.stem}", path)
     assert made is not None and made.loader is not None
     module = importlib.util.module_from_spec(made)
-    with _user_errors(str(path)):
-        made.loader.exec_module(module)
+    known = sys.modules.get(made.name)
+    sys.modules[made.name] = module  # where dataclasses look for what their annotations name
+    try:
+        with _user_errors(str(path)):
+            made.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(made.name)
+        if known is not None:
+            sys.modules[made.name] = known
+        raise
     return module
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -59,12 +60,15 @@ def run(
 
 
 def function(model: str) -> Callable[[], Any]:
-    """The function that ``train.py:make`` or ``package.module:make`` names."""
+    """The function that ``path/to/file.py:make`` or ``package.module:make`` names."""
     where, _, name = model.rpartition(":")
     if not where or not name.isidentifier():
         raise TuningError(
-            "SC729", f"{model!r} names no function: write train.py:make, or package.module:make"
+            "SC729",
+            f"{model!r} names no function: write path/to/file.py:make, or package.module:make",
         )
+    if where.endswith(".py"):  # a training script imports what lies beside it
+        sys.path.insert(0, str(Path(where).resolve().parent))
     module = load(where)
     found = getattr(module, name, None)
     if not callable(found):

@@ -708,4 +708,6 @@ fault("SC726", "is no range of learning rates")(
 )
 fault("SC727", r"has to return \(model, loss\)")(lambda *_: ranged(lambda: 3))
 fault("SC728", r"raised ZeroDivisionError: division by zero")(lambda *_: ranged(lambda: 1 / 0))
-fault("SC729", "names no function: write train.py:make")(lambda *_: tuning.function("train.py"))
+fault("SC729", "names no function: write path/to/file.py:make")(
+    lambda *_: tuning.function("train.py")
+)

@@ -93,6 +93,7 @@ def test_a_run_lost_with_its_worker_is_tried_once_more(tmp_path: Path) -> None:
 
 CLAIMS = (
     "fp8_state", "spikes", "finetune", "ablation", "ema_stall", "noise", "stosignsgd", "four_bits",
+    "large", "plateau",
 )  # fmt: skip
 
 

@@ -16,11 +16,18 @@ from signconv.tuning.lr_range import Curve, lr_range
 from tests.support.command import Run
 
 SCRIPT = """\
+from __future__ import annotations
+from dataclasses import dataclass
 import torch
+from beside import SIZE
+
+@dataclass
+class Config:  # looks its module up
+    size: int = SIZE
 
 def make():
     model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
-    x = torch.randn(512, 16)
+    x = torch.randn(512, Config().size)
     y = x[:, :4].sum(1, keepdim=True).sin()
     def loss(step):
         rows = torch.arange(64) + step % 8 * 64
@@ -132,6 +139,7 @@ def test_noise_of_batches_does_not_end_a_run() -> None:
 
 def test_command(run: Run, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "beside.py").write_text("SIZE = 16\n")
     done = run(
         "lr", "train.py:make", "adamw", "--convert", "stosign", "--steps", "80",
         "--picture", "a/lr.png", "--json", "lr.json", cwd=tmp_path,
@@ -148,10 +156,10 @@ def test_command(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train.py:number"], "train.py:12: number returned int, and has to return (model, loss)"),
-        (["train.py:failing"], "train.py:17: failing() raised KeyError: 'train'"),
+        (["train.py:number"], "train.py:19: number returned int, and has to return (model, loss)"),
+        (["train.py:failing"], "train.py:24: failing() raised KeyError: 'train'"),
         (["train.py:mak"], "train.py has no function 'mak'; did you mean 'make'"),
-        (["train.py"], "'train.py' names no function: write train.py:make"),
+        (["train.py"], "'train.py' names no function: write path/to/file.py:make"),
         (["no.py:make"], "there is no file 'no.py'"),
         (["train.py:make", "--low", "1", "--high", "0.1"], "no range of learning rates"),
         (["train.py:make", "--steps", "3"], "20 steps or more"),
@@ -161,6 +169,7 @@ def test_command(run: Run, tmp_path: Path) -> None:
 )
 def test_what_it_refuses(arguments: list[str], words: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
+    (tmp_path / "beside.py").write_text("SIZE = 16\n")
     done = run("lr", *arguments, cwd=tmp_path)
     assert done.code == 2 and words in done.err, done.err
     assert "Traceback" not in done.err

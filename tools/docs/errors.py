@@ -217,7 +217,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC726": ("`lr` is given no range of learning rates", "`low` below `high`, both above 0, 20 steps or more"),
     "SC727": ("A function for `lr` does not return what it has to", "`make()` returns (model, loss), `loss(i)` a scalar that requires a gradient"),
     "SC728": ("A function for `lr` raises, or its loss is not finite at first", "the line that the message names"),
-    "SC729": ("`lr` finds no such function", "`train.py:make`"),
+    "SC729": ("`lr` finds no such function", "`path/to/file.py:make`"),
 }  # fmt: skip
 
 
