@@ -2,8 +2,8 @@
 
     python examples/results/plateau.py [--quick]
 
-One layer of width 64 whose weights start six times smaller than their fan-in asks for (0.02 for 1/sqrt(64)); trained on
-a CPU, at four lrs.
+One layer of width 64 whose weights start six times smaller than their fan-in asks for (0.02 for
+1/sqrt(64)); trained on a CPU, at four lrs.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from signconv.tuning.lr_range import Curve, Factory, draw, lr_range
 ADAMW = "torch.optim.AdamW"
 HINT = (
     "A range run sees the first steps alone: take the suggestion for the middle of a sweep of full "
-    "runs, or, if AdamW's best lr is known, the last column times that (docs/using.md)."
+    "runs; for Lion and Signum it is too large (docs/using.md)."
 )
 
 
