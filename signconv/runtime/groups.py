@@ -28,6 +28,9 @@ OPTIONS = ("seed", *FLAGS, "master")
 #: Keys a param group carries beside the hyperparameters: DCP keeps only state and param_groups.
 META = ("program", "format", *OPTIONS, "lr0")
 
+#: What a group might say to be stored otherwise than the others.
+STORAGE = ("state", "storage", "store", "state_dtype", "optim_bits")
+
 #: Arguments of other optimizers that say how to compute and not what.
 HOW = ("fused", "foreach", "capturable")
 #: Arguments of other optimizers that mean something unless they are off.
@@ -268,6 +271,15 @@ class Values:
             if key in (*names, "params", "param_names", "initial_lr", *META):
                 continue
             _removed(self.program, key, self.name)
+            if key in STORAGE:
+                raise coded(
+                    TypeError,
+                    "SC444",
+                    f"a param group says {key}={group[key]!r}: all groups of one optimizer store "
+                    f"their moments as {self.name} does ({self.program.storage}); give these "
+                    "parameters an optimizer of their own, built with another --state, and step "
+                    "both",
+                )
             meant = misspelt(key, names)
             if meant is not None:
                 raise coded(

@@ -689,6 +689,11 @@ fault("SC442", "has to be above 0")(
 )
 
 
+@fault("SC444", "says state='fp32': all groups .* an optimizer of their own")
+def _(*_: Any) -> None:
+    AdamW([{"params": [parameter(64)], "state": "fp32"}])
+
+
 @fault("SC443", "would free unstepped")
 def _(*_: Any) -> None:
     p = parameter(64)

@@ -164,6 +164,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC441": ("A backward of `gradient_release` with `max_norm` has no norm", "`with handle.norm():` around a first backward"),
     "SC442": ("`max_norm` is not above 0", "a positive number"),
     "SC443": ("`handle.norm()` begins where gradients are", "`zero_grad()` after `step()`; accumulated ones: `clip_grad_norm_` and an ordinary step"),
+    "SC444": ("A param group asks for a storage of its own", "a second optimizer, built with another `--state`, for its parameters"),
     "SC501": ("This is no optimizer's state_dict", "pass what `state_dict()` returned"),
     "SC502": ("The state_dict has another count of param groups or parameters", "build the optimizer as it was when saved"),
     "SC503": ("The state_dict is another program's", "load it with the optimizer that wrote it"),
