@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from signconv.pipeline import compile as compile
     from signconv.runtime.cast import cast as cast
     from signconv.runtime.inspect import inspect as inspect
+    from signconv.runtime.offload import offload as offload
     from signconv.runtime.release import gradient_release as gradient_release
     from signconv.tuning.lr_range import lr_range as lr_range
     from signconv.verification.verify import verify as verify
@@ -27,6 +28,7 @@ __all__ = [
     "gradient_release",
     "inspect",
     "lr_range",
+    "offload",
     "verify",
 ]
 
@@ -38,6 +40,7 @@ _HOME = {
     "gradient_release": "signconv.runtime.release",
     "inspect": "signconv.runtime.inspect",
     "lr_range": "signconv.tuning.lr_range",
+    "offload": "signconv.runtime.offload",
     "verify": "signconv.verification.verify",
 }
 

@@ -24,8 +24,8 @@ Work = dict[torch.device, list[tuple[int, list[Tensor]]]]
 class Checked:
     """The tensors of an optimizer as its last step found them right; holds none of them alive."""
 
-    def __init__(self, program: OptimizerProgram, name: str) -> None:
-        self._program, self._name = program, name
+    def __init__(self, program: OptimizerProgram, name: str, host: bool = False) -> None:
+        self._program, self._name, self._host = program, name, host
         self._names, self._needed = states.names(program), states.needed(program)
         self._watches: dict[int, Watch] = {}  # by the index of a param group
         self._addresses: list[int] = []
@@ -57,7 +57,7 @@ class Checked:
             if self.has_state(p, state):
                 states.mend(self._program, state[p], p)
                 layout = states.layout(self._program, p, group["master"])
-                checks.states(state[p], layout, p, self._name)
+                checks.states(state[p], layout, p, self._name, self._host)
         self._watches[index] = Watch(self._watched(active, state, dtensors))
 
     def _watched(self, active: list[Tensor], state: State, dtensors: bool) -> list[Any]:

@@ -90,13 +90,15 @@ def memories(p: Tensor, g: Tensor, name: str) -> None:
             )
 
 
-def states(entry: Mapping[str, Tensor], wanted: Layout, p: Tensor, name: str) -> None:
+def states(
+    entry: Mapping[str, Tensor], wanted: Layout, p: Tensor, name: str, host: bool = False
+) -> None:
     """Raise RuntimeError for state that is not as the step left it.
 
     wanted: shapes and dtypes (of a DTensor the unsharded ones).  ``step`` and ``offset`` and scalar
-    states may lie anywhere.
+    states may lie anywhere; host: the others lie on the CPU, and else beside the parameter.
     """
-    device = mesh.local(p).device
+    device = torch.device("cpu") if host else mesh.local(p).device
     for key, (shape, dtype) in wanted.items():
         x = entry.get(key)
         if x is None and key in (MASTER, CHECK):  # bf16 only since the state was made

@@ -80,7 +80,7 @@ def load(optimizer: FusedOptimizer, source: Any) -> None:
     own = states.names(optimizer.program)
     for p, entry in made.items():
         kept = {k: v for k, v in optimizer.state.get(p, {}).items() if k not in own}
-        optimizer.state[p] = {**kept, **entry}
+        optimizer.state[p] = {**kept, **optimizer._kept(entry)}
     optimizer._made_anew()
 
 

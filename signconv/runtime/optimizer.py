@@ -49,6 +49,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     _seed_open: bool  # whether the default seed may still be looked at again
     _ranks: seeds.Ranks | None
     released = False  # whether gradient_release steps the parameters
+    _offload: Any = None  # runtime.offload.Offload, where state lies on the host
     _frozen = False  # whether a step is made inside frozen()
     _promise: Promise | None
 
@@ -135,7 +136,23 @@ class FusedOptimizer(torch.optim.Optimizer):
                 f"{type(self).__name__}: a parameter is on the meta device and has no data: move "
                 "the model to a real device before stepping",
             )
-        return states.create(self.program, p, master, self._places.offset(p))
+        return self._kept(states.create(self.program, p, master, self._places.offset(p)))
+
+    def _kept(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Where the state of this optimizer lies."""
+        return entry if self._offload is None else self._offload.kept(entry)
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether the state lies on the host (``signconv.offload``)."""
+        return self._offload is not None
+
+    def _moved(self) -> None:
+        """State went to the host, or came back: forget what knew where it was."""
+        self._backends.clear()
+        self._entries.clear()
+        self._promise = None
+        self._checked = Checked(self.program, type(self).__name__, host=self.offloaded)
 
     def _has_state(self, p: Tensor) -> bool:
         """Whether it was stepped or loaded; what others keep in ``state[p]`` does not count."""
@@ -156,7 +173,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         groups = getattr(self, "param_groups", ())  # none yet while it is constructed
         self._dtensors = [p for g in groups for p in g["params"] if mesh.is_sharded(p)]
         self._values = Values(self.program, type(self).__name__)
-        self._checked = Checked(self.program, type(self).__name__)
+        self._checked = Checked(self.program, type(self).__name__, host=self.offloaded)
         self._promise = None
         self._stepped, self._seed_open = False, False
         self._ranks = None
@@ -346,6 +363,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         far = [p for _, params in gathered for p in params]
         skippable = any(self.param_groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered))
         backend = self.backend_for(device)
+        if self._offload is not None:
+            every = [p for _, params in parts for p in params]
+            with backend.on_device(device):
+                skip = self._run(backend, [], {}, (device, every) if skippable else None)
+                scale = getattr(self, "grad_scale", None)
+                self._offload.step(backend, parts, groups, state, skip, scale)
+            return
         with backend.on_device(device):
             skip = self._run(backend, tasks, ready, (device, far) if skippable else None)
             if self._locals is not None:
@@ -436,8 +460,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             if key not in by_id:
                 loaded[key] = copy.deepcopy(entry)
                 continue
-            loaded[by_id[key]] = states.take(
-                self.program, by_id[key], entry, key, master[by_id[key]], formats[key]
+            loaded[by_id[key]] = self._kept(
+                states.take(self.program, by_id[key], entry, key, master[by_id[key]], formats[key])
             )
         for new, old in zip(groups, self.param_groups, strict=True):
             new["params"], new["master"] = old["params"], old["master"]
@@ -503,7 +527,9 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         offsets = self._places.of(self.param_groups)
-        return {**super().__getstate__(), "backend": self.backend, "_offsets": offsets}
+        offload = None if self._offload is None else self._offload.fresh()
+        mine = {"backend": self.backend, "_offsets": offsets, "_offload": offload}
+        return {**super().__getstate__(), **mine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         offsets = state.get("_offsets")

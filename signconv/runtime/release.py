@@ -153,6 +153,13 @@ def gradient_release(optimizer: object, *, max_norm: float | None = None) -> Rel
             "SC432",
             "gradient_release is already on for this optimizer: remove() it first",
         )
+    if ours.offloaded:
+        raise coded(
+            RuntimeError,
+            "SC446",
+            "offload is on for this optimizer, whose steps then come in one piece: call remove() "
+            "on its handle before gradient_release",
+        )
     if any(g["skip_nonfinite"] for g in ours.param_groups):
         raise coded(
             ValueError,

@@ -209,7 +209,8 @@ def readable(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, 
     memory, or all of it where the cuts fall inside blocks (all ranks must call)."""
     if is_sharded(p) and not on_blocks(p):
         return whole(p, entry)
-    return local(p.detach()), {n: local(x) for n, x in entry.items()}
+    here = local(p.detach())
+    return here, {n: local(x).to(here.device) if x.dim() else x for n, x in entry.items()}
 
 
 def place_part(value: Tensor, p: Tensor, shape: torch.Size) -> Tensor:
@@ -230,8 +231,12 @@ def write_back(
         for name, x in plain.items():
             if is_sharded(entry[name]):
                 keep_part(entry[name], x)
-    elif value.data_ptr() != local(p).data_ptr():
+        return
+    if value.data_ptr() != local(p).data_ptr():
         local(p).detach().copy_(value)
+    for name, x in plain.items():
+        if local(entry[name]).device != x.device:  # offloaded
+            entry[name].copy_(x)
 
 
 def agree(flag: Tensor, params: Sequence[Tensor]) -> Tensor:

@@ -31,7 +31,7 @@ from signconv.ir.nodes import GRAD, Op
 from signconv.lower.kernel_program import Statement
 from signconv.pipeline import checkpoint
 from signconv.render import environment
-from signconv.runtime import cast, checks, release, seeds
+from signconv.runtime import cast, checks, offload, release, seeds
 from signconv.runtime.cpu import backend as cpu_backend
 from signconv.runtime.inspect import inspect
 from signconv.runtime.kernel import backend as kernel_backend
@@ -687,6 +687,44 @@ def _(*_: Any) -> None:
 fault("SC442", "has to be above 0")(
     lambda *_: signconv.gradient_release(AdamW([parameter(64)]), max_norm=0.0)
 )
+
+
+@fault("SC445", r"offload_policy=CPUOffloadPolicy\(\)")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    optimizer = AdamW([parameter(64)])
+    patch.setattr(offload.mesh, "is_sharded", lambda p: True)
+    offload.offload(optimizer)
+
+
+@fault("SC446", r"offload is on for this optimizer.*remove\(\)")
+def _(*_: Any) -> None:
+    optimizer = AdamW([parameter(64)])
+    offload._offload(optimizer, 1 << 20)
+    gradient_release(optimizer)
+
+
+@fault("SC447", r"does not let 4,096 bytes of host memory be held in place")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    class Runtime:
+        def cudaHostRegister(self, *_: int) -> int:
+            return 2
+
+    patch.setattr(torch.cuda, "cudart", Runtime)
+    offload.pinned(4096, torch.device("cuda"))
+
+
+fault("SC448", "a parameter on the CPU")(lambda *_: offload.offload(AdamW([parameter(64)])))
+
+
+@fault("SC449", "an offloaded optimizer waits for the host at every step")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    p = parameter(64)
+    optimizer = AdamW([p])
+    offload._offload(optimizer, 1 << 20)
+    patch.setattr(torch.cuda, "is_available", lambda: True)
+    patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    p.grad = torch.ones(64)
+    optimizer.step()
 
 
 @fault("SC444", "says state='fp32': all groups .* an optimizer of their own")
