@@ -1,0 +1,381 @@
+"""State in host memory: fetched to the GPU for each step, stepped there, and sent back.
+
+Parameters are stepped in batches of a few megabytes of state.  A batch's state is one piece of
+pinned host memory and, while it is stepped, one of three slots on the device, so that one batch is
+fetched and another sent back while a third is stepped, by the copy engines, which take nothing
+from the matrix products of a backward beside them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.runtime import mesh
+from signconv.runtime.backend import Backend, Task
+from signconv.runtime.errors import coded
+from signconv.runtime.optimizer import FusedOptimizer
+from signconv.runtime.wrapped import unwrapped
+
+#: Batches on the device at once: fetched, stepped, sent back.
+SLOTS = 3
+#: Bytes of a batch's state, unless one parameter has more.
+BATCH_BYTES = 1 << 26
+_ALIGNED = 512  # bytes: where a tensor begins in its batch
+
+
+class Offload:
+    """Where the state of one optimizer lies, and its way to the device and back."""
+
+    def __init__(self, numbers: set[str], batch_bytes: int) -> None:
+        self.batch_bytes = batch_bytes
+        self._numbers = numbers  # names of what is one number for a parameter
+        #: By the index of a param group and the device.
+        self._batches: dict[tuple[int, torch.device], list[Batch]] = {}
+        self._flows: dict[torch.device, Flow] = {}
+        self._made = 0
+
+    def fresh(self) -> Offload:
+        """One like this for a copy of the optimizer."""
+        return Offload(self._numbers, self.batch_bytes)
+
+    def kept(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """A parameter's state, what is no single number on the host."""
+        return {n: x.cpu() if self.moves(n, x) else x for n, x in entry.items()}
+
+    def moves(self, name: str, x: Any) -> bool:
+        """Whether a state tensor of this name lies on the host."""
+        return isinstance(x, Tensor) and name not in self._numbers
+
+    def step(
+        self,
+        backend: Backend,
+        parts: Sequence[tuple[int, list[Tensor]]],
+        groups: Sequence[Mapping[str, Any]],
+        state: Mapping[Tensor, dict[str, Tensor]],
+        skip: Tensor | None,
+        grad_scale: Tensor | None,
+    ) -> None:
+        """Step the parameters of the groups with the given indices, all on one device.
+
+        Returns when all state is on the host again.
+        """
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise coded(
+                RuntimeError,
+                "SC449",
+                "an offloaded optimizer waits for the host at every step, which a CUDA graph "
+                "cannot hold: capture without offload",
+            )
+        work: list[tuple[Batch, int, list[Tensor]]] = []
+        for i, params in parts:
+            active = {*params}
+            for batch in self._planned(i, params, state):
+                own = [p for p in batch.params if p in active]
+                work += [(batch, i, own)] if own else []
+        if not work:
+            return
+        flow = self._flow(work[0][0].params[0].device)
+        order = [batch for batch, _, _ in work]
+        try:
+            for batch in order[:SLOTS]:
+                flow.fetch(batch)
+            for n, (batch, i, params) in enumerate(work):
+                flow.arrived(batch)
+                entries = batch.entries(state, self._numbers)
+                task = Task(batch.key, groups[i], params, entries)
+                backend.prepare(task)
+                backend.step(task, skip, grad_scale)
+                batch.take_numbers(entries, state, self._numbers)
+                flow.send_back(batch)
+                if n + SLOTS < len(order):
+                    flow.fetch(order[n + SLOTS])
+        finally:
+            flow.finish()
+        for batch in order[:SLOTS]:  # for the next step, beside what comes before it
+            flow.fetch(batch)
+
+    def _planned(
+        self, index: int, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]
+    ) -> list[Batch]:
+        """The batches of a group; made anew where its parameters or their state are others."""
+        key = index, params[0].device
+        batches = self._batches.get(key, [])
+        held = {p for batch in batches for p in batch.params}
+        if not held.issuperset(params) or any(not state.get(p) for p in held):
+            batches = self._batches[key] = [*self._cut(params, state)]
+        for batch in batches:
+            batch.adopt(state)
+        return batches
+
+    def _cut(
+        self, params: Iterable[Tensor], state: Mapping[Tensor, dict[str, Tensor]]
+    ) -> Iterator[Batch]:
+        """Batches of consecutive parameters, their state moved into them."""
+        found: list[Tensor] = []
+        total = 0
+        for p in params:
+            size = sum(_room(x) for n, x in state[p].items() if self.moves(n, x))
+            if found and total + size > self.batch_bytes:
+                yield self._batch(found, state)
+                found, total = [], 0
+            found.append(p)
+            total += size
+        if found:
+            yield self._batch(found, state)
+
+    def _batch(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> Batch:
+        self._made += 1
+        names = {p: [n for n, x in state[p].items() if self.moves(n, x)] for p in params}
+        return Batch(f"offload {self._made}", params, names, state)
+
+    def _flow(self, device: torch.device) -> Flow:
+        """The slots of a device, large enough for its batches."""
+        batches = [b for (_, d), those in self._batches.items() if d == device for b in those]
+        flow = self._flows.get(device)
+        if flow is None or flow.places.keys() != {*batches}:
+            if flow is not None:
+                flow.finish()
+            flow = self._flows[device] = Flow(device, batches)
+        return flow
+
+
+class Batch:
+    """Parameters whose state is one piece of host memory."""
+
+    def __init__(
+        self,
+        key: str,
+        params: list[Tensor],
+        names: Mapping[Tensor, list[str]],
+        state: Mapping[Tensor, dict[str, Tensor]],
+    ) -> None:
+        self.key, self.params, self.names = key, params, names
+        self.layout: dict[tuple[Tensor, str], tuple[int, torch.dtype, torch.Size]] = {}
+        end = 0
+        for p in params:
+            for n in names[p]:
+                self.layout[p, n] = end, state[p][n].dtype, state[p][n].shape
+                end += _room(state[p][n])
+        self.host = pinned(end, params[0].device)
+        self.views = self._of(self.host)
+        self.there: dict[tuple[Tensor, str], Tensor] = {}  # the same in the slot
+        self.seen = -1  # the version of the host's memory when it was fetched
+
+    def _of(self, memory: Tensor) -> dict[tuple[Tensor, str], Tensor]:
+        return {
+            key: memory[at : at + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+            for key, (at, dtype, shape) in self.layout.items()
+        }
+
+    def adopt(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        """Take in state that lies elsewhere: the first time, loaded, or replaced by hand."""
+        for (p, n), view in self.views.items():
+            if state[p].get(n) is not view and n in state[p]:
+                view.copy_(state[p][n])
+                state[p][n] = view
+
+    def lie_in(self, slot: Tensor) -> None:
+        """Where the batch is stepped, at every step."""
+        self.there = self._of(slot)
+
+    def entries(
+        self, state: Mapping[Tensor, dict[str, Tensor]], numbers: set[str]
+    ) -> dict[Tensor, dict[str, Tensor]]:
+        """The state of its parameters as it lies on the device."""
+        made = {}
+        for p in self.params:
+            made[p] = {n: state[p][n] for n in numbers if n in state[p]}
+            made[p] |= {n: self.there[p, n] for n in self.names[p]}
+        return made
+
+    def take_numbers(
+        self,
+        entries: Mapping[Tensor, dict[str, Tensor]],
+        state: Mapping[Tensor, dict[str, Tensor]],
+        numbers: set[str],
+    ) -> None:
+        """Clocks and scalar states that a backend put in place of those it was given."""
+        for p, entry in entries.items():
+            state[p].update({n: x for n, x in entry.items() if n in numbers})
+
+
+class Flow:
+    """Slots on one device and, on a GPU, the two streams that copy."""
+
+    def __init__(self, device: torch.device, batches: Sequence[Batch]) -> None:
+        self.device = device
+        self.cuda = device.type == "cuda"
+        size = max(batch.host.numel() for batch in batches)
+        self.slots = [
+            torch.empty(size, dtype=torch.uint8, device=device)
+            for _ in range(min(SLOTS, len(batches)))
+        ]
+        self.places = {batch: n % SLOTS for n, batch in enumerate(batches)}
+        for batch, n in self.places.items():
+            batch.lie_in(self.slots[n])
+            batch.seen = -1
+        self.holds: list[Batch | None] = [None] * len(self.slots)
+        if self.cuda:
+            now = torch.cuda.current_stream(device)
+            self.down, self.up = torch.cuda.Stream(device), torch.cuda.Stream(device)
+            self.came = [now.record_event() for _ in self.slots]  # fetched
+            self.free = [now.record_event() for _ in self.slots]  # sent back
+
+    def fetch(self, batch: Batch) -> None:
+        """Begin to copy a batch to its slot, unless it is there and unchanged."""
+        n = self.places[batch]
+        if self.holds[n] is batch and batch.seen == batch.host._version:
+            return
+        size = batch.host.numel()
+        if not self.cuda:
+            self.slots[n][:size].copy_(batch.host)
+        else:
+            with torch.cuda.stream(self.down):
+                self.down.wait_event(self.free[n])
+                self.slots[n][:size].copy_(batch.host, non_blocking=True)
+                self.came[n] = self.down.record_event()
+        self.holds[n], batch.seen = batch, batch.host._version
+
+    def arrived(self, batch: Batch) -> None:
+        """Let the current stream wait until the batch is there."""
+        self.fetch(batch)  # again, where somebody wrote to it meanwhile
+        if self.cuda:
+            torch.cuda.current_stream(self.device).wait_event(self.came[self.places[batch]])
+
+    def send_back(self, batch: Batch) -> None:
+        """Begin to copy a batch that was stepped to the host."""
+        n, size = self.places[batch], batch.host.numel()
+        if not self.cuda:
+            batch.host.copy_(self.slots[n][:size])
+        else:
+            stepped = torch.cuda.current_stream(self.device).record_event()
+            with torch.cuda.stream(self.up):
+                self.up.wait_event(stepped)
+                batch.host.copy_(self.slots[n][:size], non_blocking=True)
+                self.free[n] = self.up.record_event()
+        batch.seen = batch.host._version  # what the slot holds is what the host gets
+
+    def finish(self) -> None:
+        """Wait until everything is on the host: whoever reads state reads it there."""
+        if self.cuda:
+            self.up.synchronize()
+            self.down.synchronize()
+
+
+def _room(x: Tensor) -> int:
+    """Bytes that a tensor takes in its batch."""
+    return -(-x.numel() * x.element_size() // _ALIGNED) * _ALIGNED
+
+
+class _Pages(mmap.mmap):
+    """Host memory that the driver of a GPU holds in place while it is mapped."""
+
+    registered = 0
+
+    def __del__(self) -> None:
+        if self.registered:
+            torch.cuda.cudart().cudaHostUnregister(self.registered)
+
+
+def pinned(size: int, device: torch.device) -> Tensor:
+    """uint8 [size] of host memory; on a GPU's behalf its pages are held in place.
+
+    By cudaHostRegister, since torch's own pinned memory comes in powers of two.
+    """
+    if device.type != "cuda":
+        return torch.zeros(size, dtype=torch.uint8, device="cpu")
+    pages = _Pages(-1, max(size, 1))
+    made = torch.frombuffer(pages, dtype=torch.uint8)[:size]
+    failed = torch.cuda.cudart().cudaHostRegister(made.data_ptr(), max(size, 1), 0)
+    if int(failed):
+        raise coded(
+            RuntimeError,
+            "SC447",
+            f"offload: the system does not let {size:,} bytes of host memory be held in place "
+            f"(CUDA error {int(failed)}): raise the limit of locked memory (ulimit -l), or free "
+            "some",
+        )
+    pages.registered = made.data_ptr()
+    return made
+
+
+class OffloadHandle:
+    """What ``offload`` returns; ``remove()`` brings the state back to the parameters' devices."""
+
+    def __init__(self, optimizer: FusedOptimizer) -> None:
+        self.optimizer = optimizer
+
+    def remove(self) -> None:
+        """Ordinary steps again, with the state beside the parameters."""
+        optimizer, offload = self.optimizer, self.optimizer._offload
+        if offload is None:
+            return
+        optimizer._offload = None
+        for p, entry in optimizer.state.items():
+            if isinstance(p, Tensor):
+                far = {n: x for n, x in entry.items() if offload.moves(n, x)}
+                entry.update({n: x.to(p.device, copy=True) for n, x in far.items()})
+        optimizer._moved()
+
+    def __enter__(self) -> OffloadHandle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHandle:
+    """Keep the optimizer's state in pinned host memory and fetch it for each step.
+
+    The device holds three batches of about ``batch_bytes`` of state, or of the largest parameter's
+    where that has more, in place of all of it.  The numbers are those of a step without it, bit for
+    bit.  ``state[p]`` are tensors of the host; edit or load them as always.
+
+    optimizer: one of this library, or what a trainer has wrapped around it.
+
+    Returns a handle, also a context manager, whose ``remove()`` ends it.
+
+    Raises TypeError for an optimizer not made by signconv and for DTensors (FSDP2 has
+    CPUOffloadPolicy), ValueError for parameters on the CPU and for a size that is not positive,
+    RuntimeError with gradient_release, or if it is on already.
+    """
+    ours = unwrapped(optimizer, "offload")
+    params = [p for group in ours.param_groups for p in group["params"]]
+    if any(mesh.is_sharded(p) for p in params):
+        raise coded(
+            TypeError,
+            "SC445",
+            "offload does not take DTensors: give fully_shard "
+            "offload_policy=CPUOffloadPolicy(), and the optimizer steps on the CPU",
+        )
+    if ours.released or ours.offloaded:
+        what = "gradient_release is" if ours.released else "offload is"
+        raise coded(
+            RuntimeError,
+            "SC446",
+            f"{what} on for this optimizer: call remove() on its handle before offload",
+        )
+    if batch_bytes <= 0 or any(p.device.type == "cpu" for p in params):
+        what = f"batch_bytes = {batch_bytes}" if batch_bytes <= 0 else "a parameter on the CPU"
+        raise coded(
+            ValueError,
+            "SC448",
+            f"offload: {what}: it needs a size above 0, and parameters on a GPU (those on the CPU "
+            "have their state in host memory as it is)",
+        )
+    return _offload(ours, batch_bytes)
+
+
+def _offload(optimizer: FusedOptimizer, batch_bytes: int) -> OffloadHandle:
+    numbers = {"step", "offset", *(n for n, _ in optimizer.program.scalar_states)}
+    optimizer._offload = Offload(numbers, batch_bytes)
+    for p, entry in optimizer.state.items():
+        if isinstance(p, Tensor):
+            entry.update(optimizer._kept(entry))
+    optimizer._moved()
+    return OffloadHandle(optimizer)

@@ -1,0 +1,238 @@
+"""State on the host: the bits of a step without it, in any number of batches.
+
+On the CPU slots and host memory are both ordinary memory; the tests marked gpu have streams.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from signconv.generated.adamw_fp4 import AdamWFP4
+from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.lamb import LAMB
+from signconv.generated.nadam_stosign import NAdamStoSign
+from torch import Tensor, nn
+
+import signconv
+from signconv.runtime import offload
+from signconv.verification.bits import different
+
+SHAPES = [(48, 64), (7,), (3, 33), (128, 32), (), (2, 5, 32), (0, 4), (96, 96)]
+CLASSES = [AdamWStoSign, AdamWFP4, LAMB, NAdamStoSign]
+every = pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+on = pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+SMALL = 1 << 13  # several batches, and parameters with more than one has
+
+
+def parameters(where: str, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    rng = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(s, generator=rng).to(where, dtype)) for s in SHAPES]
+
+
+def give(params: list[nn.Parameter], t: int, but: int | None = None) -> None:
+    rng = torch.Generator().manual_seed(100 + t)
+    for i, p in enumerate(params):
+        g = torch.randn(p.shape, generator=rng).to(p.device, p.dtype)
+        p.grad = None if i == but else g
+
+
+def everything(params: list[nn.Parameter], optimizer: Any) -> list[Tensor]:
+    made = [p.detach() for p in params]
+    for p in params:
+        made += [x for _, x in sorted(optimizer.state.get(p, {}).items())]
+    return [x.cpu() for x in made]
+
+
+def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(different(x, y) == 0 for x, y in zip(a, b, strict=True))
+
+
+@on
+@every
+@pytest.mark.parametrize("options", [{}, {"master": "split"}, {"skip_nonfinite": True}], ids=str)
+@pytest.mark.parametrize("size", [1, SMALL, 1 << 26])
+def test_the_bits_are_those_without_it(cls: Any, options: Any, size: int, where: str) -> None:
+    dtype = torch.bfloat16 if "master" in options else torch.float32
+    sides = []
+    for offloaded in (False, True):
+        params = parameters(where, dtype)
+        groups = [{"params": params[:5]}, {"params": params[5:], "lr": 0.02}]
+        optimizer = cls(groups, seed=3, **options)
+        if offloaded:
+            offload._offload(optimizer, size)
+        for t in range(5):
+            give(params, t, but=t % 3)
+            if t == 2 and "skip_nonfinite" in options:
+                params[0].grad[0, 0] = torch.nan
+            optimizer.step()
+        if offloaded:
+            for p in params:
+                for n, x in optimizer.state.get(p, {}).items():
+                    assert x.device.type == "cpu" or n in ("step",) or x.dim() == 0
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
+
+
+@on
+@every
+def test_it_goes_on_and_off_between_steps(cls: Any, where: str) -> None:
+    sides = []
+    for offloaded in (False, True):
+        params = parameters(where)
+        optimizer = cls(params, seed=3)
+        for t in range(6):
+            if offloaded and t == 2:
+                handle = offload._offload(optimizer, SMALL)
+            if offloaded and t == 4:
+                handle.remove()
+                assert not optimizer.offloaded
+                assert all(
+                    x.device.type == where
+                    for p in params
+                    for x in (v for n, v in optimizer.state.get(p, {}).items() if n != "offset")
+                )
+            give(params, t)
+            optimizer.step()
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
+
+
+@on
+def test_state_dicts_go_in_and_out(where: str) -> None:
+    params, others, third = (parameters(where) for _ in range(3))
+    optimizer, there, plain = (AdamWStoSign(p, seed=3) for p in (params, others, third))
+    offload._offload(optimizer, SMALL)
+    offload._offload(there, SMALL)
+    for t in range(3):
+        give(params, t)
+        optimizer.step()
+    give(others, 0)
+    there.step()  # has other state, in batches already
+    saved = copy.deepcopy(optimizer.state_dict())
+    for target, mine in ((there, others), (plain, third)):
+        target.load_state_dict(saved)
+        with torch.no_grad():
+            for a, b in zip(mine, params, strict=True):
+                a.copy_(b)
+    for t in range(3, 6):
+        for side, mine in ((optimizer, params), (there, others), (plain, third)):
+            give(mine, t)
+            side.step()
+    assert equal(everything(others, there), everything(params, optimizer))
+    assert equal(everything(third, plain), everything(params, optimizer))
+
+
+@on
+def test_state_may_be_edited_in_place_and_replaced(where: str) -> None:
+    """Whatever was fetched ahead of the step is fetched again."""
+    sides = []
+    for offloaded in (False, True):
+        params = parameters(where)
+        optimizer = AdamWStoSign(params, seed=3)
+        if offloaded:
+            offload._offload(optimizer, SMALL)
+        for t in range(4):
+            give(params, t)
+            optimizer.step()
+            entry = optimizer.state[params[0]]
+            if t == 1:
+                entry["m"].zero_()
+            if t == 2:
+                entry["v"] = torch.full_like(entry["v"], 17)
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
+
+
+def test_a_copy_is_offloaded_too() -> None:
+    params = parameters("cpu")
+    optimizer = AdamWStoSign(params, seed=3)
+    offload._offload(optimizer, SMALL)
+    give(params, 0)
+    optimizer.step()
+    for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert twin.offloaded and twin._offload is not optimizer._offload
+        theirs = twin.param_groups[0]["params"]
+        give(theirs, 1)
+        twin.step()
+    give(params, 1)
+    optimizer.step()
+    assert equal(everything(theirs, twin), everything(params, optimizer))
+
+
+def test_groups_and_parameters_may_come_later() -> None:
+    sides = []
+    for offloaded in (False, True):
+        params = parameters("cpu")
+        optimizer = AdamWStoSign(params[:3], seed=3)
+        if offloaded:
+            offload._offload(optimizer, SMALL)
+        for t in range(4):
+            if t == 1:
+                optimizer.add_param_group({"params": params[3:6]})
+            if t == 2:
+                optimizer.param_groups[0]["params"] += params[6:]
+            give(params, t)
+            optimizer.step()
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
+
+
+def test_what_else_reads_state() -> None:
+    """Health, master weights, other optimizers' state, another library's format."""
+    params = [nn.Parameter(torch.randn(64, 64).bfloat16())]
+    optimizer = AdamWStoSign(params, seed=3, master="split")
+    offload._offload(optimizer, SMALL)
+    model = nn.Module()
+    model.weight = params[0]
+    optimizer.load_master_weights(model, {"weight": torch.full((64, 64), 1.0001)})
+    give(params, 0)
+    optimizer.step()
+    exact = optimizer.master_weights(model)["weight"]
+    assert exact.dtype == torch.float32 and (exact != params[0].float()).any()
+    assert signconv.inspect(optimizer, model).rows
+    p = nn.Parameter(torch.randn(64, 64))
+    theirs = torch.optim.AdamW([p])
+    p.grad = torch.ones_like(p)
+    theirs.step()
+    mine = AdamWFP4([nn.Parameter(p.detach().clone())], seed=3)
+    offload._offload(mine, SMALL)
+    mine.load_moments(theirs)
+    give(mine.param_groups[0]["params"], 0)
+    mine.step()
+    assert mine.torch_state_dict()["state"][0]["exp_avg"].shape == p.shape
+
+
+def test_one_batch_at_a_time_is_on_the_device() -> None:
+    """Slots are three at most, each as large as the largest batch, and no batch is above its size
+    unless one parameter is."""
+    params = [nn.Parameter(torch.randn(64, 64)) for _ in range(20)]
+    optimizer = AdamWStoSign(params, seed=3)
+    each = 2 * (64 * 64 + 512)
+    offload._offload(optimizer, 2 * each)
+    give(params, 0)
+    optimizer.step()
+    (flow,) = optimizer._offload._flows.values()
+    assert len(flow.slots) == offload.SLOTS and len(flow.places) == 10
+    assert {s.numel() for s in flow.slots} == {2 * each}
+
+
+@pytest.mark.gpu
+def test_memory_of_the_device_is_free() -> None:
+    params = [nn.Parameter(torch.randn(2048, 2048, device="cuda").bfloat16()) for _ in range(16)]
+    before = torch.cuda.memory_allocated()
+    optimizer = AdamWStoSign(params, seed=3)
+    with signconv.offload(optimizer, batch_bytes=1 << 23):
+        for t in range(3):
+            give(params, t)
+            optimizer.step()
+            for p in params:
+                p.grad = None
+        used = torch.cuda.memory_allocated() - before
+        assert used < 4 * (9 << 20)
+        for p in params:
+            assert optimizer.state[p]["m"].is_pinned()
+    assert torch.cuda.memory_allocated() - before > 2 * 16 * 2048**2
