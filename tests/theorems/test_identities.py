@@ -66,6 +66,7 @@ def s3_like(spec: str, p: int) -> Side:
 
 
 ZERO = {"momentum": "0"}
+FRESH = "stosign:noise=fresh"  # the papers'; specs that are signs themselves have it
 IDENTITIES = {
     "SignSGD = sign(plain SGD)": Identity(Side("signsgd"), Side(OWN + "PlainSGD", "sign")),
     "SignSGD = presign(plain SGD)": Identity(
@@ -81,22 +82,22 @@ IDENTITIES = {
         Side("signsgd"), Side("signum", None, ZERO), lowered=False
     ),
     "Signum = sign(SGD)": Identity(Side("signum"), Side("sgd", "sign")),
-    "StoSignSGD = stosign(SGD)": Identity(Side("stosignsgd"), Side("sgd", "stosign")),
-    "StoSignSGD = stosign(Signum)": Identity(Side("stosignsgd"), Side("signum", "stosign")),
+    "StoSignSGD = stosign(SGD)": Identity(Side("stosignsgd"), Side("sgd", FRESH)),
+    "StoSignSGD = stosign(Signum)": Identity(Side("stosignsgd"), Side("signum", FRESH)),
     "online StoSignSGD = stosign(plain SGD)": Identity(
-        Side(OWN + "OnlineStoSignSGD"), Side(OWN + "PlainSGD", "stosign")
+        Side(OWN + "OnlineStoSignSGD"), Side(OWN + "PlainSGD", FRESH)
     ),
     "online StoSignSGD = StoSignSGD, momentum 0": Identity(
         Side(OWN + "OnlineStoSignSGD"), Side("stosignsgd", None, ZERO), lowered=False
     ),
     "Alg. 8 = stosign:eps=keep(AdamW)": Identity(
-        Side(OWN + "SignAdamW"), Side("adamw", "stosign:eps=keep")
+        Side(OWN + "SignAdamW"), Side("adamw", FRESH + ":eps=keep")
     ),
     "Alg. 9 = stosign:eps=keep(AdaMax)": Identity(
-        Side(OWN + "SignAdaMax"), Side("adamax", "stosign:eps=keep")
+        Side(OWN + "SignAdaMax"), Side("adamax", FRESH + ":eps=keep")
     ),
     "sign-converted RMSprop = stosign(RMSprop)": Identity(
-        Side(OWN + "SignRMSprop"), Side("rmsprop", "stosign")
+        Side(OWN + "SignRMSprop"), Side("rmsprop", FRESH)
     ),
     "S3 = nesterov(soft_3(AdamW))": Identity(Side("s3"), s3_like("adamw", 3)),
     "S3 = nesterov(soft_3(SGD))": Identity(Side("s3"), s3_like("sgd", 3)),
