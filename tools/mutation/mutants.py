@@ -807,4 +807,34 @@ MUTANTS = (
         (("signconv/verification/bits.py", "    except BaseException as error:  # SystemExit", "    except Exception as error:  # SystemExit"),),
         ("tests/pipeline/test_hostile.py::test_verify_of_a_broken_file_says_so",),
     ),
+    Mutant(
+        "antithetic noise: the second step of a pair rounds as the first",
+        ((f"{REFERENCE}/random_bits.py", "anew = ODD if t & 1 else MULTIPLIERS[1:]", "anew = MULTIPLIERS[1:]"),),
+        ("tests/runtime/reference/test_noise.py::test_fields_of_two_steps_are_independent", "tests/runtime/reference/test_noise.py::test_the_steps_of_a_pair_round_by_multipliers_of_their_own"),
+    ),
+    Mutant(
+        "state of another noise: taken without a word",
+        (("signconv/runtime/groups.py", "if (before := legacy.noise(theirs, program)) != program.noise:", "if (before := legacy.noise(theirs, program)) is None:"),),
+        ("tests/runtime/test_legacy.py::test_state_goes_from_one_noise_to_another_with_a_word",),
+    ),
+    Mutant(
+        "offload: what was edited is not fetched again",
+        (("signconv/runtime/offload.py", "if self.holds[n] is batch and batch.seen == batch.host._version:", "if self.holds[n] is batch:"),),
+        ("tests/runtime/test_offload.py::test_state_may_be_edited_in_place_and_replaced",),
+    ),
+    Mutant(
+        "offload: batches are not sent back",
+        (("signconv/runtime/offload.py", "batch.host.copy_(self.slots[n][:size])\n        else:\n            stepped", "pass\n        else:\n            stepped"),),
+        ("tests/runtime/test_offload.py::test_the_bits_are_those_without_it",),
+    ),
+    Mutant(
+        "compiled step: a copy that a graph gave stays as it was",
+        (("signconv/runtime/compiled.py", "                given.copy_(p)\n", ""),),
+        ("tests/runtime/test_compiled.py::test_one_graph_has_the_bits_of_a_plain_step",),
+    ),
+    Mutant(
+        "lr range: noise of batches ends a run",
+        (("signconv/tuning/lr_range.py", "start, least = max(smooth[:first]), min(smooth)", "start, least = smooth[0], smooth[0] - 1e-9"), ("signconv/tuning/lr_range.py", "RISE = 0.25", "RISE = 0.0")),
+        ("tests/tuning/test_lr_range.py::test_noise_of_batches_does_not_end_a_run",),
+    ),
 )  # fmt: skip
