@@ -136,9 +136,10 @@ class Temp:
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
 
-#: Kinds of noise of a stochastic sign, the default first.
+#: Kinds of noise of a stochastic sign, the papers' first.
 NOISES = ("fresh", "antithetic", "golden")
-#: What ``stosign`` installs (docs/results.md#kinds-of-noise-of-the-sign): never worse than fresh.
+#: What ``stosign`` installs (docs/results.md#kinds-of-noise-of-the-sign): of given ratios its
+#: variance is never above that of fresh noise.
 DEFAULT_NOISE = "antithetic"
 
 

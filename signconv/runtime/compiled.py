@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_numbers = itertools.count(1)
+from signconv.runtime.errors import coded
+
+#: From a number that no other process begins at: an exported graph may come to one.
+_numbers = itertools.count(secrets.randbits(60))
 #: What the operator steps, by the number that a graph has for it.
 _living: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
@@ -43,10 +47,18 @@ def trace(number: int, groups: Sequence[dict[str, Any]]) -> None:
 def _step(params: list[Tensor], grads: list[Tensor], places: list[int], number: int) -> None:
     """Step the optimizer with this number, whose parameters at ``places`` are ``params``.
 
-    A graph that still needs a parameter's old values gives a copy to be changed in its place; then
-    the parameter itself is as it was afterwards, and the graph copies what it wants.
+    A graph may give a copy in a parameter's place, which holds what the graph has made of it so
+    far; then the copy is stepped, and the parameter itself is as it was afterwards, for the graph
+    copies what it wants.
     """
-    optimizer = _living[number]
+    optimizer = _living.get(number)
+    if optimizer is None:
+        raise coded(
+            RuntimeError,
+            "SC450",
+            "a compiled or exported step's optimizer is gone, or of another process: keep it while "
+            "the step is in use, and leave optimizers out of what is exported",
+        )
     every = [p for group in optimizer.param_groups for p in group["params"]]
     own = [every[i] for i in places]
     before = [p.grad for p in own]
@@ -57,6 +69,7 @@ def _step(params: list[Tensor], grads: list[Tensor], places: list[int], number: 
                 p.grad = g
             if given.data_ptr() != p.data_ptr():
                 kept.append((p, given, p.detach().clone()))
+                p.copy_(given)
         try:
             optimizer._step()
         finally:

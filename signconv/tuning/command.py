@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -42,6 +43,8 @@ def run(
     """Both curves, drawn and written where that was asked for."""
     if picture is not None:
         pictures.check(picture)
+    if json_file is not None:
+        _writable(json_file)
     make = function(model)
     cls = compile(spec, convert=convert, state=state)
     optimizers: dict[str, Factory] = {cls.__name__: cls, ADAMW: torch.optim.AdamW}
@@ -57,6 +60,19 @@ def run(
                 "SC717", f"cannot write {json_file}: {error.strerror or error}"
             ) from error
     return curves
+
+
+def _writable(path: Path) -> None:
+    """Raise TuningError, before anything is run, for a file that cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        problem = "it is a folder" if path.is_dir() else ""
+        if not os.access(path.parent, os.W_OK):
+            problem = "its folder is not writable"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise TuningError("SC717", f"cannot write {path}: {problem}")
 
 
 def function(model: str) -> Callable[[], Any]:

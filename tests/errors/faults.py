@@ -727,6 +727,11 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     optimizer.step()
 
 
+@fault("SC450", "keep it while the step is in use")
+def _(*_: Any) -> None:
+    torch.ops.signconv.step([parameter(64)], [torch.ones(64)], [0], 1)
+
+
 @fault("SC444", "says state='fp32': all groups .* an optimizer of their own")
 def _(*_: Any) -> None:
     AdamW([{"params": [parameter(64)], "state": "fp32"}])
@@ -751,6 +756,10 @@ fault("SC726", "is no range of learning rates")(
 )
 fault("SC727", r"has to return \(model, loss\)")(lambda *_: ranged(lambda: 3))
 fault("SC728", r"raised ZeroDivisionError: division by zero")(lambda *_: ranged(lambda: 1 / 0))
+MODEL = torch.nn.Linear(4, 1)
+fault("SC730", "returned the same model twice")(
+    lambda *_: ranged(lambda: (MODEL, lambda step: MODEL(torch.ones(2, 4)).sum()))
+)
 fault("SC729", "names no function: write path/to/file.py:make")(
     lambda *_: tuning.function("train.py")
 )

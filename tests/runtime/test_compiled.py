@@ -107,6 +107,44 @@ def test_two_optimizers_in_one_graph() -> None:
     assert [float((1 - p.detach()).mean()) for p in params] == pytest.approx([0.1, 0.2], rel=0.02)
 
 
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.parametrize("kind", ["clamped", "twice", "two optimizers", "unrolled"])
+def test_what_a_graph_made_of_parameters_before_is_stepped(kind: str, compiler: str) -> None:
+    def run(compile: Callable[[Any], Any]) -> list[Tensor]:
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(4, 64))
+        made = [AdamWStoSign([p], lr=0.1, seed=s) for s in (1, 2)]
+
+        def step() -> None:
+            with torch.no_grad():
+                if kind == "clamped":
+                    p.clamp_(-0.5, 0.5)
+                made[0].step()
+                if kind == "twice":
+                    made[0].step()
+                if kind == "two optimizers":
+                    made[1].step()
+                if kind == "unrolled":
+                    p.grad = p.detach() * 2
+                    made[0].step()
+
+        step = compile(step)
+        for t in range(3):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(t))
+            step()
+        return [p, made[0].state[p]["m"], made[0].state[p]["v"]]
+
+    plain = run(lambda f: f)
+    graph = run(lambda f: torch.compile(f, backend=compiler, fullgraph=True))
+    assert all(different(a, b) == 0 for a, b in zip(graph, plain, strict=True))
+
+
+def test_an_optimizer_that_is_gone_is_named() -> None:
+    p = nn.Parameter(torch.ones(64))
+    with pytest.raises(RuntimeError, match=r"optimizer is gone, .* \[SC450\]"):
+        torch.ops.signconv.step([p], [torch.ones(64)], [0], 1)
+
+
 def test_a_copy_steps_its_own_parameters() -> None:
     model = nn.Linear(32, 4)
     optimizer = AdamWStoSign(model.parameters(), lr=0.1)

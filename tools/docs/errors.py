@@ -170,6 +170,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC447": ("Host memory for `offload` cannot be held in place", "`ulimit -l`, or less state"),
     "SC448": ("`offload` is given parameters on the CPU, or no size", "move the model to the GPU first"),
     "SC449": ("An offloaded optimizer steps inside a CUDA graph", "capture without `offload`"),
+    "SC450": ("A compiled or exported step outlives its optimizer", "keep the optimizer; leave it out of `torch.export`"),
     "SC501": ("This is no optimizer's state_dict", "pass what `state_dict()` returned"),
     "SC502": ("The state_dict has another count of param groups or parameters", "build the optimizer as it was when saved"),
     "SC503": ("The state_dict is another program's", "load it with the optimizer that wrote it"),
@@ -224,6 +225,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC727": ("A function for `lr` does not return what it has to", "`make()` returns (model, loss), `loss(i)` a scalar that requires a gradient"),
     "SC728": ("A function for `lr` raises, or its loss is not finite at first", "the line that the message names"),
     "SC729": ("`lr` finds no such function", "`path/to/file.py:make`"),
+    "SC730": ("A function for `lr` returns one model twice, or other models and batches", "make everything inside `make()`"),
 }  # fmt: skip
 
 

@@ -833,8 +833,8 @@ MUTANTS = (
         ("tests/runtime/test_compiled.py::test_one_graph_has_the_bits_of_a_plain_step",),
     ),
     Mutant(
-        "lr range: noise of batches ends a run",
-        (("signconv/tuning/lr_range.py", "start, least = max(smooth[:first]), min(smooth)", "start, least = smooth[0], smooth[0] - 1e-9"), ("signconv/tuning/lr_range.py", "RISE = 0.25", "RISE = 0.0")),
-        ("tests/tuning/test_lr_range.py::test_noise_of_batches_does_not_end_a_run",),
+        "lr range: what batches differ by counts as learning",
+        (("signconv/tuning/lr_range.py", "(value - self.untouched[i])", "(value - self.untouched[0])"),),
+        ("tests/tuning/test_lr_range.py::test_what_batches_differ_by_is_neither_a_fall_nor_a_rise",),
     ),
 )  # fmt: skip
