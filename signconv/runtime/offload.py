@@ -8,6 +8,7 @@ from the matrix products of a backward beside them.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -279,7 +280,8 @@ class _Pages(mmap.mmap):
 
     def __del__(self) -> None:
         if self.registered:
-            torch.cuda.cudart().cudaHostUnregister(self.registered)
+            with contextlib.suppress(Exception):  # the driver may be gone at a process's end
+                torch.cuda.cudart().cudaHostUnregister(self.registered)
 
 
 def pinned(size: int, device: torch.device) -> Tensor:
