@@ -294,15 +294,13 @@ def lr(
             help="path/to/file.py:make or package.module:make: returns (model, loss)",
         ),
     ],
-    spec: Annotated[
-        str, typer.Argument(help="built-in name, path/to/file.py:Name or package.module:Name")
-    ] = "adamw",
+    spec: Spec = "adamw",
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
     low: Annotated[float, typer.Option(help="first lr")] = 1e-6,
     high: Annotated[float, typer.Option(help="last lr")] = 1.0,
     steps: Annotated[int, typer.Option(help="steps of each run")] = 200,
-    seed: Annotated[int, typer.Option(help="of torch's random numbers")] = 0,
+    seed: Annotated[int, typer.Option(help="of all random numbers")] = 0,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="the curves: .png, .svg or .pdf")
     ] = None,

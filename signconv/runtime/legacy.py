@@ -36,8 +36,10 @@ def stored(theirs: str | None, program: OptimizerProgram) -> Mapping[str, str] |
 
 def noise(theirs: str | None, program: OptimizerProgram) -> str:
     """The kind of the sign's noise with which a state_dict of this program was written."""
+    if theirs == program.hash or not program.noise:
+        return program.noise
     stands_for = _stands_for(theirs)
-    if program.hash in stands_for or not program.noise:
+    if program.hash in stands_for:
         return program.noise
     found = (program.other_noises.get(h or "") for h in stands_for)
     return next(filter(None, found), "fresh")  # releases that stored moments otherwise had no other

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import mesh
+from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.errors import coded
 from signconv.runtime.optimizer import FusedOptimizer
@@ -32,25 +33,20 @@ _ALIGNED = 512  # bytes: where a tensor begins in its batch
 class Offload:
     """Where the state of one optimizer lies, and its way to the device and back."""
 
-    def __init__(self, numbers: set[str], batch_bytes: int) -> None:
-        self.batch_bytes = batch_bytes
-        self._numbers = numbers  # names of what is one number for a parameter
+    def __init__(self, names: frozenset[str], batch_bytes: int) -> None:
+        self.names, self.batch_bytes = names, batch_bytes  # of the state tensors that move
         #: By the index of a param group and the device.
         self._batches: dict[tuple[int, torch.device], list[Batch]] = {}
-        self._flows: dict[torch.device, Flow] = {}
+        self._staged: dict[torch.device, Staging] = {}
         self._made = 0
 
     def fresh(self) -> Offload:
         """One like this for a copy of the optimizer."""
-        return Offload(self._numbers, self.batch_bytes)
+        return Offload(self.names, self.batch_bytes)
 
     def kept(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """A parameter's state, what is no single number on the host."""
-        return {n: x.cpu() if self.moves(n, x) else x for n, x in entry.items()}
-
-    def moves(self, name: str, x: Any) -> bool:
-        """Whether a state tensor of this name lies on the host."""
-        return isinstance(x, Tensor) and name not in self._numbers
+        """A parameter's state with moments, scales and master weights on the host."""
+        return {n: x.cpu() if n in self.names else x for n, x in entry.items()}
 
     def step(
         self,
@@ -75,40 +71,47 @@ class Offload:
         work: list[tuple[Batch, int, list[Tensor]]] = []
         for i, params in parts:
             active = {*params}
-            for batch in self._planned(i, params, state):
+            for batch in self._planned(i, groups[i], params, state):
                 own = [p for p in batch.params if p in active]
                 work += [(batch, i, own)] if own else []
         if not work:
             return
-        flow = self._flow(work[0][0].params[0].device)
+        staging = self._staging(work[0][0].params[0].device)
         order = [batch for batch, _, _ in work]
         try:
             for batch in order[:SLOTS]:
-                flow.fetch(batch)
+                staging.fetch(batch)
             for n, (batch, i, params) in enumerate(work):
-                flow.arrived(batch)
-                entries = batch.entries(state, self._numbers)
+                staging.arrived(batch)
+                entries = batch.entries(state)
                 task = Task(batch.key, groups[i], params, entries)
                 backend.prepare(task)
                 backend.step(task, skip, grad_scale)
-                batch.take_numbers(entries, state, self._numbers)
-                flow.send_back(batch)
+                batch.take_numbers(entries, state)
+                staging.send_back(batch)
                 if n + SLOTS < len(order):
-                    flow.fetch(order[n + SLOTS])
+                    staging.fetch(order[n + SLOTS])
         finally:
-            flow.finish()
+            staging.finish()
         for batch in order[:SLOTS]:  # for the next step, beside what comes before it
-            flow.fetch(batch)
+            staging.fetch(batch)
 
     def _planned(
-        self, index: int, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]
+        self,
+        index: int,
+        group: Mapping[str, Any],
+        params: list[Tensor],
+        state: Mapping[Tensor, dict[str, Tensor]],
     ) -> list[Batch]:
-        """The batches of a group; made anew where its parameters or their state are others."""
-        key = index, params[0].device
+        """The batches of a group, of all its parameters with state, not of those alone that this
+        step has gradients for; made anew where parameters or their state are others."""
+        device = params[0].device
+        key = index, device
         batches = self._batches.get(key, [])
         held = {p for batch in batches for p in batch.params}
         if not held.issuperset(params) or any(not state.get(p) for p in held):
-            batches = self._batches[key] = [*self._cut(params, state)]
+            known = [p for p in group["params"] if p.device == device and state.get(p)]
+            batches = self._batches[key] = [*self._cut(known, state)]
         for batch in batches:
             batch.adopt(state)
         return batches
@@ -120,7 +123,7 @@ class Offload:
         found: list[Tensor] = []
         total = 0
         for p in params:
-            size = sum(_room(x) for n, x in state[p].items() if self.moves(n, x))
+            size = sum(_room(x) for n, x in state[p].items() if n in self.names)
             if found and total + size > self.batch_bytes:
                 yield self._batch(found, state)
                 found, total = [], 0
@@ -131,18 +134,17 @@ class Offload:
 
     def _batch(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> Batch:
         self._made += 1
-        names = {p: [n for n, x in state[p].items() if self.moves(n, x)] for p in params}
-        return Batch(f"offload {self._made}", params, names, state)
+        return Batch(f"offload {self._made}", params, self.names, state)
 
-    def _flow(self, device: torch.device) -> Flow:
+    def _staging(self, device: torch.device) -> Staging:
         """The slots of a device, large enough for its batches."""
         batches = [b for (_, d), those in self._batches.items() if d == device for b in those]
-        flow = self._flows.get(device)
-        if flow is None or flow.places.keys() != {*batches}:
-            if flow is not None:
-                flow.finish()
-            flow = self._flows[device] = Flow(device, batches)
-        return flow
+        staging = self._staged.get(device)
+        if staging is None or staging.places.keys() != {*batches}:
+            if staging is not None:
+                staging.finish()
+            staging = self._staged[device] = Staging(device, batches)
+        return staging
 
 
 class Batch:
@@ -152,16 +154,17 @@ class Batch:
         self,
         key: str,
         params: list[Tensor],
-        names: Mapping[Tensor, list[str]],
+        names: frozenset[str],
         state: Mapping[Tensor, dict[str, Tensor]],
     ) -> None:
-        self.key, self.params, self.names = key, params, names
+        self.key, self.params = key, params
         self.layout: dict[tuple[Tensor, str], tuple[int, torch.dtype, torch.Size]] = {}
         end = 0
         for p in params:
-            for n in names[p]:
-                self.layout[p, n] = end, state[p][n].dtype, state[p][n].shape
-                end += _room(state[p][n])
+            for n, x in state[p].items():
+                if n in names:
+                    self.layout[p, n] = end, x.dtype, x.shape
+                    end += _room(x)
         self.host = pinned(end, params[0].device)
         self.views = self._of(self.host)
         self.there: dict[tuple[Tensor, str], Tensor] = {}  # the same in the slot
@@ -184,29 +187,25 @@ class Batch:
         """Where the batch is stepped, at every step."""
         self.there = self._of(slot)
 
-    def entries(
-        self, state: Mapping[Tensor, dict[str, Tensor]], numbers: set[str]
-    ) -> dict[Tensor, dict[str, Tensor]]:
+    def entries(self, state: Mapping[Tensor, dict[str, Tensor]]) -> dict[Tensor, dict[str, Tensor]]:
         """The state of its parameters as it lies on the device."""
-        made = {}
-        for p in self.params:
-            made[p] = {n: state[p][n] for n in numbers if n in state[p]}
-            made[p] |= {n: self.there[p, n] for n in self.names[p]}
+        made = {p: dict(state[p]) for p in self.params}
+        for (p, n), x in self.there.items():
+            made[p][n] = x
         return made
 
     def take_numbers(
         self,
         entries: Mapping[Tensor, dict[str, Tensor]],
         state: Mapping[Tensor, dict[str, Tensor]],
-        numbers: set[str],
     ) -> None:
         """Clocks and scalar states that a backend put in place of those it was given."""
         for p, entry in entries.items():
-            state[p].update({n: x for n, x in entry.items() if n in numbers})
+            state[p].update({n: x for n, x in entry.items() if (p, n) not in self.there})
 
 
-class Flow:
-    """Slots on one device and, on a GPU, the two streams that copy."""
+class Staging:
+    """Staging buffers (slots) on one device and, on a GPU, the two streams that copy."""
 
     def __init__(self, device: torch.device, batches: Sequence[Batch]) -> None:
         self.device = device
@@ -223,9 +222,9 @@ class Flow:
         self.holds: list[Batch | None] = [None] * len(self.slots)
         if self.cuda:
             now = torch.cuda.current_stream(device)
-            self.down, self.up = torch.cuda.Stream(device), torch.cuda.Stream(device)
-            self.came = [now.record_event() for _ in self.slots]  # fetched
-            self.free = [now.record_event() for _ in self.slots]  # sent back
+            self.to_device, self.to_host = torch.cuda.Stream(device), torch.cuda.Stream(device)
+            self.fetched = [now.record_event() for _ in self.slots]  # fetched
+            self.returned = [now.record_event() for _ in self.slots]  # sent back
 
     def fetch(self, batch: Batch) -> None:
         """Begin to copy a batch to its slot, unless it is there and unchanged."""
@@ -236,17 +235,17 @@ class Flow:
         if not self.cuda:
             self.slots[n][:size].copy_(batch.host)
         else:
-            with torch.cuda.stream(self.down):
-                self.down.wait_event(self.free[n])
+            with torch.cuda.stream(self.to_device):
+                self.to_device.wait_event(self.returned[n])
                 self.slots[n][:size].copy_(batch.host, non_blocking=True)
-                self.came[n] = self.down.record_event()
+                self.fetched[n] = self.to_device.record_event()
         self.holds[n], batch.seen = batch, batch.host._version
 
     def arrived(self, batch: Batch) -> None:
         """Let the current stream wait until the batch is there."""
         self.fetch(batch)  # again, where somebody wrote to it meanwhile
         if self.cuda:
-            torch.cuda.current_stream(self.device).wait_event(self.came[self.places[batch]])
+            torch.cuda.current_stream(self.device).wait_event(self.fetched[self.places[batch]])
 
     def send_back(self, batch: Batch) -> None:
         """Begin to copy a batch that was stepped to the host."""
@@ -255,17 +254,17 @@ class Flow:
             batch.host.copy_(self.slots[n][:size])
         else:
             stepped = torch.cuda.current_stream(self.device).record_event()
-            with torch.cuda.stream(self.up):
-                self.up.wait_event(stepped)
+            with torch.cuda.stream(self.to_host):
+                self.to_host.wait_event(stepped)
                 batch.host.copy_(self.slots[n][:size], non_blocking=True)
-                self.free[n] = self.up.record_event()
+                self.returned[n] = self.to_host.record_event()
         batch.seen = batch.host._version  # what the slot holds is what the host gets
 
     def finish(self) -> None:
         """Wait until everything is on the host: whoever reads state reads it there."""
         if self.cuda:
-            self.up.synchronize()
-            self.down.synchronize()
+            self.to_host.synchronize()
+            self.to_device.synchronize()
 
 
 def _room(x: Tensor) -> int:
@@ -320,7 +319,7 @@ class OffloadHandle:
         optimizer._offload = None
         for p, entry in optimizer.state.items():
             if isinstance(p, Tensor):
-                far = {n: x for n, x in entry.items() if offload.moves(n, x)}
+                far = {n: x for n, x in entry.items() if n in offload.names}
                 entry.update({n: x.to(p.device, copy=True) for n, x in far.items()})
         optimizer._moved()
 
@@ -375,7 +374,8 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
 
 def _offload(optimizer: FusedOptimizer, batch_bytes: int) -> OffloadHandle:
     numbers = {"step", "offset", *(n for n, _ in optimizer.program.scalar_states)}
-    optimizer._offload = Offload(numbers, batch_bytes)
+    names = frozenset(states.names(optimizer.program)) - numbers
+    optimizer._offload = Offload(names, batch_bytes)
     for p, entry in optimizer.state.items():
         if isinstance(p, Tensor):
             entry.update(optimizer._kept(entry))

@@ -80,6 +80,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._values.check(defaults, defaults)
         del defaults["lr0"]
         super().__init__(params, defaults)
+        self._number = compiled.enter(self)
         self._seed_open = seed is None
         seeds.enter(self)
 
@@ -177,7 +178,6 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._promise = None
         self._stepped, self._seed_open = False, False
         self._ranks = None
-        self._number = compiled.enter(self)
         self._locals: sharded.Locals | None = None  # made at the first step with DTensors
 
     def _made_anew(self) -> None:
@@ -538,6 +538,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         )
         self._reset()
         if offsets is not None:  # a copy; otherwise a state_dict that is loaded
+            self._number = compiled.enter(self)
             self._places = Places()
             self._places.take(offsets)
             states.modernize(self.program, self.param_groups, self.state)

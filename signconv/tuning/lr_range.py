@@ -11,6 +11,7 @@ import math
 import random
 import statistics
 import traceback
+import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ class _Runs:
     ) -> None:
         self.make, self.seed = make, seed
         self.lrs = [low * (high / low) ** (i / (steps - 1)) for i in range(steps)]
-        self.known: list[Tensor] = []  # held, so that none gets another's id
+        self.known: dict[int, weakref.ref[Tensor]] = {}  # no model outlives its run
         with _random(seed):
             _, loss_of = self._made()
             self.untouched = [float(_loss(loss_of, i).detach()) for i in range(steps)]
@@ -197,14 +198,14 @@ class _Runs:
                 f"{_name(self.make)} returned a model of which no parameter requires a gradient",
                 _line(self.make),
             )
-        if {*map(id, params)} & {*map(id, self.known)}:
+        if any(id(p) in self.known and self.known[id(p)]() is p for p in params):
             raise TuningError(
                 "SC730",
                 f"{_name(self.make)} returned the same model twice: it has to make a new one at "
                 "each call, since every run trains its own",
                 _line(self.make),
             )
-        self.known += params
+        self.known |= {id(p): weakref.ref(p) for p in params}
         return params, loss
 
     def _same(self, name: str, value: float) -> None:

@@ -206,6 +206,33 @@ def test_what_else_reads_state() -> None:
     assert mine.torch_state_dict()["state"][0]["exp_avg"].shape == p.shape
 
 
+def test_entries_of_the_users_own_stay_where_they_are() -> None:
+    (p,) = params = [nn.Parameter(torch.randn(64, 64))]
+    optimizer = AdamWStoSign(params, seed=3)
+    mine = torch.ones(3)
+    optimizer.state[p]["mine"] = mine
+    handle = offload._offload(optimizer, SMALL)
+    give(params, 0)
+    optimizer.step()
+    assert optimizer.state[p]["mine"] is mine
+    handle.remove()
+    assert optimizer.state[p]["mine"] is mine
+
+
+def test_parameters_without_gradients_now_and_then_keep_their_batches() -> None:
+    params = [nn.Parameter(torch.randn(64, 64)) for _ in range(4)]
+    optimizer = AdamWStoSign(params, seed=3)
+    offload._offload(optimizer, SMALL)
+    for t in range(2):  # the first has no state yet in the first step
+        give(params, t, but=t)
+        optimizer.step()
+    hosts = {id(b.host) for bs in optimizer._offload._batches.values() for b in bs}
+    for t in range(2, 6):
+        give(params, t, but=t % 4)
+        optimizer.step()
+    assert {id(b.host) for bs in optimizer._offload._batches.values() for b in bs} == hosts
+
+
 def test_one_batch_at_a_time_is_on_the_device() -> None:
     """Slots are three at most, each as large as the largest batch, and no batch is above its size
     unless one parameter is."""
@@ -215,7 +242,7 @@ def test_one_batch_at_a_time_is_on_the_device() -> None:
     offload._offload(optimizer, 2 * each)
     give(params, 0)
     optimizer.step()
-    (flow,) = optimizer._offload._flows.values()
+    (flow,) = optimizer._offload._staged.values()
     assert len(flow.slots) == offload.SLOTS and len(flow.places) == 10
     assert {s.numel() for s in flow.slots} == {2 * each}
 

@@ -1,8 +1,10 @@
 """The lr range run: what it suggests, what it leaves alone, and what it refuses."""
 
+import gc
 import json
 import math
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,21 @@ def test_one_model_for_all_is_refused() -> None:
     with pytest.raises(SignconvError, match="make returned the same model twice"):
         lr_range(make, {"a": torch.optim.SGD, "b": torch.optim.SGD})
     assert torch.equal(model.weight, before)
+
+
+def test_no_model_outlives_its_run() -> None:
+    alive: list[Any] = []
+
+    def make() -> Any:
+        gc.collect()
+        assert sum(ref() is not None for ref in alive) == 0
+        model = nn.Linear(4, 1)
+        alive.append(weakref.ref(model.weight))
+        x = torch.ones(8, 4)
+        return model, lambda step: (model(x) - 1).square().mean()
+
+    lr_range(make, {"a": torch.optim.SGD, "b": torch.optim.AdamW}, steps=20)
+    assert len(alive) == 3
 
 
 def test_other_batches_are_refused_and_every_generator_is_set() -> None:
