@@ -3,7 +3,8 @@
 Parameters are stepped in batches of a few megabytes of state.  A batch's state is one piece of
 pinned host memory and, while it is stepped, one of three slots on the device, so that one batch is
 fetched and another sent back while a third is stepped, by the copy engines, which take nothing
-from the matrix products of a backward beside them.
+from the matrix products of a backward beside them.  With gradient release a batch is stepped inside
+backward, as soon as its gradients are complete, and its copies run beside what is left of it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +41,9 @@ class Offload:
         self._batches: dict[tuple[int, torch.device], list[Batch]] = {}
         self._staged: dict[torch.device, Staging] = {}
         self._made = 0
+        self._home: dict[Tensor, Batch] = {}  # the batch that a parameter is in
+        #: Gradient release: the complete gradients of batches that still wait for others.
+        self._waiting: dict[Batch, set[Tensor]] = {}
 
     def fresh(self) -> Offload:
         """One like this for a copy of the optimizer."""
@@ -68,6 +73,7 @@ class Offload:
                 "an offloaded optimizer waits for the host at every step, which a CUDA graph "
                 "cannot hold: capture without offload",
             )
+        self._waiting.clear()
         work: list[tuple[Batch, int, list[Tensor]]] = []
         for i, params in parts:
             active = {*params}
@@ -77,24 +83,55 @@ class Offload:
         if not work:
             return
         staging = self._staging(work[0][0].params[0].device)
-        order = [batch for batch, _, _ in work]
+        staging.expect([batch for batch, _, _ in work])
         try:
-            for batch in order[:SLOTS]:
-                staging.fetch(batch)
-            for n, (batch, i, params) in enumerate(work):
-                staging.arrived(batch)
-                entries = batch.entries(state)
-                task = Task(batch.key, groups[i], params, entries)
-                backend.prepare(task)
-                backend.step(task, skip, grad_scale)
-                batch.take_numbers(entries, state)
-                staging.send_back(batch)
-                if n + SLOTS < len(order):
-                    staging.fetch(order[n + SLOTS])
+            for batch, i, params in work:
+                task = Task(batch.key, groups[i], params, state)
+                staging.step(backend, batch, task, skip, grad_scale)
         finally:
             staging.finish()
-        for batch in order[:SLOTS]:  # for the next step, beside what comes before it
-            staging.fetch(batch)
+
+    def gradient(
+        self,
+        backend: Backend,
+        index: int,
+        p: Tensor,
+        group: Mapping[str, Any],
+        state: Mapping[Tensor, dict[str, Tensor]],
+    ) -> list[Tensor]:
+        """The gradient of a parameter is complete, inside backward: step its batch if it was the
+        last of it.  Returns the parameters that were stepped.
+
+        What is left of incomplete batches is stepped by ``step``; either way ``finish`` is called
+        before state is read.
+        """
+        if p not in self._home:
+            self._planned(index, group, [p], state)
+        batch = self._home[p]
+        waiting = self._waiting.setdefault(batch, set())
+        if p in waiting:
+            raise coded(
+                RuntimeError,
+                "SC451",
+                "gradient_release with offload steps batches of parameters, and one of them still "
+                "waits for the gradients of its others, which the backward before this one did not "
+                "give: call optimizer.step() after every backward",
+            )
+        waiting.add(p)
+        params = [q for q in batch.params if q in waiting]
+        if any(q.requires_grad and q not in waiting for q in batch.params):
+            return []
+        del self._waiting[batch]
+        batch.adopt(state)
+        staging = self._staging(p.device)
+        task = Task(batch.key, group, params, state)
+        staging.step(backend, batch, task, None, None)
+        return params
+
+    def finish(self) -> None:
+        """Wait until all state is on the host again, and fetch what the next step begins with."""
+        for staging in self._staged.values():
+            staging.finish()
 
     def _planned(
         self,
@@ -112,6 +149,7 @@ class Offload:
         if not held.issuperset(params) or any(not state.get(p) for p in held):
             known = [p for p in group["params"] if p.device == device and state.get(p)]
             batches = self._batches[key] = [*self._cut(known, state)]
+            self._home.update({p: batch for batch in batches for p in batch.params})
         for batch in batches:
             batch.adopt(state)
         return batches
@@ -211,6 +249,9 @@ class Staging:
         self.device = device
         self.cuda = device.type == "cuda"
         size = max(batch.host.numel() for batch in batches)
+        #: The batches of the last round and of this one, in the order of their steps.
+        self.before: list[Batch] = []
+        self.round: list[Batch] = []
         self.slots = [
             torch.empty(size, dtype=torch.uint8, device=device)
             for _ in range(min(SLOTS, len(batches)))
@@ -225,6 +266,33 @@ class Staging:
             self.to_device, self.to_host = torch.cuda.Stream(device), torch.cuda.Stream(device)
             self.fetched = [now.record_event() for _ in self.slots]  # fetched
             self.returned = [now.record_event() for _ in self.slots]  # sent back
+
+    def expect(self, batches: list[Batch]) -> None:
+        """Fetch the first of those that are stepped now, and the others while these are."""
+        self.before = batches
+        for batch in batches[:SLOTS]:
+            self.fetch(batch)
+
+    def step(
+        self,
+        backend: Backend,
+        batch: Batch,
+        task: Task,
+        skip: Tensor | None,
+        grad_scale: Tensor | None,
+    ) -> None:
+        """Step a batch where it lies on the device; task: with the state as it is on the host."""
+        self.arrived(batch)
+        entries = batch.entries(task.state)
+        there = replace(task, state=entries)
+        backend.prepare(there)
+        backend.step(there, skip, grad_scale)
+        batch.take_numbers(entries, task.state)
+        self.send_back(batch)
+        self.round.append(batch)
+        n = len(self.round) + SLOTS - 1
+        if n < len(self.before):  # in the order of the round before
+            self.fetch(self.before[n])
 
     def fetch(self, batch: Batch) -> None:
         """Begin to copy a batch to its slot, unless it is there and unchanged."""
@@ -265,6 +333,10 @@ class Staging:
         if self.cuda:
             self.to_host.synchronize()
             self.to_device.synchronize()
+        if self.round:
+            self.before, self.round = self.round, []
+            for batch in self.before[:SLOTS]:  # for the next step, beside what comes before it
+                self.fetch(batch)
 
 
 def _room(x: Tensor) -> int:
@@ -316,6 +388,7 @@ class OffloadHandle:
         optimizer, offload = self.optimizer, self.optimizer._offload
         if offload is None:
             return
+        offload.finish()
         optimizer._offload = None
         for p, entry in optimizer.state.items():
             if isinstance(p, Tensor):
@@ -335,7 +408,8 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
 
     The device holds three batches of about ``batch_bytes`` of state, or of the largest parameter's
     where that has more, in place of all of it.  The numbers are those of a step without it, bit for
-    bit.  ``state[p]`` are tensors of the host; edit or load them as always.
+    bit.  ``state[p]`` are tensors of the host; edit or load them as always.  With gradient_release
+    batches are stepped inside backward; state is on the host again after ``optimizer.step()``.
 
     optimizer: one of this library, or what a trainer has wrapped around it.
 
@@ -343,7 +417,7 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
 
     Raises TypeError for an optimizer not made by signconv and for DTensors (FSDP2 has
     CPUOffloadPolicy), ValueError for parameters on the CPU and for a size that is not positive,
-    RuntimeError with gradient_release, or if it is on already.
+    RuntimeError if it is on already.
     """
     ours = unwrapped(optimizer, "offload")
     params = [p for group in ours.param_groups for p in group["params"]]
@@ -354,12 +428,11 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
             "offload does not take DTensors: give fully_shard "
             "offload_policy=CPUOffloadPolicy(), and the optimizer steps on the CPU",
         )
-    if ours.released or ours.offloaded:
-        what = "gradient_release is" if ours.released else "offload is"
+    if ours.offloaded:
         raise coded(
             RuntimeError,
             "SC446",
-            f"{what} on for this optimizer: call remove() on its handle before offload",
+            "offload is already on for this optimizer: remove() it first",
         )
     if batch_bytes <= 0 or any(p.device.type == "cpu" for p in params):
         what = f"batch_bytes = {batch_bytes}" if batch_bytes <= 0 else "a parameter on the CPU"

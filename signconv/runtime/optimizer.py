@@ -263,6 +263,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             for device, parts in work.items():
                 self._step_device(device, parts, ready)
         finally:
+            if self._offload is not None:
+                self._offload.finish()
             notice(stepped, bool(self._dtensors))
         if promise is None:
             self._entries = [*map(id, self.state.values())]
@@ -313,12 +315,15 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @unaffected
     @torch.no_grad()
-    def step_parameter(self, index: int, p: Tensor) -> bool:
-        """Step one parameter of group ``index`` by itself (gradient release, inside backward);
-        False for a DTensor that takes all its ranks."""
+    def step_parameter(self, index: int, p: Tensor) -> list[Tensor]:
+        """Step one parameter of group ``index`` by itself (gradient release, inside backward).
+
+        Returns those that were stepped: none for a DTensor that takes all its ranks, and offloaded
+        ones all at once when the last of their batch comes.
+        """
         g = p.grad
         if g is None or p.numel() == 0:
-            return True
+            return [p]
         self._settle()
         group = self.param_groups[index]
         if p not in self._places:
@@ -327,24 +332,31 @@ class FusedOptimizer(torch.optim.Optimizer):
         checks.memories(p, g, name)
         if self._has_state(p):
             states.mend(self.program, self.state[p], p)
-            checks.states(self.state[p], states.layout(self.program, p, group["master"]), p, name)
-        else:
-            self._complete({p: self._new_state(p, group["master"])})
+            layout = states.layout(self.program, p, group["master"])
+            checks.states(self.state[p], layout, p, name, self.offloaded)
+        else:  # offloaded, those of a group at once: its batches are cut once
+            new = [p] if self._offload is None else [q for q in group["params"] if q.requires_grad]
+            new = [q for q in new if q.numel() and not self._has_state(q)]
+            self._complete({q: self._new_state(q, group["master"]) for q in new})
         made: Tensor = p
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
         if mesh.is_sharded(p):
             self._locals = self._locals or sharded.Locals(self.program)
             found = self._locals.alone(p, self.state[p])
             if found is None:
-                return False
+                return []
             made, state = found, self._locals.state
         backend = self.backend_for(made.device)
         with backend.on_device(made.device):
+            if self._offload is not None:
+                stepped = self._offload.gradient(backend, index, p, group, state)
+                notice(stepped, False)
+                return stepped
             self._run(backend, [Task(p, {**group, "params": [made]}, [made], state)], {}, None)
         if made is not p and self._locals is not None:
             self._locals.done(p, self.state[p])
         notice([p], False)
-        return True
+        return [p]
 
     def _step_device(
         self,
@@ -429,6 +441,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._skipped[device].add_(flag.to(torch.int64))
 
     # ---------------------------------------------------------------- checkpoints, copies
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch.optim's, with codes and scales as they are stored."""
+        if self._offload is not None:
+            self._offload.finish()
+        return super().state_dict()
 
     @unaffected
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -527,7 +545,10 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         offsets = self._places.of(self.param_groups)
-        offload = None if self._offload is None else self._offload.fresh()
+        offload = None
+        if self._offload is not None:
+            self._offload.finish()
+            offload = self._offload.fresh()
         mine = {"backend": self.backend, "_offsets": offsets, "_offload": offload}
         return {**super().__getstate__(), **mine}
 

@@ -44,8 +44,8 @@ class ReleaseHandle:
                 return
             if self.max_norm is not None:
                 self._clip(p)
-            if self.optimizer.step_parameter(index, p):
-                p.grad = None
+            for stepped in self.optimizer.step_parameter(index, p):
+                stepped.grad = None
 
         return step
 
@@ -132,7 +132,8 @@ def gradient_release(optimizer: object, *, max_norm: float | None = None) -> Rel
 
     The gradients of a model then never exist all at once.  The numbers are those of an ordinary
     step, bit for bit.  Keep ``optimizer.step()`` in the training loop: schedulers look for it, and
-    it steps what cannot be stepped alone (DTensors that have to be gathered).
+    it steps what cannot be stepped alone (DTensors that have to be gathered; with offload, batches
+    of parameters some of which had no gradient).
 
     Every backward is a step, but for those inside ``with handle.accumulate():``.  max_norm: clip by
     the norm of all gradients, in two backwards (``ReleaseHandle.norm``).  With fully_shard
@@ -152,13 +153,6 @@ def gradient_release(optimizer: object, *, max_norm: float | None = None) -> Rel
             RuntimeError,
             "SC432",
             "gradient_release is already on for this optimizer: remove() it first",
-        )
-    if ours.offloaded:
-        raise coded(
-            RuntimeError,
-            "SC446",
-            "offload is on for this optimizer, whose steps then come in one piece: call remove() "
-            "on its handle before gradient_release",
         )
     if any(g["skip_nonfinite"] for g in ours.param_groups):
         raise coded(

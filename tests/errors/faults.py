@@ -696,11 +696,11 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     offload.offload(optimizer)
 
 
-@fault("SC446", r"offload is on for this optimizer.*remove\(\)")
-def _(*_: Any) -> None:
+@fault("SC446", r"offload is already on.*remove\(\)")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     optimizer = AdamW([parameter(64)])
     offload._offload(optimizer, 1 << 20)
-    gradient_release(optimizer)
+    offload.offload(optimizer)
 
 
 @fault("SC447", r"does not let 4,096 bytes of host memory be held in place")
@@ -730,6 +730,16 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
 @fault("SC450", "keep it while the step is in use")
 def _(*_: Any) -> None:
     torch.ops.signconv.step([parameter(64)], [torch.ones(64)], [0], 1)
+
+
+@fault("SC451", r"call optimizer.step\(\) after every backward")
+def _(*_: Any) -> None:
+    a, b = parameter(64), parameter(64)
+    optimizer = AdamW([a, b])
+    offload._offload(optimizer, 1 << 20)
+    gradient_release(optimizer)
+    for _ in range(2):
+        a.square().sum().backward()
 
 
 @fault("SC444", "says state='fp32': all groups .* an optimizer of their own")

@@ -247,6 +247,89 @@ def test_one_batch_at_a_time_is_on_the_device() -> None:
     assert {s.numel() for s in flow.slots} == {2 * each}
 
 
+class Branches(nn.Module):
+    """Parameters in order, the last of which has a gradient in every second backward only."""
+
+    def __init__(self, where: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(64, 64, generator=rng).to(where, dtype)) for _ in range(9)
+        )
+
+    def loss(self, t: int) -> Tensor:
+        x = torch.ones(4, 64, device=self.weights[0].device, dtype=self.weights[0].dtype)
+        for w in [*self.weights][: 9 - t % 2]:
+            x = torch.tanh(x @ w)
+        return x.float().square().sum()
+
+
+@on
+@every
+@pytest.mark.parametrize("master", [None, "split"])
+@pytest.mark.parametrize("first", ["offload", "release"])
+def test_batches_are_stepped_inside_backward(cls: Any, master: Any, first: str, where: str) -> None:
+    """With gradient release: the same bits, and complete batches keep no gradient."""
+    dtype = torch.bfloat16 if master else torch.float32
+    sides = []
+    for both in (False, True):
+        model = Branches(where, dtype)
+        params = [*model.weights]
+        groups = [{"params": params[:4]}, {"params": params[4:], "lr": 0.02}]
+        optimizer = cls(groups, seed=3, master=master)
+        if both and first == "offload":
+            offload._offload(optimizer, 1 << 15)
+        handle = signconv.gradient_release(optimizer) if both else None
+        if both and first == "release":
+            offload._offload(optimizer, 1 << 15)
+        for t in range(6):
+            model.loss(2 * t if t < 2 else t).backward()  # all have state after the first
+            if handle is not None:
+                kept = [p for p in params if p.grad is not None]
+                assert not {*kept} & {*params[:4], params[8]}  # those beside the last one
+                assert bool(kept) <= (t % 2 == 1)
+            optimizer.step()
+            optimizer.zero_grad()
+            if t == 3:  # a checkpoint between two backwards
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
+
+
+@on
+def test_clipping_and_accumulation_inside_backward(where: str) -> None:
+    sides = []
+    for offloaded in (False, True):
+        model = Branches(where, torch.float32)
+        optimizer = AdamWStoSign(model.parameters(), seed=3)
+        handle = signconv.gradient_release(optimizer, max_norm=0.1)
+        if offloaded:
+            offload._offload(optimizer, 1 << 15)
+        for _ in range(3):
+            loss = model.loss(0)
+            with handle.norm():
+                loss.backward(retain_graph=True)
+            loss.backward()
+            optimizer.step()
+        sides.append(everything([*model.weights], optimizer))
+    assert equal(*sides)
+
+
+def test_state_is_whole_wherever_it_is_read() -> None:
+    """A backward whose batches were all complete, and no step behind it."""
+    model = Branches("cpu", torch.float32)
+    optimizer = AdamWStoSign(model.parameters(), seed=3)
+    offload._offload(optimizer, 1 << 15)
+    signconv.gradient_release(optimizer)
+    finished = []
+    model.loss(0).backward()
+    staging = next(iter(optimizer._offload._staged.values()))
+    staging.finish = lambda: finished.append(1)
+    optimizer.state_dict()
+    copy.copy(optimizer).__getstate__()
+    assert len(finished) >= 2
+
+
 @pytest.mark.gpu
 def test_memory_of_the_device_is_free() -> None:
     params = [nn.Parameter(torch.randn(2048, 2048, device="cuda").bfloat16()) for _ in range(16)]
