@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-long test-integrations lint verify-all fuzz generated docs counts performance gpu sanitizer mutation clean distclean
+.PHONY: help setup demo check test test-long test-integrations test-frameworks lint verify-all fuzz generated docs counts performance gpu sanitizer mutation clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,10 @@ test-long: setup  ## what takes hours: 10,000 random programs and other tests ma
 
 test-integrations: setup  ## with transformers, accelerate and Lightning, where they are installed
 	$(BIN)/python -m pytest -m integration $(PYTEST_ARGS)
+
+test-frameworks: setup  ## with torchtitan and DeepSpeed (installs them into .venv)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[frameworks]'
+	$(BIN)/python -m pytest -m integration $(PYTEST_ARGS) tests/integrations/test_ranks.py
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

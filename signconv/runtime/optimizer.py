@@ -110,9 +110,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         if not self._stepped:
             self._stepped, open_ = True, self._seed_open
             seeds.settle(self)
-            self._ranks = seeds.ranks(self) if open_ else None
-            if self._ranks is not None and not any("offset" in e for e in self.state.values()):
-                self._places.move(self._ranks.place())
+            found = seeds.ranks(self, chosen=not open_)
+            if found is not None and not any("offset" in e for e in self.state.values()):
+                self._adopt()  # DeepSpeed puts its parts into the groups by hand
+                self._places.move(found.place())
+            self._ranks = found if open_ else None
         if self._ranks is not None and self._ranks.ask():
             self._ranks = None
 

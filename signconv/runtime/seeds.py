@@ -5,7 +5,8 @@ when the optimizer is made and looked at again at the first step, so that a run 
 in one process, after the last one's optimizers are gone, repeats it.  All ranks make their
 optimizers in one order, so replicas agree; that is compared.  Ranks that step different parameters
 (ZeRO, pipelines) have one seed too, and number the elements of those apart, as their state says and
-keeps: for that the first step waits a moment for the others.
+keeps: for that the first step waits a moment for the others.  So they do under a seed that was
+chosen; what replicas' seeds are is then the program's own affair.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import gc
 import hashlib
 import itertools
 import weakref
+from collections import defaultdict
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
 
 _living: weakref.WeakSet[FusedOptimizer] = weakref.WeakSet()
 _births = itertools.count()
-_compared = itertools.count()
+#: Numbers of the comparisons, of default seeds and of each chosen one apart: an optimizer that one
+#: rank alone has, with a seed of its own, shifts no other's.
+_compared: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 #: Parameters of which some elements say whether two ranks hold the same.
 _SAMPLED = 1024
 #: How long the first step waits for the other ranks, in seconds: they are in the same step.
@@ -83,14 +88,18 @@ def _used(optimizers: list[FusedOptimizer]) -> set[Any]:
 
 
 class Ranks:
-    """Compares a default seed with the other ranks', through the store of the process group."""
+    """Compares a seed with the other ranks', through the store of the process group.
 
-    def __init__(self, optimizer: FusedOptimizer) -> None:
+    chosen: it is no default seed, and may be another on other ranks.
+    """
+
+    def __init__(self, optimizer: FusedOptimizer, chosen: bool = False) -> None:
         dist = torch.distributed
         self.name = type(optimizer).__name__
         self.params = [p for g in optimizer.param_groups for p in g["params"]]
         self.store = dist.distributed_c10d._get_default_store()
-        self.key = f"signconv/seed/{next(_compared)}"
+        kind = f"chosen/{optimizer.defaults['seed']}" if chosen else "default"
+        self.key = f"signconv/seed/{kind}/{next(_compared[kind])}"
         self.marks = _marks(self.params)
         self.mine = f"{optimizer.defaults['seed']} {','.join(self.marks) or '-'}"
         self.rank = rank = dist.get_rank()
@@ -168,14 +177,14 @@ class Ranks:
         )
 
 
-def ranks(optimizer: FusedOptimizer) -> Ranks | None:
+def ranks(optimizer: FusedOptimizer, chosen: bool) -> Ranks | None:
     """What compares the seed across ranks; None in a process of its own."""
     dist = torch.distributed
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return None
-    return Ranks(optimizer)
+    return Ranks(optimizer, chosen)
 
 
 def _marks(params: list[Tensor]) -> list[str]:

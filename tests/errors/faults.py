@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ import signconv
 from signconv import pictures, pipeline
 from signconv.bench import chart, limits, page, run, subjects, workloads
 from signconv.dsl import Optimizer, grad, hyper
+from signconv.integrations import names
 from signconv.ir.check import check
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import GRAD, Op
@@ -346,7 +348,7 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     for rank, seed in enumerate((1, 0)):
         patch.setattr(dist, "get_rank", lambda rank=rank: rank)
-        patch.setattr(seeds, "_compared", itertools.count())
+        patch.setattr(seeds, "_compared", defaultdict(itertools.count))
         waiting = made()
         waiting.defaults["seed"] = seed
         seeds.Ranks(waiting).ask()
@@ -740,6 +742,11 @@ def _(*_: Any) -> None:
     gradient_release(optimizer)
     for _ in range(2):
         a.square().sum().backward()
+
+
+fault("SC452", "no generated optimizer is called 'signconv-adam-w'; did you mean")(
+    lambda *_: names.optimizer_class("signconv-adam-w")
+)
 
 
 @fault("SC444", "says state='fp32': all groups .* an optimizer of their own")

@@ -276,13 +276,17 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - 
     assert not loaded & {"sympy", "jinja2", "typer", "rich"}
 
 
+#: Extras that `make setup` does not install.
+LARGE = ("integrations", "frameworks")
+
+
 def declared_requirements() -> list[Any]:
-    """Those of the extra ``integrations`` are looked at where it is installed."""
+    """Those of the extras that `make setup` leaves out are looked at where they are installed."""
     extras = PROJECT["optional-dependencies"]
-    others = [line for name, extra in extras.items() if name != "integrations" for line in extra]
+    others = [line for name, extra in extras.items() if name not in LARGE for line in extra]
     plain = [Requirement(line) for line in dict.fromkeys([*PROJECT["dependencies"], *others])]
     apart = pytest.mark.integration
-    return plain + [pytest.param(Requirement(x), marks=apart) for x in extras["integrations"]]
+    return plain + [pytest.param(Requirement(x), marks=apart) for n in LARGE for x in extras[n]]
 
 
 @pytest.mark.parametrize("requirement", declared_requirements(), ids=str)
@@ -293,8 +297,9 @@ def test_lower_bound_is_not_above_what_is_installed(requirement: Requirement) ->
     try:
         installed = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        if str(requirement) in PROJECT["optional-dependencies"]["integrations"]:
-            pytest.skip("the extra integrations is not installed")
+        for name in LARGE:
+            if str(requirement) in PROJECT["optional-dependencies"][name]:
+                pytest.skip(f"the extra {name} is not installed")
         raise
     assert requirement.specifier.contains(installed, prereleases=True), installed
 
