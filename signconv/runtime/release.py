@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from signconv.runtime.errors import coded
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.wrapped import unwrapped
 
+#: Gradients whose averages are under way while backward goes on.
+_AHEAD = 4
 #: Added to the norm, as torch.nn.utils.clip_grad_norm_ does.
 _TINY = 1e-6
 
@@ -21,15 +24,20 @@ _TINY = 1e-6
 class ReleaseHandle:
     """What ``gradient_release`` returns; ``remove()`` goes back to ordinary steps."""
 
-    def __init__(self, optimizer: FusedOptimizer, max_norm: float | None = None) -> None:
+    def __init__(
+        self, optimizer: FusedOptimizer, max_norm: float | None = None, group: Any = None
+    ) -> None:
         self.optimizer, self.max_norm = optimizer, max_norm
+        self._group = group  # whose ranks gradients are averaged over
+        self._under_way: deque[tuple[int, Tensor, Any]] = deque()
+        self._stepped: set[int] = set()  # since optimizer.step()
         #: The norm of all gradients that ``norm()`` found last, a tensor of one element.
         self.total_norm: Tensor | None = None
         self._keeping = self._measuring = False
         self._factor: Tensor | None = None
         self._clipped: set[int] = set()
         self._sums: dict[tuple[int, ...], tuple[list[Any], Tensor]] = {}
-        self._hooks: list[Any] = [optimizer.register_step_pre_hook(_before_step)]
+        self._hooks: list[Any] = [optimizer.register_step_pre_hook(self._before_step)]
         for index, group in enumerate(optimizer.param_groups):
             for p in group["params"]:
                 if p.requires_grad:
@@ -39,15 +47,56 @@ class ReleaseHandle:
         def step(p: Tensor) -> None:
             if self._keeping:
                 return
-            if self._measuring:
-                self._measure(p)
+            if self._group is None:
+                self._take(index, p)
                 return
-            if self.max_norm is not None:
-                self._clip(p)
-            for stepped in self.optimizer.step_parameter(index, p):
-                stepped.grad = None
+            if not self._under_way:  # the last of them when backward ends
+                torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+            self._under_way.append((index, p, averaging(p.grad, self._group)))
+            if len(self._under_way) > _AHEAD:
+                self._take_next()
 
         return step
+
+    def _take(self, index: int, p: Tensor) -> None:
+        """Measure or step a parameter whose gradient is complete."""
+        if self._measuring:
+            self._measure(p)
+            return
+        if self.max_norm is not None:
+            self._clip(p)
+        for stepped in self.optimizer.step_parameter(index, p):
+            stepped.grad = None
+        self._stepped.add(id(p))
+
+    def _take_next(self) -> None:
+        index, p, average = self._under_way.popleft()
+        average.wait()
+        self._take(index, p)
+
+    def _finish(self) -> None:
+        while self._under_way:
+            self._take_next()
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if hasattr(optimizer, "found_inf") or hasattr(optimizer, "grad_scale"):
+            raise coded(
+                RuntimeError,
+                "SC435",
+                "GradScaler does not work with gradient_release: the parameters were stepped "
+                "inside backward, with scaled gradients; train in bf16, which needs no scaling, "
+                "or remove() the handle",
+            )
+        stepped, self._stepped = self._stepped, set()
+        params = (p for group in optimizer.param_groups for p in group["params"])
+        if self._group is not None and any(p.grad is not None and id(p) in stepped for p in params):
+            raise coded(
+                RuntimeError,
+                "SC453",
+                "gradient_release(average=…) found gradients of parameters that backward has "
+                "stepped: if DistributedDataParallel is around the model, take it off, since it "
+                "averages them too and keeps them all",
+            )
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -127,7 +176,9 @@ class ReleaseHandle:
         self.remove()
 
 
-def gradient_release(optimizer: object, *, max_norm: float | None = None) -> ReleaseHandle:
+def gradient_release(
+    optimizer: object, *, max_norm: float | None = None, average: Any = False
+) -> ReleaseHandle:
     """Step each parameter inside ``backward`` as soon as its gradient is complete, and free it.
 
     The gradients of a model then never exist all at once.  The numbers are those of an ordinary
@@ -139,13 +190,18 @@ def gradient_release(optimizer: object, *, max_norm: float | None = None) -> Rel
     the norm of all gradients, in two backwards (``ReleaseHandle.norm``).  With fully_shard
     gradients are reduced first, and each rank steps its part.
 
+    average: data parallelism in place of DistributedDataParallel, whose buckets hold all gradients.
+    Each gradient is averaged over all ranks (True) or those of a process group inside backward, a
+    few ahead of the steps.  Parameters become those of the group's first rank; every rank has to
+    use the same ones in each backward.  Buffers stay each rank's own.
+
     optimizer: one of this library, or what a trainer has wrapped around it.
 
     Returns a handle, also a context manager, whose ``remove()`` ends it.
 
-    Raises TypeError for an optimizer not made by signconv; ValueError with ``skip_nonfinite`` and
-    for a max_norm that is not positive; RuntimeError if it is on already, or with plain parameters
-    on several ranks.
+    Raises TypeError for an optimizer not made by signconv and for DTensors with ``average``;
+    ValueError with ``skip_nonfinite`` and for a max_norm that is not positive; RuntimeError if it is
+    on already, or with plain parameters on several ranks and no ``average``.
     """
     ours = unwrapped(optimizer, "gradient_release")
     if ours.released:
@@ -164,29 +220,45 @@ def gradient_release(optimizer: object, *, max_norm: float | None = None) -> Rel
     if max_norm is not None and not max_norm > 0:
         raise coded(ValueError, "SC442", f"max_norm = {max_norm!r} has to be above 0")
     params = [p for g in ours.param_groups for p in g["params"]]
-    if _several_ranks() and not all(mesh.is_sharded(p) for p in params):
+    if average is not False and any(mesh.is_sharded(p) for p in params):
+        raise coded(
+            TypeError,
+            "SC454",
+            "gradient_release(average=…) is for plain parameters: the gradients of DTensors are "
+            "reduced by what has sharded them (fully_shard); leave it out",
+        )
+    if average is False and _several_ranks() and not all(mesh.is_sharded(p) for p in params):
         raise coded(
             RuntimeError,
             "SC434",
             "gradient_release steps inside backward, before DDP has averaged the gradients; and "
-            "DDP's buckets hold all of them, so that nothing would be freed: use fully_shard, "
-            "whose gradients are reduced first, or step without it",
+            "DDP's buckets hold all of them, so that nothing would be freed: leave DDP out and "
+            "give gradient_release average=True, or use fully_shard, whose gradients are reduced "
+            "first",
         )
+    group = _group(average) if _several_ranks() else None
+    if group is not None:
+        first = torch.distributed.get_global_rank(group, 0)
+        for p in params:
+            torch.distributed.broadcast(p.detach(), first, group)
     ours.released = True
-    return ReleaseHandle(ours, max_norm)
+    return ReleaseHandle(ours, max_norm, group)
+
+
+def _group(average: Any) -> Any:
+    """The ranks to average over; None for none."""
+    if average is False:
+        return None
+    return torch.distributed.group.WORLD if average is True else average
+
+
+def averaging(grad: Tensor | None, group: Any) -> Any:
+    """Begin to average a gradient over the ranks, in place, as DDP does: shares are summed."""
+    assert grad is not None
+    grad.div_(torch.distributed.get_world_size(group))
+    return torch.distributed.all_reduce(grad, group=group, async_op=True)
 
 
 def _several_ranks() -> bool:
     dist = torch.distributed
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-    if hasattr(optimizer, "found_inf") or hasattr(optimizer, "grad_scale"):
-        raise coded(
-            RuntimeError,
-            "SC435",
-            "GradScaler does not work with gradient_release: the parameters were stepped inside "
-            "backward, with scaled gradients; train in bf16, which needs no scaling, or remove() "
-            "the handle",
-        )

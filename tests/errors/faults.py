@@ -749,6 +749,24 @@ fault("SC452", "no generated optimizer is called 'signconv-adam-w'; did you mean
 )
 
 
+@fault("SC453", "DistributedDataParallel is around the model, take it off")
+def _(*_: Any) -> None:
+    p = parameter(64)
+    optimizer = AdamW([p])
+    handle = gradient_release(optimizer)
+    p.square().sum().backward()
+    handle._group = "all"  # as with average=True on several ranks
+    p.grad = torch.ones(64)
+    optimizer.step()
+
+
+@fault("SC454", "is for plain parameters: .* leave it out")
+def _(_: Path, patch: pytest.MonkeyPatch) -> None:
+    optimizer = AdamW([parameter(64)])
+    patch.setattr(release.mesh, "is_sharded", lambda p: True)
+    gradient_release(optimizer, average=True)
+
+
 @fault("SC444", "says state='fp32': all groups .* an optimizer of their own")
 def _(*_: Any) -> None:
     AdamW([{"params": [parameter(64)], "state": "fp32"}])

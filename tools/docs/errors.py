@@ -173,6 +173,8 @@ CODES: dict[str, tuple[str, str]] = {
     "SC450": ("A compiled or exported step outlives its optimizer", "keep the optimizer; leave it out of `torch.export`"),
     "SC451": ("`gradient_release` with `offload`: a second backward while a batch waits for gradients of the first", "`optimizer.step()` after every backward"),
     "SC452": ("torchtitan's container is given the name of no optimizer", "`signconv-…` as a file of generated/ is called, or a class by its whole path"),
+    "SC453": ("`gradient_release(average=…)` inside DistributedDataParallel", "take DDP off the model"),
+    "SC454": ("`gradient_release(average=…)` with DTensors", "leave `average` out"),
     "SC501": ("This is no optimizer's state_dict", "pass what `state_dict()` returned"),
     "SC502": ("The state_dict has another count of param groups or parameters", "build the optimizer as it was when saved"),
     "SC503": ("The state_dict is another program's", "load it with the optimizer that wrote it"),
