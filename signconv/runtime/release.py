@@ -200,8 +200,8 @@ def gradient_release(
     Returns a handle, also a context manager, whose ``remove()`` ends it.
 
     Raises TypeError for an optimizer not made by signconv and for DTensors with ``average``;
-    ValueError with ``skip_nonfinite`` and for a max_norm that is not positive; RuntimeError if it is
-    on already, or with plain parameters on several ranks and no ``average``.
+    ValueError with ``skip_nonfinite`` and for a max_norm that is not positive; RuntimeError if it
+    is on already, or with plain parameters on several ranks and no ``average``.
     """
     ours = unwrapped(optimizer, "gradient_release")
     if ours.released:
