@@ -103,12 +103,14 @@ def _skip(mesh: Any) -> State:
 def _checkpoint(
     folder: Path, name: str, cls: type[FusedOptimizer], options: dict[str, Any], mesh: Any
 ) -> State:
-    """Load what another number of ranks wrote into an optimizer that never stepped; go on."""
+    """Load what another number of ranks wrote into an optimizer that never stepped; go on, the
+    next checkpoint being written meanwhile."""
     model, optimizer = start(cls, {**options, "seed": 1}, mesh)
     load(folder / "in" / name, model, optimizer)
     train(model, optimizer, range(2, 4))
-    save(folder / "out" / name, model, optimizer)
+    saving = save(folder / "out" / name, model, optimizer, ahead=True)
     train(model, optimizer, range(4, 5))
+    saving.result()
     return result(model, optimizer)
 
 

@@ -219,13 +219,18 @@ def start(
     return model, cls(model.parameters(), **options)
 
 
-def save(folder: Path, model: nn.Module, optimizer: FusedOptimizer) -> None:
-    """As torch.distributed.checkpoint's users do; one process alone saves plain tensors."""
+def save(folder: Path, model: nn.Module, optimizer: FusedOptimizer, ahead: bool = False) -> Any:
+    """As torch.distributed.checkpoint's users do; one process alone saves plain tensors.
+
+    ahead: return the future of a save that goes on while training does.
+    """
     parts = {
         "model": get_model_state_dict(model),
         "optimizer": get_optimizer_state_dict(model, optimizer),
     }
-    dcp.save(parts, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    if ahead:  # its own group: collectives of training go on beside it
+        return dcp.async_save(parts, checkpoint_id=folder, process_group=dist.new_group())
+    return dcp.save(parts, checkpoint_id=folder, no_dist=not dist.is_initialized())
 
 
 def load(folder: Path, model: nn.Module, optimizer: FusedOptimizer) -> None:
