@@ -48,7 +48,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     _stepped: bool
     _seed_open: bool  # whether the default seed may still be looked at again
     _ranks: seeds.Ranks | None
-    released = False  # whether gradient_release steps the parameters
+    _release: Any = None  # the handle of gradient_release, which steps the parameters
     _offload: Any = None  # runtime.offload.Offload, where state lies on the host
     _frozen = False  # whether a step is made inside frozen()
     _promise: Promise | None
@@ -144,6 +144,11 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _kept(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Where the state of this optimizer lies."""
         return entry if self._offload is None else self._offload.kept(entry)
+
+    @property
+    def released(self) -> bool:
+        """Whether parameters are stepped inside backward (``signconv.gradient_release``)."""
+        return self._release is not None
 
     @property
     def offloaded(self) -> bool:

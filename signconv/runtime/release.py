@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,19 +45,25 @@ class ReleaseHandle:
                     self._hooks.append(p.register_post_accumulate_grad_hook(self._hook(index)))
 
     def _hook(self, index: int) -> Any:
+        me = weakref.ref(self)  # parameters hold hooks where Python's collector does not see it
+
         def step(p: Tensor) -> None:
-            if self._keeping:
-                return
-            if self._group is None:
-                self._take(index, p)
-                return
-            if not self._under_way:  # the last of them when backward ends
-                torch.autograd.Variable._execution_engine.queue_callback(self._finish)
-            self._under_way.append((index, p, averaging(p.grad, self._group)))
-            if len(self._under_way) > _AHEAD:
-                self._take_next()
+            handle = me()
+            if handle is not None and not handle._keeping:
+                handle._complete(index, p)
 
         return step
+
+    def _complete(self, index: int, p: Tensor) -> None:
+        """The gradient of a parameter is complete, on this rank."""
+        if self._group is None:
+            self._take(index, p)
+            return
+        if not self._under_way:  # the last of them when backward ends
+            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        self._under_way.append((index, p, averaging(p.grad, self._group)))
+        if len(self._under_way) > _AHEAD:
+            self._take_next()
 
     def _take(self, index: int, p: Tensor) -> None:
         """Measure or step a parameter whose gradient is complete."""
@@ -167,7 +174,7 @@ class ReleaseHandle:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self.optimizer.released = False
+        self.optimizer._release = None
 
     def __enter__(self) -> ReleaseHandle:
         return self
@@ -241,8 +248,8 @@ def gradient_release(
         first = torch.distributed.get_global_rank(group, 0)
         for p in params:
             torch.distributed.broadcast(p.detach(), first, group)
-    ours.released = True
-    return ReleaseHandle(ours, max_norm, group)
+    ours._release = ReleaseHandle(ours, max_norm, group)
+    return ours._release
 
 
 def _group(average: Any) -> Any:

@@ -167,6 +167,26 @@ def test_gradients_of_several_backwards_add_up() -> None:
     assert_same(a, b, one, two)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_model_and_optimizer_are_freed(kept: bool) -> None:
+    """Also where nobody removed the handle: what hangs on parameters is not seen by Python's
+    collector, so it must not hold them."""
+    model = make()
+    optimizer = AdamW(model.parameters(), backend="reference")
+    handle = signconv.gradient_release(optimizer)
+    loss_of(model, 0).backward()
+    assert model[0].weight.grad is None
+    optimizer.step()
+    alive = [weakref.ref(x) for x in (model[0].weight, optimizer)]
+    if not kept:
+        del handle
+    del model, optimizer
+    if kept:
+        del handle
+    gc.collect()
+    assert [x() for x in alive] == [None, None]
+
+
 def test_clipping_takes_two_backwards() -> None:
     """The first finds the norm, as clip_grad_norm_ does, and keeps no gradient; the second steps
     with what an ordinary step gets."""
