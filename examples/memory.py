@@ -273,15 +273,39 @@ def in_host_memory(optimizer: Any) -> int:
     return total
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what each way takes, by model."""
+    sizes = [s for s in SIZES if any(r["size"] == s for r in rows)]
+    lines = ["| |" + "".join(f" {s.upper()}: peak, GiB | on the host | step, ms |" for s in sizes)]
+    lines.append("|---|" + "---|---|---|" * len(sizes))
+    for name, way in WAYS.items():
+        cells = []
+        for size in sizes:
+            found = [r for r in rows if (r["size"], r["way"]) == (size, name)]
+            if not found:
+                cells += ["not run", "", ""]
+            elif found[-1]["peak"] is None:
+                cells += ["does not fit", "", ""]
+            else:
+                r = found[-1]
+                host = f"{r['host']:.1f}" if r["host"] else "–"
+                cells += [f"{r['peak']:.1f}", host, f"{r['ms']:.0f}"]
+        lines.append(f"| {way.title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("size", choices=SIZES)
+    parser.add_argument("size", choices=[*SIZES, "table"], help="table: print that of --out")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path, help="rows are added to this JSON file")
     a = parser.parse_args()
+    if a.size == "table":
+        print(table(json.loads(a.out.read_text())), end="")
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     card = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}, {a.batch} x {a.context} tokens a step")
