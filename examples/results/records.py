@@ -38,9 +38,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     claim = path.stem.removeprefix("runs_")
     usual = {"claim": claim, **USUAL} if path.stem != claim else {}
     lines = path.read_text("utf-8").splitlines()
-    made: list[dict[str, Any]] = [{**usual, **json.loads(line)} for line in lines]
-    for record in made if usual else ():
-        record.setdefault("steps_done", record["steps"])
+    made: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    for record in made if usual else ():  # behind what the line has, which is written as it was
+        for key, value in {**usual, "steps_done": record["steps"]}.items():
+            record.setdefault(key, value)
     return made
 
 
