@@ -321,7 +321,7 @@ def main() -> None:
             known = json.loads(a.out.read_text()) if a.out.exists() else []
             about = {"card": card, "torch": torch.__version__, "batch": a.batch}
             known.append({**about, "context": a.context, **asdict(row)})
-            a.out.write_text(json.dumps(known, indent=1) + "\n")
+            a.out.write_text("[\n" + ",\n".join(map(json.dumps, known)) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ class Offload:
         if staging is None or staging.places.keys() != {*batches}:
             if staging is not None:
                 staging.finish()
-            staging = self._staged[device] = Staging(device, batches)
+            staging = self._staged[device] = Staging(device, batches, self.batch_bytes)
         return staging
 
 
@@ -243,20 +243,25 @@ class Batch:
 
 
 class Staging:
-    """Staging buffers (slots) on one device and, on a GPU, the two streams that copy."""
+    """Staging buffers (slots) on one device and, on a GPU, the two streams that copy.
 
-    def __init__(self, device: torch.device, batches: Sequence[Batch]) -> None:
+    Batches of one parameter that has more than ``batch_bytes`` share the first slot, so that two
+    of them are never there at once.
+    """
+
+    def __init__(self, device: torch.device, batches: Sequence[Batch], batch_bytes: int) -> None:
         self.device = device
         self.cuda = device.type == "cuda"
-        size = max(batch.host.numel() for batch in batches)
+        count = min(SLOTS, len(batches))
+        large = {batch for batch in batches if batch.host.numel() > batch_bytes}
+        self.places = {batch: 0 if batch in large else n % count for n, batch in enumerate(batches)}
+        sizes = [0] * count
+        for batch, n in self.places.items():
+            sizes[n] = max(sizes[n], batch.host.numel())
         #: The batches of the last round and of this one, in the order of their steps.
         self.before: list[Batch] = []
         self.round: list[Batch] = []
-        self.slots = [
-            torch.empty(size, dtype=torch.uint8, device=device)
-            for _ in range(min(SLOTS, len(batches)))
-        ]
-        self.places = {batch: n % SLOTS for n, batch in enumerate(batches)}
+        self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
         for batch, n in self.places.items():
             batch.lie_in(self.slots[n])
             batch.seen = -1
@@ -270,8 +275,16 @@ class Staging:
     def expect(self, batches: list[Batch]) -> None:
         """Fetch the first of those that are stepped now, and the others while these are."""
         self.before = batches
-        for batch in batches[:SLOTS]:
-            self.fetch(batch)
+        self._fetch_ahead()
+
+    def _fetch_ahead(self) -> None:
+        """Fetch what comes next, in the order of the round before, into slots that hold nothing
+        which comes sooner."""
+        n = len(self.round)
+        coming = self.before[n : n + SLOTS]
+        for i, batch in enumerate(coming):
+            if self.holds[self.places[batch]] not in coming[:i]:
+                self.fetch(batch)
 
     def step(
         self,
@@ -290,9 +303,7 @@ class Staging:
         batch.take_numbers(entries, task.state)
         self.send_back(batch)
         self.round.append(batch)
-        n = len(self.round) + SLOTS - 1
-        if n < len(self.before):  # in the order of the round before
-            self.fetch(self.before[n])
+        self._fetch_ahead()
 
     def fetch(self, batch: Batch) -> None:
         """Begin to copy a batch to its slot, unless it is there and unchanged."""
@@ -335,8 +346,7 @@ class Staging:
             self.to_device.synchronize()
         if self.round:
             self.before, self.round = self.round, []
-            for batch in self.before[:SLOTS]:  # for the next step, beside what comes before it
-                self.fetch(batch)
+            self._fetch_ahead()  # for the next step, beside what comes before it
 
 
 def _room(x: Tensor) -> int:
@@ -406,10 +416,11 @@ class OffloadHandle:
 def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHandle:
     """Keep the optimizer's state in pinned host memory and fetch it for each step.
 
-    The device holds three batches of about ``batch_bytes`` of state, or of the largest parameter's
-    where that has more, in place of all of it.  The numbers are those of a step without it, bit for
-    bit.  ``state[p]`` are tensors of the host; edit or load them as always.  With gradient_release
-    batches are stepped inside backward; state is on the host again after ``optimizer.step()``.
+    The device holds three batches of about ``batch_bytes`` of state in place of all of it, one of
+    them as large as the largest parameter's where that has more.  The numbers are those of a step
+    without it, bit for bit.  ``state[p]`` are tensors of the host; edit or load them as always.
+    With gradient_release batches are stepped inside backward; state is on the host again after
+    ``optimizer.step()``.
 
     optimizer: one of this library, or what a trainer has wrapped around it.
 

@@ -5,6 +5,7 @@ blocks of one file share a namespace, so a later one may use what an earlier one
 """
 
 import importlib.util
+import json
 import math
 import re
 import shlex
@@ -313,6 +314,17 @@ def test_modules_that_are_named_exist() -> None:
     for path in DOCS:
         for name in re.findall(r"from (signconv[\w.]*) import", path.read_text("utf-8")):
             assert importlib.util.find_spec(name) is not None, name
+
+
+def test_the_table_of_memory_is_that_of_its_record() -> None:
+    """docs/memory.md, between two marks."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from memory import table
+
+    text = (ROOT / "docs" / "memory.md").read_text("utf-8")
+    (record,) = re.findall(r"<!-- memory: .* --out (\S+) -->\n", text)
+    shown = text.split(f"{record} -->\n")[1].split("<!-- memory -->")[0]
+    assert shown == table(json.loads((ROOT / record).read_text("utf-8")))
 
 
 def test_the_door_matrix_is_that_of_the_tests() -> None:

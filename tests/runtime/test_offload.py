@@ -330,6 +330,26 @@ def test_state_is_whole_wherever_it_is_read() -> None:
     assert len(finished) >= 2
 
 
+def test_large_parameters_share_a_slot() -> None:
+    """And the bits are right in whatever order they come."""
+    sides = []
+    for size in (None, 2 * (64 * 64 + 512)):
+        rng = torch.Generator().manual_seed(0)
+        rows = [64, 4096, 64, 64, 64, 64, 4096, 64, 2048, 64, 64, 4096]
+        params = [nn.Parameter(torch.randn(n, 64, generator=rng)) for n in rows]
+        optimizer = AdamWStoSign(params, seed=3)
+        if size is not None:
+            offload._offload(optimizer, size)
+        for t in range(5):
+            give(params, t, but=t)
+            optimizer.step()
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
+    (staging,) = optimizer._offload._staged.values()
+    assert sorted(s.numel() for s in staging.slots)[:2] == [size, size]
+    assert max(s.numel() for s in staging.slots) > 30 * size
+
+
 @pytest.mark.gpu
 def test_memory_of_the_device_is_free() -> None:
     params = [nn.Parameter(torch.randn(2048, 2048, device="cuda").bfloat16()) for _ in range(16)]
