@@ -25,6 +25,8 @@ from signconv.runtime.formats import named
 #: runtime/legacy.py knows their hashes.  Release 0.1 had 1, over lowered statements.
 VERSION = 2
 
+_LONG = 72  # letters of a meaning that a generated file holds whole
+
 #: How references are written; moments after and before the step's update are two things.
 _SPELLING = {
     "grad": "grad",
@@ -38,7 +40,15 @@ _SPELLING = {
 
 def meaning(p: Program, name: str) -> str:
     """What a moment is, in the spec's words: ``ema(grad**2)``, or ``max(…)`` of one; "" for a state
-    of the spec's own.  Moments of equal meaning may be taken from one optimizer to another."""
+    of the spec's own.  Moments of equal meaning may be taken from one optimizer to another.  Long
+    words are cut, and told apart by a digest of the whole."""
+    whole = _meaning(p, name)
+    if len(whole) <= _LONG:
+        return whole
+    return f"{whole[: _LONG - 20]}... {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+
+def _meaning(p: Program, name: str) -> str:
     m = p.moment(name)
     if m.input is None:
         return ""
@@ -47,7 +57,7 @@ def meaning(p: Program, name: str) -> str:
         if isinstance(e, Ref) and e.kind == "temp":
             return rewrite(next(x.expr for x in p.temps if x.name == e.name), spelled)
         if isinstance(e, Ref) and e.kind == "value":
-            return Ref("local", meaning(p, e.name) or e.name)
+            return Ref("local", _meaning(p, e.name) or e.name)
         return None
 
     return f"{m.kind}({text(rewrite(m.input, spelled))})"

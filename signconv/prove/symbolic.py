@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import sympy as sp
+from sympy.core.function import PoleError
 
 from signconv.ir.analysis import Ranges, is_scalar
 from signconv.ir.nodes import GRAD, Const, Expr, Moment, Op, Program, Ref, op, walk
@@ -62,7 +63,10 @@ class View:
         made = self._scalar(e)
         if not self.exact and made.has(T):
             self._limits += 1
-            made = sp.limit(made, T, sp.oo)
+            try:
+                made = sp.limit(made, T, sp.oo)
+            except (ValueError, NotImplementedError, PoleError) as problem:
+                raise Unproved("sympy does not find the limit of a scalar as t grows") from problem
             if made.has(T) or made in (sp.oo, -sp.oo, sp.nan):
                 raise Unproved("a scalar has no limit as t grows")
         return made

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import symtable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from signconv.errors import BuildError
-from signconv.ir.nodes import Op, Ref, walk
+from signconv.ir.nodes import Expr, Op, Ref, walk
 from signconv.ir.show import Infix
 from signconv.lower.identity import former, other_noises, program_hash
 from signconv.lower.kernel_program import Function, KernelProgram, Statement, local_name
@@ -42,6 +43,9 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     constructor = signature.constructor(p)
     betas, lr = signature.betas_of(p), signature.lr_of(p)
     triton, torch = TritonPrinter(), TorchPrinter()
+    scalars = [*k.outputs, *(r.name for r in k.reductions)]
+    math = _read(s.expr for s in k.math)
+    summed = _read([*(s.expr for s in k.reduce_math), *k.summands])
     context = {
         "summary": words.summary(k),
         "doc": words.wrapped(p.doc),
@@ -66,9 +70,10 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "operands_torch": layout.tuple_of([torch(x) for x in k.summands]),
         "unpack_hypers": layout.unpacked([h.name for h in p.hypers], "hypers"),
         "unpack_states": layout.unpacked([f"{n}_prev" for n in states], "states"),
-        "unpack_moments": _unpack_moments(k),
-        "unpack_scalars": layout.unpacked([*k.outputs, *(r.name for r in k.reductions)], "scalars"),
-        "unpack_outputs": layout.unpacked(_read_by_summands(k), "scalars"),
+        "unpack_moments": _unpack_moments(k, math),
+        "unpack_scalars": layout.unpacked(_named(scalars, math), "scalars"),
+        "unpack_moments_of_summands": _unpack_moments(k, summed),
+        "unpack_outputs": layout.unpacked(_named(k.outputs, summed), "scalars"),
         "results": layout.pair(k.outputs, states),
         "new_moments": layout.tuple_of(moments),
         "class_name": class_name,
@@ -117,12 +122,14 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     return Module(class_name, file_name, source)
 
 
-def _unpack_moments(k: KernelProgram) -> str:
+def _unpack_moments(k: KernelProgram, read: Container[str]) -> str:
     """Lines that name the moments before the step, and what those are made of that come apart."""
-    lines = layout.unpacked([f"{m.name}_prev" for m in k.moments], "moments")
-    for m in k.moments:
-        if m.apart:
-            lines += layout.unpacked([m.code_name, m.scale_name], f"{m.name}_prev")
+    apart = {f"{m.name}_prev": [m.code_name, m.scale_name] for m in k.moments if m.apart}
+    needed = {whole for whole, parts in apart.items() if any(name in read for name in parts)}
+    names = [f"{m.name}_prev" for m in k.moments]
+    lines = layout.unpacked([n if n in needed else _named([n], read)[0] for n in names], "moments")
+    for whole, parts in apart.items():
+        lines += layout.unpacked(_named(parts, read), whole) if whole in needed else ""
     return lines
 
 
@@ -167,11 +174,14 @@ def _function_lines(f: Function) -> dict[str, object]:
     return {"name": f.name, "parameters": f.parameters, "doc": f.doc, **lines}
 
 
-def _read_by_summands(k: KernelProgram) -> list[str]:
-    """The outputs, those that no reduction reads as ``_``."""
-    exprs = [*(s.expr for s in k.reduce_math), *k.summands]
-    read = {local_name(n) for e in exprs for n in walk(e) if isinstance(n, Ref)}
-    return [name if name in read else "_" for name in k.outputs]
+def _read(exprs: Iterable[Expr]) -> set[str]:
+    """Variables that expressions read."""
+    return {local_name(n) for e in exprs for n in walk(e) if isinstance(n, Ref)}
+
+
+def _named(names: Sequence[str], read: Container[str]) -> list[str]:
+    """Names to unpack a tuple into: ``_`` for what is not read."""
+    return [name if name in read else "_" for name in names]
 
 
 __all__ = ["Module", "render"]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from signconv.ir.nodes import Const, Expr, Hyper, Op, Program, Ref, add, mul, sub
-from signconv.lower.identity import canonical, former, program_hash
+from signconv.lower.identity import canonical, former, meaning, program_hash
 from signconv.lower.kernel_program import KernelProgram
 from signconv.pipeline import build
+from tests.support import program_of
 
 BODY = """
     \"\"\"A rule.\"\"\"
@@ -254,3 +255,22 @@ def test_hashes_of_before_stay() -> None:
 
 def test_the_text_stays() -> None:
     assert canonical(build("sgd").kernel) == SGD
+
+
+def test_long_meanings_are_cut_and_told_apart(tmp_path: Path) -> None:
+    """They stand in a line of the generated file, and decide what ``load_moments`` takes."""
+    body = """
+    lr = hyper(1e-3, ge=0)
+    change = where(t == 1, 0, 1) * (grad - {}) / max(abs(grad), 1e-3) + 0.5 * grad
+    m = ema(change * change, 0.9)
+    n = ema(grad**2, 0.9)
+    update = m + n
+    """
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    one, two, again = (
+        program_of(f, body.format(x)) for f, x in zip(folders, (1, 2, 1), strict=True)
+    )
+    assert meaning(one, "m") == meaning(again, "m") != meaning(two, "m")
+    assert len(meaning(one, "m")) < 72 and meaning(one, "n") == "ema(g**2)"

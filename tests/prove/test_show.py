@@ -138,6 +138,11 @@ def test_claims(spec: str, convert: str | None, words: list[str]) -> None:
     assert [w for w in words if w not in text] == []
 
 
+def test_a_limit_that_sympy_does_not_find_is_no_proof() -> None:
+    """A momentum whose beta follows a schedule of exp, log and min."""
+    assert "sympy does not find the limit of a scalar as t grows" in claims("ademamix")
+
+
 def test_no_claim_of_a_bounded_update_without_a_proof() -> None:
     for spec in ("nadam", "adabelief", "lamb"):
         assert "abs(update)" not in claims(spec) and "<= 1 at every step" not in claims(spec)
