@@ -260,7 +260,6 @@ def test_the_text_stays() -> None:
 def test_long_meanings_are_cut_and_told_apart(tmp_path: Path) -> None:
     """They stand in a line of the generated file, and decide what ``load_moments`` takes."""
     body = """
-    lr = hyper(1e-3, ge=0)
     change = where(t == 1, 0, 1) * (grad - {}) / max(abs(grad), 1e-3) + 0.5 * grad
     m = ema(change * change, 0.9)
     n = ema(grad**2, 0.9)
