@@ -303,6 +303,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path, help="rows are added to this JSON file")
     a = parser.parse_args()
+    if a.size == "table" and a.out is None:
+        parser.error("table: give the record with --out")
     if a.size == "table":
         print(table(json.loads(a.out.read_text())), end="")
         return

@@ -48,7 +48,7 @@ def optimizer_class(name: str) -> type[Optimizer] | None:
         return None
     try:
         found: Any = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as problem:
+    except (ImportError, TypeError, ValueError) as problem:
         raise coded(
             ValueError, "SC452", f"optimizer {name!r} cannot be imported: {problem}"
         ) from problem

@@ -130,6 +130,7 @@ def inspect(optimizer: object, model: torch.nn.Module | None = None) -> Health:
     Raises TypeError for an optimizer not made by signconv.
     """
     ours = unwrapped(optimizer, "inspect")
+    ours._arrive()
     names: dict[Tensor, str] = {}
     if model is not None:
         names = {p: n for n, p in model.named_parameters()}

@@ -10,6 +10,7 @@ backward, as soon as its gradients are complete, and its copies run beside what 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,10 +41,10 @@ class Offload:
         #: By the index of a param group and the device.
         self._batches: dict[tuple[int, torch.device], list[Batch]] = {}
         self._staged: dict[torch.device, Staging] = {}
-        self._made = 0
-        self._home: dict[Tensor, Batch] = {}  # the batch that a parameter is in
+        #: The group and the batch that a parameter is in.
+        self._home: dict[Tensor, tuple[int, Batch]] = {}
         #: Gradient release: the complete gradients of batches that still wait for others.
-        self._waiting: dict[Batch, set[Tensor]] = {}
+        self._waiting: dict[Batch, dict[Tensor, Tensor]] = {}
 
     def fresh(self) -> Offload:
         """One like this for a copy of the optimizer."""
@@ -74,6 +75,7 @@ class Offload:
                 "cannot hold: capture without offload",
             )
         self._waiting.clear()
+        self._drop_moved(groups)
         work: list[tuple[Batch, int, list[Tensor]]] = []
         for i, params in parts:
             active = {*params}
@@ -105,10 +107,17 @@ class Offload:
         What is left of incomplete batches is stepped by ``step``; either way ``finish`` is called
         before state is read.
         """
-        if p not in self._home:
+        members = {*group["params"]}
+        if p not in self._home or self._home[p][0] != index:
             self._planned(index, group, [p], state)
-        batch = self._home[p]
-        waiting = self._waiting.setdefault(batch, set())
+        elif not members.issuperset(self._home[p][1].params):
+            self._forget(index, p.device)
+            self._planned(index, group, [p], state)
+        batch = self._home[p][1]
+        assert p.grad is not None
+        waiting = self._waiting.setdefault(batch, {})
+        for q in [q for q, g in waiting.items() if q.grad is not g]:  # zeroed, never stepped
+            del waiting[q]
         if p in waiting:
             raise coded(
                 RuntimeError,
@@ -117,21 +126,49 @@ class Offload:
                 "waits for the gradients of its others, which the backward before this one did not "
                 "give: call optimizer.step() after every backward",
             )
-        waiting.add(p)
+        waiting[p] = p.grad
         params = [q for q in batch.params if q in waiting]
         if any(q.requires_grad and q not in waiting for q in batch.params):
             return []
         del self._waiting[batch]
-        batch.adopt(state)
+        self._adopt([batch], state)
         staging = self._staging(p.device)
         task = Task(batch.key, group, params, state)
         staging.step(backend, batch, task, None, None)
         return params
 
-    def finish(self) -> None:
+    def finish(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Wait until all state is on the host again, and fetch what the next step begins with."""
+        self._drop_moved(groups)
         for staging in self._staged.values():
             staging.finish()
+
+    def wait(self) -> None:
+        """Wait until all state is on the host again: before it is read, or lies elsewhere."""
+        for staging in self._staged.values():
+            staging.wait()
+
+    def _adopt(self, batches: Sequence[Batch], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
+        """Take in state that lies elsewhere."""
+        if any(batch.lacks(state) for batch in batches):
+            self.wait()  # it may be in batches of before, on their way back
+            for batch in batches:
+                batch.adopt(state)
+
+    def _drop_moved(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Forget the batches of groups that hold other parameters now."""
+        for index, device in [*self._batches]:
+            members = {*groups[index]["params"]} if index < len(groups) else set()
+            if any(not members.issuperset(b.params) for b in self._batches[index, device]):
+                self._forget(index, device)
+
+    def _forget(self, index: int, device: torch.device) -> None:
+        self.wait()
+        for batch in self._batches.pop((index, device), ()):
+            self._waiting.pop(batch, None)
+            for p in batch.params:
+                if p in self._home and self._home[p][1] is batch:
+                    del self._home[p]
 
     def _planned(
         self,
@@ -147,32 +184,30 @@ class Offload:
         batches = self._batches.get(key, [])
         held = {p for batch in batches for p in batch.params}
         if not held.issuperset(params) or any(not state.get(p) for p in held):
+            self._forget(index, device)
             known = [p for p in group["params"] if p.device == device and state.get(p)]
-            batches = self._batches[key] = [*self._cut(known, state)]
-            self._home.update({p: batch for batch in batches for p in batch.params})
-        for batch in batches:
-            batch.adopt(state)
+            batches = self._batches[key] = [*self._cut(key, known, state)]
+            self._home.update({p: (index, batch) for batch in batches for p in batch.params})
+        self._adopt(batches, state)
         return batches
 
     def _cut(
-        self, params: Iterable[Tensor], state: Mapping[Tensor, dict[str, Tensor]]
+        self, key: Any, params: Iterable[Tensor], state: Mapping[Tensor, dict[str, Tensor]]
     ) -> Iterator[Batch]:
-        """Batches of consecutive parameters, their state moved into them."""
+        """Batches of consecutive parameters.  Their names come again, so that what a backend keeps
+        of earlier batches goes."""
+        names = (f"offload {key} {n}" for n in itertools.count())
         found: list[Tensor] = []
         total = 0
         for p in params:
             size = sum(_room(x) for n, x in state[p].items() if n in self.names)
             if found and total + size > self.batch_bytes:
-                yield self._batch(found, state)
+                yield Batch(next(names), found, self.names, state)
                 found, total = [], 0
             found.append(p)
             total += size
         if found:
-            yield self._batch(found, state)
-
-    def _batch(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> Batch:
-        self._made += 1
-        return Batch(f"offload {self._made}", params, self.names, state)
+            yield Batch(next(names), found, self.names, state)
 
     def _staging(self, device: torch.device) -> Staging:
         """The slots of a device, large enough for its batches."""
@@ -180,7 +215,7 @@ class Offload:
         staging = self._staged.get(device)
         if staging is None or staging.places.keys() != {*batches}:
             if staging is not None:
-                staging.finish()
+                staging.wait()
             staging = self._staged[device] = Staging(device, batches, self.batch_bytes)
         return staging
 
@@ -213,6 +248,10 @@ class Batch:
             key: memory[at : at + shape.numel() * dtype.itemsize].view(dtype).view(shape)
             for key, (at, dtype, shape) in self.layout.items()
         }
+
+    def lacks(self, state: Mapping[Tensor, dict[str, Tensor]]) -> bool:
+        """Whether some state of its parameters lies elsewhere."""
+        return any(state[p].get(n, view) is not view for (p, n), view in self.views.items())
 
     def adopt(self, state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Take in state that lies elsewhere: the first time, loaded, or replaced by hand."""
@@ -274,7 +313,7 @@ class Staging:
 
     def expect(self, batches: list[Batch]) -> None:
         """Fetch the first of those that are stepped now, and the others while these are."""
-        self.before = batches
+        self.before = [*self.round, *batches]
         self._fetch_ahead()
 
     def _fetch_ahead(self) -> None:
@@ -339,11 +378,19 @@ class Staging:
                 self.returned[n] = self.to_host.record_event()
         batch.seen = batch.host._version  # what the slot holds is what the host gets
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Wait until everything is on the host: whoever reads state reads it there."""
         if self.cuda:
             self.to_host.synchronize()
             self.to_device.synchronize()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # copies into slots and from host memory that go now
+            self.wait()
+
+    def finish(self) -> None:
+        """Wait, and begin to fetch what comes first in the next round."""
+        self.wait()
         if self.round:
             self.before, self.round = self.round, []
             self._fetch_ahead()  # for the next step, beside what comes before it
@@ -391,14 +438,16 @@ class OffloadHandle:
     """What ``offload`` returns; ``remove()`` brings the state back to the parameters' devices."""
 
     def __init__(self, optimizer: FusedOptimizer) -> None:
-        self.optimizer = optimizer
+        self.optimizer, self.offload = optimizer, optimizer._offload
 
     def remove(self) -> None:
         """Ordinary steps again, with the state beside the parameters."""
         optimizer, offload = self.optimizer, self.optimizer._offload
         if offload is None:
             return
-        offload.finish()
+        if offload is not self.offload:  # removed already; another may be on
+            return
+        offload.wait()
         optimizer._offload = None
         for p, entry in optimizer.state.items():
             if isinstance(p, Tensor):

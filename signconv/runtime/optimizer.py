@@ -110,11 +110,10 @@ class FusedOptimizer(torch.optim.Optimizer):
         if not self._stepped:
             self._stepped, open_ = True, self._seed_open
             seeds.settle(self)
-            found = seeds.ranks(self, chosen=not open_)
-            if found is not None and not any("offset" in e for e in self.state.values()):
+            self._ranks = seeds.ranks(self) if open_ else None
+            if self._ranks is not None and not any("offset" in e for e in self.state.values()):
                 self._adopt()  # DeepSpeed puts its parts into the groups by hand
-                self._places.move(found.place())
-            self._ranks = found if open_ else None
+                self._places.move(self._ranks.place())
         if self._ranks is not None and self._ranks.ask():
             self._ranks = None
 
@@ -144,6 +143,11 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _kept(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Where the state of this optimizer lies."""
         return entry if self._offload is None else self._offload.kept(entry)
+
+    def _arrive(self) -> None:
+        """Wait for offloaded state that is on its way: before others read or replace it."""
+        if self._offload is not None:
+            self._offload.wait()
 
     @property
     def released(self) -> bool:
@@ -271,7 +275,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 self._step_device(device, parts, ready)
         finally:
             if self._offload is not None:
-                self._offload.finish()
+                self._offload.finish(self.param_groups)
             notice(stepped, bool(self._dtensors))
         if promise is None:
             self._entries = [*map(id, self.state.values())]
@@ -451,8 +455,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """torch.optim's, with codes and scales as they are stored."""
-        if self._offload is not None:
-            self._offload.finish()
+        self._arrive()
         return super().state_dict()
 
     @unaffected
@@ -462,6 +465,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         torch's own version casts every state tensor to the parameter's dtype, which destroys
         codes and scales (measured), so the tensors are taken over as they are.
         """
+        self._arrive()
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
@@ -512,6 +516,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         changed, where a moment of this optimizer is not in the source, shapes differ or a
         hyperparameter is outside its range.
         """
+        self._arrive()
         exchange.load(self, source)
 
     def load_torch_adamw(self, state_dict: Mapping[str, Any]) -> None:
@@ -525,6 +530,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
         Raises ValueError for moments that torch.optim does not have.
         """
+        self._arrive()
         return exchange.torch_state(self)
 
     def master_weights(self, model: torch.nn.Module) -> dict[str, Tensor]:
@@ -533,6 +539,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         With ``master="split"`` bf16 parameters come out as their exact master weights, otherwise
         as they are.  Save it as an fp32 checkpoint of the model.
         """
+        self._arrive()
         return masters.export(model, self.state)
 
     @unaffected
@@ -542,6 +549,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
         Raises RuntimeError like ``model.load_state_dict`` for missing, unknown or misshapen names.
         """
+        self._arrive()
         model.load_state_dict(weights)
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         for name, p in masters.parameters(model):
@@ -552,10 +560,8 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         offsets = self._places.of(self.param_groups)
-        offload = None
-        if self._offload is not None:
-            self._offload.finish()
-            offload = self._offload.fresh()
+        self._arrive()
+        offload = None if self._offload is None else self._offload.fresh()
         mine = {"backend": self.backend, "_offsets": offsets, "_offload": offload}
         return {**super().__getstate__(), **mine}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +11,11 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import mesh
+from signconv.runtime.averaging import Averaging, same_parameters
 from signconv.runtime.errors import coded
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.wrapped import unwrapped
 
-#: Gradients whose averages are under way while backward goes on.
-_AHEAD = 4
 #: Added to the norm, as torch.nn.utils.clip_grad_norm_ does.
 _TINY = 1e-6
 
@@ -29,61 +27,67 @@ class ReleaseHandle:
         self, optimizer: FusedOptimizer, max_norm: float | None = None, group: Any = None
     ) -> None:
         self.optimizer, self.max_norm = optimizer, max_norm
-        self._group = group  # whose ranks gradients are averaged over
-        self._under_way: deque[tuple[int, Tensor, Any]] = deque()
-        self._stepped: set[int] = set()  # since optimizer.step()
         #: The norm of all gradients that ``norm()`` found last, a tensor of one element.
         self.total_norm: Tensor | None = None
         self._keeping = self._measuring = False
         self._factor: Tensor | None = None
         self._clipped: set[int] = set()
         self._sums: dict[tuple[int, ...], tuple[list[Any], Tensor]] = {}
+        self._backwards: set[int] = set()  # that have begun
+        self._index: dict[int, int] = {}  # of the group that a parameter is in
+        #: Since optimizer.step(): parameters stepped, and gradients that it has to step.
+        self._stepped: set[int] = set()
+        self._left: dict[int, Tensor] = {}
+        params = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
+        self._known = {*map(id, params)}
+        self._averaging = None if group is None else Averaging(group, params, self._take)
         self._hooks: list[Any] = [optimizer.register_step_pre_hook(self._before_step)]
-        for index, group in enumerate(optimizer.param_groups):
-            for p in group["params"]:
-                if p.requires_grad:
-                    self._hooks.append(p.register_post_accumulate_grad_hook(self._hook(index)))
+        self._hooks += [p.register_post_accumulate_grad_hook(self._hook()) for p in params]
 
-    def _hook(self, index: int) -> Any:
+    def _hook(self) -> Any:
         me = weakref.ref(self)  # parameters hold hooks where Python's collector does not see it
 
         def step(p: Tensor) -> None:
             handle = me()
             if handle is not None and not handle._keeping:
-                handle._complete(index, p)
+                handle._complete(p)
 
         return step
 
-    def _complete(self, index: int, p: Tensor) -> None:
+    def _complete(self, p: Tensor) -> None:
         """The gradient of a parameter is complete, on this rank."""
-        if self._group is None:
-            self._take(index, p)
-            return
-        if not self._under_way:  # the last of them when backward ends
-            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
-        self._under_way.append((index, p, averaging(p.grad, self._group)))
-        if len(self._under_way) > _AHEAD:
-            self._take_next()
+        backward = torch._C._current_graph_task_id()
+        if backward not in self._backwards:
+            self._backwards.add(backward)
+            groups = self.optimizer.param_groups
+            self._index = {id(q): i for i, g in enumerate(groups) for q in g["params"]}
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(backward))
+        if self._averaging is None:
+            self._take(p)
+        else:
+            self._averaging.complete(p)
 
-    def _take(self, index: int, p: Tensor) -> None:
-        """Measure or step a parameter whose gradient is complete."""
+    def _end(self, backward: int) -> None:
+        self._backwards.clear()  # with those of backwards that failed
+        if self._averaging is not None:
+            self._averaging.finish()
+
+    def _take(self, p: Tensor) -> None:
+        """Measure or step a parameter whose gradient is complete, on all ranks."""
+        index = self._index.get(id(p))
+        if index is None:  # taken out of its group by hand
+            return
         if self._measuring:
             self._measure(p)
             return
         if self.max_norm is not None:
             self._clip(p)
+        if p.grad is not None:
+            self._left[id(p)] = p.grad
         for stepped in self.optimizer.step_parameter(index, p):
             stepped.grad = None
-        self._stepped.add(id(p))
-
-    def _take_next(self) -> None:
-        index, p, average = self._under_way.popleft()
-        average.wait()
-        self._take(index, p)
-
-    def _finish(self) -> None:
-        while self._under_way:
-            self._take_next()
+            self._stepped.add(id(stepped))
+            self._left.pop(id(stepped), None)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if hasattr(optimizer, "found_inf") or hasattr(optimizer, "grad_scale"):
@@ -95,14 +99,32 @@ class ReleaseHandle:
                 "or remove() the handle",
             )
         stepped, self._stepped = self._stepped, set()
-        params = (p for group in optimizer.param_groups for p in group["params"])
-        if self._group is not None and any(p.grad is not None and id(p) in stepped for p in params):
+        left, self._left = self._left, {}
+        params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        others = [p for p in params if left.get(id(p)) is not p.grad]
+        if not others or (self._averaging is None and self.max_norm is None):
+            return
+        if self._averaging is not None and any(id(p) in stepped for p in others):
             raise coded(
                 RuntimeError,
                 "SC453",
                 "gradient_release(average=…) found gradients of parameters that backward has "
                 "stepped: if DistributedDataParallel is around the model, take it off, since it "
                 "averages them too and keeps them all",
+            )
+        self._refuse_unknown(others)
+        if self.max_norm is not None:
+            raise _no_norm()
+        assert self._averaging is not None
+        self._averaging.now(others)
+
+    def _refuse_unknown(self, params: list[Tensor]) -> None:
+        if any(id(p) not in self._known for p in params):
+            raise coded(
+                RuntimeError,
+                "SC455",
+                "a parameter was added or unfrozen after gradient_release, which neither clips "
+                "nor averages its gradient: remove() the handle and call gradient_release again",
             )
 
     @contextmanager
@@ -135,6 +157,9 @@ class ReleaseHandle:
             yield
         finally:
             self._measuring = False
+        self._refuse_unknown(
+            [p for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        )
         total: Tensor | None = None
         for groups, squares in self._sums.values():
             for group in groups:
@@ -158,13 +183,7 @@ class ReleaseHandle:
 
     def _clip(self, p: Tensor) -> None:
         if self._factor is None or id(p) in self._clipped:
-            raise coded(
-                RuntimeError,
-                "SC441",
-                "gradient_release with max_norm steps in two backwards: first `with handle.norm(): "
-                "loss.backward(retain_graph=True)`, then loss.backward(); this one has no norm of "
-                "its own",
-            )
+            raise _no_norm()
         self._clipped.add(id(p))
         part = mesh.local(p.grad)
         part.mul_(self._factor.to(part.device))
@@ -174,7 +193,8 @@ class ReleaseHandle:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self.optimizer._release = None
+        if self.optimizer._release is self:
+            self.optimizer._release = None
 
     def __enter__(self) -> ReleaseHandle:
         return self
@@ -184,7 +204,10 @@ class ReleaseHandle:
 
 
 def gradient_release(
-    optimizer: object, *, max_norm: float | None = None, average: Any = False
+    optimizer: object,
+    *,
+    max_norm: float | None = None,
+    average: bool | torch.distributed.ProcessGroup | None = False,
 ) -> ReleaseHandle:
     """Step each parameter inside ``backward`` as soon as its gradient is complete, and free it.
 
@@ -198,9 +221,10 @@ def gradient_release(
     gradients are reduced first, and each rank steps its part.
 
     average: data parallelism in place of DistributedDataParallel, whose buckets hold all gradients.
-    Each gradient is averaged over all ranks (True) or those of a process group inside backward, a
-    few ahead of the steps.  Parameters become those of the group's first rank; every rank has to
-    use the same ones in each backward.  Buffers stay each rank's own.
+    Each gradient is averaged over all ranks (True or None) or those of a process group inside
+    backward, a few ahead of the steps, in one order on all ranks.  Parameters become those of the
+    group's first rank; every rank has to use the same ones in each backward, which is compared.
+    Buffers stay each rank's own.
 
     optimizer: one of this library, or what a trainer has wrapped around it.
 
@@ -208,7 +232,8 @@ def gradient_release(
 
     Raises TypeError for an optimizer not made by signconv and for DTensors with ``average``;
     ValueError with ``skip_nonfinite`` and for a max_norm that is not positive; RuntimeError if it
-    is on already, or with plain parameters on several ranks and no ``average``.
+    is on already, with plain parameters on several ranks and no ``average``, and for an ``average``
+    without a process group of this rank.
     """
     ours = unwrapped(optimizer, "gradient_release")
     if ours.released:
@@ -243,27 +268,34 @@ def gradient_release(
             "give gradient_release average=True, or use fully_shard, whose gradients are reduced "
             "first",
         )
-    group = _group(average) if _several_ranks() else None
+    group = None if average is False else _group(average)
     if group is not None:
-        first = torch.distributed.get_global_rank(group, 0)
-        for p in params:
-            torch.distributed.broadcast(p.detach(), first, group)
+        same_parameters(params, group)
     ours._release = ReleaseHandle(ours, max_norm, group)
     return ours._release
 
 
 def _group(average: Any) -> Any:
-    """The ranks to average over; None for none."""
-    if average is False:
-        return None
-    return torch.distributed.group.WORLD if average is True else average
+    """The ranks to average over; None where this one is alone."""
+    dist = torch.distributed
+    if not (dist.is_available() and dist.is_initialized()):
+        what = "there is no process group yet: init_process_group() first"
+    else:
+        group = dist.group.WORLD if average is True or average is None else average
+        if dist.get_rank(group) >= 0:
+            return group if dist.get_world_size(group) > 1 else None
+        what = "this rank is not in the process group that was given"
+    raise coded(RuntimeError, "SC457", f"gradient_release(average=…): {what}")
 
 
-def averaging(grad: Tensor | None, group: Any) -> Any:
-    """Begin to average a gradient over the ranks, in place, as DDP does: shares are summed."""
-    assert grad is not None
-    grad.div_(torch.distributed.get_world_size(group))
-    return torch.distributed.all_reduce(grad, group=group, async_op=True)
+def _no_norm() -> Exception:
+    return coded(
+        RuntimeError,
+        "SC441",
+        "gradient_release with max_norm steps in two backwards: first `with handle.norm(): "
+        "loss.backward(retain_graph=True)`, then loss.backward(); these gradients have no norm of "
+        "their own",
+    )
 
 
 def _several_ranks() -> bool:

@@ -5,8 +5,7 @@ when the optimizer is made and looked at again at the first step, so that a run 
 in one process, after the last one's optimizers are gone, repeats it.  All ranks make their
 optimizers in one order, so replicas agree; that is compared.  Ranks that step different parameters
 (ZeRO, pipelines) have one seed too, and number the elements of those apart, as their state says and
-keeps: for that the first step waits a moment for the others.  So they do under a seed that was
-chosen; what replicas' seeds are is then the program's own affair.
+keeps: for that the first step waits a moment for the others.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import gc
 import hashlib
 import itertools
 import weakref
-from collections import defaultdict
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +30,7 @@ if TYPE_CHECKING:
 
 _living: weakref.WeakSet[FusedOptimizer] = weakref.WeakSet()
 _births = itertools.count()
-#: Numbers of the comparisons, of default seeds and of each chosen one apart: an optimizer that one
-#: rank alone has, with a seed of its own, shifts no other's.
-_compared: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+_compared = itertools.count()
 #: Parameters of which some elements say whether two ranks hold the same.
 _SAMPLED = 1024
 #: How long the first step waits for the other ranks, in seconds: they are in the same step.
@@ -88,18 +83,14 @@ def _used(optimizers: list[FusedOptimizer]) -> set[Any]:
 
 
 class Ranks:
-    """Compares a seed with the other ranks', through the store of the process group.
+    """Compares a default seed with the other ranks', through the store of the process group."""
 
-    chosen: it is no default seed, and may be another on other ranks.
-    """
-
-    def __init__(self, optimizer: FusedOptimizer, chosen: bool = False) -> None:
+    def __init__(self, optimizer: FusedOptimizer) -> None:
         dist = torch.distributed
         self.name = type(optimizer).__name__
         self.params = [p for g in optimizer.param_groups for p in g["params"]]
         self.store = dist.distributed_c10d._get_default_store()
-        kind = f"chosen/{optimizer.defaults['seed']}" if chosen else "default"
-        self.key = f"signconv/seed/{kind}/{next(_compared[kind])}"
+        self.key = f"signconv/seed/{next(_compared)}"
         self.marks = _marks(self.params)
         self.mine = f"{optimizer.defaults['seed']} {','.join(self.marks) or '-'}"
         self.rank = rank = dist.get_rank()
@@ -177,14 +168,14 @@ class Ranks:
         )
 
 
-def ranks(optimizer: FusedOptimizer, chosen: bool) -> Ranks | None:
+def ranks(optimizer: FusedOptimizer) -> Ranks | None:
     """What compares the seed across ranks; None in a process of its own."""
     dist = torch.distributed
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return None
-    return Ranks(optimizer, chosen)
+    return Ranks(optimizer)
 
 
 def _marks(params: list[Tensor]) -> list[str]:

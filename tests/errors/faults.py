@@ -7,7 +7,6 @@ import itertools
 import os
 import pickle
 import sys
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from signconv.ir.nodes import GRAD, Op
 from signconv.lower.kernel_program import Statement
 from signconv.pipeline import checkpoint
 from signconv.render import environment
-from signconv.runtime import cast, checks, offload, release, seeds
+from signconv.runtime import averaging, cast, checks, offload, release, seeds
 from signconv.runtime.cpu import backend as cpu_backend
 from signconv.runtime.inspect import inspect
 from signconv.runtime.kernel import backend as kernel_backend
@@ -348,7 +347,7 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     for rank, seed in enumerate((1, 0)):
         patch.setattr(dist, "get_rank", lambda rank=rank: rank)
-        patch.setattr(seeds, "_compared", defaultdict(itertools.count))
+        patch.setattr(seeds, "_compared", itertools.count())
         waiting = made()
         waiting.defaults["seed"] = seed
         seeds.Ranks(waiting).ask()
@@ -755,9 +754,31 @@ def _(*_: Any) -> None:
     optimizer = AdamW([p])
     handle = gradient_release(optimizer)
     p.square().sum().backward()
-    handle._group = "all"  # as with average=True on several ranks
+    handle._averaging = "all"  # as with average=True on several ranks
     p.grad = torch.ones(64)
     optimizer.step()
+
+
+@fault("SC455", "added or unfrozen after gradient_release")
+def _(*_: Any) -> None:
+    p, q = parameter(64), parameter(64)
+    optimizer = AdamW([p])
+    gradient_release(optimizer, max_norm=1.0)
+    optimizer.add_param_group({"params": [q]})
+    q.grad = torch.ones(64)
+    optimizer.step()
+
+
+@fault("SC456", "the ranks used different parameters in a backward")
+def _(*_: Any) -> None:
+    averages = averaging.Averaging(None, [parameter(64)], lambda p: None)
+    averages._compared = torch.tensor([7, -3]), 5  # what two ranks found
+    averages.finish()
+
+
+fault("SC457", r"there is no process group yet: init_process_group\(\) first")(
+    lambda *_: gradient_release(AdamW([parameter(64)]), average=True)
+)
 
 
 @fault("SC454", "is for plain parameters: .* leave it out")

@@ -109,7 +109,7 @@ def deepspeed(rank: int, ranks: int, folder: str, stage: int) -> None:
 
     def start() -> tuple[Any, Any]:
         net = model(torch.bfloat16)
-        optimizer = AdamWStoSign(net.parameters(), lr=1e-2, seed=0)
+        optimizer = AdamWStoSign(net.parameters(), lr=1e-2)
         engine, *_ = ds.initialize(model=net, optimizer=optimizer, config=config)
         return engine, optimizer
 

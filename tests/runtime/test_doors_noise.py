@@ -6,7 +6,6 @@ import gc
 import itertools
 import time
 import warnings
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -120,17 +119,15 @@ class Store(dict):
             time.sleep(0.01)
 
 
-def ranks(
-    monkeypatch: pytest.MonkeyPatch, *optimizers: Any, chosen: bool = False
-) -> list[seeds.Ranks]:
+def ranks(monkeypatch: pytest.MonkeyPatch, *optimizers: Any) -> list[seeds.Ranks]:
     """One for each optimizer, as if they were on ranks of their own."""
     dist, store, made = torch.distributed, Store(), []
     monkeypatch.setattr(dist, "get_world_size", lambda: len(optimizers))
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     for rank, optimizer in enumerate(optimizers):
         monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
-        monkeypatch.setattr(seeds, "_compared", defaultdict(itertools.count))
-        made.append(seeds.Ranks(optimizer, chosen))
+        monkeypatch.setattr(seeds, "_compared", itertools.count())
+        made.append(seeds.Ranks(optimizer))
     return made
 
 
@@ -187,19 +184,11 @@ def test_ranks_with_parameters_of_their_own_number_elements_apart(
         assert all(x.ask() for x in made)
 
 
-def test_a_seed_that_was_chosen_is_many_noises_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And an optimizer of one rank alone, with another seed, shifts nobody."""
-    (p, q), (r, s) = pair(value=2.0), pair(seed=5)
-    made = ranks(monkeypatch, p, q, r, chosen=True)
-    seeds.Ranks(s, chosen=True)
-    assert placed(made) == [[0], [seeds.APART], [0]]
-
-
 def test_parameters_that_took_the_place_of_others_number_elements_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """DeepSpeed's parts, which it puts into the groups by hand."""
-    optimizer, part = AdamWStoSign([parameter()], seed=0), parameter()
+    optimizer, part = AdamWStoSign([parameter()]), parameter()
     optimizer.param_groups[0]["params"] = [part]
 
     class Ranks:

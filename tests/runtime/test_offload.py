@@ -324,7 +324,7 @@ def test_state_is_whole_wherever_it_is_read() -> None:
     finished = []
     model.loss(0).backward()
     staging = next(iter(optimizer._offload._staged.values()))
-    staging.finish = lambda: finished.append(1)
+    staging.wait = lambda: finished.append(1)
     optimizer.state_dict()
     copy.copy(optimizer).__getstate__()
     assert len(finished) >= 2
@@ -348,6 +348,93 @@ def test_large_parameters_share_a_slot() -> None:
     (staging,) = optimizer._offload._staged.values()
     assert sorted(s.numel() for s in staging.slots)[:2] == [size, size]
     assert max(s.numel() for s in staging.slots) > 30 * size
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_parameters_move_between_groups(released: bool) -> None:
+    """Their state moves with them, and the batches that they left are gone."""
+    sides = []
+    for offloaded in (False, True):
+        a, b, p = params = [nn.Parameter(torch.randn(32, 64)) for _ in range(3)]
+        rng = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for q in params:
+                q.copy_(torch.randn(32, 64, generator=rng))
+        groups = [{"params": [a]}, {"params": [b, p], "lr": 0.5}]
+        optimizer = AdamWStoSign(groups, lr=0.01, seed=3)
+        if offloaded:
+            offload._offload(optimizer, 1 << 20)
+        if offloaded and released:
+            signconv.gradient_release(optimizer)
+        for t in range(6):
+            if t == 2:
+                optimizer.param_groups[1]["params"] = [b]
+                optimizer.param_groups[0]["params"] = [a, p]
+            if t == 4:
+                optimizer.param_groups.pop(1)
+            weights = [torch.randn(32, 64, generator=rng) for _ in params]
+            sum((q * w).sum() for q, w in zip(params, weights, strict=True)).backward()
+            optimizer.step()
+            for q in params:
+                q.grad = None
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
+    assert {i for i, _ in optimizer._offload._batches} == {0}
+    assert {*optimizer._offload._home} == {a, p}
+
+
+class Late(offload.Staging):
+    """Copies that land when somebody waits for them, as a GPU's may."""
+
+    def fetch(self, batch: Any) -> None:
+        if self.holds[self.places[batch]] is batch and batch.seen == batch.host._version:
+            return
+        self.land(self.places[batch])
+        super().fetch(batch)
+
+    def send_back(self, batch: Any) -> None:
+        n, size = self.places[batch], batch.host.numel()
+        self.__dict__.setdefault("coming", {})[n] = (batch.host, self.slots[n][:size].clone())
+        batch.seen = batch.host._version + 1  # what landing makes it
+
+    def land(self, n: int) -> None:
+        host, there = self.__dict__.setdefault("coming", {}).pop(n, (None, None))
+        if host is not None:
+            host.copy_(there)
+
+    def wait(self) -> None:
+        for n in [*self.__dict__.get("coming", {})]:
+            self.land(n)
+
+
+def test_state_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches made anew while others' state is on its way: a parameter unfrozen, one appended."""
+    monkeypatch.setattr(offload, "Staging", Late)
+    sides = []
+    for offloaded in (False, True):
+        rng = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.randn(32, 64, generator=rng)) for _ in range(6)]
+        params[3].requires_grad_(False)
+        optimizer = AdamWStoSign([*params[:5]], lr=0.01, seed=3)
+        if offloaded:
+            offload._offload(optimizer, 4096)
+        for t in range(8):
+            if t == 1 and offloaded:
+                signconv.gradient_release(optimizer)
+            if t == 3:
+                params[3].requires_grad_(True)
+            if t == 5:
+                optimizer.param_groups[0]["params"].append(params[5])
+            if t == 6:
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            active = params[: 6 if t >= 5 else 5]
+            weights = [torch.randn(32, 64, generator=rng) for _ in active]
+            sum((q * w).sum() for q, w in zip(active, weights, strict=True)).backward()
+            optimizer.step()
+            for q in params:
+                q.grad = None
+        sides.append(everything(params, optimizer))
+    assert equal(*sides)
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from signconv.generated.adamw_stosign import AdamWStoSign
 from torch import Tensor, nn
 
 import signconv
-from signconv.runtime import release
+from signconv.runtime import offload, release
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
 
@@ -187,6 +188,94 @@ def test_model_and_optimizer_are_freed(kept: bool) -> None:
     assert [x() for x in alive] == [None, None]
 
 
+def test_groups_may_be_edited_by_hand() -> None:
+    """Reordered, removed, a parameter taken out: as with an ordinary step."""
+    sides = []
+    for released in (False, True):
+        model = make(dtype=torch.float32)
+        groups = [
+            {"params": [*layer.parameters()], "lr": lr}
+            for layer, lr in ((model[0], 0.5), (model[2], 0.1), (model[3], 0.01))
+        ]
+        optimizer = AdamW(groups, backend="reference")
+        if released:
+            signconv.gradient_release(optimizer)
+        for t in range(5):
+            if t == 1:
+                optimizer.param_groups.reverse()
+            if t == 2:
+                optimizer.param_groups.pop(0)
+            if t == 3:
+                optimizer.param_groups[0]["params"] = [model[2].weight]
+            loss_of(model, t).backward()
+            optimizer.step()
+            model.zero_grad()
+        sides.append([p.detach() for p in model.parameters()])
+    assert all(different(p, q) == 0 for p, q in zip(*sides, strict=True))
+
+
+def test_an_old_handle_ends_nothing_of_a_new_one() -> None:
+    optimizer = AdamW(make().parameters(), backend="reference")
+    with signconv.gradient_release(optimizer) as first:
+        first.remove()
+        second = signconv.gradient_release(optimizer)
+    assert optimizer.released
+    second.remove()
+    assert not optimizer.released
+
+
+def test_what_is_neither_clipped_nor_measured_is_refused() -> None:
+    model = make(dtype=torch.float32)
+    optimizer = AdamW(model[:3].parameters(), backend="reference")
+    handle = signconv.gradient_release(optimizer, max_norm=1.0)
+    optimizer.add_param_group({"params": [*model[3].parameters()]})
+    loss = loss_of(model, 0)
+    with pytest.raises(RuntimeError, match="SC455"), handle.norm():
+        loss.backward(retain_graph=True)
+    model.zero_grad()
+    with handle.accumulate():
+        loss_of(model, 0).backward()
+    for p in model[3].parameters():
+        p.grad = None
+    with pytest.raises(RuntimeError, match="SC441"):
+        optimizer.step()
+
+
+def test_a_backward_that_fails_leaves_nothing_behind() -> None:
+    """Offloaded too: after zero_grad the next one is as any other."""
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            raise RuntimeError("failed on the way")
+
+    sides = []
+    for way in ("ordinary", "released", "offloaded"):
+        model = make(dtype=torch.float32)
+        optimizer = AdamW(model.parameters(), backend="reference")
+        if way != "ordinary":
+            signconv.gradient_release(optimizer)
+        if way == "offloaded":
+            offload._offload(optimizer, 1 << 20)
+        for t in range(3):
+            if t == 1 and way == "offloaded":
+                x = torch.randn(4, 64)
+                y = model[3](torch.tanh(Fails.apply(model[2](x)))).square().mean()
+                with pytest.raises(RuntimeError, match="on the way"):
+                    y.backward()
+                model.zero_grad()
+            loss_of(model, t).backward()
+            optimizer.step()
+            model.zero_grad()
+        sides.append([p.detach() for p in model.parameters()])
+    for side in sides[1:]:
+        assert all(different(p, q) == 0 for p, q in zip(sides[0], side, strict=True))
+
+
 def test_clipping_takes_two_backwards() -> None:
     """The first finds the norm, as clip_grad_norm_ does, and keeps no gradient; the second steps
     with what an ordinary step gets."""
@@ -212,7 +301,7 @@ def test_clipping_takes_two_backwards() -> None:
         a.zero_grad()
         b.step()
     assert_same(a, b, one, two)
-    with pytest.raises(RuntimeError, match="has no norm of its own"):
+    with pytest.raises(RuntimeError, match="have no norm of their own"):
         loss_of(two, 9).backward()
     with pytest.raises(ValueError, match="above 0"):
         signconv.gradient_release(AdamW(make().parameters()), max_norm=-1.0)
