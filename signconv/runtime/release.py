@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -114,7 +114,7 @@ class ReleaseHandle:
             )
         self._refuse_unknown(others)
         if self.max_norm is not None:
-            raise _no_norm()
+            _refuse_norm()
         assert self._averaging is not None
         self._averaging.now(others)
 
@@ -183,7 +183,7 @@ class ReleaseHandle:
 
     def _clip(self, p: Tensor) -> None:
         if self._factor is None or id(p) in self._clipped:
-            raise _no_norm()
+            _refuse_norm()
         self._clipped.add(id(p))
         part = mesh.local(p.grad)
         part.mul_(self._factor.to(part.device))
@@ -288,8 +288,8 @@ def _group(average: Any) -> Any:
     raise coded(RuntimeError, "SC457", f"gradient_release(average=…): {what}")
 
 
-def _no_norm() -> Exception:
-    return coded(
+def _refuse_norm() -> NoReturn:
+    raise coded(
         RuntimeError,
         "SC441",
         "gradient_release with max_norm steps in two backwards: first `with handle.norm(): "

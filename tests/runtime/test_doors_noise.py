@@ -195,6 +195,9 @@ def test_parameters_that_took_the_place_of_others_number_elements_apart(
         def place(self) -> dict[Tensor, int]:
             return {part: seeds.APART}
 
+        def ask(self) -> bool:
+            return True
+
     monkeypatch.setattr(seeds, "ranks", lambda *_, **__: Ranks())
     part.grad = torch.ones_like(part)
     optimizer.step()
