@@ -19,17 +19,15 @@ help:  ## this list
 
 setup: $(STAMP)  ## virtual environment in .venv with everything that demo and test need
 
-# Without bytecode, which takes a minute for what is mostly never imported: Python writes that of a
-# module when it is.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "setup: signconv needs Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	@echo "setup 1/3: virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setup 2/3: $(TORCH) (the large download; silent while it runs)"
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(TORCH)
 	@echo "setup 3/3: signconv, editable, with the tools of its tests and its demo"
-	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -e '.[test,demo,cpu]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[test,demo,cpu]'
 	@touch $@
 
 demo: setup  ## build an optimizer, verify its kernel, train a small model with it
