@@ -90,7 +90,8 @@ class Averaging:
         if self._learned:
             return
         rest = [n for n in sorted(self._place, key=self._place.__getitem__) if n not in self._came]
-        mine = torch.tensor([*dict.fromkeys(self._came), *rest], device=self._device)
+        numbers = [*dict.fromkeys(self._came), *rest]
+        mine = torch.tensor(numbers, dtype=torch.int64, device=self._device)
         first = torch.distributed.get_global_rank(self.group, 0)
         torch.distributed.broadcast(mine, first, group=self.group)
         self._order(mine.tolist())
@@ -100,7 +101,7 @@ class Averaging:
         """Begin to compare which parameters had gradients; looked at when it costs no wait."""
         text = repr(sorted(self._came)).encode()
         mine = int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-        both = torch.tensor([mine, -mine], device=self._device)
+        both = torch.tensor([mine, -mine], dtype=torch.int64, device=self._device)
         work = torch.distributed.all_reduce(
             both, torch.distributed.ReduceOp.MAX, group=self.group, async_op=True
         )

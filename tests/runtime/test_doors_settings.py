@@ -299,8 +299,8 @@ def bare(source: str) -> list[int]:
         given = {k.arg for k in node.keywords}
         if node.func.attr in CONSTRUCTORS and not {"dtype", "device"} <= given:
             found.append(node.lineno)
-        numbers = [a for a in node.args[1:] if _number(a)]
-        if node.func.attr == "where" and len(numbers) == 2 and any(map(_real, numbers)):
+        numbers = [a for a in node.args[1:] if node.func.attr == "where" and _number(a)]
+        if len(numbers) == 2 and any(map(_real, numbers)):
             found.append(node.lineno)
     return found
 
