@@ -36,13 +36,12 @@ demo: setup  ## build an optimizer, verify its kernel, train a small model with 
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/train_tiny.py
 
 # A process runs whole files: what a file makes once for its tests is made once. (Groups of
-# pytest-xdist 3.8 do nothing with pytest 9.2, which computes the ids of tests.)  In alphabetical
-# order, since xdist's own puts the files with the fewest tests last, which are the longest.
+# pytest-xdist 3.8 do nothing with pytest 9.2, which computes the ids of tests.)
 check: lint  ## lint, types, one optimizer through every layer (under two minutes)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS) @tests/check.txt
 
 test: lint  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not long" $(PYTEST_ARGS)
 
 test-long: setup  ## what takes hours: 10,000 random programs and other tests marked long
 	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 7200 $(PYTEST_ARGS)

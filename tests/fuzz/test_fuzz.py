@@ -26,7 +26,7 @@ def test_programs_that_once_failed(path: Path, device: str) -> None:
     assert not result.problems, "\n".join(result.problems)
 
 
-BATCHES, PROGRAMS = 8, 25
+BATCHES, PROGRAMS = 4, 25
 #: The same programs go on until there are 10,000.
 LONG = range(BATCHES, 400)
 
