@@ -15,7 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -189,20 +189,19 @@ class Row:
 def measure(size: str, name: str, device: str, batch: int, context: int, steps: int) -> Row:
     """Train for a few steps in one way."""
     way = WAYS[name]
-    model = Llama(SIZES[size]) if device == "cpu" else made_on(device, size, way.dtype)
-    model.to(way.dtype)
+    model = made_on(device, size, way.dtype)
     params = [*model.parameters()]
     row = Row(size, name, way.title, sum(p.numel() for p in params))
     tokens = torch.randint(SIZES[size].vocabulary, (batch, context + 1), device=device)
     try:
         optimizer = way.make(params)
-        if way.offload and device != "cpu":
+        if way.offload:
             signconv.offload(optimizer)
         if way.release:
             signconv.gradient_release(optimizer)
         whole, stepping = [], []
         for t in range(steps + 2):
-            with watched(device, row) if t == 2 else unwatched():
+            with watched(device, row) if t == 2 else nullcontext():
                 begin = now(device)
                 with torch.autocast(device, torch.bfloat16, way.dtype == torch.float32):
                     loss = model(tokens)
@@ -217,7 +216,7 @@ def measure(size: str, name: str, device: str, batch: int, context: int, steps: 
         assert torch.isfinite(loss), name
         row.ms, row.ms_step = statistics.median(whole), statistics.median(stepping)
         row.host = in_host_memory(optimizer) / GIB if device != "cpu" else 0.0
-    except (torch.OutOfMemoryError, ImportError) as problem:
+    except (torch.OutOfMemoryError, ImportError, ValueError) as problem:  # none of them fits here
         row.peak = row.after = None
         row.problem = f"{type(problem).__name__}: {problem}".splitlines()[0][:160]
     return row
@@ -249,11 +248,6 @@ def watched(device: str, row: Row) -> Iterator[None]:
     yield
     row.peak = torch.cuda.max_memory_allocated() / GIB
     row.after = torch.cuda.memory_allocated() / GIB
-
-
-@contextmanager
-def unwatched() -> Iterator[None]:
-    yield
 
 
 def in_host_memory(optimizer: Any) -> int:

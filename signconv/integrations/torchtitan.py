@@ -1,14 +1,13 @@
 """torchtitan: its container of optimizers, whose groups may name generated ones.
 
-from signconv.integrations.torchtitan import OptimizersContainer
-from torchtitan.components.optimizer import ParamGroupConfig
+In a Trainer.Config:
 
-group = ParamGroupConfig(
-    pattern=r".*",
-    optimizer_name="signconv-adamw-stosign",
-    optimizer_kwargs={"lr": 8e-4, "weight_decay": 0.1},
-)
-optimizer = OptimizersContainer.Config(param_groups=[group])  # in the Trainer.Config
+    group = ParamGroupConfig(
+        pattern=r".*",
+        optimizer_name="signconv-adamw-stosign",
+        optimizer_kwargs={"lr": 8e-4, "weight_decay": 0.1},
+    )
+    optimizer = OptimizersContainer.Config(param_groups=[group])
 """
 
 from __future__ import annotations

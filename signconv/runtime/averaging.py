@@ -67,11 +67,11 @@ class Averaging:
     def now(self, params: Iterable[Tensor]) -> None:
         """Average gradients that were added up and left to ``optimizer.step()``."""
         for p in params:
-            self._begin(p, use=False)
+            self._begin(p)
         while self._under_way:
             self._under_way.popleft()[2].wait()
 
-    def _begin(self, p: Tensor, use: bool = True) -> None:
+    def _begin(self, p: Tensor) -> None:
         g = p.grad
         if g is None:  # zeroed after a backward that failed
             return
@@ -89,8 +89,7 @@ class Averaging:
         """From the first backward on: the first rank's order."""
         if self._learned:
             return
-        rest = [n for n in sorted(self._place, key=self._place.__getitem__) if n not in self._came]
-        numbers = [*dict.fromkeys(self._came), *rest]
+        numbers = [*dict.fromkeys([*self._came, *self._place])]  # those that came before others
         mine = torch.tensor(numbers, dtype=torch.int64, device=self._device)
         first = torch.distributed.get_global_rank(self.group, 0)
         torch.distributed.broadcast(mine, first, group=self.group)

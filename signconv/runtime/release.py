@@ -33,7 +33,7 @@ class ReleaseHandle:
         self._factor: Tensor | None = None
         self._clipped: set[int] = set()
         self._sums: dict[tuple[int, ...], tuple[list[Any], Tensor]] = {}
-        self._backwards: set[int] = set()  # that have begun
+        self._backward = -1  # the one that runs, by torch's number
         self._index: dict[int, int] = {}  # of the group that a parameter is in
         #: Since optimizer.step(): parameters stepped, and gradients that it has to step.
         self._stepped: set[int] = set()
@@ -42,7 +42,8 @@ class ReleaseHandle:
         self._known = {*map(id, params)}
         self._averaging = None if group is None else Averaging(group, params, self._take)
         self._hooks: list[Any] = [optimizer.register_step_pre_hook(self._before_step)]
-        self._hooks += [p.register_post_accumulate_grad_hook(self._hook()) for p in params]
+        hook = self._hook()
+        self._hooks += [p.register_post_accumulate_grad_hook(hook) for p in params]
 
     def _hook(self) -> Any:
         me = weakref.ref(self)  # parameters hold hooks where Python's collector does not see it
@@ -57,20 +58,17 @@ class ReleaseHandle:
     def _complete(self, p: Tensor) -> None:
         """The gradient of a parameter is complete, on this rank."""
         backward = torch._C._current_graph_task_id()
-        if backward not in self._backwards:
-            self._backwards.add(backward)
+        if backward != self._backward:
+            self._backward = backward
             groups = self.optimizer.param_groups
             self._index = {id(q): i for i, g in enumerate(groups) for q in g["params"]}
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: self._end(backward))
+            if self._averaging is not None:
+                engine = torch.autograd.Variable._execution_engine
+                engine.queue_callback(self._averaging.finish)
         if self._averaging is None:
             self._take(p)
         else:
             self._averaging.complete(p)
-
-    def _end(self, backward: int) -> None:
-        self._backwards.clear()  # with those of backwards that failed
-        if self._averaging is not None:
-            self._averaging.finish()
 
     def _take(self, p: Tensor) -> None:
         """Measure or step a parameter whose gradient is complete, on all ranks."""
@@ -142,7 +140,8 @@ class ReleaseHandle:
         """The first of two backwards of a clipped step: the norm of all gradients, each freed at
         once.  The second, outside, steps with gradients times max_norm / norm, at most 1.
 
-        Raises RuntimeError where gradients of a backward before are there (accumulated ones)."""
+        Raises RuntimeError where gradients of a backward before are there (accumulated ones), and
+        of parameters that came after ``gradient_release``."""
         params = (p for g in self.optimizer.param_groups for p in g["params"])
         if any(p.grad is not None for p in params):
             raise coded(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ import signconv
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
 from tests.distributed.training import join
+from tests.support.failing import FailsInBackward
 
 RANKS = 2
 
@@ -157,16 +157,6 @@ def _in_another_order(rank: int) -> None:
         agree(mine, plain)
 
 
-class Fails(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        raise RuntimeError("failed on the way")
-
-
 def _failing(rank: int) -> None:
     """A backward that fails on all ranks, thrown away; then others."""
     mine = _weights(6)
@@ -174,7 +164,7 @@ def _failing(rank: int) -> None:
     signconv.gradient_release(b, average=True)
     for t in range(4):
         if t == 1:
-            bad = Fails.apply(mine[0] * 1.0).sum() + _pull(mine[1:], 9, rank, [*range(5)])
+            bad = FailsInBackward.apply(mine[0] * 1.0).sum() + _pull(mine[1:], 9, rank, [*range(5)])
             with pytest.raises(RuntimeError, match="on the way"):
                 bad.backward()
             b.zero_grad()

@@ -327,6 +327,16 @@ def test_the_table_of_memory_is_that_of_its_record() -> None:
     assert shown == table(json.loads((ROOT / record).read_text("utf-8")))
 
 
+def test_the_program_of_that_table_runs() -> None:
+    """On the CPU, where it says that offload needs a GPU."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from memory import measure
+
+    row = measure("tiny", "fp8-release", "cpu", batch=1, context=32, steps=1)
+    assert row.ms is not None and not row.problem and row.parameters > 50_000
+    assert "SC448" in measure("tiny", "fp8-both", "cpu", batch=1, context=32, steps=1).problem
+
+
 def test_the_door_matrix_is_that_of_the_tests() -> None:
     from tools.docs import doors
 

@@ -32,7 +32,7 @@ from signconv.ir.nodes import GRAD, Op
 from signconv.lower.kernel_program import Statement
 from signconv.pipeline import checkpoint
 from signconv.render import environment
-from signconv.runtime import averaging, cast, checks, offload, release, seeds
+from signconv.runtime import averaging, cast, checks, offload, release, seeds, staging
 from signconv.runtime.cpu import backend as cpu_backend
 from signconv.runtime.inspect import inspect
 from signconv.runtime.kernel import backend as kernel_backend
@@ -711,7 +711,7 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
             return 2
 
     patch.setattr(torch.cuda, "cudart", Runtime)
-    offload.pinned(4096, torch.device("cuda"))
+    staging.pinned(4096, torch.device("cuda"))
 
 
 fault("SC448", "a parameter on the CPU")(lambda *_: offload.offload(AdamW([parameter(64)])))

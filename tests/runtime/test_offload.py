@@ -18,7 +18,7 @@ from signconv.generated.nadam_stosign import NAdamStoSign
 from torch import Tensor, nn
 
 import signconv
-from signconv.runtime import offload
+from signconv.runtime import offload, staging
 from signconv.verification.bits import different
 
 SHAPES = [(48, 64), (7,), (3, 33), (128, 32), (), (2, 5, 32), (0, 4), (96, 96)]
@@ -243,7 +243,7 @@ def test_one_batch_at_a_time_is_on_the_device() -> None:
     give(params, 0)
     optimizer.step()
     (flow,) = optimizer._offload._staged.values()
-    assert len(flow.slots) == offload.SLOTS and len(flow.places) == 10
+    assert len(flow.slots) == staging.SLOTS and len(flow.places) == 10
     assert {s.numel() for s in flow.slots} == {2 * each}
 
 
@@ -350,6 +350,15 @@ def test_large_parameters_share_a_slot() -> None:
     assert max(s.numel() for s in staging.slots) > 30 * size
 
 
+def step(optimizer: Any, params: list[nn.Parameter], rng: torch.Generator) -> None:
+    """A backward with gradients drawn from rng, and the step."""
+    weights = [torch.randn(p.shape, generator=rng) for p in params]
+    torch.stack([(p * w).sum() for p, w in zip(params, weights, strict=True)]).sum().backward()
+    optimizer.step()
+    for p in params:
+        p.grad = None
+
+
 @pytest.mark.parametrize("released", [False, True])
 def test_parameters_move_between_groups(released: bool) -> None:
     """Their state moves with them, and the batches that they left are gone."""
@@ -372,18 +381,14 @@ def test_parameters_move_between_groups(released: bool) -> None:
                 optimizer.param_groups[0]["params"] = [a, p]
             if t == 4:
                 optimizer.param_groups.pop(1)
-            weights = [torch.randn(32, 64, generator=rng) for _ in params]
-            sum((q * w).sum() for q, w in zip(params, weights, strict=True)).backward()
-            optimizer.step()
-            for q in params:
-                q.grad = None
+            step(optimizer, params, rng)
         sides.append(everything(params, optimizer))
     assert equal(*sides)
     assert {i for i, _ in optimizer._offload._batches} == {0}
     assert {*optimizer._offload._home} == {a, p}
 
 
-class Late(offload.Staging):
+class Late(staging.Staging):
     """Copies that land when somebody waits for them, as a GPU's may."""
 
     def fetch(self, batch: Any) -> None:
@@ -427,12 +432,7 @@ def test_state_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
                 optimizer.param_groups[0]["params"].append(params[5])
             if t == 6:
                 optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-            active = params[: 6 if t >= 5 else 5]
-            weights = [torch.randn(32, 64, generator=rng) for _ in active]
-            sum((q * w).sum() for q, w in zip(active, weights, strict=True)).backward()
-            optimizer.step()
-            for q in params:
-                q.grad = None
+            step(optimizer, params[: 6 if t >= 5 else 5], rng)
         sides.append(everything(params, optimizer))
     assert equal(*sides)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ import signconv
 from signconv.runtime import offload, release
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
+from tests.support.failing import FailsInBackward
 
 
 def make(device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> nn.Sequential:
@@ -243,16 +243,6 @@ def test_what_is_neither_clipped_nor_measured_is_refused() -> None:
 
 def test_a_backward_that_fails_leaves_nothing_behind() -> None:
     """Offloaded too: after zero_grad the next one is as any other."""
-
-    class Fails(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            raise RuntimeError("failed on the way")
-
     sides = []
     for way in ("ordinary", "released", "offloaded"):
         model = make(dtype=torch.float32)
@@ -264,7 +254,7 @@ def test_a_backward_that_fails_leaves_nothing_behind() -> None:
         for t in range(3):
             if t == 1 and way == "offloaded":
                 x = torch.randn(4, 64)
-                y = model[3](torch.tanh(Fails.apply(model[2](x)))).square().mean()
+                y = model[3](torch.tanh(FailsInBackward.apply(model[2](x)))).square().mean()
                 with pytest.raises(RuntimeError, match="on the way"):
                     y.backward()
                 model.zero_grad()
