@@ -819,13 +819,23 @@ MUTANTS = (
     ),
     Mutant(
         "offload: what was edited is not fetched again",
-        (("signconv/runtime/offload.py", "if self.holds[n] is batch and batch.seen == batch.host._version:", "if self.holds[n] is batch:"),),
+        (("signconv/runtime/staging.py", "if self.holds[n] is batch and batch.seen == batch.host._version:", "if self.holds[n] is batch:"),),
         ("tests/runtime/test_offload.py::test_state_may_be_edited_in_place_and_replaced",),
     ),
     Mutant(
         "offload: batches are not sent back",
-        (("signconv/runtime/offload.py", "batch.host.copy_(self.slots[n][:size])\n        else:\n            stepped", "pass\n        else:\n            stepped"),),
+        (("signconv/runtime/staging.py", "batch.host.copy_(self.slots[n][:size])\n        else:\n            stepped", "pass\n        else:\n            stepped"),),
         ("tests/runtime/test_offload.py::test_the_bits_are_those_without_it",),
+    ),
+    Mutant(
+        "offload: state on its way is read as it lies",
+        (("signconv/runtime/offload.py", "            self.wait()  # it may be", "            pass  # it may be"),),
+        ("tests/runtime/test_offload.py::test_state_that_is_late_is_waited_for",),
+    ),
+    Mutant(
+        "averages: each rank in its own order",
+        (("signconv/runtime/averaging.py", "        self._complete[self._place[number]] = p\n", "        self._begin(p)\n"),),
+        ("tests/distributed/test_release.py",),
     ),
     Mutant(
         "compiled step: a copy that a graph gave stays as it was",
