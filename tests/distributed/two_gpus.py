@@ -27,6 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from signconv import gradient_release
 from signconv.runtime.optimizer import FusedOptimizer
 from tests.distributed import meshes
 from tests.distributed.ranks import poison
@@ -162,6 +163,28 @@ def cut_by_torch(way: str, shape: tuple[int, int]) -> Check:
     return check
 
 
+def released_and_averaged(mesh: Any, device: str, folder: Path) -> int:
+    """Tensors that differ between release that averages inside backward and a step behind DDP."""
+    nets: list[nn.Module] = []
+    optimizers = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        layers = [nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)]
+        nets.append(nn.Sequential(*layers).to(device))
+        optimizers.append(AdamWStoSign(nets[-1].parameters(), lr=1e-2, seed=0))
+    ddp = DistributedDataParallel(nets[0])
+    gradient_release(optimizers[1], average=True)
+    rng = torch.Generator().manual_seed(1 + mesh.get_rank())
+    for _ in range(5):
+        x = torch.randn(32, 64, generator=rng).to(device)
+        for net, optimizer in zip((ddp, nets[1]), optimizers, strict=True):
+            net(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    pairs = zip(nets[0].parameters(), nets[1].parameters(), strict=True)
+    return sum(not torch.equal(a, b) for a, b in pairs)
+
+
 def checks(ranks: int) -> dict[str, Check]:
     made: dict[str, Check] = {}
     for cls, names in ((AdamWStoSign, STORED), (NAdamStoSign, ["bf16"]), (LAMB, ["fp32", "bf16"])):
@@ -170,6 +193,7 @@ def checks(ranks: int) -> dict[str, Check]:
     made["one NaN skips the step everywhere"] = same_bits(AdamWStoSign, {"skip_nonfinite": True})
     made["checkpoint into a fresh optimizer"] = checkpoint
     made["DDP ranks agree, DDP and FSDP2 learn"] = ddp_and_fsdp
+    made["release, averaged in backward: DDP's bits"] = released_and_averaged
     shapes = [(1, ranks), (ranks, 1)] + ([(2, ranks // 2)] if ranks in (4, 8) else [])
     for shape in shapes:
         size = f"{shape[0]} x {shape[1]}"
