@@ -81,3 +81,16 @@ def test_minus_zero_does_not_depend_on_triton(monkeypatch: pytest.MonkeyPatch) -
             optimizer.step()
         runs.append(p.detach())
     assert different(*runs) == 0
+
+
+def test_integers_are_not_computed_again_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton does so for an assertion that only its debugging makes."""
+    assert interpreter.patch_once()
+    compared: list[str] = []
+    semantic = type(tritons.interpreter_semantic)
+    less_equal = semantic.less_equal
+    monkeypatch.setattr(semantic, "less_equal", lambda *a: (compared.append(""), less_equal(*a))[1])
+    x = torch.full((32,), 2**30, dtype=torch.int32)
+    _kernel[(1,)](x)
+    assert torch.equal(x, torch.zeros(32, dtype=torch.int32))  # 2**32 wraps around
+    assert not compared
