@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from signconv.ir.nodes import Hyper, Program, Ref
+from signconv.ir.values import Values
 from signconv.lower.identity import meaning
 from signconv.lower.kernel_program import MomentPlan
 from signconv.render.layout import WIDTH, tuple_of
@@ -82,6 +83,8 @@ def moment_slot(m: MomentPlan, p: Program) -> str:
         parts.append(f"of={literal(of)}")
         beta = p.moment(m.name).beta
         parts += [f'beta="{beta.name}"'] if isinstance(beta, Ref) and beta.kind == "hyper" else []
+    values = Values(p).of_moment(m.name)
+    parts += [f"values={values}"] if values else []
     return f"MomentSlot({', '.join(parts)}),"
 
 

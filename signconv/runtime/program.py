@@ -75,7 +75,8 @@ class MomentSlot:
     """Storage of a moment: ``bits`` round it; ``init`` is the value before the first step, or
     "param"; ``apart``: the step's arithmetic takes its codes and its block scales, not their
     product; ``of``: what it is, "ema(grad**2)" or "max(…)" of one, and "" for anything else;
-    ``beta``: the hyperparameter by which it forgets, where it is one.
+    ``beta``: the hyperparameter by which it forgets, where it is one; ``values``: how many numbers
+    it can be, where the spec says so (a sign is one of three), and 0 for any.
     """
 
     name: str
@@ -85,6 +86,7 @@ class MomentSlot:
     apart: bool = False
     of: str = ""
     beta: str = ""
+    values: int = 0
 
     @property
     def stored(self) -> Format:

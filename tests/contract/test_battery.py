@@ -24,15 +24,30 @@ from torch.optim.optimizer import Optimizer
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
 from tests.support import generated_classes
+from tests.support.entries import CORE, entry_of, first_move, marks
 
 CLASSES = generated_classes()
 #: Slow in the interpreter: tests/render compares every class there.
 ON_KERNEL = ("adamw_stosign", "nadam")
 _CASES = [(n, b) for n in CLASSES for b in ("auto", "reference")]
 _CASES += [(n, "triton") for n in ON_KERNEL]
-every = pytest.mark.parametrize(
-    "cls", [(CLASSES[n], b) for n, b in _CASES], ids=[f"{n}-{b}" for n, b in _CASES], indirect=True
-)
+
+
+def _each(thin: bool) -> pytest.MarkDecorator:
+    cases = [
+        pytest.param(
+            (CLASSES[n], b),
+            id=f"{n}-{b}",
+            marks=marks(not thin or entry_of(CLASSES[n]) in CORE),
+        )
+        for n, b in _CASES
+    ]
+    return pytest.mark.parametrize("cls", cases, indirect=True)
+
+
+every = _each(thin=False)
+#: For what takes many steps: a class of every kind in `make test`, the others in `make test-long`.
+some = _each(thin=True)
 _backend = ["reference"]
 
 
@@ -88,7 +103,7 @@ def unequal(a: FusedOptimizer, b: FusedOptimizer, ps: list[Tensor], qs: list[Ten
 # ---------------------------------------------------------------- groups, learning rates
 
 
-@every
+@some
 def test_groups_have_their_own_hyperparameters(cls: type[FusedOptimizer]) -> None:
     """A group with lr 0 stays, the other steps as it does alone; a late group joins both."""
     ps = make(torch.bfloat16, [(4, 32)] * 3)
@@ -142,7 +157,7 @@ def test_every_scheduler_that_torch_has_is_here() -> None:
     assert found - ABSTRACT - {"SWALR"} == set(SCHEDULERS)
 
 
-@every
+@some
 def test_schedulers_act_like_a_learning_rate_set_by_hand(cls: type[FusedOptimizer]) -> None:
     """The plan that torch.optim.SGD gets from the same scheduler, written into the group."""
     some = ("LambdaLR",) if _backend[0] == "triton" else tuple(SCHEDULERS)
@@ -202,7 +217,7 @@ def test_averaged_weights_take_turns_with_the_optimizer(cls: type[FusedOptimizer
     assert all(p.isfinite().all() for p in averaged.parameters())
 
 
-@every
+@some
 def test_a_tensor_lr_acts_like_a_float(cls: type[FusedOptimizer]) -> None:
     ps = make()
     qs = copies(ps)
@@ -271,11 +286,12 @@ def test_nothing_moves_without_gradients_or_elements(cls: type[FusedOptimizer]) 
     optimizer = new(cls, ps)
     optimizer.step()
     assert not optimizer.state
-    give(ps, 0)
-    ps[0].grad = None
-    optimizer.step()
-    assert torch.equal(ps[0], start[0])
-    assert not torch.equal(ps[2], start[2])
+    for t in range(1, first_move(cls) + 1):
+        give(ps, t)
+        ps[0].grad = None
+        optimizer.step()
+        assert torch.equal(ps[0], start[0])
+        assert torch.equal(ps[2], start[2]) is (t < first_move(cls))
     assert set(optimizer.state) == {ps[2]}
 
 
@@ -316,7 +332,7 @@ def test_tied_parameters_step_once(cls: type[FusedOptimizer]) -> None:
     assert int(a.state[model[0].weight]["step"]) == 2
 
 
-@every
+@some
 def test_gradients_may_be_scaled_clipped_and_accumulated(cls: type[FusedOptimizer]) -> None:
     """GradScaler with its power of two, and sums of two backwards, give the plain bits."""
     ps = make()
@@ -368,7 +384,7 @@ def _file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(buffer, weights_only=True)
 
 
-@every
+@some
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_every_way_of_copying_goes_on_alike(cls: type[FusedOptimizer], dtype: torch.dtype) -> None:
     """A file read with weights_only, deepcopy, pickle."""

@@ -3,18 +3,29 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from signconv.passes.base import registry
-from signconv.pipeline.catalogue import GENERATED
+from signconv.pipeline.catalogue import GENERATED, Entry
 from tests.render import test_generated
 from tests.specs import test_specs
-from tools.docs.algorithms import page
+from tests.support.entries import core_first
+from tools.docs.algorithms import HEAD, row
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
 
 
-def test_the_page_is_made_from_the_code() -> None:
-    assert page() == PAGE, "run `make docs`"
+def test_the_page_has_its_head_and_a_row_for_every_entry() -> None:
+    rows = PAGE.removeprefix(HEAD).splitlines()
+    assert PAGE.startswith(HEAD) and len(rows) == len(GENERATED)
+    labels = [re.search(r"test_generated\.py\[([^]]+)\]", row)[1] for row in rows]
+    assert labels == [e.label for e in GENERATED]
+
+
+@pytest.mark.parametrize("entry", core_first())
+def test_rows_are_made_from_the_code(entry: Entry) -> None:
+    assert row(entry) in PAGE, "run `make docs`"
 
 
 def ids(test: object, argument: str) -> set[str]:

@@ -10,8 +10,9 @@ import pytest
 
 from signconv.pipeline.catalogue import GENERATED, Entry
 from signconv.runtime import backend
-from tests.render.test_generated import label, path_of
+from tests.render.test_generated import label
 from tests.support import ROOT, python
+from tests.support.entries import path_of
 
 PACKAGE = ROOT / "signconv"
 #: Layer -> the parts of signconv it may import (docs/architecture.md#folders; all share ir).

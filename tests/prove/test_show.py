@@ -177,7 +177,9 @@ def test_latex_is_balanced(spec: str) -> None:
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}")
     rows = [x for x in text.splitlines() if x.startswith("  ")]
     assert all(row.endswith(r" \\") for row in rows[:-1]) and not rows[-1].endswith("\\")
-    outside = re.sub(r"\\begin{cases}.*?\\end{cases}", "", text)
+    outside, cases = text, re.compile(r"\\begin{cases}((?!\\begin{cases}).)*?\\end{cases}")
+    while cases.search(outside):  # the innermost first: cases may lie in cases
+        outside = cases.sub("", outside)
     assert all(row.count("&") == 1 for row in outside.splitlines() if row.startswith("  "))
 
 

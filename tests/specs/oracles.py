@@ -153,6 +153,53 @@ def cautious_adamw(x, g, memory, t, lr, beta1, beta2, eps, weight_decay):
     return x * (1 - lr * weight_decay) - lr * u * agree / max(agree.mean(), 1e-3)
 
 
+def laprop(x, g, memory, t, lr, beta1, beta2, eps, weight_decay):
+    """Ziyin et al. 2020, Alg. 1."""
+    n = average(memory, "n", beta2, g * g) / (1 - beta2**t)
+    m = average(memory, "m", beta1, g / (np.sqrt(n) + eps)) / (1 - beta1**t)
+    return x - lr * m - lr * weight_decay * x
+
+
+def adopt(x, g, memory, t, lr, beta1, beta2, eps, weight_decay):
+    """Taniguchi et al. 2024, Alg. 2, clipped at t**0.25 as their code counts t, from 0."""
+    if t == 1:
+        memory["v"] = g * g
+        return x
+    bound = (t - 1) ** 0.25
+    scaled = np.clip(g / np.maximum(np.sqrt(memory["v"]), eps), -bound, bound)
+    memory["v"] = beta2 * memory["v"] + (1 - beta2) * g * g
+    return x * (1 - lr * weight_decay) - lr * average(memory, "m", beta1, scaled)
+
+
+def ademamix(x, g, memory, t, lr, beta1, beta2, beta3, alpha, warmup, eps, weight_decay):
+    """Pagliardini et al. 2024, Alg. 1, with the schedulers of its Section 3."""
+    part = min(t / warmup, 1.0)
+    start, end = np.log(beta1), np.log(beta3)
+    slow = min(np.exp(start * end / ((1 - part) * end + part * start)), beta3)
+    m1 = average(memory, "m1", beta1, g) / (1 - beta1**t)
+    m2 = average(memory, "m2", slow, g)
+    v = average(memory, "v", beta2, g * g) / (1 - beta2**t)
+    update = (m1 + alpha * part * m2) / (np.sqrt(v) + eps)
+    return x - lr * update - lr * weight_decay * x
+
+
+def mars(x, g, memory, t, lr, beta1, beta2, gamma, eps, weight_decay):
+    """Yuan et al. 2024, Alg. 2 (MARS-AdamW, approximate), clipping by the tensor's norm."""
+    c = g + gamma * beta1 / (1 - beta1) * (g - memory.get("g", g))
+    memory["g"] = g
+    c = c / max(1.0, np.sqrt(np.sum(c * c)))
+    return x * (1 - lr * weight_decay) - lr * adam_direction(c, memory, t, beta1, beta2, eps)
+
+
+def stableadamw(x, g, memory, t, lr, beta1, beta2, eps, weight_decay):
+    """Wortsman et al. 2023, Alg. 2, with its betas that rise from 0."""
+    b1, b2 = (b * (1 - b ** (t - 1)) / (1 - b**t) for b in (beta1, beta2))
+    m, v = average(memory, "m", b1, g), average(memory, "v", b2, g * g)
+    rms = np.sqrt(np.mean(g * g / np.maximum(v, eps * eps)))
+    eta = lr / max(1.0, rms)
+    return x - eta * weight_decay * x - eta * m / (np.sqrt(v) + eps)
+
+
 # ---------------------------------------------------------------- the table
 
 BETAS = {"beta1": 0.8, "beta2": 0.95}
@@ -161,28 +208,59 @@ PAIR = (0.8, 0.95)
 
 ORACLES = {
     "adabelief": by_hand("Zhuang et al. 2020, Alg. 2", adabelief, **ADAM),
+    "adadelta": by_torch(
+        lambda p, lr: torch.optim.Adadelta(p, lr, 0.8, 1e-3, 0.1),
+        0.0,
+        rho=0.8,
+        eps=1e-3,
+        weight_decay=0.1,
+    ),
+    "adagrad": by_torch(
+        lambda p, lr: torch.optim.Adagrad(p, lr, 0.02, 0.1, eps=1e-2),
+        0.0,
+        lr_decay=0.02,
+        weight_decay=0.1,
+        eps=1e-2,
+    ),
     "adam": by_torch(lambda p, lr: torch.optim.Adam(p, lr, PAIR, 1e-3, 0.1), 0.0, **ADAM),
     "adamax": by_hand("Kingma & Ba 2015, Alg. 2", adamax, **ADAM),
     "adamw": by_torch(lambda p, lr: torch.optim.AdamW(p, lr, PAIR, 1e-3, 0.1), 0.0, **ADAM),
     "adan": by_hand("Xie et al. 2022, Alg. 1", adan, beta3=0.9, **ADAM),
+    "ademamix": by_hand(
+        "Pagliardini et al. 2024, Alg. 1", ademamix, beta3=0.99, alpha=2.0, warmup=60.0, **ADAM
+    ),
+    "adopt": by_hand(
+        "Taniguchi et al. 2024, Alg. 2", adopt, **{**BETAS, "eps": 0.3, "weight_decay": 0.1}
+    ),
     "amsgrad": by_torch(
         lambda p, lr: torch.optim.AdamW(p, lr, PAIR, 1e-3, 0.1, amsgrad=True), 0.0, **ADAM
     ),
     "cautious_adamw": by_hand("Liang et al. 2024, Alg. 1", cautious_adamw, **ADAM),
     "lamb": by_hand("You et al. 2020, Alg. 2", lamb, **ADAM),
+    "laprop": by_hand("Ziyin et al. 2020, Alg. 1", laprop, **ADAM),
     "lion": by_hand("Chen et al. 2023, Alg. 2", lion, **BETAS, weight_decay=0.1),
+    "mars": by_hand("Yuan et al. 2024, Alg. 2", mars, gamma=0.05, **ADAM),
     "nadam": by_torch(
         lambda p, lr: torch.optim.NAdam(p, lr, PAIR, 1e-3, 0.1, 0.01, decoupled_weight_decay=True),
         0.0,
         momentum_decay=0.01,
         **ADAM,
     ),
+    "radam": by_torch(lambda p, lr: torch.optim.RAdam(p, lr, PAIR, 1e-3, 0.1), 0.0, **ADAM),
     "rmsprop": by_torch(
         lambda p, lr: torch.optim.RMSprop(p, lr, 0.9, 1e-3),
         0.1,
         alpha=0.9,
         eps=1e-3,
         weight_decay=0.1,
+    ),
+    "rprop": by_torch(
+        lambda p, lr: torch.optim.Rprop(p, lr, (0.6, 1.3), (0.2 * lr, 1.5 * lr)),
+        0.0,
+        eta_minus=0.6,
+        eta_plus=1.3,
+        step_min=0.2,
+        step_max=1.5,
     ),
     "s3": by_hand("arXiv 2507.06464, Alg. 1", s3, beta=0.9, weight_decay=0.1),
     "s3gd": by_hand("the S3GD post", s3gd, momentum=0.8, weight_decay=0.1),
@@ -194,6 +272,7 @@ ORACLES = {
     ),
     "signsgd": by_hand("Bernstein et al. 2018, Alg. 1", signsgd, weight_decay=0.1),
     "signum": by_hand("arXiv 2604.15416, Alg. 5", signum, momentum=0.8, weight_decay=0.1),
+    "stableadamw": by_hand("Wortsman et al. 2023, Alg. 2", stableadamw, **ADAM),
     "stosignsgd": by_hand(
         "arXiv 2604.15416, Alg. 3", stosignsgd, momentum=0.8, beta2=0.97, weight_decay=0.1
     ),

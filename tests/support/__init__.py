@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,7 @@ def built_class(folder: Path, body: str, convert: str | None = None, state: str 
     return class_of(build(spec_file(folder, body).spec, convert=convert, state=state), folder)
 
 
+@cache
 def generated_classes() -> dict[str, type[FusedOptimizer]]:
     """File stem -> class of everything in generated/, imported as users do (so they pickle)."""
     found = {}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from signconv.generated.adadelta import Adadelta
+from signconv.generated.rprop import Rprop
 
 from signconv.ir.nodes import Const, Moment, Op, Program, Ref, add, map_expressions, mul, sub
 from signconv.lower import schedule, sign_form
@@ -16,7 +18,7 @@ from signconv.pipeline.catalogue import GENERATED, Entry
 from signconv.render import printers
 from signconv.verification import bits, differential, witnesses
 from signconv.verification.report import Row
-from tests.support import class_of
+from tests.support import HEAD, class_of, spec_file
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SPECS = ("adamax", "adamw", "lion", "rmsprop", "sgd")
@@ -317,6 +319,42 @@ def test_too_few_states_are_reported(tmp_path: Path) -> None:
     assert re.search("v has only 1 distinct values", text)
     assert re.search("rounded up 3 times, down 0 times", text)
     assert re.search("only 50% of the parameters moved", text)
+
+
+def test_a_moment_of_few_numbers_has_to_show_all() -> None:
+    """Rprop keeps signs: three numbers by its spec, which need no rounding."""
+    found = []
+    for grad in (torch.zeros(64), torch.arange(64.0), torch.arange(-32.0, 32.0)):
+        p = torch.zeros(64, requires_grad=True)
+        optimizer = Rprop([p], backend="reference")
+        p.grad = grad
+        optimizer.step()
+        found.append(bits._weak(Rprop, optimizer, [p], {"up": 0, "down": 0}, 1.0, torch.float32))
+    signs = [[x for x in problems if "last_sign" in x] for problems in found]
+    words = "last_sign has only {} distinct values"
+    assert signs == [[words.format(1)], [words.format(2)], []]
+    assert not any("rounded" in x for x in found[0])
+
+
+def compared(cls: type, dtype: torch.dtype) -> Row:
+    """The reference with itself: what the comparison says of its own training."""
+    return bits.compare(cls, dtype, "cpu", 1, backend="reference", chunk=512, warm_up=10)
+
+
+def test_lr_rises_until_the_parameters_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adadelta's first steps are thousandths of lr, which bf16 parameters do not show."""
+    assert compared(Adadelta, torch.bfloat16).ok
+    monkeypatch.setattr(bits, "RISE", 1.0)
+    row = compared(Adadelta, torch.bfloat16)
+    assert row.ok is None and "of the parameters moved" in row.detail
+
+
+def test_lr_rises_to_where_the_spec_ends_it(tmp_path: Path) -> None:
+    """Beyond, the step would refuse it."""
+    head = HEAD.replace("ge=0", "ge=0, lt=1.5")
+    spec = spec_file(tmp_path, "numerator = grad * 0", head).spec
+    row = compared(class_of(build(spec), tmp_path), torch.bfloat16)
+    assert row.ok is None and "only 0% of the parameters moved" in row.detail
 
 
 def test_a_module_that_differs_from_the_compiler_is_reported(tmp_path: Path) -> None:

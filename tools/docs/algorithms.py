@@ -29,10 +29,11 @@ brackets.
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(_row(e) for e in GENERATED)
+    return HEAD + "".join(row(e) for e in GENERATED)
 
 
-def _row(e: Entry) -> str:
+def row(e: Entry) -> str:
+    """A line of the table."""
     made = build(e.spec, convert=e.convert, state=e.state, math=e.math)
     sources = [made.program.doc.strip().splitlines()[0].rstrip(".")]
     sources += [f"{x}: {registry()[parse(x).name].source}" for x in made.program.history]

@@ -35,9 +35,10 @@ from signconv.runtime.cpu.trace import Trace
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as reference_ops
 from signconv.verification import bits, differential
-from signconv.verification.bits import different, load_class
-from tests.render.test_generated import label, path_of
+from signconv.verification.bits import different
+from tests.render.test_generated import effort, label
 from tests.support import built_class, class_of, python
+from tests.support.entries import class_for, path_of
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 #: Elements; the shapes around it cross blocks, rows and tails.  A chunk has 16,384.
@@ -49,7 +50,8 @@ SMALL = 512
 def test_every_generated_optimizer_equals_its_reference(entry: Entry, turn: int) -> None:
     """fp32 and bf16 parameters by turns; the other in `make test-long`."""
     dtype = (torch.bfloat16, torch.float32)[(GENERATED.index(entry) + turn) % 2]
-    row = bits.compare(load_class(path_of(entry)), dtype, "cpu", 3, backend="cpu", chunk=SMALL)
+    cls = class_for(entry)
+    row = bits.compare(cls, dtype, "cpu", backend="cpu", chunk=SMALL, **effort(entry, turn))
     assert row.witness == "reference - cpu"
     assert row.ok, f"{row.subject}: {row.detail}"
 
@@ -64,7 +66,8 @@ def test_either_width(
 ) -> None:
     """Of AVX2 and of AVX-512, whichever this machine has."""
     monkeypatch.setattr(cpu_compile, "width", lambda: wide)
-    row = bits.compare(load_class(path_of(entry)), dtype, "cpu", 2, backend="cpu", chunk=SMALL)
+    cls = class_for(entry)
+    row = bits.compare(cls, dtype, "cpu", 2, backend="cpu", chunk=SMALL, warm_up=10)
     assert row.ok, row.detail
 
 
@@ -368,7 +371,7 @@ def test_machine_code(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
         cpu_compile, "_machine_code", lambda ir: (sources.append(ir), compiled(ir))[1]
     )
     monkeypatch.setattr(cpu_compile, "_compiled", {})
-    program = load_class(path_of(Entry(spec, None))).program
+    program = class_for(Entry(spec, None)).program
     code = cpu_compile.kernels(
         program, cpu_compile.Variant(torch.float32, torch.float32, False)
     ).assembly
