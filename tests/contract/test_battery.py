@@ -1,6 +1,7 @@
 """The torch.optim contract, clause by clause, for every generated optimizer.
 
-On "auto", the CPU backend here, and on the reference; one on the kernel in the interpreter.
+On the reference; on "auto", the CPU backend here, one of every kind (the others in
+`make test-long`); two on the kernel in the interpreter.
 
 tests/runtime/test_optimizer.py holds what needs one class only: bad arguments, refusals, backends.
 """
@@ -38,7 +39,7 @@ def _each(thin: bool) -> pytest.MarkDecorator:
         pytest.param(
             (CLASSES[n], b),
             id=f"{n}-{b}",
-            marks=marks(not thin or entry_of(CLASSES[n]) in CORE),
+            marks=marks(entry_of(CLASSES[n]) in CORE or (b == "reference" and not thin)),
         )
         for n, b in _CASES
     ]

@@ -31,6 +31,7 @@ from signconv.render.module import render
 from signconv.verification.bits import load_class
 from tests.docs.pages import anchors
 from tests.support import ROOT, environment
+from tests.support.command import Run
 
 README = ROOT / "README.md"
 EXAMPLE = ROOT / "examples" / "custom_optimizer.py"
@@ -186,25 +187,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def signconv_command(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "signconv", *shlex.split(line)[1:]],
-        cwd=folder,
-        env=environment(SIGNCONV_CACHE=str(folder / "cache")),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-
-
 @pytest.mark.parametrize("line", SIGNCONV_LINES)
-def test_command_line_runs(line: str, workspace: Path) -> None:
-    done = signconv_command(line, workspace)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_command_line_runs(line: str, workspace: Path, run: Run) -> None:
+    done = run(*shlex.split(line)[1:], cwd=workspace)
+    assert done.code == 0, done.out + done.err
     if line.startswith("signconv verify"):
-        rows = [x for x in done.stdout.splitlines() if "reference - kernel" in x]
-        assert len(rows) == 3 and all(re.search(r"│ ok +│", row) for row in rows), done.stdout
+        rows = [x for x in done.out.splitlines() if "reference - kernel" in x]
+        assert len(rows) == 3 and all(re.search(r"│ ok +│", row) for row in rows), done.out
 
 
 def test_readme_verifies_the_example_with_stosign() -> None:
@@ -212,12 +201,12 @@ def test_readme_verifies_the_example_with_stosign() -> None:
     assert "examples/custom_optimizer.py:" in line and "--convert stosign" in line
 
 
-def test_exit_codes(workspace: Path) -> None:
-    other = "signconv build adamw --convert stosign --check --out nowhere"
-    assert signconv_command(other, workspace).returncode == 1
+def test_exit_codes(workspace: Path, run: Run) -> None:
+    other = "build adamw --convert stosign --check --out nowhere"
+    assert run(*other.split(), cwd=workspace).code == 1
     assert not (workspace / "nowhere").exists()
-    wrong = signconv_command("signconv build adanw", workspace)
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "adamw" in wrong.stderr
+    wrong = run("build", "adanw", cwd=workspace)
+    assert wrong.code == 2 and wrong.err.count("\n") == 1 and "adamw" in wrong.err
 
 
 @every

@@ -246,7 +246,7 @@ def test_a_maximum_beside_a_read_ahead_is_one_plus_two_beta(tmp_path: Path) -> N
 @pytest.mark.parametrize("spec", builtin_names())
 def test_search_never_beats_a_bound(spec: str) -> None:
     p = converted(spec)
-    b = prove(p)
+    b = prove(p, steps=0)  # without the search that follows where nothing is proved
     if b.status != "proved":
         return
     largest = max(b.value, b.early[1] if b.early else 0.0)

@@ -8,7 +8,7 @@ import multiprocessing
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from signconv.verification import bits, differential
 from signconv.verification.bits import different
 from tests.render.test_generated import effort, label
 from tests.support import built_class, class_of, python
-from tests.support.entries import class_for, path_of
+from tests.support.entries import class_for, marks, path_of
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 #: Elements; the shapes around it cross blocks, rows and tails.  A chunk has 16,384.
@@ -56,11 +56,16 @@ def test_every_generated_optimizer_equals_its_reference(entry: Entry, turn: int)
     assert row.ok, f"{row.subject}: {row.detail}"
 
 
-@DTYPES
-@pytest.mark.parametrize("wide", [8, 32])
-@pytest.mark.parametrize(
-    "entry", [Entry("adamw", "stosign"), Entry("s3"), Entry("lamb")], ids=label
-)
+def either_width() -> Iterator[object]:
+    """fp32 and bf16 parameters by turns; the other in `make test-long`."""
+    for i, e in enumerate((Entry("adamw", "stosign"), Entry("s3"), Entry("lamb"))):
+        for j, wide in enumerate((8, 32)):
+            for k, dtype in enumerate((torch.float32, torch.bfloat16)):
+                name = f"{e.label}-{wide}-{('fp32', 'bf16')[k]}"
+                yield pytest.param(e, wide, dtype, id=name, marks=marks((i + j + k) % 2 == 0))
+
+
+@pytest.mark.parametrize(("entry", "wide", "dtype"), [*either_width()])
 def test_either_width(
     entry: Entry, wide: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
