@@ -12,10 +12,12 @@ import sympy as sp
 from signconv.ir.nodes import Program
 from signconv.passes.base import canonical, parse
 from signconv.pipeline import apply_passes, builtin_names, resolve
+from signconv.pipeline.catalogue import Entry
 from signconv.prove import extremal
 from signconv.prove.proofs import EARLY, bare, prove
 from signconv.prove.ratios import derive
 from tests.support import program_of
+from tests.support.entries import CORE, marks
 
 
 def converted(spec: str, convert: str = "") -> Program:
@@ -243,7 +245,9 @@ def test_a_maximum_beside_a_read_ahead_is_one_plus_two_beta(tmp_path: Path) -> N
     assert prove(p, {"b": 1.0, "a": 0.9}, steps=0).value == pytest.approx(2.8)
 
 
-@pytest.mark.parametrize("spec", builtin_names())
+@pytest.mark.parametrize(
+    "spec", [pytest.param(n, marks=marks(Entry(n) in CORE)) for n in builtin_names()]
+)
 def test_search_never_beats_a_bound(spec: str) -> None:
     p = converted(spec)
     b = prove(p, steps=0)  # without the search that follows where nothing is proved
