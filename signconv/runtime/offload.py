@@ -238,8 +238,8 @@ class OffloadHandle:
 def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHandle:
     """Keep the optimizer's state in pinned host memory and fetch it for each step.
 
-    The device holds three batches of about ``batch_bytes`` of state in place of all of it, one of
-    them as large as the largest parameter's where that has more.  The numbers are those of a step
+    The device holds three batches of about ``batch_bytes`` of state in place of all of it (the
+    model's usual matrices may need more), one of them the largest.  The numbers are those of a step
     without it, bit for bit.  ``state[p]`` are tensors of the host; edit or load them as always.
     With gradient_release batches are stepped inside backward; state is on the host again after
     ``optimizer.step()``.

@@ -83,18 +83,31 @@ class Batch:
             state[p].update({n: x for n, x in entry.items() if (p, n) not in self.there})
 
 
+def _usual(sizes: Sequence[int], batch_bytes: int) -> int:
+    """Bytes that any slot takes: no less than of a batch, and three quarters of all bytes lie in
+    batches no larger.  Of those in one slot nothing is copied while another is stepped, which cost
+    a third of the time of a model whose usual matrices were in it (docs/memory.md)."""
+    rest = sum(sizes)
+    for size in sorted(sizes, reverse=True):
+        rest -= size
+        if 4 * rest < 3 * sum(sizes):
+            return max(size, batch_bytes)
+    return batch_bytes
+
+
 class Staging:
     """Staging buffers (slots) on one device and, on a GPU, the two streams that copy.
 
-    Batches of one parameter that has more than ``batch_bytes`` share the first slot, so that two
-    of them are never there at once.
+    The few batches that are much larger than the rest, an embedding and a head, share the first
+    slot, so that two of them are never there at once (``_usual``).
     """
 
     def __init__(self, device: torch.device, batches: Sequence[Batch], batch_bytes: int) -> None:
         self.device = device
         self.cuda = device.type == "cuda"
         count = min(SLOTS, len(batches))
-        large = {batch for batch in batches if batch.host.numel() > batch_bytes}
+        usual = _usual([batch.host.numel() for batch in batches], batch_bytes)
+        large = {batch for batch in batches if batch.host.numel() > usual}
         self.places = {batch: 0 if batch in large else n % count for n, batch in enumerate(batches)}
         sizes = [0] * count
         for batch, n in self.places.items():

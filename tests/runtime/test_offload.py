@@ -335,7 +335,7 @@ def test_large_parameters_share_a_slot() -> None:
     sides = []
     for size in (None, 2 * (64 * 64 + 512)):
         rng = torch.Generator().manual_seed(0)
-        rows = [64, 4096, 64, 64, 64, 64, 4096, 64, 2048, 64, 64, 4096]
+        rows = [64, 256, *[64] * 20, 256, 64, 128, *[64] * 20, 256]
         params = [nn.Parameter(torch.randn(n, 64, generator=rng)) for n in rows]
         optimizer = AdamWStoSign(params, seed=3)
         if size is not None:
@@ -345,9 +345,17 @@ def test_large_parameters_share_a_slot() -> None:
             optimizer.step()
         sides.append(everything(params, optimizer))
     assert equal(*sides)
-    (staging,) = optimizer._offload._staged.values()
-    assert sorted(s.numel() for s in staging.slots)[:2] == [size, size]
-    assert max(s.numel() for s in staging.slots) > 30 * size
+    (flow,) = optimizer._offload._staged.values()
+    assert sorted(s.numel() for s in flow.slots)[:2] == [size, size]
+    assert max(s.numel() for s in flow.slots) > 3 * size
+
+
+def test_usual_parameters_share_no_slot() -> None:
+    """Two of a model's usual size are there at once, however large they are."""
+    assert staging._usual([8, 8, *[3] * 30], 2) == 3
+    assert staging._usual([8, 8, *[3] * 30], 4) == 4
+    assert staging._usual([8, 8, 8, *[3] * 10], 2) == 8  # nearly half of all bytes
+    assert staging._usual([5], 2) == 5
 
 
 def step(optimizer: Any, params: list[nn.Parameter], rng: torch.Generator) -> None:
