@@ -28,7 +28,7 @@ ROLES = ("numerator", "denominator", "update", "decay")
 #: them with what is generated): in its functions, …
 RESERVED = frozenset({
     "p", "g", "noise", "moments", "scalars", "hypers", "states", "initial_lr", "real_t",
-    "CODEC", "dev", "ref", "tl", "torch", "float",
+    "CODEC", "dev", "ref", "tl", "torch", "float", "gradient_norm",
 })  # fmt: skip
 #: … in its constructor and as keys of a param group, …
 RESERVED_HYPERS = frozenset({

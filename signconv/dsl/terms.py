@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from signconv.errors import Origin, SpecError, nearest
-from signconv.ir.nodes import STATES, Const, Expr, Op, Ref
+from signconv.ir.nodes import GRAD, SCOPES, STATES, Const, Expr, Op, Ref
 
 _HERE = str(Path(__file__).parent)
 
@@ -455,9 +455,22 @@ def tanh(x: Any) -> Term:
     return call("tanh", x)
 
 
-def norm(x: Any) -> Term:
-    """Euclidean norm over the tensor."""
-    return call("norm", x)
+def norm(x: Any, *, over: str = "tensor") -> Term:
+    """Euclidean norm over the tensor; of the gradient as it comes also over those of the param
+    "group", or of "all" that the optimizer steps, together: one number, and so a scalar."""
+    if over == "tensor":
+        return call("norm", x)
+    if over not in SCOPES:
+        known = nearest(str(over), ("tensor", *SCOPES))
+        raise SpecError("SC158", f"norm(…, over={over!r}): {known}", caller())
+    if lift(x) != GRAD:
+        raise SpecError(
+            "SC158",
+            f"norm(…, over={over!r}) is of grad alone, as it comes; of an expression the norm is "
+            "over each tensor",
+            caller(),
+        )
+    return Term(Ref("norm", over))
 
 
 def mean(x: Any) -> Term:

@@ -185,7 +185,7 @@ class Degrees:
         if isinstance(e, Const):
             return self.ANY if e.value == 0 else 0
         if isinstance(e, Ref):
-            if e.kind == "grad":
+            if e.kind in ("grad", "norm"):
                 return 1
             if e.kind == "param":
                 return None
@@ -266,7 +266,7 @@ class Ranges:
                 return max(h.ge if h.ge is not None else -1, h.gt if h.gt is not None else -1) >= 0
             if e.kind in ("value", "prev"):
                 return e.name in self.nonneg_moments
-            return self._temp(self.nonneg, e.name) if e.kind == "temp" else e.kind == "t"
+            return self._temp(self.nonneg, e.name) if e.kind == "temp" else e.kind in ("t", "norm")
         assert isinstance(e, Op)
         fn, a = e.fn, e.args
         if fn == "abs" or fn in RELATIONS or fn in ("norm", "exp"):
@@ -343,6 +343,8 @@ def unread(p: Program, names: Iterable[str]) -> list[str]:
         for n in walk(pending.pop()):
             if isinstance(n, Ref) and n.name not in live:
                 live.add(n.name)
+                if n.kind == "grad" and p.grad is not None:
+                    pending.append(p.grad)
                 x = items.get(n.name)
                 if x is not None and n.kind in ("value", "prev", "temp"):
                     pending.extend(x.reads if isinstance(x, Moment) else (x.expr,))

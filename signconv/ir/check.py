@@ -16,6 +16,7 @@ from signconv.ir.nodes import (
     NOISES,
     REDUCTIONS,
     RELATIONS,
+    SCOPES,
     Const,
     Expr,
     Hyper,
@@ -25,6 +26,7 @@ from signconv.ir.nodes import (
     Ref,
     Temp,
     all_expressions,
+    references,
     walk,
 )
 
@@ -43,9 +45,10 @@ def check(p: Program) -> Program:
     if p.decay is not None and p.decay.kind not in DECAYS:
         raise SpecError("SC137", f"unknown decay {p.decay.kind!r}; {nearest(p.decay.kind, DECAYS)}")
     _names(p)
-    for e in all_expressions(p):
+    for e in (*all_expressions(p), *([] if p.grad is None else [p.grad])):
         for n in walk(e):
             _node(p, n)
+    _gradient(p)
     _hypers(p)
     _moments(p)
     _scalars(p)
@@ -73,6 +76,7 @@ def _node(p: Program, n: Expr) -> None:
             "grad": {"grad"},
             "param": {"param"},
             "t": {"t"},
+            "norm": set(SCOPES),
         }
         if n.kind not in tables:
             raise SpecError("SC152", f"a program cannot refer to a {n.kind} ({n.name})")
@@ -97,6 +101,22 @@ def _node(p: Program, n: Expr) -> None:
                 "SC150", f"{n.fn}() of a scalar: it runs over the elements of a tensor", n.origin
             )
         _call(p, n)
+
+
+def _gradient(p: Program) -> None:
+    """What stands for the gradient is made of it and of scalars; there is one norm."""
+    kinds = {n.kind for n in walk(p.grad) if isinstance(n, Ref)} if p.grad is not None else set()
+    if kinds - {"grad", "hyper", "norm", "t"}:
+        raise SpecError("SC152", "what stands for the gradient reads more than it and scalars")
+    every = [*all_expressions(p), *([] if p.grad is None else [p.grad])]
+    scopes = {name for e in every for name in references(e, "norm")}
+    if len(scopes) > 1:
+        raise SpecError(
+            "SC157",
+            f"{p.name} reads norms of all gradients over {' and over '.join(sorted(scopes))}: a "
+            "step has one of them",
+            p.origin,
+        )
 
 
 def _call(p: Program, n: Op) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signconv.ir.nodes import Moment, Program
+from signconv.ir.nodes import Moment, Program, norm_scope
 from signconv.ir.show import link_text, step_text, text
 
 
@@ -10,7 +10,7 @@ def algorithm(p: Program) -> list[str]:
     """The algorithm as the paper would print it, one line per statement."""
     from signconv.ir.analysis import evaluation_order
 
-    lines = []
+    lines = [] if p.grad is None else [f"g = {text(p.grad)}"]
     if p.decay is not None and p.decay.kind == "l2":
         lines.append(f"g = g + {text(p.decay.weight)} * p")
     for x in evaluation_order(p):
@@ -42,6 +42,10 @@ def remarks(p: Program) -> list[str]:
     notes = []
     if any(".corrected" in x for x in algorithm(p)):
         notes.append("x.corrected is x / (1 - beta**t), beta that of x.")
+    scope = norm_scope(p)
+    if scope:
+        whose = "the optimizer" if scope == "all" else "the param group"
+        notes.append(f'norm(g, over="{scope}") is that of all gradients of {whose} together.')
     if p.link == "stosign":
         notes.append(
             f"noise is uniform on (-1, 1), {_NOISE[p.noise]}, so the update's mean "

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import evaluation_order
-from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp
+from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
@@ -23,7 +23,8 @@ class Evaluator:
     """Runs a Program in float64.
 
     ``step`` takes and returns flat float64 arrays of one parameter; ``noise`` is the draw of a
-    stochastic sign, uniform on (-1, 1), given by the caller.
+    stochastic sign, uniform on (-1, 1), given by the caller; ``norm`` that of all gradients, of
+    this one alone unless it is given.
     """
 
     def __init__(self, program: Program, **hypers: float) -> None:
@@ -46,19 +47,29 @@ class Evaluator:
         }
 
     def step(
-        self, param: Array, grad: Array, state: State, t: int, noise: Array | None = None
+        self,
+        param: Array,
+        grad: Array,
+        state: State,
+        t: int,
+        noise: Array | None = None,
+        norm: Array | None = None,
     ) -> tuple[Array, State]:
         """Parameter and state after step ``t`` (1, 2, …); nothing is changed in place."""
         p = self.program
         lr = self.hypers["lr"]
         with np.errstate(all="ignore"):
             kind, weight = "", np.zeros(())
+            if norm is None and norm_scope(p):
+                norm = FUNCTIONS_OF_FLOAT64["norm"](grad)
+            if p.grad is not None:
+                grad = _Scope(self, param, grad, state, t, norm)(p.grad)
             if p.decay is not None:
                 kind = p.decay.kind
-                weight = _Scope(self, param, grad, state, t)(p.decay.weight)
+                weight = _Scope(self, param, grad, state, t, norm)(p.decay.weight)
             if kind == "l2":
                 grad = grad + weight * param
-            scope = _Scope(self, param, grad, state, t)
+            scope = _Scope(self, param, grad, state, t, norm)
             for x in self.order:
                 scope.define(x)
             update = self._link(scope, noise)
@@ -104,8 +115,17 @@ class Evaluator:
 class _Scope:
     """Values of all names at one step."""
 
-    def __init__(self, ev: Evaluator, param: Array, grad: Array, state: State, t: int) -> None:
+    def __init__(
+        self,
+        ev: Evaluator,
+        param: Array,
+        grad: Array,
+        state: State,
+        t: int,
+        norm: Array | None,
+    ) -> None:
         self.ev, self.param, self.grad, self.prev, self.t = ev, param, grad, state, t
+        self.norm = norm
         self.values: State = {}
         self.temps: State = {}
 
@@ -148,7 +168,7 @@ class _Scope:
             return tables[e.kind][e.name]
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
-        fixed = {"grad": self.grad, "param": self.param, "t": np.float64(self.t)}
+        fixed = {"grad": self.grad, "param": self.param, "t": np.float64(self.t), "norm": self.norm}
         return fixed[e.kind]  # type: ignore[return-value]
 
 

@@ -27,10 +27,13 @@ STATES = ("fp8", "fp4", "fp8-raw", "bf16", "fp32")
 DEFAULT_STATE = "fp8"
 REDUCTIONS = frozenset({"norm", "mean"})
 
-#: What a reference can mean.  value: a moment after this step's update; prev: before it.
+#: What a reference can mean.  value: a moment after this step's update; prev: before it; norm: the
+#: Euclidean norm of all gradients of SCOPES, as they come.
 REF_KINDS = frozenset(
-    {"grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local"}
+    {"grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local", "norm"}
 )
+#: Whose gradients a norm is of: those of the param group, or of the whole optimizer.
+SCOPES = ("group", "all")
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,9 @@ class Program:
     link says how numerator and denominator become the update: "ratio" (numerator/denominator, or
     the numerator alone), "stosign" (sign(numerator + denominator*n), n uniform on (-1, 1)),
     "expected" (its mean, clip(numerator/denominator, -1, 1)), "sign" (sign(numerator)).  noise: how
-    the n of "stosign" at one step goes with that at others (docs/design.md#kinds-of-noise).
+    the n of "stosign" at one step goes with that at others (docs/design.md#kinds-of-noise).  grad:
+    what stands for the gradient wherever it is read, and is not rewritten by passes; None: as it
+    comes.
     """
 
     name: str
@@ -164,6 +169,7 @@ class Program:
     link: str = "ratio"
     noise: str = "fresh"  # the papers'; the pass stosign has DEFAULT_NOISE
     decay: Decay | None = None
+    grad: Expr | None = None
     history: tuple[str, ...] = ()
     removed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
@@ -236,7 +242,7 @@ def references(e: Expr, kind: str) -> set[str]:
 
 
 def all_expressions(p: Program) -> Iterator[Expr]:
-    """Every expression of a program."""
+    """Every expression of a program, but for what stands for the gradient."""
     for m in p.moments:
         yield from m.reads
     for x in p.temps:
@@ -245,7 +251,7 @@ def all_expressions(p: Program) -> Iterator[Expr]:
 
 
 def map_expressions(p: Program, rule: Callable[[Expr], Expr | None]) -> Program:
-    """A program with ``rule`` applied to every expression (see ``rewrite``)."""
+    """A program with ``rule`` applied to ``all_expressions`` (see ``rewrite``)."""
 
     def go(e: Expr | None) -> Expr | None:
         return None if e is None else rewrite(e, rule)
@@ -285,6 +291,12 @@ def mul(a: Expr | float, b: Expr | float) -> Op:
 
 def div(a: Expr | float, b: Expr | float) -> Op:
     return op("div", a, b)
+
+
+def norm_scope(p: Program) -> str:
+    """Whose gradients the norm is of that a program reads; "" where it reads none."""
+    every = [*all_expressions(p), *([] if p.grad is None else [p.grad])]
+    return next((name for e in every for name in sorted(references(e, "norm"))), "")
 
 
 GRAD = Ref("grad", "grad")

@@ -65,6 +65,8 @@ class _Text(Infix):
             return "g"
         if r.kind == "param":
             return "p"
+        if r.kind == "norm":
+            return f'norm(g, over="{r.name}")'
         return f"{r.name}.prev" if r.kind == "prev" else r.name
 
     def special(self, e: Op) -> tuple[str, int] | None:

@@ -35,6 +35,7 @@ _SPELLING = {
     "hyper": "hyper:{}",
     "value": "new:{}",
     "prev": "old:{}",
+    "norm": "norm over {}",
 }
 
 
@@ -110,6 +111,7 @@ def canonical(k: KernelProgram) -> str:
     numerator = graph.number(p.numerator)
     denominator = None if p.denominator is None else graph.number(p.denominator)
     decay = None if p.decay is None else graph.number(p.decay.weight)
+    gradient = None if p.grad is None else graph.number(p.grad)
     show = graph.shown()
     lines = [f"precision: {k.precision}", *map(_hyper, hypers), *show.shared]
     for m, parts in zip(moments, updates, strict=True):
@@ -124,6 +126,8 @@ def canonical(k: KernelProgram) -> str:
     lines.append(f"link: {p.link}{noise}")
     if p.decay is not None and decay is not None:
         lines.append(f"decay: {p.decay.kind} {show(decay)}")
+    if gradient is not None:
+        lines.append(f"gradient: {show(gradient)}")
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from signconv.errors import LoweringError
-from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, walk
+from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, norm_scope, walk
 from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
 
@@ -175,6 +175,7 @@ class KernelProgram:
             f.check(called)
             called |= {f.name}
         hypers = {h.name for h in self.program.hypers} | {"initial_lr"}
+        hypers |= {GRADIENT_NORM} if norm_scope(self.program) else set()
         known = hypers | {f"{name}_prev" for name, _ in self.scalar_states}
         for s in self.scalars:
             self._statement(s, known | {"t"}, SCALAR)
@@ -226,7 +227,11 @@ def _calls(expressions: Iterable[Expr], functions: Set[str]) -> bool:
     return any(isinstance(n, Op) and n.fn in functions for e in expressions for n in walk(e))
 
 
+#: What generated code calls the norm of all gradients.
+GRADIENT_NORM = "gradient_norm"
+
+
 def local_name(r: Ref) -> str:
     """The variable that holds a reference in the generated code."""
-    fixed = {"grad": "g", "param": "p", "t": "t"}
+    fixed = {"grad": "g", "param": "p", "t": "t", "norm": GRADIENT_NORM}
     return fixed.get(r.kind) or (f"{r.name}_prev" if r.kind == "prev" else r.name)

@@ -66,6 +66,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         raise LoweringError("SC303", f"--math {precision}: arithmetic is fp32 or bf16")
     moments = plan(p, state)
     low = Lowerer(p, bf16=precision == "bf16")
+    if p.grad is not None:
+        low.gradient(p.grad)
     if p.decay is not None and p.decay.kind == "l2":
         low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
     exact = all(m.format == "fp32" for m in moments)
@@ -125,6 +127,7 @@ class Lowerer(ScalarCode):
         self.math: list[Statement] = []
         self._locals: dict[Expr, str] = {}
         self.reductions: list[Reduction] = []
+        self._raw = 0  # how many of them are of gradients as they come
         self.operands: tuple[Statement, ...] = ()
         self.lowest: list[str] = []  # floors, as scalar states
 
@@ -190,7 +193,7 @@ class Lowerer(ScalarCode):
     def _reduction(self, e: Op) -> Expr:
         """A second kernel phase computes it per tensor; here it is a name."""
         operand = self.local("operand", e.args[0])
-        for r in self.reductions:
+        for r in self.reductions[self._raw :]:
             if (r.kind, r.operand) == (e.fn, operand):
                 return Ref("local", r.name)
         assert isinstance(operand, Ref)
@@ -259,6 +262,11 @@ class Lowerer(ScalarCode):
         return lowered_root(self.element(x, hint), order.value)
 
     # ---------------------------------------------------------------- moments and update
+
+    def gradient(self, e: Expr) -> None:
+        """What everything after it reads as the gradient."""
+        self.math.append(Statement("g", self.element(e, "clip"), text(e)))
+        self._raw = len(self.reductions)
 
     def moment(self, m: Moment) -> None:
         """The recurrence of one moment."""

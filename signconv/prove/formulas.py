@@ -121,6 +121,8 @@ class _Unevaluated:
     def _name(self, r: Ref) -> str:
         if r.kind == "hyper":
             return r"\eta" if r.name == "lr" else name_latex(r.name)
+        if r.kind == "norm":
+            return r"\lVert g_{t} \rVert" + (r"_{\text{group}}" if r.name == "group" else "")
         fixed = {"grad": "g_{t}", "param": r"\theta_{t-1}", "t": "t", "draw": r"\xi_{t}"}
         return fixed.get(r.kind) or _subscript(r.name, "t-1" if r.kind == "prev" else "t")
 
@@ -139,6 +141,8 @@ def algorithm_latex(p: Program, bound: str = "") -> str:
     """
     to = _Unevaluated(p)
     rows: list[tuple[str, str]] = []
+    if p.grad is not None:
+        rows.append((r"g_{t} \leftarrow{}", to.latex(p.grad)))
     if p.decay is not None and p.decay.kind == "l2":
         first = add(Ref("grad", "grad"), mul(p.decay.weight, Ref("param", "param")))
         rows.append((r"g_{t} \leftarrow{}", to.latex(first)))

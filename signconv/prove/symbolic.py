@@ -79,6 +79,8 @@ class View:
                 return T
             if e.kind == "temp":
                 return self._scalar(self.p.temp(e.name).expr)
+            if e.kind == "norm":
+                raise Unproved("it reads the norm of all gradients")
             return symbol(self.p, e.name) if e.kind == "hyper" else self._state(e)
         assert isinstance(e, Op)
         if e.fn == "where":

@@ -8,10 +8,16 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from signconv.errors import BuildError
-from signconv.ir.nodes import Expr, Op, Ref, walk
+from signconv.ir.nodes import Expr, Op, Ref, norm_scope, walk
 from signconv.ir.show import Infix
 from signconv.lower.identity import former, other_noises, program_hash
-from signconv.lower.kernel_program import Function, KernelProgram, Statement, local_name
+from signconv.lower.kernel_program import (
+    GRADIENT_NORM,
+    Function,
+    KernelProgram,
+    Statement,
+    local_name,
+)
 from signconv.render import layout, signature, words
 from signconv.render.environment import environment
 from signconv.render.printers import (
@@ -42,6 +48,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     states = [name for name, _ in k.scalar_states]
     constructor = signature.constructor(p)
     betas, lr = signature.betas_of(p), signature.lr_of(p)
+    scope = norm_scope(p)
     triton, torch = TritonPrinter(), TorchPrinter()
     scalars = [*k.outputs, *(r.name for r in k.reductions)]
     math = _read(s.expr for s in k.math)
@@ -68,7 +75,9 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         ],
         "operands": layout.tuple_of([triton(x) for x in k.summands]),
         "operands_torch": layout.tuple_of([torch(x) for x in k.summands]),
-        "unpack_hypers": layout.unpacked([h.name for h in p.hypers], "hypers"),
+        "unpack_hypers": layout.unpacked(
+            [*(h.name for h in p.hypers), *([GRADIENT_NORM] if scope else [])], "hypers"
+        ),
         "unpack_states": layout.unpacked([f"{n}_prev" for n in states], "states"),
         "unpack_moments": _unpack_moments(k, math),
         "unpack_scalars": layout.unpacked(_named(scalars, math), "scalars"),
@@ -83,6 +92,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "precision": k.precision,
         "noise": p.noise if k.noise else "",
         "decay": p.decay.kind if p.decay is not None else "",
+        "norm": scope,
         "outputs": k.outputs,
         "words": k.words,
         "moments": k.moments,

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from signconv.runtime import dense
 from signconv.runtime.program import OptimizerProgram
+from signconv.runtime.reference.reduce import tree_sum
+from signconv.runtime.settings import has_float64
 
 State = Mapping[Tensor, dict[str, Tensor]]
 
@@ -29,13 +31,15 @@ class Task:
     """Tensors of one param group on one device, stepped together.
 
     params: plain tensors with gradients, not DTensors; state: their entries.  key names what the
-    backend keeps for the next step of the same tensors: its tables.
+    backend keeps for the next step of the same tensors: its tables.  norm: of all gradients, 0-dim
+    float64 on their device, where the program reads one; of scaled ones where they are scaled.
     """
 
     key: Hashable
     group: Mapping[str, Any]
     params: list[Tensor]
     state: State
+    norm: Tensor | None = None
 
 
 class Backend(ABC):
@@ -76,12 +80,34 @@ class Backend(ABC):
         """Raise ``flag`` (0-dim fp32 on the task's device) if any gradient is Inf or NaN."""
         dense.find_nonfinite(task.params, flag)
 
+    def square_sums(self, task: Task) -> Tensor:
+        """Sums of squares of a prepared task's gradients, float64 [params], in their order."""
+        return torch.stack([square_sum(g) for g in dense.Dense(task.params).grads])
+
+    def total(self, task: Task, sums: Tensor) -> Tensor:
+        """The sum of ``square_sums``, 0-dim."""
+        return tree_sum(sums)
+
     @abstractmethod
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
         """Step a prepared task in place, its state too; nothing moves where ``skip`` is not 0.
 
         Gradients are divided by ``grad_scale`` and negated where the group says maximize.
         """
+
+
+#: Elements whose squares are there at once in float64: 16 MiB.
+PIECE = 1 << 21
+
+
+def square_sum(x: Tensor) -> Tensor:
+    """Sum of the squares of a tensor, 0-dim float64, neighbours first: what every backend has.
+
+    On the host where the tensor's device has no float64.
+    """
+    x = x if has_float64(x.device) else x.to("cpu")
+    pieces = x.reshape(-1).split(PIECE) if x.numel() else (x.new_zeros(1),)
+    return tree_sum(torch.stack([tree_sum(piece.double().square()) for piece in pieces]))
 
 
 #: Name: module and class, imported when first asked for; "auto" takes the first that may run.

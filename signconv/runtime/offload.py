@@ -57,10 +57,12 @@ class Offload:
         state: Mapping[Tensor, dict[str, Tensor]],
         skip: Tensor | None,
         grad_scale: Tensor | None,
+        norms: Mapping[int, Tensor],
     ) -> None:
         """Step the parameters of the groups with the given indices, all on one device.
 
-        Their state is on its way back then: ``finish`` waits for it.
+        norms: of all gradients, by group, where the program reads one.  Their state is on its way
+        back then: ``finish`` waits for it.
         """
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise coded(
@@ -82,7 +84,7 @@ class Offload:
         staging = self._staging(work[0][0].params[0].device)
         staging.expect([batch for batch, _, _ in work])
         for batch, i, params in work:
-            task = Task(batch.key, groups[i], params, state)
+            task = Task(batch.key, groups[i], params, state, norms.get(i))
             staging.step(backend, batch, task, skip, grad_scale)
 
     def gradient(

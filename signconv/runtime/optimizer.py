@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import backend as backends
-from signconv.runtime import checks, compiled, dense, exchange, mesh, seeds, sharded
+from signconv.runtime import checks, compiled, dense, exchange, mesh, norms, seeds, sharded
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
@@ -271,8 +271,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         else:
             work, ready, stepped = self._look()
         try:
+            sums = self._sums(work) if self.program.norm else None
             for device, parts in work.items():
-                self._step_device(device, parts, ready)
+                self._step_device(device, parts, ready, sums)
         finally:
             if self._offload is not None:
                 self._offload.finish(self.param_groups)
@@ -369,11 +370,21 @@ class FusedOptimizer(torch.optim.Optimizer):
         notice([p], False)
         return [p]
 
+    def _sums(self, work: Work) -> norms.Sums:
+        """Sums of squares of the gradients; none yet where one backend has tables of all of them
+        and ``_run`` adds them up faster."""
+        sums = norms.Sums(self.program.norm)
+        if self._dtensors or self._offload is not None or len(work) > 1:
+            for parts in work.values():
+                norms.of_parameters(sums, parts)
+        return sums
+
     def _step_device(
         self,
         device: torch.device,
         parts: list[tuple[int, list[Tensor]]],
         ready: Mapping[int, torch.device],
+        sums: norms.Sums | None,
     ) -> None:
         """Step the given parameters of the groups with the given indices, all on one device."""
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
@@ -391,14 +402,16 @@ class FusedOptimizer(torch.optim.Optimizer):
             with backend.on_device(device):
                 skip = self._run(backend, [], {}, (device, every) if skippable else None)
                 scale = getattr(self, "grad_scale", None)
-                self._offload.step(backend, parts, groups, state, skip, scale)
+                found = {i: sums.norm(i).to(device) for i, _ in parts} if sums else {}
+                self._offload.step(backend, parts, groups, state, skip, scale, found)
             return
         with backend.on_device(device):
-            skip = self._run(backend, tasks, ready, (device, far) if skippable else None)
+            skip = self._run(backend, tasks, ready, (device, far) if skippable else None, sums)
             if self._locals is not None:
                 self._locals.finish(self.state)
             for i, params in gathered:
-                self._step_gathered(type(backend), self.param_groups[i], params, skip)
+                norm = sums.norm(i).to(device) if sums else None
+                self._step_gathered(type(backend), self.param_groups[i], params, skip, norm)
 
     def _run(
         self,
@@ -406,11 +419,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         tasks: list[Task],
         ready: Mapping[int, torch.device],
         look: tuple[torch.device, list[Tensor]] | None,
+        sums: norms.Sums | None = None,
     ) -> Tensor | None:
         """Prepare all tasks, then step all; returns the flag by which the step is skipped.
 
         ready: groups whose tasks are prepared already; look: where Inf and NaN are looked for (of
-        the tasks and of further tensors), None where they are not.
+        the tasks and of further tensors), None where they are not; sums: of the squares of all
+        gradients, or still without them, where the program reads a norm.
         """
         for task in tasks:
             if not (isinstance(task.key, tuple) and task.key[0] in ready):
@@ -426,8 +441,11 @@ class FusedOptimizer(torch.optim.Optimizer):
                 flag = sharded.agree(flag, self._dtensors)
             self._count_skip(device, flag)
             skip = flag if skip is None else flag.maximum(skip.to(device).reshape(()))
+        if sums is not None and not sums.groups:
+            norms.of_tasks(sums, backend, tasks)
         for task in tasks:
-            backend.step(task, skip, getattr(self, "grad_scale", None))
+            given = task if sums is None else sums.given(task)
+            backend.step(given, skip, getattr(self, "grad_scale", None))
         return skip
 
     def _step_gathered(
@@ -436,12 +454,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         group: Mapping[str, Any],
         params: list[Tensor],
         skip: Tensor | None,
+        norm: Tensor | None,
     ) -> None:
         """Step the whole of DTensors that cannot be stepped in parts, and keep this rank's part."""
         for batch in sharded.batches(params, self.state):
             full, entries = sharded.gather_all(batch, self.state)
             once = kind(self.program)  # whose tables go with it
-            task = Task(0, {**group, "params": full}, full, entries)
+            task = Task(0, {**group, "params": full}, full, entries, norm)
             once.prepare(task)
             once.step(task, skip, getattr(self, "grad_scale", None))
             sharded.keep_all(batch, self.state, full, entries)

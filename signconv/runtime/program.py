@@ -114,7 +114,8 @@ REDUCTION_KINDS = ("norm", "mean")
 class Step:
     """The functions of a generated module in one language, Python with PyTorch or Triton.
 
-    scalars(t, initial_lr, hypers, states) -> (outputs, new scalar states), float64 numbers;
+    scalars(t, initial_lr, hypers, states) -> (outputs, new scalar states), float64 numbers, with
+    the norm of all gradients behind the hypers where the program reads it;
     math(p, g, moments, scalars, noise) -> (new parameter, new moments), fp32 and elementwise, with
     scalars the outputs and then the reductions; summands(p, g, moments, scalars) -> what the
     reductions sum.  In Triton math and summands take CODEC as well (``kernel/constants.py``).
@@ -135,7 +136,9 @@ class OptimizerProgram:
     checkpoint may lack.  former: the hash under which earlier releases stored some moments in other
     formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
     (NOISES; none: ""); other_noises: hashes of the programs that differ in it alone.  decay: the
-    kind of weight decay.  removed: hyperparameters that passes took away, and why.
+    kind of weight decay.  norm: whose gradients' norm it reads, those of the param "group" or of
+    "all" that the optimizer steps; none: "".  removed: hyperparameters that passes took away, and
+    why.
     """
 
     name: str
@@ -153,6 +156,7 @@ class OptimizerProgram:
     precision: str = "fp32"
     noise: str = ""
     decay: str = ""
+    norm: str = ""
     reductions: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None

@@ -230,7 +230,8 @@ def gradient_release(
     Returns a handle, also a context manager, whose ``remove()`` ends it.
 
     Raises TypeError for an optimizer not made by signconv and for DTensors with ``average``;
-    ValueError with ``skip_nonfinite`` and for a max_norm that is not positive; RuntimeError if it
+    ValueError with ``skip_nonfinite``, for an optimizer that reads the norm of all gradients
+    (``--convert clip``), and for a max_norm that is not positive; RuntimeError if it
     is on already, with plain parameters on several ranks and no ``average``, and for an ``average``
     without a process group of this rank.
     """
@@ -247,6 +248,14 @@ def gradient_release(
             "SC433",
             "gradient_release cannot skip a step for a non-finite gradient: others have been "
             "stepped by the time it is seen; construct the optimizer with skip_nonfinite=False",
+        )
+    if ours.program.norm:
+        raise coded(
+            ValueError,
+            "SC458",
+            f"gradient_release cannot step {type(ours).__name__} inside backward, where the norm "
+            "of all gradients is not known: build it without clip, and give gradient_release "
+            "max_norm=",
         )
     if max_norm is not None and not max_norm > 0:
         raise coded(ValueError, "SC442", f"max_norm = {max_norm!r} has to be above 0")

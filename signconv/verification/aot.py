@@ -156,6 +156,13 @@ def compile_reductions(optimizer: type[FusedOptimizer], target: str) -> Compiled
     return _compile(step.reduce_kernel, STEP, constants, target)
 
 
+def compile_squares(optimizer: type[FusedOptimizer], target: str) -> Compiled:
+    """Compile what sums the squares of gradients, bf16, in chunks of a generated class."""
+    variant = Variant(torch.bfloat16, torch.bfloat16)
+    constants = launch.square_constants(optimizer.program, variant)
+    return _compile(step.sum_squares, STEP | {"partials": "*fp64"}, constants, target)
+
+
 def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     """Compile what looks for non-finite gradients, bf16, in chunks of a generated class.
 

@@ -15,7 +15,7 @@ import torch
 
 from signconv.ir.evaluate import FUNCTIONS_OF_FLOAT64
 from signconv.ir.nodes import Const, Expr, Op, Ref
-from signconv.lower.kernel_program import KernelProgram, local_name
+from signconv.lower.kernel_program import GRADIENT_NORM, KernelProgram, local_name
 from signconv.runtime.program import OptimizerProgram
 from signconv.verification.report import Row
 
@@ -30,8 +30,14 @@ def remembered(program: OptimizerProgram) -> list[float]:
     return [start for _, start in program.scalar_states]
 
 
+#: Of all gradients, where a program reads their norm.
+NORM = 3.7
+
+
 def hypers(program: OptimizerProgram, lr: float) -> list[float]:
-    return [lr if h.name == "lr" else h.default for h in program.hypers]
+    """What the scalars are made of beside t, the first lr and their own states."""
+    made = [lr if h.name == "lr" else h.default for h in program.hypers]
+    return [*made, NORM] if program.norm else made
 
 
 def cases(program: OptimizerProgram) -> list[tuple[int, float, float]]:
@@ -61,13 +67,14 @@ def kernel_row(program: OptimizerProgram, device: str) -> Row:
     for (lr0, lr), steps in groupby(cases(program), key=lambda case: case[1:]):
         # One launch for all steps of these rates, as for parameters of different ages
         times = [t for t, *_ in steps]
+        values, count = hypers(program, lr), len(program.hypers)
         clock = torch.tensor(times, device=device) - 1
         states = double([remembered(program)] * len(times))
         out = torch.empty((len(times), 1 + len(program.outputs)), device=device)
         keys = torch.empty((len(times), 1 + program.keys), dtype=torch.int32, device=device)
         scalar_kernel[(len(times),)](
-            double([lr]), double([*hypers(program, lr), lr0, 1.0]), clock, states, seed, zero, one,
-            out, keys, **constants,
+            double([lr]), double([*values[:count], lr0, 1.0, *values[count:]]), clock, states, seed,
+            zero, one, out, keys, **constants,
         )  # fmt: skip
         for row, t in enumerate(times):
             wanted = program.reference.scalars(t, lr0, hypers(program, lr), remembered(program))
@@ -99,7 +106,8 @@ def reference_row(k: KernelProgram, program: OptimizerProgram) -> Row:
     for t, lr0, lr in cases(program):
         got = program.reference.scalars(t, lr0, hypers(program, lr), remembered(program))
         names = {"t": float(t), "initial_lr": lr0}
-        names |= dict(zip((h.name for h in program.hypers), hypers(program, lr), strict=True))
+        known = [*(h.name for h in program.hypers), *([GRADIENT_NORM] if program.norm else [])]
+        names |= dict(zip(known, hypers(program, lr), strict=True))
         starts = program.scalar_states
         names |= {f"{name}_prev": start for name, start in starts}
         values = {name: (np.float64(x), abs(x)) for name, x in names.items()}

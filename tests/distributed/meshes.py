@@ -69,6 +69,7 @@ def cases() -> dict[str, Case]:
         "fp4": (AdamWFP4, plain),
         "fp32 state": (fp32, bf16),
         "lamb": (LAMB, plain),
+        "clip": (signconv.compile("adamw", convert="clip:norm=0.05,stosign"), plain),
         "split": (AdamWStoSign, {"master": "split", **bf16}),
         "skip": (AdamWStoSign, {"skip_nonfinite": True, **plain}),
     }

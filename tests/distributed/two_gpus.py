@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from signconv import gradient_release
+from signconv import compile, gradient_release
 from signconv.runtime.optimizer import FusedOptimizer
 from tests.distributed import meshes
 from tests.distributed.ranks import poison
@@ -187,6 +187,7 @@ def released_and_averaged(mesh: Any, device: str, folder: Path) -> int:
 
 def checks(ranks: int) -> dict[str, Check]:
     made: dict[str, Check] = {}
+    clipped = compile("adamw", convert="clip:norm=0.05,stosign")
     for cls, names in ((AdamWStoSign, STORED), (NAdamStoSign, ["bf16"]), (LAMB, ["fp32", "bf16"])):
         for name in names:
             made[f"{cls.__name__}, {name}: same bits"] = same_bits(cls, STORED[name])
@@ -201,6 +202,7 @@ def checks(ranks: int) -> dict[str, Check]:
             made[f"any cut, {size}, {name}: same bits"] = any_cut(AdamWStoSign, STORED[name], shape)
         made[f"any cut, {size}, fp4: same bits"] = any_cut(AdamWFP4, STORED["bf16"], shape)
         made[f"any cut, {size}, LAMB: same bits"] = any_cut(LAMB, {}, shape)
+        made[f"any cut, {size}, clipped: same bits"] = any_cut(clipped, {}, shape)
         made[f"any cut, {size}, skipped"] = any_cut(AdamWStoSign, {"skip_nonfinite": True}, shape)
         for way in meshes.WAYS:
             made[f"{way}, {size}, resumed"] = cut_by_torch(way, shape)

@@ -788,6 +788,11 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     gradient_release(optimizer, average=True)
 
 
+fault("SC458", "cannot step AdamWClip inside backward.*give gradient_release max_norm=")(
+    lambda *_: gradient_release(signconv.compile("adamw", convert="clip")([parameter(64)]))
+)
+
+
 @fault("SC444", "says state='fp32': all groups .* an optimizer of their own")
 def _(*_: Any) -> None:
     AdamW([{"params": [parameter(64)], "state": "fp32"}])

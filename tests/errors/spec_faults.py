@@ -53,6 +53,11 @@ BODIES: dict[str, tuple[str, str]] = {
     "SC150": ("numerator = grad * norm(t)", r"norm\(\) of a scalar"),
     "SC153": ("numerator = grad\nupdate = grad", "binds both numerator and update: keep one"),
     "SC154": ("numerator = (grad * 2).prev", "only a moment has .prev: bind one"),
+    "SC157": (
+        "a = norm(grad, over='all')\nnumerator = grad * a / norm(grad, over='group')",
+        "over all and over group: a step has one",
+    ),
+    "SC158": ("numerator = grad * norm(abs(grad), over='all')", "is of grad alone, as it comes"),
     "SC156": ("m = ema(grad, 0.9, store='fp5')\nnumerator = m", "no state format; did you mean"),
 }
 
@@ -79,6 +84,7 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
     "SC211": ("numerator = grad", "soft:p=2", "fp32", "fp32", "Mine's reads no moment"),
     "SC212": ("numerator = grad", "soft:p=99", "fp32", "fp32", "a number 1 <= p <= 8"),
     "SC215": ("m = ema(grad, 0.9)\nnumerator = m", "init", "fp32", "fp32", "init needs where"),
+    "SC217": ("numerator = grad", "clip:norm=0", "fp32", "fp32", "is not a number > 0"),
     "SC216": ("numerator = grad", "init:to=zero", "fp32", "fp32", "no average of"),
     "SC214": ("numerator = grad", "stosign:noise=gold", "fp32", "fp32", "did you mean 'golden'"),
     "SC213": ("numerator = grad", "stosign:eps=maybe", "fp32", "fp32", "neither eps=drop"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,7 +64,7 @@ class CpuBackend(Backend):
             return
         known, rest = self._parts(task)
         if known:
-            self._engines[task.key].step(task.group, known, task.state, grad_scale)
+            self._engines[task.key].step(task, known, grad_scale)
         self._reference.step(rest, None, grad_scale)
 
     @staticmethod
@@ -71,4 +72,4 @@ class CpuBackend(Backend):
         """What the kernels step, and what they do not know."""
         known = [p for p in task.params if MASTER not in task.state[p]]
         others = [p for p in task.params if MASTER in task.state[p]]
-        return known, Task(task.key, task.group, others, task.state)
+        return known, replace(task, params=others)

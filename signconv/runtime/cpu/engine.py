@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import tables
+from signconv.runtime.backend import Task
 from signconv.runtime.cpu.compile import Variant, kernels
 from signconv.runtime.cpu.pieces import CHUNK_ROWS
 from signconv.runtime.cpu.threads import in_parallel
@@ -107,12 +108,12 @@ class CpuEngine:
 
     def step(
         self,
-        group: Mapping[str, Any],
+        task: Task,
         params: list[Tensor],
-        state: Mapping[Tensor, dict[str, Tensor]],
         grad_scale: Tensor | None,
     ) -> None:
         """Step every parameter of ``params`` in place, and its ``step`` and scalar states."""
+        state = task.state
         names = [name for name, _ in self.program.scalar_states]
         clocks = {state[p]["step"].data_ptr(): p for p in params}  # parameters may share one
         entries = [state[p] for p in clocks.values()]
@@ -124,7 +125,7 @@ class CpuEngine:
         distinct = dict(zip(marks, found, strict=True))
         place = {mark: i for i, mark in enumerate(distinct)}
         of_clock = {clock: place[mark] for clock, mark in zip(clocks, marks, strict=True)}
-        scalars, memory, keys = self._scalars(group, [*distinct.values()], grad_scale)
+        scalars, memory, keys = self._scalars(task, [*distinct.values()], grad_scale)
         rows = {p: of_clock[state[p]["step"].data_ptr()] for p in params}
         for b in self.buckets:
             b.step(state, self.offsets, rows, scalars, keys)
@@ -156,16 +157,17 @@ class CpuEngine:
 
     def _scalars(
         self,
-        group: Mapping[str, Any],
+        task: Task,
         clocks: list[tuple[Any, ...]],
         grad_scale: Tensor | None,
     ) -> tuple[Tensor, list[tuple[float, ...]], Tensor]:
         """Scalars [clocks, 1 + outputs], new memory of each clock, keys of each."""
-        program = self.program
+        program, group = self.program, task.group
         hypers = [float(h.read(group)) for h in program.hypers]
-        factor = -1.0 if group["maximize"] else 1.0
-        if grad_scale is not None:
-            factor = ref.divide64(factor, float(grad_scale))
+        scale = 1.0 if grad_scale is None else float(grad_scale)
+        factor = ref.divide64(-1.0 if group["maximize"] else 1.0, scale)
+        if task.norm is not None:
+            hypers.append(ref.divide64(float(task.norm), scale))
         scalars, memory, keys = [], [], []
         for t, *remembered in clocks:
             outputs, updated = program.reference.scalars(

@@ -71,7 +71,7 @@ class Bucket:
         self.alive: list[Any] = []
         by_row = rows == Rows.ENDING
         blocks = [block_count(p) if by_row else -(-p.numel() // BLOCK) for p in members]
-        counts = [-(-n // self.shape.chunk) for n in blocks]
+        self.counts = counts = [-(-n // self.shape.chunk) for n in blocks]
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
         self.programs = len(self.chunks)
         self.pointers: Pointers = ([], [], [])
@@ -80,6 +80,7 @@ class Bucket:
         self.reducer = None
         if program.reductions:
             self.reducer = Reducer(counts, len(program.reductions), device)
+        self.squares: tuple[Reducer, Launcher] | None = None  # made where a norm is asked for
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
@@ -175,6 +176,16 @@ class Bucket:
             **launch.finder_constants(self.program, self.variant),
             num_warps=launch.WARPS,
         )
+
+    def square_sums(self) -> Tensor:
+        """Sums of squares of the gradients, float64 [members]."""
+        if self.squares is None:
+            reducer = Reducer(self.counts, 1, self.device, torch.float64)
+            given = launch.square_constants(self.program, self.variant)
+            self.squares = reducer, Launcher(step.sum_squares, self.programs, given)
+        reducer, run = self.squares
+        run(self.table, self.chunks, reducer.partials)
+        return reducer.run().view(-1)
 
     def step(self, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
         """The one step launch of this bucket; reductions take two or more before it.

@@ -14,6 +14,7 @@ from signconv.runtime.kernel import launch
 from signconv.runtime.kernel.bucket import Bucket
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.scalars import scalar_kernel
+from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, Rows, check_shape, rows_of
 from signconv.runtime.settings import host_numbers
@@ -37,7 +38,7 @@ class GroupEngine:
         self.known: tuple[Any, ...] = ()
         self.uploaded: list[float] = []
         self.moving: list[tuple[int, Tensor]] = []  # hyperparameters that are tensors, but for lr
-        self.hypers = torch.zeros(len(program.hypers) + 2, dtype=torch.float64, device=device)
+        self.hypers = torch.zeros(len(program.hypers) + 3, dtype=torch.float64, device=device)
         # A tensor: as a number a seed of 1 would be a literal, and a large one of another type
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
@@ -45,6 +46,8 @@ class GroupEngine:
         self.scalars = torch.empty(0, dtype=torch.float32, device=device)
         self.keys = torch.empty(0, dtype=torch.int32, device=device)
         self.scalar_launcher: Launcher
+        self.totals: Reducer  # where the program reads a norm
+        self.order: Tensor | None = None  # of the parameters in the buckets, if there are several
 
     def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         """Bring tables and clock up to date with this step's parameters."""
@@ -99,17 +102,40 @@ class GroupEngine:
             kind = (p.dtype, p.grad.dtype, rows, param_format(state[p]))
             buckets.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]
+        self.order = None
+        if self.program.norm:
+            self.totals = Reducer([len(params)], 1, self.device, torch.float64)
+            places = {p: i for i, p in enumerate(p for b in self.buckets for p in b.members)}
+            if len(buckets) > 1:
+                order = [places[p] for p in params]
+                self.order = torch.tensor(order, dtype=torch.int64, device=self.device)
 
     def find_nonfinite(self, flag: Tensor) -> None:
         """Raise ``flag`` on the device if any gradient is Inf or NaN."""
         for b in self.buckets:
             b.find_nonfinite(flag)
 
+    def square_sums(self) -> Tensor:
+        """Sums of squares of the gradients, float64 [params], in the order of the parameters."""
+        found = [b.square_sums() for b in self.buckets]
+        return found[0] if self.order is None else torch.cat(found)[self.order]
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Their sum, 0-dim, which the next call overwrites."""
+        self.totals.partials.copy_(sums.view(-1, 1))
+        return self.totals.run().view(())
+
     def step(
-        self, group: Mapping[str, Any], skip: Tensor | None, grad_scale: Tensor | None
+        self,
+        group: Mapping[str, Any],
+        skip: Tensor | None,
+        grad_scale: Tensor | None,
+        norm: Tensor | None = None,
     ) -> None:
         """The scalar kernel, then one step launch per bucket."""
         self._upload(group)
+        if norm is not None:
+            self.hypers[-1:].copy_(norm.reshape(1))
         lr = group["lr"]
         lr_source = lr.to(self.device) if isinstance(lr, Tensor) else self.hypers
         self.scalar_launcher(
@@ -139,7 +165,7 @@ class GroupEngine:
                 for i, (h, v) in enumerate(zip(slots, values, strict=True))
                 if isinstance(v, Tensor) and h.name != "lr"
             ]
-            values += [group["lr0"], -1.0 if group["maximize"] else 1.0]
+            values += [group["lr0"], -1.0 if group["maximize"] else 1.0, 0.0]
             # NaN for a tensor: a number that follows it, be it 0, is another
             numbers = [math.nan if isinstance(v, Tensor) else float(v) for v in values]
             if numbers != self.uploaded:  # objects that are new with equal values are no copy,

@@ -140,6 +140,19 @@ def reduce_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dic
     }
 
 
+def square_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
+    """Constants and launch options of ``sum_squares``."""
+    elements = launch_shape(program, v.param).chunk * BLOCK
+    return {
+        "COLUMNS": tables.width(len(program.moments)),
+        "G_TYPE": pointer_type(v.grad),
+        "ELEMENTS": elements,
+        "LEVELS": elements.bit_length() - 1,
+        "num_warps": WARPS,
+        "enable_fp_fusion": False,
+    }
+
+
 def finder_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
     """Constants of ``find_nonfinite``."""
     shape = launch_shape(program, v.param)
@@ -160,6 +173,7 @@ def scalar_constants(program: OptimizerProgram) -> dict[str, Any]:
         "LR": names.index("lr"),
         "STATES": len(program.scalar_states),
         "OUTPUTS": len(program.outputs),
+        "NORM": bool(program.norm),
         "WORDS": program.words,
         "NOISE": NOISES.index(program.noise or "fresh"),
         "num_warps": 1,

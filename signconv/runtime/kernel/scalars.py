@@ -173,15 +173,17 @@ def scalar_kernel(
     LR: tl.constexpr,
     STATES: tl.constexpr,
     OUTPUTS: tl.constexpr,
+    NORM: tl.constexpr,
     WORDS: tl.constexpr,
     NOISE: tl.constexpr,
 ):
     """One program per parameter; a skipped step does not advance t.
 
     ``hypers`` holds HYPERS numbers, of which that at LR comes from ``lr_ptr`` instead, then the
-    first lr and the sign of the gradients; ``states`` STATES scalar states per row; SCALARS is the
-    generated module's function.  A row of ``scalar_table`` is the gradients' factor and OUTPUTS
-    numbers in fp32, one of ``key_table`` whether the step is taken and the random keys.
+    first lr, the sign of the gradients and, with NORM, their norm, scaled as they are; ``states``
+    STATES scalar states per row; SCALARS is the generated module's function.  A row of
+    ``scalar_table`` is the gradients' factor and OUTPUTS numbers in fp32, one of ``key_table``
+    whether the step is taken and the random keys.
     """
     row = tl.program_id(0)
     active = tl.load(skip_ptr) == 0
@@ -193,6 +195,9 @@ def scalar_kernel(
             values = values + (tl.load(lr_ptr).to(tl.float64),)
         else:
             values = values + (tl.load(hypers + i),)
+    scale = tl.load(scale_ptr).to(tl.float64)
+    if NORM:
+        values = values + (tl.load(hypers + HYPERS + 2) / scale,)
     initial_lr = tl.load(hypers + HYPERS)
     remembered = ()
     for i in tl.static_range(STATES):
@@ -201,7 +206,7 @@ def scalar_kernel(
     for i in tl.static_range(STATES):
         tl.store(states + row * STATES + i, remembered[i], mask=active)
     out = scalar_table + row * (OUTPUTS + 1)
-    factor = tl.load(hypers + HYPERS + 1) / tl.load(scale_ptr).to(tl.float64)
+    factor = tl.load(hypers + HYPERS + 1) / scale
     tl.store(out, factor.to(tl.float32))
     for i in tl.static_range(OUTPUTS):
         tl.store(out + 1 + i, outputs[i].to(tl.float32))

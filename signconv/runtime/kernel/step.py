@@ -382,6 +382,27 @@ def reduce_kernel(
 
 
 @triton.jit
+def sum_squares(
+    table,
+    chunks,
+    partials,
+    COLUMNS: tl.constexpr,
+    G_TYPE: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    """Sums of squares of gradients in float64, over chunks of ELEMENTS = 2**LEVELS as they lie."""
+    entry = _entry(table, chunks, COLUMNS)
+    start = _start(chunks, ELEMENTS)
+    g_ptr = tl.load(entry + COLUMN_GRAD).to(tl.pointer_type(G_TYPE)) + start
+    left = tl.load(entry + COLUMN_NUMEL) - start
+    i = tl.arange(0, ELEMENTS)
+    g = tl.load(g_ptr + i, mask=i < left, other=0).to(tl.float32).to(tl.float64)
+    total = ops.tree_sum(g * g, ELEMENTS, LEVELS)
+    tl.store(partials + tl.program_id(0) + tl.arange(0, 1), total)
+
+
+@triton.jit
 def find_nonfinite(
     table,
     chunks,

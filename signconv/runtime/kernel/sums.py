@@ -27,10 +27,16 @@ class Reducer:
 
     FAN_IN, LEVELS = 1024, 10
 
-    def __init__(self, counts: list[int], width: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        counts: list[int],
+        width: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.width = width
         self.tables: list[Tensor] = []
-        self.buffers = [torch.empty((sum(counts), width), dtype=torch.float32, device=device)]
+        self.buffers = [torch.empty((sum(counts), width), dtype=dtype, device=device)]
         while not self.tables or max(counts) > 1:
             table, begin = [], 0
             for n in counts:
@@ -39,7 +45,7 @@ class Reducer:
             counts = [-(-n // self.FAN_IN) for n in counts]
             self.tables.append(torch.tensor(table, dtype=torch.int64, device=device))
             shape = len(table), width
-            self.buffers.append(torch.empty(shape, dtype=torch.float32, device=device))
+            self.buffers.append(torch.empty(shape, dtype=dtype, device=device))
 
     @property
     def partials(self) -> Tensor:

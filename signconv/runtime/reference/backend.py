@@ -34,8 +34,10 @@ class ReferenceBackend(Backend):
         program, group = self.program, task.group
         hypers = [float(h.read(group)) for h in program.hypers]
         factor = -1.0 if group["maximize"] else 1.0
-        if grad_scale is not None:
-            factor = ops.divide64(factor, float(grad_scale))
+        scale = 1.0 if grad_scale is None else float(grad_scale)
+        factor = ops.divide64(factor, scale)
+        if task.norm is not None:
+            hypers.append(ops.divide64(float(task.norm), scale))
         largest = max((p.numel() for p in task.params), default=0)
         with alone_if_others_flush(largest):
             for p in task.params:
