@@ -27,6 +27,7 @@ from signconv.dsl.terms import (
     sign,
     sqrt,
     state,
+    stepped,
     stochastic_sign,
     t,
     tanh,
@@ -36,5 +37,5 @@ from signconv.dsl.terms import (
 __all__ = [
     "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2",
     "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
-    "state", "stochastic_sign", "t", "tanh", "where",
+    "state", "stepped", "stochastic_sign", "t", "tanh", "where",
 ]  # fmt: skip

@@ -19,11 +19,11 @@ PREBOUND = {
     for name in (
         "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2", "log",
         "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
-        "state", "stochastic_sign", "t", "tanh", "where",
+        "state", "stepped", "stochastic_sign", "t", "tanh", "where",
     )
 }  # fmt: skip
 #: Names whose meaning is fixed: they say what the update is.
-ROLES = ("numerator", "denominator", "update", "decay")
+ROLES = ("numerator", "denominator", "update", "decay", "new_param", "eval_param")
 #: Names that a generated module needs for itself, by what a spec may not call so (a test compares
 #: them with what is generated): in its functions, …
 RESERVED = frozenset({
@@ -33,10 +33,10 @@ RESERVED = frozenset({
 #: … in its constructor and as keys of a param group, …
 RESERVED_HYPERS = frozenset({
     "self", "super", "params", "betas", "seed", "backend", "maximize", "master", "skip_nonfinite",
-    "unknown", "program", "format", "lr0", "param_names", "capturable",
+    "unknown", "program", "format", "lr0", "param_names", "capturable", "evaluating",
 })  # fmt: skip
 #: … and as keys of a parameter's state, beside ``<moment>_scale``.
-RESERVED_MOMENTS = frozenset({"step", "offset", "master", "master_check"})
+RESERVED_MOMENTS = frozenset({"step", "offset", "master", "master_check", "training"})
 
 
 class _Body(dict[str, Any]):
@@ -200,7 +200,11 @@ def _program(name: str, body: _Body) -> Program:
     denominator = lift(body["denominator"]) if "denominator" in body else None
     link = "ratio"
     read = [e for m in moments for e in m.reads] + [x.expr for x in temps] + [numerator]
-    read += [e for e in (denominator, decay and decay.weight) if e is not None]
+    new_param, eval_param = (
+        lift(body[role]) if role in body else None for role in ("new_param", "eval_param")
+    )
+    last = (denominator, decay and decay.weight, new_param)
+    read += [e for e in last if e is not None]
     cut, parts = cut_all(read, {k for k in body} | set(PREBOUND) | RESERVED)
     moments = [
         replace(
@@ -232,4 +236,6 @@ def _program(name: str, body: _Body) -> Program:
         denominator=denominator,
         link=link,
         decay=kept,
+        new_param=new_param and cut(new_param),
+        eval_param=eval_param,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from signconv.errors import Origin, SpecError, nearest
-from signconv.ir.nodes import GRAD, SCOPES, STATES, Const, Expr, Op, Ref
+from signconv.ir.nodes import GRAD, SCOPES, STATES, STEPPED, Const, Expr, Op, Ref
 
 _HERE = str(Path(__file__).parent)
 
@@ -269,6 +269,7 @@ def call(fn: str, *args: Any) -> Term:
 grad = Term(Ref("grad", "grad"))
 param = Term(Ref("param", "param"))
 t = Term(Ref("t", "t"))
+stepped = Term(STEPPED)
 
 
 def hyper(

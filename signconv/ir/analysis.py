@@ -9,6 +9,7 @@ from signconv.errors import Origin, SpecError
 from signconv.ir.nodes import (
     NOISE,
     RELATIONS,
+    STEPPED,
     Const,
     Expr,
     Hyper,
@@ -58,7 +59,7 @@ def _tensors(p: Program) -> frozenset[str]:
 
 
 #: References that stand for one element of a tensor.
-_TENSORS = ("grad", "param", "draw", "local")
+_TENSORS = ("grad", "param", "draw", "local", "stepped")
 
 
 def is_scalar(e: Expr, p: Program) -> bool:
@@ -136,6 +137,23 @@ def evaluation_order(p: Program) -> list[Moment | Temp]:
     return order
 
 
+def after_step(p: Program) -> frozenset[str]:
+    """Moments and temporaries that are made of the parameter after the update."""
+    found: set[str] = set()
+    while True:
+        more = {
+            x.name
+            for x in p.defined
+            for e in (x.reads if isinstance(x, Moment) else (x.expr,))
+            for n in walk(e)
+            if n == STEPPED
+            or (isinstance(n, Ref) and n.kind in ("value", "temp") and n.name in found)
+        }
+        if more <= found:
+            return frozenset(found)
+        found |= more
+
+
 def _line(x: Moment | Temp) -> int:
     return x.origin.line if x.origin else 1 << 30
 
@@ -187,7 +205,7 @@ class Degrees:
         if isinstance(e, Ref):
             if e.kind in ("grad", "norm"):
                 return 1
-            if e.kind == "param":
+            if e.kind in ("param", "stepped"):
                 return None
             if e.kind in ("value", "prev"):
                 return self.moments[e.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from signconv.errors import SpecError, nearest
 from signconv.ir.analysis import (
     Ranges,
+    after_step,
     evaluation_order,
     first_origin,
     is_scalar,
@@ -17,6 +18,7 @@ from signconv.ir.nodes import (
     REDUCTIONS,
     RELATIONS,
     SCOPES,
+    STEPPED,
     Const,
     Expr,
     Hyper,
@@ -49,6 +51,7 @@ def check(p: Program) -> Program:
         for n in walk(e):
             _node(p, n)
     _gradient(p)
+    _after(p)
     _hypers(p)
     _moments(p)
     _scalars(p)
@@ -77,6 +80,7 @@ def _node(p: Program, n: Expr) -> None:
             "param": {"param"},
             "t": {"t"},
             "norm": set(SCOPES),
+            "stepped": {"stepped"},
         }
         if n.kind not in tables:
             raise SpecError("SC152", f"a program cannot refer to a {n.kind} ({n.name})")
@@ -117,6 +121,36 @@ def _gradient(p: Program) -> None:
             "step has one of them",
             p.origin,
         )
+
+
+def _after(p: Program) -> None:
+    """What is known after the update is not read by it; what is evaluated is at hand then."""
+    late = after_step(p)
+    before = [p.numerator, p.denominator, p.decay.weight if p.decay is not None else None]
+    for e in (e for e in before if e is not None):
+        for n in _refs(e):
+            if n == STEPPED or (n.kind != "prev" and n.name in late):
+                raise SpecError(
+                    "SC159",
+                    f"the update reads {n.name!r}, which is known after it: use .prev for the last "
+                    "step's value",
+                    first_origin(e) or p.origin,
+                )
+    for n in () if p.eval_param is None else _refs(p.eval_param):
+        if n.kind not in ("param", "hyper") and (n.kind != "value" or is_scalar(n, p)):
+            raise SpecError(
+                "SC160",
+                "eval_param is made of param, moments and hyperparameters, which are there between "
+                f"steps, and not of {n.name!r}",
+                p.origin,
+            )
+    for e in (e for e in (p.new_param, p.eval_param) if e is not None):
+        if is_scalar(e, p):
+            raise SpecError("SC160", "a parameter cannot become one number", p.origin)
+
+
+def _refs(e: Expr) -> list[Ref]:
+    return [n for n in walk(e) if isinstance(n, Ref)]
 
 
 def _call(p: Program, n: Op) -> None:

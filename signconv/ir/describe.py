@@ -8,14 +8,25 @@ from signconv.ir.show import link_text, step_text, text
 
 def algorithm(p: Program) -> list[str]:
     """The algorithm as the paper would print it, one line per statement."""
-    from signconv.ir.analysis import evaluation_order
+    from signconv.ir.analysis import after_step, evaluation_order
 
     lines = [] if p.grad is None else [f"g = {text(p.grad)}"]
     if p.decay is not None and p.decay.kind == "l2":
         lines.append(f"g = g + {text(p.decay.weight)} * p")
+    late = after_step(p)
+    last: list[str] = []
     for x in evaluation_order(p):
-        lines.append(_moment(x) if isinstance(x, Moment) else f"{x.name} = {text(x.expr)}")
-    return [*lines, f"update = {link_text(p)}", f"p = {step_text(p)}"]
+        made = _moment(x) if isinstance(x, Moment) else f"{x.name} = {text(x.expr)}"
+        (last if x.name in late else lines).append(made)
+    lines.append(f"update = {link_text(p)}")
+    if last or p.new_param is not None:
+        becomes = "stepped" if p.new_param is None else text(p.new_param)
+        lines += [f"stepped = {step_text(p)}", *last, f"p = {becomes}"]
+    else:
+        lines.append(f"p = {step_text(p)}")
+    if p.eval_param is not None:
+        lines.append(f"evaluated with: {text(p.eval_param)}")
+    return lines
 
 
 def _moment(m: Moment) -> str:

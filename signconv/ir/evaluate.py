@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signconv.errors import LoweringError
-from signconv.ir.analysis import evaluation_order
+from signconv.ir.analysis import after_step, evaluation_order
 from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 
 Array = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ class Evaluator:
                 "SC309", f"{program.name} has no hyperparameter {sorted(hypers)[0]!r}"
             )
         self.initial_lr = self.hypers["lr"]
-        self.order = evaluation_order(program)
+        self.order, self.late = evaluation_order(program), after_step(program)
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
@@ -71,7 +71,8 @@ class Evaluator:
                 grad = grad + weight * param
             scope = _Scope(self, param, grad, state, t, norm)
             for x in self.order:
-                scope.define(x)
+                if x.name not in self.late:
+                    scope.define(x)
             update = self._link(scope, noise)
             change = lr * update
             if kind == "decoupled":
@@ -79,7 +80,20 @@ class Evaluator:
             elif kind == "independent":
                 share = lr / self.initial_lr if self.initial_lr != 0 else 0.0
                 change = change + share * weight * param
-        return param - change, scope.values
+            scope.stepped = param - change
+            for x in self.order:
+                if x.name in self.late:
+                    scope.define(x)
+            made = scope.stepped if p.new_param is None else scope(p.new_param)
+        return made, scope.values
+
+    def evaluated(self, param: Array, state: State) -> Array:
+        """What the model is evaluated with where parameter and state are these."""
+        if self.program.eval_param is None:
+            return param
+        scope = _Scope(self, param, param, state, 0, None)
+        scope.values = state
+        return scope(self.program.eval_param)
 
     def ratio(self, scope: _Scope) -> Array:
         """numerator / denominator with 0/0 = 0; as an update x/0 = 0 for every finite x, while the
@@ -122,10 +136,11 @@ class _Scope:
         grad: Array,
         state: State,
         t: int,
-        norm: Array | None,
+        norm: Array | None = None,
     ) -> None:
         self.ev, self.param, self.grad, self.prev, self.t = ev, param, grad, state, t
         self.norm = norm
+        self.stepped = param
         self.values: State = {}
         self.temps: State = {}
 
@@ -168,7 +183,13 @@ class _Scope:
             return tables[e.kind][e.name]
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
-        fixed = {"grad": self.grad, "param": self.param, "t": np.float64(self.t), "norm": self.norm}
+        fixed = {
+            "grad": self.grad,
+            "param": self.param,
+            "t": np.float64(self.t),
+            "norm": self.norm,
+            "stepped": self.stepped,
+        }
         return fixed[e.kind]  # type: ignore[return-value]
 
 

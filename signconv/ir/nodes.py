@@ -28,10 +28,11 @@ DEFAULT_STATE = "fp8"
 REDUCTIONS = frozenset({"norm", "mean"})
 
 #: What a reference can mean.  value: a moment after this step's update; prev: before it; norm: the
-#: Euclidean norm of all gradients of SCOPES, as they come.
-REF_KINDS = frozenset(
-    {"grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local", "norm"}
-)
+#: Euclidean norm of all gradients of SCOPES, as they come; stepped: the parameter after the update.
+REF_KINDS = frozenset({
+    "grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local", "norm",
+    "stepped",
+})  # fmt: skip
 #: Whose gradients a norm is of: those of the param group, or of the whole optimizer.
 SCOPES = ("group", "all")
 
@@ -155,7 +156,8 @@ class Program:
     "expected" (its mean, clip(numerator/denominator, -1, 1)), "sign" (sign(numerator)).  noise: how
     the n of "stosign" at one step goes with that at others (docs/design.md#kinds-of-noise).  grad:
     what stands for the gradient wherever it is read, and is not rewritten by passes; None: as it
-    comes.
+    comes.  new_param: what the parameter becomes, None for STEPPED; eval_param: what the model is
+    evaluated with between steps, None for the parameter itself.
     """
 
     name: str
@@ -170,6 +172,8 @@ class Program:
     noise: str = "fresh"  # the papers'; the pass stosign has DEFAULT_NOISE
     decay: Decay | None = None
     grad: Expr | None = None
+    new_param: Expr | None = None
+    eval_param: Expr | None = None
     history: tuple[str, ...] = ()
     removed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
@@ -188,8 +192,8 @@ class Program:
     def roots(self) -> tuple[Expr, ...]:
         """The expressions that the update itself evaluates."""
         decay = (self.decay.weight,) if self.decay else ()
-        den = (self.denominator,) if self.denominator is not None else ()
-        return (self.numerator, *den, *decay)
+        last = (self.denominator, self.new_param, self.eval_param)
+        return (self.numerator, *decay, *(e for e in last if e is not None))
 
     @property
     def defined(self) -> list[Moment | Temp]:
@@ -265,6 +269,8 @@ def map_expressions(p: Program, rule: Callable[[Expr], Expr | None]) -> Program:
         temps=tuple(replace(x, expr=rewrite(x.expr, rule)) for x in p.temps),
         numerator=rewrite(p.numerator, rule),
         denominator=go(p.denominator),
+        new_param=go(p.new_param),
+        eval_param=go(p.eval_param),
         decay=p.decay and replace(p.decay, weight=rewrite(p.decay.weight, rule)),
     )
 
@@ -302,4 +308,6 @@ def norm_scope(p: Program) -> str:
 GRAD = Ref("grad", "grad")
 PARAM = Ref("param", "param")
 STEP = Ref("t", "t")
+#: The parameter after the update and weight decay.
+STEPPED = Ref("stepped", "stepped")
 NOISE = Ref("draw", "noise")

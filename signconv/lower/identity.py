@@ -36,6 +36,7 @@ _SPELLING = {
     "value": "new:{}",
     "prev": "old:{}",
     "norm": "norm over {}",
+    "stepped": "stepped",
 }
 
 
@@ -112,6 +113,8 @@ def canonical(k: KernelProgram) -> str:
     denominator = None if p.denominator is None else graph.number(p.denominator)
     decay = None if p.decay is None else graph.number(p.decay.weight)
     gradient = None if p.grad is None else graph.number(p.grad)
+    ends = (("becomes", p.new_param), ("evaluated", p.eval_param))
+    last = [(what, graph.number(e)) for what, e in ends if e is not None]
     show = graph.shown()
     lines = [f"precision: {k.precision}", *map(_hyper, hypers), *show.shared]
     for m, parts in zip(moments, updates, strict=True):
@@ -128,6 +131,8 @@ def canonical(k: KernelProgram) -> str:
         lines.append(f"decay: {p.decay.kind} {show(decay)}")
     if gradient is not None:
         lines.append(f"gradient: {show(gradient)}")
+    for what, node in last:
+        lines.append(f"{what}: {show(node)}")
     return "\n".join(lines) + "\n"
 
 

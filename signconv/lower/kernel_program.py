@@ -115,6 +115,17 @@ class Reduction:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What the model is evaluated with: float64 ``scalars`` of the hyperparameters, ``outputs`` of
+    which are rounded to fp32, then ``math`` of parameter, moments and those, and ``result``."""
+
+    scalars: tuple[Statement, ...]
+    outputs: tuple[str, ...]
+    math: tuple[Statement, ...]
+    result: Expr
+
+
+@dataclass(frozen=True)
 class KernelProgram:
     """One optimizer step, ready to print.
 
@@ -126,6 +137,7 @@ class KernelProgram:
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
+    ``evaluation``: what the model is evaluated with, where it is not the parameter.
     """
 
     program: Program
@@ -142,6 +154,7 @@ class KernelProgram:
     reductions: tuple[Reduction, ...] = ()
     reduce_math: tuple[Statement, ...] = ()
     functions: tuple[Function, ...] = ()
+    evaluation: Evaluation | None = None
 
     @property
     def summands(self) -> tuple[Expr, ...]:
@@ -152,7 +165,10 @@ class KernelProgram:
     def elementwise(self) -> tuple[Expr, ...]:
         """All elementwise expressions, those of reductions and decomposed functions included."""
         inner = (e for f in self.functions for e in (*(s.expr for s in f.statements), f.result))
-        return (*(s.expr for s in (*self.math, *self.reduce_math)), *self.summands, *inner)
+        e = self.evaluation
+        last = () if e is None else (*(s.expr for s in e.math), e.result)
+        statements = (*self.math, *self.reduce_math)
+        return (*(s.expr for s in statements), *self.summands, *inner, *last)
 
     def uses(self, functions: Set[str]) -> bool:
         """Whether any elementwise code, that of reductions included, has one of ``functions``."""
@@ -233,5 +249,5 @@ GRADIENT_NORM = "gradient_norm"
 
 def local_name(r: Ref) -> str:
     """The variable that holds a reference in the generated code."""
-    fixed = {"grad": "g", "param": "p", "t": "t", "norm": GRADIENT_NORM}
+    fixed = {"grad": "g", "param": "p", "t": "t", "norm": GRADIENT_NORM, "stepped": "p"}
     return fixed.get(r.kind) or (f"{r.name}_prev" if r.kind == "prev" else r.name)

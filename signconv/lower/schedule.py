@@ -8,11 +8,13 @@ What remains is elementwise fp32 in the order the spec was written.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import (
     Ranges,
+    after_step,
     evaluation_order,
     is_scalar,
     scalar_moments,
@@ -31,6 +33,7 @@ from signconv.ir.nodes import (
     Op,
     Program,
     Ref,
+    Temp,
     add,
     div,
     mul,
@@ -44,6 +47,7 @@ from signconv.ir.show import link_text, step_text, text
 from signconv.lower.decompositions import functions
 from signconv.lower.fusion import fused, scales_apart, with_scales
 from signconv.lower.kernel_program import (
+    Evaluation,
     KernelProgram,
     MomentPlan,
     Reduction,
@@ -74,14 +78,9 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     if p.link == "ratio" and (not exact or not has_offset(p)):
         low.floors()
     scalar = scalar_moments(p)
-    for x in evaluation_order(p):
-        if x.name in scalar:
-            low.remember(x.name)
-        elif isinstance(x, Moment):
-            low.moment(x)
-        elif not is_scalar(x.expr, p):
-            low.statement(x.name, x.expr)
-    low.update()
+    late = after_step(p)
+    low.define([x for x in evaluation_order(p) if x.name not in late])
+    low.after([x for x in evaluation_order(p) if x.name in late])
     if not low.bf16:
         low.math = [fused(s) for s in low.math]
         low.operands = tuple(fused(s) for s in low.operands)
@@ -93,6 +92,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     if not low.bf16:
         moments, reduce_math = low.scales_apart(moments, reduce_math)
     elementwise = [s.expr for s in (*reduce_math, *low.math)]
+    evaluated = _evaluation(p)
     return KernelProgram(
         program=p,
         storage=shortest(p, state),
@@ -114,8 +114,27 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         precision=precision,
         reductions=tuple(low.reductions),
         reduce_math=reduce_math,
-        functions=functions([*elementwise, *(r.operand for r in low.reductions)]),
+        functions=functions(
+            [
+                *elementwise,
+                *(r.operand for r in low.reductions),
+                *(
+                    ()
+                    if evaluated is None
+                    else (*(s.expr for s in evaluated.math), evaluated.result)
+                ),
+            ]
+        ),
+        evaluation=evaluated,
     ).check()
+
+
+def _evaluation(p: Program) -> Evaluation | None:
+    if p.eval_param is None:
+        return None
+    low = Lowerer(p)
+    result = low.element(p.eval_param, "evaluated")
+    return Evaluation(tuple(low.scalars), tuple(low.outputs), tuple(low.math), result)
 
 
 class Lowerer(ScalarCode):
@@ -262,6 +281,44 @@ class Lowerer(ScalarCode):
         return lowered_root(self.element(x, hint), order.value)
 
     # ---------------------------------------------------------------- moments and update
+
+    def define(self, items: Iterable[Moment | Temp]) -> None:
+        """Moments and temporaries, in order."""
+        scalar = scalar_moments(self.p)
+        for x in items:
+            if x.name in scalar:
+                self.remember(x.name)
+            elif isinstance(x, Moment):
+                self.moment(x)
+            elif not is_scalar(x.expr, self.p):
+                self.statement(x.name, x.expr)
+
+    def after(self, items: Sequence[Moment | Temp]) -> None:
+        """The update, then what is made of the parameter after it."""
+        every = [e for x in items for e in (x.reads if isinstance(x, Moment) else (x.expr,))]
+        every += [] if self.p.new_param is None else [self.p.new_param]
+        old: Expr = PARAM
+        if any(PARAM in walk(e) for e in every):
+            old = Ref("local", self._fresh("p_before"))
+            self.math.append(Statement(local_name(old), PARAM))
+        self.update()
+
+        def renamed(e: Expr) -> Expr:
+            return rewrite(e, lambda x: old if x == PARAM else None)
+
+        for x in items:
+            if isinstance(x, Temp):
+                self.define([replace(x, expr=renamed(x.expr))])
+            else:
+                own = replace(
+                    x,
+                    input=x.input and renamed(x.input),
+                    beta=x.beta and renamed(x.beta),
+                    next=x.next and renamed(x.next),
+                )
+                self.define([own])
+        if self.p.new_param is not None:
+            self.statement("p", renamed(self.p.new_param))
 
     def gradient(self, e: Expr) -> None:
         """What everything after it reads as the gradient."""

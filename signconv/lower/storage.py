@@ -204,7 +204,7 @@ def _of_parameters(p: Program) -> set[str]:
             for name, expressions in reads.items()
             for e in expressions
             for n in walk(e)
-            if isinstance(n, Ref) and (n.kind == "param" or n.name in found)
+            if isinstance(n, Ref) and (n.kind in ("param", "stepped") or n.name in found)
         }
         if more <= found:
             return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -85,19 +86,27 @@ def parse(text: str) -> Request:
     return Request(name, tuple(sorted(pairs)))
 
 
+#: What the passes of a group each decide.
+_DECIDES = {
+    "link": "how the finished ratio becomes the update",
+    "point": "what is kept beside the parameters",
+}
+
+
 def canonical(requests: list[Request]) -> list[Request]:
     """Requests in canonical order; two of one group, or one twice, is an error that explains."""
     passes = registry()
     groups: dict[str, Request] = {}
     for r in requests:
-        other = groups.setdefault(passes[r.name].group, r)
+        group = passes[r.name].group
+        other = groups.setdefault(group, r)
         if other is not r:
             if other.name == r.name:
                 raise PassError("SC204", f"pass {r.name!r} is asked for twice; it applies once")
             raise PassError(
                 "SC205",
-                f"{other.name!r} and {r.name!r} exclude each other: each decides how the finished "
-                "ratio becomes the update, so ask for one of them",
+                f"{other.name!r} and {r.name!r} exclude each other: each decides "
+                f"{_DECIDES[group]}, so ask for one of them",
             )
     return sorted(requests, key=lambda r: passes[r.name].order)
 
@@ -117,6 +126,38 @@ def free_name(p: Program, *wanted: str) -> str:
         if name not in p.names:
             return name
     raise PassError("SC206", f"{p.name} already uses the names {', '.join(wanted)}")
+
+
+def number(
+    name: str, key: str, given: str, below: float = math.inf, most: float = math.inf
+) -> float:
+    """The number above 0 that an option gives as a default; PassError for anything else."""
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not (0 < value < below and value <= most and value < math.inf):
+        end = f" < {below:g}" if below < math.inf else f" <= {most:g}" if most < math.inf else ""
+        raise PassError("SC218", f"{name}:{key}={given} is not a number 0 < {key}{end}")
+    return value
+
+
+def before_decay(p: Program, new: Hyper) -> tuple[Hyper, ...]:
+    """The hyperparameters with one more, before those of weight decay."""
+    hypers = list(p.hypers)
+    places = [i for i, h in enumerate(hypers) if h.name in decay_names(p)]
+    hypers.insert(min(places, default=len(hypers)), new)
+    return tuple(hypers)
+
+
+def refuse_second_point(p: Program, name: str) -> None:
+    """Refuse an optimizer that keeps another point beside its parameters already."""
+    if p.new_param is not None or p.eval_param is not None:
+        raise PassError(
+            "SC221",
+            f"{p.name} keeps a second point beside its parameters already; {name} would add "
+            "another: leave it out",
+        )
 
 
 def looks_ahead(p: Program, e: Expr) -> Moment | None:
@@ -231,12 +272,9 @@ def install_running_max(p: Program) -> Program:
     moment = Moment(
         state, "max", input=Op("abs", (p.numerator,)), beta=Ref("hyper", beta), init="zero"
     )
-    hypers = list(p.hypers)
-    before_decay = [i for i, h in enumerate(hypers) if p.decay and h.name in decay_names(p)]
-    hypers.insert(min(before_decay, default=len(hypers)), Hyper(beta, FORGETTING, ge=0, le=1))
     return replace(
         p,
-        hypers=tuple(hypers),
+        hypers=before_decay(p, Hyper(beta, FORGETTING, ge=0, le=1)),
         moments=(*p.moments, moment),
         denominator=Ref("value", state),
     )

@@ -6,12 +6,11 @@ the step, so the factor costs one multiplication per element and no further pass
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from signconv.errors import PassError, nearest
 from signconv.ir.nodes import GRAD, SCOPES, Expr, Hyper, Program, Ref, add, div, mul, norm_scope, op
-from signconv.passes.base import Options, Pass, decay_names, free_name
+from signconv.passes.base import Options, Pass, before_decay, free_name, number
 
 #: What is added to a norm before it divides: torch.nn.utils.clip_grad_norm_'s.
 SMALL = 1e-6
@@ -43,21 +42,8 @@ def _apply(p: Program, options: Options) -> Program:
     else:
         size: Expr = op("norm", GRAD) if over == "tensor" else Ref("norm", over)
         made = mul(GRAD, op("min", 1, div(limit, add(size, SMALL))))
-    hypers = list(p.hypers)
-    before_decay = [i for i, h in enumerate(hypers) if h.name in decay_names(p)]
-    new = Hyper(name, _number(kind, options.get(kind, "1")), gt=0)
-    hypers.insert(min(before_decay, default=len(hypers)), new)
-    return replace(p, hypers=tuple(hypers), grad=made)
-
-
-def _number(kind: str, given: str) -> float:
-    try:
-        value = float(given)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise PassError("SC217", f"clip:{kind}={given} is not a number > 0")
-    return value
+    default = number("clip", kind, options.get(kind, "1"))
+    return replace(p, hypers=before_decay(p, Hyper(name, default, gt=0)), grad=made)
 
 
 PASS = Pass(

@@ -56,6 +56,7 @@ GENERATED = (
     Entry("s3"),
     Entry("s3gd"),
     Entry("s3gd", state="fp8-raw", math="bf16"),
+    Entry("schedulefree_adamw"),
     Entry("sgd"),
     Entry("sgd", "nesterov"),
     Entry("sgd", "stosign"),

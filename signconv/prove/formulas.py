@@ -13,8 +13,24 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.str import StrPrinter
 
-from signconv.ir.analysis import evaluation_order
-from signconv.ir.nodes import NOISE, Const, Expr, Moment, Op, Program, Ref, add, div, mul, op, sub
+from signconv.ir.analysis import after_step, evaluation_order
+from signconv.ir.nodes import (
+    NOISE,
+    PARAM,
+    STEPPED,
+    Const,
+    Expr,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    add,
+    div,
+    mul,
+    op,
+    rewrite,
+    sub,
+)
 
 _RELATIONS = {"lt": sp.Lt, "le": sp.Le, "gt": sp.Gt, "ge": sp.Ge, "eq": sp.Eq, "ne": sp.Ne}
 _GREEK = {"alpha", "beta", "gamma", "delta", "eps", "kappa", "mu", "rho", "tau"}
@@ -123,8 +139,19 @@ class _Unevaluated:
             return r"\eta" if r.name == "lr" else name_latex(r.name)
         if r.kind == "norm":
             return r"\lVert g_{t} \rVert" + (r"_{\text{group}}" if r.name == "group" else "")
-        fixed = {"grad": "g_{t}", "param": r"\theta_{t-1}", "t": "t", "draw": r"\xi_{t}"}
+        fixed = {
+            "grad": "g_{t}",
+            "param": r"\theta_{t-1}",
+            "t": "t",
+            "draw": r"\xi_{t}",
+            "stepped": r"\tilde{\theta}_{t}",
+        }
         return fixed.get(r.kind) or _subscript(r.name, "t-1" if r.kind == "prev" else "t")
+
+
+def _now(e: Expr) -> Expr:
+    """With the parameter as it is after the step."""
+    return rewrite(e, lambda x: Ref("value", "theta") if x == PARAM else None)
 
 
 def _subscript(name: str, t: str, around: str = "%s") -> str:
@@ -146,17 +173,22 @@ def algorithm_latex(p: Program, bound: str = "") -> str:
     if p.decay is not None and p.decay.kind == "l2":
         first = add(Ref("grad", "grad"), mul(p.decay.weight, Ref("param", "param")))
         rows.append((r"g_{t} \leftarrow{}", to.latex(first)))
+    late = after_step(p)
+    last: list[tuple[str, str]] = []
     for x in evaluation_order(p):
-        if isinstance(x, Moment):
-            rows.append((f"{_subscript(x.name, 't')} ={{}}", _moment(to, x)))
-        else:
-            rows.append((f"{_subscript(x.name, 't')} ={{}}", to.latex(x.expr)))
+        made = _moment(to, x) if isinstance(x, Moment) else to.latex(x.expr)
+        (last if x.name in late else rows).append((f"{_subscript(x.name, 't')} ={{}}", made))
     rows.append((r"\Delta_{t} ={}", _link(to, p)))
     step = r"\theta_{t-1} - \eta\, \Delta_{t}"
     if p.decay is not None and p.decay.kind != "l2":
         rate = r"\eta" if p.decay.kind == "decoupled" else r"\tfrac{\eta}{\eta_{0}}"
         step += rf" - {rate}\, {to.latex(p.decay.weight)}\, \theta_{{t-1}}"
+    if last or p.new_param is not None:
+        rows += [(r"\tilde{\theta}_{t} ={}", step), *last]
+        step = to.latex(STEPPED if p.new_param is None else p.new_param)
     rows.append((r"\theta_{t} ={}", step))
+    if p.eval_param is not None:
+        rows.append((r"\text{evaluated with } {}", to.latex(_now(p.eval_param))))
     if bound:
         rows.append(("", bound))
     body = " \\\\\n".join(f"  {left} & {right}" for left, right in rows)

@@ -13,6 +13,7 @@ from signconv.ir.show import Infix
 from signconv.lower.identity import former, other_noises, program_hash
 from signconv.lower.kernel_program import (
     GRADIENT_NORM,
+    Evaluation,
     Function,
     KernelProgram,
     Statement,
@@ -93,6 +94,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "noise": p.noise if k.noise else "",
         "decay": p.decay.kind if p.decay is not None else "",
         "norm": scope,
+        "evaluation": k.evaluation and _evaluation(k, k.evaluation),
         "outputs": k.outputs,
         "words": k.words,
         "moments": k.moments,
@@ -108,6 +110,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "lr_default": repr(lr.default),
         "removed": [(n, words.string_lines(r)) for n, r in p.removed],
         "uses_torch": k.uses(torch.functions_of("torch"))
+        or (k.evaluation is not None and "torch." in str(_evaluation(k, k.evaluation)))
         or k.uses_inside(TorchFunctionPrinter().functions_of("torch")),
         "uses_dev": k.uses(triton.functions_of("dev"))
         or k.uses_inside(TritonFunctionPrinter().functions_of("dev"))
@@ -116,6 +119,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             picks_numbers(n) for e in k.elementwise for n in walk(e) if isinstance(n, Op)
         )
         or k.uses(torch.functions_of("ref"))
+        or (k.evaluation is not None and "ref." in str(_evaluation(k, k.evaluation)))
         or k.uses_inside(TorchFunctionPrinter().functions_of("ref"))
         or k.uses_scalar(PythonScalarPrinter().functions_of("ref")),
         "uses_real_t": any(reads_real_t(s.expr) for s in k.scalars),
@@ -130,6 +134,24 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         ) from error
     _free(class_name, source)
     return Module(class_name, file_name, source)
+
+
+def _evaluation(k: KernelProgram, e: Evaluation) -> dict[str, object]:
+    """What ``evaluation.py.j2`` prints."""
+    torch, python = TorchPrinter(), PythonScalarPrinter()
+    read = _read([*(s.expr for s in e.math), e.result])
+    known = _read(s.expr for s in e.scalars) | {*e.outputs}
+    return {
+        "unpack_moments": layout.unpacked(_named([m.name for m in k.moments], read), "moments"),
+        "unpack_hypers": layout.unpacked(
+            _named([h.name for h in k.program.hypers], known), "hypers"
+        ),
+        "scalars": [_line(4, s, python) for s in e.scalars],
+        "outputs": layout.tuple_of(e.outputs) if e.outputs else "()",
+        "unpack_scalars": layout.unpacked(_named(e.outputs, read), "scalars"),
+        "math": [_line(4, s, torch) for s in e.math],
+        "result": torch(e.result),
+    }
 
 
 def _unpack_moments(k: KernelProgram, read: Container[str]) -> str:

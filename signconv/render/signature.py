@@ -77,7 +77,8 @@ def hyper_slot(h: Hyper, betas: list[str]) -> str:
 
 def moment_slot(m: MomentPlan, p: Program) -> str:
     parts = [f'"{m.name}"', f'"{m.format}"', f"RandomBits({m.word}, {m.field})"]
-    parts += [] if m.init == 0.0 else [f"init={m.init!r}"]
+    start = literal(m.init) if isinstance(m.init, str) else repr(m.init)
+    parts += [] if m.init == 0.0 else [f"init={start}"]
     parts += ["apart=True"] if m.apart else []
     if of := meaning(p, m.name):
         parts.append(f"of={literal(of)}")

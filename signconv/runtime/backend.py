@@ -20,8 +20,6 @@ from torch import Tensor
 
 from signconv.runtime import dense
 from signconv.runtime.program import OptimizerProgram
-from signconv.runtime.reference.reduce import tree_sum
-from signconv.runtime.settings import has_float64
 
 State = Mapping[Tensor, dict[str, Tensor]]
 
@@ -80,13 +78,10 @@ class Backend(ABC):
         """Raise ``flag`` (0-dim fp32 on the task's device) if any gradient is Inf or NaN."""
         dense.find_nonfinite(task.params, flag)
 
-    def square_sums(self, task: Task) -> Tensor:
-        """Sums of squares of a prepared task's gradients, float64 [params], in their order."""
-        return torch.stack([square_sum(g) for g in dense.Dense(task.params).grads])
-
-    def total(self, task: Task, sums: Tensor) -> Tensor:
-        """The sum of ``square_sums``, 0-dim."""
-        return tree_sum(sums)
+    @abstractmethod
+    def square_sum(self, task: Task) -> Tensor:
+        """Sum of squares of a prepared task's gradients, 0-dim float64, as ``runtime/norms.py``
+        says; valid until the next call."""
 
     @abstractmethod
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
@@ -94,20 +89,6 @@ class Backend(ABC):
 
         Gradients are divided by ``grad_scale`` and negated where the group says maximize.
         """
-
-
-#: Elements whose squares are there at once in float64: 16 MiB.
-PIECE = 1 << 21
-
-
-def square_sum(x: Tensor) -> Tensor:
-    """Sum of the squares of a tensor, 0-dim float64, neighbours first: what every backend has.
-
-    On the host where the tensor's device has no float64.
-    """
-    x = x if has_float64(x.device) else x.to("cpu")
-    pieces = x.reshape(-1).split(PIECE) if x.numel() else (x.new_zeros(1),)
-    return tree_sum(torch.stack([tree_sum(piece.double().square()) for piece in pieces]))
 
 
 #: Name: module and class, imported when first asked for; "auto" takes the first that may run.

@@ -17,8 +17,13 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import mesh
-from signconv.runtime.backend import Backend, Task, square_sum
-from signconv.runtime.reference.reduce import tree_sum
+from signconv.runtime.backend import Backend, Task
+from signconv.runtime.reference.reduce import square_sum, tree_sum
+
+
+def total(grads: Sequence[Tensor]) -> Tensor:
+    """Sum of squares of plain tensors, 0-dim float64."""
+    return tree_sum(torch.stack([square_sum(g) for g in grads]))
 
 
 class Sums:
@@ -55,7 +60,7 @@ def _index(task: Task) -> int:
 def of_tasks(sums: Sums, backend: Backend, tasks: Sequence[Task]) -> None:
     """Add what prepared tasks have, one for each group: none of DTensors."""
     for task in tasks:
-        sums.add(_index(task), backend.total(task, backend.square_sums(task)))
+        sums.add(_index(task), backend.square_sum(task))
 
 
 def of_parameters(sums: Sums, parts: Sequence[tuple[int, list[Tensor]]]) -> None:

@@ -14,7 +14,17 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from signconv.runtime import backend as backends
-from signconv.runtime import checks, compiled, dense, exchange, mesh, norms, seeds, sharded
+from signconv.runtime import (
+    checks,
+    compiled,
+    dense,
+    evaluation,
+    exchange,
+    mesh,
+    norms,
+    seeds,
+    sharded,
+)
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
@@ -93,6 +103,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         group = self.param_groups[-1]
         try:
             self._values.enter(group, self.defaults)
+            if self.program.evaluation is not None:
+                group.setdefault(evaluation.EVALUATING, False)
             checks.once(group["params"], type(self).__name__)
             for p in group["params"]:
                 if p.requires_grad:  # what is frozen may be of any dtype
@@ -208,6 +220,33 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Steps left out because of non-finite gradients (reads from the device)."""
         return int(sum(int(x) for x in self._skipped.values()))
 
+    # ---------------------------------------------------------------- evaluation
+
+    @unaffected
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put what the model is evaluated with in place of its parameters, until ``train()``.
+
+        Of optimizers that train another point than they evaluate (Schedule-Free, averages of
+        weights); nothing happens for any other.  The state holds a copy of the parameters
+        meanwhile, and a step raises RuntimeError.  Checkpoints go on in the mode they were saved
+        in.  Of DTensors every rank must call.
+        """
+        if self.program.evaluation is not None:
+            self._arrive()
+            evaluation.enter(self, self.program.evaluation)
+
+    @unaffected
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put the parameters back as they were before ``eval()``, bit for bit.
+
+        Raises RuntimeError where a checkpoint of the other mode came without them.
+        """
+        if self.program.evaluation is not None:
+            self._arrive()
+            evaluation.leave(self)
+
     # ---------------------------------------------------------------- the step
 
     def backend_for(self, device: torch.device) -> Backend:
@@ -263,6 +302,8 @@ class FusedOptimizer(torch.optim.Optimizer):
     @unaffected
     def _step(self) -> None:
         """The step after the closure; of DTensors torch.compile breaks its graph here."""
+        if self.program.evaluation is not None:
+            evaluation.refuse_step(self)
         self._settle()
         promise = self._promise
         if promise is not None:
@@ -336,6 +377,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         g = p.grad
         if g is None or p.numel() == 0:
             return [p]
+        if self.program.evaluation is not None:
+            evaluation.refuse_step(self)
         self._settle()
         group = self.param_groups[index]
         if p not in self._places:

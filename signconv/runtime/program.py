@@ -127,6 +127,15 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What the model is evaluated with where that is not the parameter, in Python with PyTorch:
+    scalars(hypers) -> float64 numbers, math(p, moments, those) -> flat fp32."""
+
+    scalars: Any
+    math: Any
+
+
+@dataclass(frozen=True)
 class OptimizerProgram:
     """A compiled optimizer: its identity, what it stores, and its step in both languages.
 
@@ -137,8 +146,8 @@ class OptimizerProgram:
     formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
     (NOISES; none: ""); other_noises: hashes of the programs that differ in it alone.  decay: the
     kind of weight decay.  norm: whose gradients' norm it reads, those of the param "group" or of
-    "all" that the optimizer steps; none: "".  removed: hyperparameters that passes took away, and
-    why.
+    "all" that the optimizer steps; none: "".  evaluation: at which point, None: the parameter.
+    removed: hyperparameters that passes took away, and why.
     """
 
     name: str
@@ -157,6 +166,7 @@ class OptimizerProgram:
     noise: str = ""
     decay: str = ""
     norm: str = ""
+    evaluation: Evaluation | None = None
     reductions: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None

@@ -20,6 +20,7 @@ from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.s3 import S3
+from signconv.generated.schedulefree_adamw import ScheduleFreeAdamW
 
 import signconv
 from signconv import pictures, pipeline
@@ -786,6 +787,23 @@ def _(_: Path, patch: pytest.MonkeyPatch) -> None:
     optimizer = AdamW([parameter(64)])
     patch.setattr(release.mesh, "is_sharded", lambda p: True)
     gradient_release(optimizer, average=True)
+
+
+def _evaluated() -> FusedOptimizer:
+    optimizer = stepped(ScheduleFreeAdamW)
+    optimizer.eval()
+    return optimizer
+
+
+@fault("SC459", "has not the values of training: save after")
+def _(*_: Any) -> None:
+    optimizer = _evaluated()
+    for entry in optimizer.state.values():
+        del entry["training"]
+    optimizer.train()
+
+
+fault("SC460", r"call optimizer.train\(\) before training goes on")(lambda *_: _evaluated().step())
 
 
 fault("SC458", "cannot step AdamWClip inside backward.*give gradient_release max_norm=")(

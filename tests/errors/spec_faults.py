@@ -58,6 +58,11 @@ BODIES: dict[str, tuple[str, str]] = {
         "over all and over group: a step has one",
     ),
     "SC158": ("numerator = grad * norm(abs(grad), over='all')", "is of grad alone, as it comes"),
+    "SC159": (
+        "a = state(param)\na.next = stepped\nnumerator = grad * a",
+        "reads 'a', which is known after it: use .prev",
+    ),
+    "SC160": ("numerator = grad\neval_param = grad", "there between steps, and not of 'grad'"),
     "SC156": ("m = ema(grad, 0.9, store='fp5')\nnumerator = m", "no state format; did you mean"),
 }
 
@@ -84,7 +89,18 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
     "SC211": ("numerator = grad", "soft:p=2", "fp32", "fp32", "Mine's reads no moment"),
     "SC212": ("numerator = grad", "soft:p=99", "fp32", "fp32", "a number 1 <= p <= 8"),
     "SC215": ("m = ema(grad, 0.9)\nnumerator = m", "init", "fp32", "fp32", "init needs where"),
-    "SC217": ("numerator = grad", "clip:norm=0", "fp32", "fp32", "is not a number > 0"),
+    "SC217": ("numerator = grad", "clip:over=row", "fp32", "fp32", "clip:over=row"),
+    "SC218": ("numerator = grad", "ema:beta=2", "fp32", "fp32", "not a number 0 < beta < 1"),
+    "SC219": (
+        "m = ema(grad, 0.9)\nnumerator = m.prev", "schedulefree", "fp32", "fp32",
+        "is no function of the gradient of one step",
+    ),
+    "SC220": ("numerator = grad", "cautious", "fp32", "fp32", "which nothing opposes"),
+    "SC221": (
+        "a = state(param)\na.next = stepped\neval_param = a\nnumerator = grad",
+        "ema", "fp32", "fp32",
+        "keeps a second point beside its parameters already",
+    ),
     "SC216": ("numerator = grad", "init:to=zero", "fp32", "fp32", "no average of"),
     "SC214": ("numerator = grad", "stosign:noise=gold", "fp32", "fp32", "did you mean 'golden'"),
     "SC213": ("numerator = grad", "stosign:eps=maybe", "fp32", "fp32", "neither eps=drop"),

@@ -27,6 +27,19 @@ MORE = [
     ("adamax", "nesterov"),
     ("rmsprop", "sign"),
     ("adamw", "nesterov,sign"),
+    ("adamw", "clip"),
+    ("sgd", "clip:norm=0.3:over=tensor,presign"),
+    ("lamb", "clip:value=0.2"),
+    ("adamw", "cautious"),
+    ("nadam", "cautious,stosign,ema:beta=0.5"),
+    ("adamw", "soft:p=3,nesterov,cautious,expected"),
+    ("lion", "ema"),
+    ("amsgrad", "lookahead"),
+    ("sgd", "stosign,lookahead:alpha=0.25:k=2"),
+    ("adamw", "schedulefree"),
+    ("lamb", "schedulefree:beta=0.5"),
+    ("signum", "clip,schedulefree"),
+    ("adamw", "cautious,stosign,schedulefree"),
 ]
 CONVERTED = [*dict.fromkeys((e.spec, e.convert) for e in GENERATED if e.convert), *MORE]
 

@@ -11,11 +11,13 @@ from signconv.pipeline import build
 from tests.support.runs import converted
 
 LINKS = [p.name for p in registry().values() if p.group == "link"]
+POINTS = [p.name for p in registry().values() if p.group == "point"]
 
 REFUSED = {
     "stosing": "unknown pass 'stosing'; did you mean 'stosign'",
     "stosign,": "unknown pass ''",
     **{f"{a},{b}": "exclude each other" for a in LINKS for b in LINKS if a != b},
+    **{f"{a},{b}": "each decides what is kept" for a in POINTS for b in POINTS if a != b},
     **{f"{x},{x}": "asked for twice" for x in ("presign", "nesterov", *LINKS)},
     "nesterov,soft:p=2,nesterov": "'nesterov' is asked for twice; it applies once",
 }
@@ -60,6 +62,14 @@ def test_a_link_of_tomorrow_excludes_those_of_today(monkeypatch: pytest.MonkeyPa
         ("stosignsgd", "stosign", "already has the link stosign"),
         ("stosignsgd", "expected", "already has the link stosign"),
         ("s3gd", "presign", "reads sign"),
+        ("signum", "cautious", "Signum's update is a sign"),
+        ("rmsprop", "cautious", "the gradient, which nothing opposes"),
+        ("lion", "schedulefree", "is no function of the gradient of one step"),
+        ("adan", "schedulefree", "is no function of the gradient of one step"),
+        ("schedulefree_adamw", "lookahead", "keeps a second point beside its parameters already"),
+        ("adamw", "lookahead:k=0", "not a whole number from 1"),
+        ("adamw", "ema:beta=1", "not a number 0 < beta < 1"),
+        ("adamw", "schedulefree:beta=1.5", "not a number 0 < beta <= 1"),
     ],
 )
 def test_does_not_apply(spec: str, convert: str, message: str) -> None:

@@ -45,7 +45,7 @@ def _apply(p: Program, options: Options) -> Program:
 PASS = Pass(
     name="trim",
     title="Trim",
-    order=5,
+    order=4,
     group="trim",
     summary="the gradient is cut off elementwise",
     source="none",

@@ -206,6 +206,24 @@ BETAS = {"beta1": 0.8, "beta2": 0.95}
 ADAM = {**BETAS, "eps": 1e-3, "weight_decay": 0.1}
 PAIR = (0.8, 0.95)
 
+
+def schedulefree_adamw(
+    y: Array, g: Array, memory: dict, t: int, lr: float, beta1: float, beta2: float, eps: float,
+    weight_decay: float, warmup_steps: float, r: float, weight_lr_power: float,
+) -> Array:  # fmt: skip
+    """All three points, of which the spec keeps two."""
+    now = lr * min(1.0, t / warmup_steps)
+    memory["highest"] = max(memory.get("highest", 0.0), now)
+    weight = t**r * memory["highest"] ** weight_lr_power
+    memory["weights"] = memory.get("weights", 0.0) + weight
+    c = weight / memory["weights"]
+    v = average(memory, "v", beta2, g**2) / (1 - beta2**t)
+    u = g / (np.sqrt(v) + eps) + weight_decay * y
+    memory["z"] = memory.get("z", y) - now * u
+    memory["x"] = (1 - c) * memory.get("x", y) + c * memory["z"]
+    return (1 - beta1) * memory["z"] + beta1 * memory["x"]
+
+
 ORACLES = {
     "adabelief": by_hand("Zhuang et al. 2020, Alg. 2", adabelief, **ADAM),
     "adadelta": by_torch(
@@ -264,6 +282,14 @@ ORACLES = {
     ),
     "s3": by_hand("arXiv 2507.06464, Alg. 1", s3, beta=0.9, weight_decay=0.1),
     "s3gd": by_hand("the S3GD post", s3gd, momentum=0.8, weight_decay=0.1),
+    "schedulefree_adamw": by_hand(
+        "Defazio et al. 2024, Alg. 1",
+        schedulefree_adamw,
+        **ADAM,
+        warmup_steps=7.0,
+        r=0.5,
+        weight_lr_power=1.5,
+    ),
     "sgd": by_torch(
         lambda p, lr: torch.optim.SGD(p, lr, 0.8, dampening=0.8),
         0.1,

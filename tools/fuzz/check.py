@@ -169,7 +169,10 @@ def run(
     problems: list[str] = []
     for t in range(case.warm, case.warm + STEPS):
         _set(case, cpu, t)
-        wanted = [_enclose(made.program, reference, p, case, made.kernel.precision) for p in cpu]
+        norm = np.sqrt(sum(np.square(_flat(p.grad)).sum() for p in cpu if p.grad is not None))
+        wanted = [
+            _enclose(made.program, reference, p, case, made.kernel.precision, norm) for p in cpu
+        ]
         for _, other, optimizer in others:
             for p, q in zip(cpu, other, strict=True):
                 assert p.grad is not None
@@ -225,9 +228,15 @@ class Wanted:
 
 
 def _enclose(
-    program: Program, optimizer: FusedOptimizer, p: Tensor, case: Case, precision: str
+    program: Program,
+    optimizer: FusedOptimizer,
+    p: Tensor,
+    case: Case,
+    precision: str,
+    norm: Any,
 ) -> Wanted | None:
-    """The enclosure of the next step, from the reference's own state."""
+    """The enclosure of the next step, from the reference's own state; ``norm``: of all gradients,
+    which are one param group's."""
     if not p.numel():
         return None
     entry = optimizer.state[p]
@@ -265,10 +274,10 @@ def _enclose(
                 floor = _Scope(evaluator, start, grad, plain, t)(b.floor)
                 low = np.abs(plain[b.upper.name]) ** float(b.order) * floor
                 plain[b.lower.name] = np.maximum(plain[b.lower.name], low)
-    param, state = enclosing.step(exact(start), exact(grad), prev, t, noise)
+    param, state = enclosing.step(exact(start), exact(grad), prev, t, noise, norm)
     if precision == "bf16":  # a first input is weighted by 1 and rounded too
         state = {n: x * 1.0 if isinstance(x, Enclosed) else x for n, x in state.items()}
-    middle, states = evaluator.step(start, grad, plain, t, noise)
+    middle, states = evaluator.step(start, grad, plain, t, noise, norm)
     pairs = [("parameter", param, middle)]
     pairs += [(n, state[n], states[n]) for n in formats]
     bad = [name for name, box, x in pairs if (~(box.has(x) | box.open)).any()]

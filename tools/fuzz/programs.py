@@ -44,9 +44,9 @@ def requests(known: Iterable[Pass]) -> list[str]:
 
 
 def _values(words: str) -> list[str]:
-    """What an option takes: ``keep|drop``, the numbers of ``1…8``, or of ``x > 0``."""
-    if ">" in words:  # a number, of which there is a default
-        return ["0.5", "2"]
+    """What an option takes: ``keep|drop``, the numbers of ``1…8``, or of ``0 < x < 1``."""
+    if "x" in words.split():  # a number, of which there is a default
+        return ["0.5", "0.75"]
     low, dots, high = words.partition("…")
     if not dots:
         return words.split("|")

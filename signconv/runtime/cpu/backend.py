@@ -59,6 +59,9 @@ class CpuBackend(Backend):
         self._engines[task.key].prepare(known, task.state)
         self._reference.prepare(rest)
 
+    def square_sum(self, task: Task) -> Tensor:
+        return self._reference.square_sum(task)
+
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
         if skip is not None and bool(skip):
             return

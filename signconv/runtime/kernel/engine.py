@@ -115,13 +115,11 @@ class GroupEngine:
         for b in self.buckets:
             b.find_nonfinite(flag)
 
-    def square_sums(self) -> Tensor:
-        """Sums of squares of the gradients, float64 [params], in the order of the parameters."""
+    def square_sum(self) -> Tensor:
+        """Sum of squares of the gradients, by tensor and then over them in their order: 0-dim
+        float64, which the next call overwrites."""
         found = [b.square_sums() for b in self.buckets]
-        return found[0] if self.order is None else torch.cat(found)[self.order]
-
-    def total(self, sums: Tensor) -> Tensor:
-        """Their sum, 0-dim, which the next call overwrites."""
+        sums = found[0] if self.order is None else torch.cat(found)[self.order]
         self.totals.partials.copy_(sums.view(-1, 1))
         return self.totals.run().view(())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from signconv.runtime import norms
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.dense import Dense
 from signconv.runtime.master import param_format
@@ -42,6 +43,9 @@ class ReferenceBackend(Backend):
         with alone_if_others_flush(largest):
             for p in task.params:
                 self._step_one(p, task, hypers, factor)
+
+    def square_sum(self, task: Task) -> Tensor:
+        return norms.total(Dense(task.params).grads)
 
     def _step_one(self, p: Tensor, task: Task, hypers: list[float], factor: float) -> None:
         program, group, entry = self.program, task.group, task.state[p]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from signconv.runtime.reference.arithmetic import sqrt
+from signconv.runtime.settings import has_float64
 
 
 def tree_sum(x: Tensor) -> Tensor:
@@ -18,6 +19,20 @@ def tree_sum(x: Tensor) -> Tensor:
             x = torch.cat((x, x.new_zeros(1)))
         x = x[0::2] + x[1::2]
     return x.reshape(())
+
+
+#: Elements whose squares are there at once in float64: 16 MiB.
+PIECE = 1 << 21
+
+
+def square_sum(x: Tensor) -> Tensor:
+    """Sum of the squares of a tensor, 0-dim float64, neighbours first: what every backend has.
+
+    On the host where the tensor's device has no float64.
+    """
+    x = x if has_float64(x.device) else x.to("cpu")
+    pieces = x.reshape(-1).split(PIECE) if x.numel() else (x.new_zeros(1),)
+    return tree_sum(torch.stack([tree_sum(piece.double().square()) for piece in pieces]))
 
 
 def norm_of_sum(total: Tensor, numel: int) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,7 +45,10 @@ def verdicts(
         law = known.get(request.name)
         wrong = None
         if law is not None:
+            old, new = before, after
+            if old.grad == new.grad:  # what stands for the gradient is whoever's made it
+                old, new = replace(old, grad=None), replace(new, grad=None)
             with np.errstate(all="ignore"):
-                wrong = law.check(bare(before), bare(after), dict(request.options), levels)
+                wrong = law.check(bare(old), bare(new), dict(request.options), levels)
         yield request.text, law, wrong
         before = after

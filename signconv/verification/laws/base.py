@@ -77,3 +77,24 @@ def differ(a: Array, b: Array, tolerance: float = 1e-9) -> bool:
     known = np.isfinite(a) & np.isfinite(b)
     size = np.maximum(np.abs(a), np.abs(b))
     return bool((np.abs(a - b) > tolerance * size)[known].any())
+
+
+def path(
+    p: Program,
+    grads: list[Array],
+    moved: Callable[[int, Array], Array] = lambda t, param: param,
+) -> list[tuple[Array, dict[str, Array], Array]]:
+    """Parameter, state and what the model is evaluated with, before the first step and after each.
+
+    moved: the parameter that the next step starts from, of t and the stepped one.
+    """
+    ev = Evaluator(p, lr=0.1)
+    param = np.linspace(-1.0, 1.0, SIZE)
+    state = ev.initial_state(param)
+    made = [(param, state, param)]
+    for t, g in enumerate(grads, 1):
+        noise = np.full(SIZE, 0.25) if p.link == "stosign" else None
+        param, state = ev.step(param, g, state, t, noise)
+        param = moved(t, param)
+        made.append((param, state, np.broadcast_to(ev.evaluated(param, state), (SIZE,))))
+    return made

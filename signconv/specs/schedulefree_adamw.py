@@ -1,0 +1,33 @@
+from signconv.dsl import Optimizer, ema, grad, hyper, max, param, sqrt, state, t, where
+
+
+class ScheduleFreeAdamW(Optimizer):
+    """Schedule-Free AdamW (Defazio et al. 2024, arXiv 2405.15682, Alg. 1).
+
+    Gradients are taken at y, the parameter; z is the iterate. The model is evaluated at their
+    average x: optimizer.eval() before evaluation, optimizer.train() after it. No schedule; warm up.
+    """
+
+    lr = hyper(2.5e-3, ge=0)
+    beta1, beta2 = hyper(0.9, gt=0, le=1), hyper(0.999, ge=0, lt=1)
+    eps = hyper(1e-8, ge=0)
+    weight_decay = hyper(0.0, ge=0)
+    warmup_steps = hyper(0, ge=0)
+    r, weight_lr_power = hyper(0.0, ge=0), hyper(2.0, ge=0)
+
+    warm = where(t <= warmup_steps, t / max(warmup_steps, 1), 1)
+    now = lr * warm
+    highest = state(0.0)
+    highest.next = max(highest.prev, now)
+    weight = t**r * highest**weight_lr_power
+    weights = state(0.0)
+    weights.next = weights.prev + weight
+    share = where(weights > 0, weight / weights, 0)
+
+    v = ema(grad**2, beta2)
+    u = grad / (sqrt(v.corrected) + eps) + weight_decay * param
+    z = state(param)
+    z.next = z.prev - now * u
+    update = warm * u
+    new_param = param + share * (z.prev - param) + now * (beta1 * (1 - share) - 1) * u
+    eval_param = param + (1 - 1 / beta1) * (z - param)
