@@ -4,8 +4,8 @@ from signconv.dsl import Optimizer, ema, grad, hyper, max, param, sqrt, state, t
 class ScheduleFreeAdamW(Optimizer):
     """Schedule-Free AdamW (Defazio et al. 2024, arXiv 2405.15682, Alg. 1).
 
-    Gradients are taken at y, the parameter; z is the iterate. The model is evaluated at their
-    average x: optimizer.eval() before evaluation, optimizer.train() after it. No schedule; warm up.
+    Gradients are taken at y, the parameter; the iterate is kept. The model is evaluated at
+    the average x of iterates: optimizer.eval() before evaluation, optimizer.train() after it. No schedule; warm up.
     """
 
     lr = hyper(2.5e-3, ge=0)
@@ -26,8 +26,8 @@ class ScheduleFreeAdamW(Optimizer):
 
     v = ema(grad**2, beta2)
     u = grad / (sqrt(v.corrected) + eps) + weight_decay * param
-    z = state(param)
-    z.next = z.prev - now * u
+    iterate = state(param)
+    iterate.next = iterate.prev - now * u
     update = warm * u
-    new_param = param + share * (z.prev - param) + now * (beta1 * (1 - share) - 1) * u
-    eval_param = param + (1 - 1 / beta1) * (z - param)
+    new_param = param + share * (iterate.prev - param) + now * (beta1 * (1 - share) - 1) * u
+    eval_param = param + (1 - 1 / beta1) * (iterate - param)
