@@ -3,8 +3,8 @@
 Schedule-Free AdamW (Defazio et al. 2024, arXiv 2405.15682, Alg. 1).
 
 Gradients are taken at y, the parameter; the iterate is kept. The model is evaluated at the
-average x of iterates: optimizer.eval() before evaluation, optimizer.train() after it. No
-schedule; warm up.
+average of iterates: optimizer.eval() before evaluation, optimizer.train() after it. There is no
+schedule but a warm-up.
 
 Step t, for every element, with gradient g, parameter p and learning rate lr:
 

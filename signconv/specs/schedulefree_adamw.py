@@ -4,8 +4,9 @@ from signconv.dsl import Optimizer, ema, grad, hyper, max, param, sqrt, state, t
 class ScheduleFreeAdamW(Optimizer):
     """Schedule-Free AdamW (Defazio et al. 2024, arXiv 2405.15682, Alg. 1).
 
-    Gradients are taken at y, the parameter; the iterate is kept. The model is evaluated at
-    the average x of iterates: optimizer.eval() before evaluation, optimizer.train() after it. No schedule; warm up.
+    Gradients are taken at y, the parameter; the iterate is kept. The model is evaluated at the
+    average of iterates: optimizer.eval() before evaluation, optimizer.train() after it. There is
+    no schedule but a warm-up.
     """
 
     lr = hyper(2.5e-3, ge=0)
