@@ -149,6 +149,7 @@ def run(rank: int, ranks: int, folder: str, steps: int) -> None:
     found["gathered"] = _gathered(mesh)
     found["own"] = _own(mesh)
     found["master weights"] = _master_weights(mesh)
+    found["evaluated"] = evaluated(mesh)
     found["parallel"] = parallel(mesh, Path(folder))
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()
@@ -190,6 +191,18 @@ def _master_weights(mesh: Any) -> State:
     model.weights = nn.ParameterList(params)
     exact = optimizer.master_weights(model)
     return {k: (x.full_tensor() if isinstance(x, DTensor) else x) for k, x in exact.items()}
+
+
+def evaluated(mesh: Any) -> list[State]:
+    """Averages in place of the parameters, and training that goes on after them."""
+    averaged = signconv.compile("adamw", convert="clip:norm=0.05,ema:beta=0.5")
+    params, optimizer = started((averaged, {"backend": "reference"}), mesh)
+    stepped(params, optimizer, range(2))
+    optimizer.eval()
+    made = [results(params, optimizer)]
+    optimizer.train()
+    stepped(params, optimizer, range(2, 3))
+    return [*made, results(params, optimizer)]
 
 
 # ---------------------------------------------------------------- models cut by torch

@@ -62,6 +62,13 @@ def test_master_weights_of_cut_parameters(found: list[dict[str, Any]]) -> None:
     assert all(differences(rank["master weights"], wanted) == [] for rank in found)
 
 
+def test_the_point_of_evaluation(found: list[dict[str, Any]]) -> None:
+    wanted = meshes.evaluated(None)
+    assert differences(*wanted)
+    for rank in found:
+        assert [differences(*x) for x in zip(rank["evaluated"], wanted, strict=True)] == [[], []]
+
+
 @pytest.mark.parametrize("name", meshes.WAYS)
 def test_models_that_torch_cuts(name: str, found: list[dict[str, Any]]) -> None:
     """Three steps; and two more from a checkpoint that another mesh wrote."""

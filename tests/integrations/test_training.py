@@ -12,6 +12,7 @@ import pytest
 import torch
 from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.schedulefree_adamw import ScheduleFreeAdamW
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -90,8 +91,11 @@ def learned(losses: list[float]) -> bool:
 # ---------------------------------------------------------------- Hugging Face
 
 
-@every
+@pytest.mark.parametrize(
+    "cls", [AdamWStoSign, AdamWFP4, ScheduleFreeAdamW], ids=lambda c: c.__name__
+)
 def test_trainer(cls: type, tmp_path: Path) -> None:
+    """Of Schedule-Free the checkpoint is saved after an evaluation, whose point is another."""
     transformers = pytest.importorskip("transformers")
 
     def run(folder: Path, updates: int, resume: str | None = None) -> Any:
@@ -99,8 +103,8 @@ def test_trainer(cls: type, tmp_path: Path) -> None:
         arguments = transformers.TrainingArguments(
             output_dir=str(folder), use_cpu=True, seed=1, max_steps=updates, save_steps=HALFWAY,
             per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATE,
-            max_grad_norm=1.0, eval_strategy="steps", eval_steps=3, logging_steps=1, report_to=[],
-            lr_scheduler_type="constant", disable_tqdm=True, save_strategy="steps",
+            max_grad_norm=1.0, eval_strategy="steps", eval_steps=HALFWAY, logging_steps=1,
+            report_to=[], lr_scheduler_type="constant", disable_tqdm=True, save_strategy="steps",
         )  # fmt: skip
         trainer = transformers.Trainer(
             Model(), arguments, train_dataset=Text(), eval_dataset=Text(),
