@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Elements of one row that share a block scale (OCP MX block size).
 BLOCK = 32
+#: Of gradients whose squares are added up: rows of so many elements, so many rows to a piece.
+SQUARE_WIDTH, SQUARE_ROWS = 2048, 16
 #: The least byte of a block's scale in FP8, 2^-120: codes still reach fp32's smallest normal
 #: number, and a coefficient from 2^-6 times a scale is one (``lower.fusion.scales_apart``).
 LEAST_SCALE = 7

@@ -1,10 +1,10 @@
 """Norms of all gradients together, which a program may read (``OptimizerProgram.norm``).
 
 Squares of fp32 and bf16 numbers are exact in float64, and their sums are taken there: over a tensor
-neighbours first, then over the tensors of a param group in their order, then over groups.  So every
-backend has the same bits.  Of DTensors each rank sums its part and the ranks add theirs up: the
-order is another one for every mesh, and the last places of float64 may be, far below what the
-step's fp32 sees of them.
+in a fixed order (``reference/reduce.py``), then over the tensors of a param group, then over
+groups.  So every backend has the same bits.  Of DTensors each rank sums its part and the ranks add
+theirs up: the order is another one for every mesh, and the last places of float64 may be, far below
+what the step's fp32 sees of them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from signconv.runtime import tables
 from signconv.runtime.dense import Dense
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.sums import Reducer
@@ -71,7 +71,7 @@ class Bucket:
         self.alive: list[Any] = []
         by_row = rows == Rows.ENDING
         blocks = [block_count(p) if by_row else -(-p.numel() // BLOCK) for p in members]
-        self.counts = counts = [-(-n // self.shape.chunk) for n in blocks]
+        counts = [-(-n // self.shape.chunk) for n in blocks]
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
         self.programs = len(self.chunks)
         self.pointers: Pointers = ([], [], [])
@@ -80,7 +80,7 @@ class Bucket:
         self.reducer = None
         if program.reductions:
             self.reducer = Reducer(counts, len(program.reductions), device)
-        self.squares: tuple[Reducer, Launcher] | None = None  # made where a norm is asked for
+        self.squares: tuple[Tensor, Reducer, Launcher] | None = None  # where a norm is asked for
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
@@ -180,11 +180,14 @@ class Bucket:
     def square_sums(self) -> Tensor:
         """Sums of squares of the gradients, float64 [members]."""
         if self.squares is None:
-            reducer = Reducer(self.counts, 1, self.device, torch.float64)
+            size = SQUARE_ROWS * SQUARE_WIDTH
+            counts = [-(-p.numel() // size) for p in self.members]
+            pieces = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(self.device)
+            reducer = Reducer(counts, 1, self.device, torch.float64)
             given = launch.square_constants(self.program, self.variant)
-            self.squares = reducer, Launcher(step.sum_squares, self.programs, given)
-        reducer, run = self.squares
-        run(self.table, self.chunks, reducer.partials)
+            self.squares = pieces, reducer, Launcher(step.sum_squares, len(pieces), given)
+        pieces, reducer, run = self.squares
+        run(self.table, pieces, reducer.partials)
         return reducer.run().view(-1)
 
     def step(self, scalars: Tensor, keys: Tensor, scaled: bool) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from signconv.runtime import tables
 from signconv.runtime.compat import HAS_TRITON, tl
-from signconv.runtime.formats import BLOCK, PLAIN
+from signconv.runtime.formats import BLOCK, PLAIN, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import constants, interpreter
 from signconv.runtime.kernel.reduce import tree_sum
 from signconv.runtime.program import NOISES, REDUCTION_KINDS, OptimizerProgram, Rows
@@ -142,13 +142,13 @@ def reduce_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dic
 
 def square_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
     """Constants and launch options of ``sum_squares``."""
-    elements = launch_shape(program, v.param).chunk * BLOCK
     return {
         "COLUMNS": tables.width(len(program.moments)),
         "G_TYPE": pointer_type(v.grad),
-        "ELEMENTS": elements,
-        "LEVELS": elements.bit_length() - 1,
-        "num_warps": WARPS,
+        "ROWS": SQUARE_ROWS,
+        "WIDTH": SQUARE_WIDTH,
+        "LEVELS": SQUARE_WIDTH.bit_length() - 1,
+        "num_warps": 4,
         "enable_fp_fusion": False,
     }
 

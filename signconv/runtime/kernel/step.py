@@ -388,18 +388,30 @@ def sum_squares(
     partials,
     COLUMNS: tl.constexpr,
     G_TYPE: tl.constexpr,
-    ELEMENTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
-    """Sums of squares of gradients in float64, over chunks of ELEMENTS = 2**LEVELS as they lie."""
+    """Sums of squares of gradients in float64 over pieces of ROWS rows of WIDTH = 2**LEVELS: of a
+    piece row after row, then neighbours first; ``chunks`` are (tensor, piece)."""
     entry = _entry(table, chunks, COLUMNS)
-    start = _start(chunks, ELEMENTS)
-    g_ptr = tl.load(entry + COLUMN_GRAD).to(tl.pointer_type(G_TYPE)) + start
+    start = _start(chunks, ROWS * WIDTH)
+    aligned = tl.load(entry + COLUMN_ALIGNED) != 0
+    address = tl.load(entry + COLUMN_GRAD)
     left = tl.load(entry + COLUMN_NUMEL) - start
-    i = tl.arange(0, ELEMENTS)
-    g = tl.load(g_ptr + i, mask=i < left, other=0).to(tl.float32).to(tl.float64)
-    total = ops.tree_sum(g * g, ELEMENTS, LEVELS)
-    tl.store(partials + tl.program_id(0) + tl.arange(0, 1), total)
+    i = tl.arange(0, WIDTH)
+    total = tl.full([WIDTH], 0.0, tl.float64)
+    if aligned & (left >= ROWS * WIDTH):
+        for row in tl.static_range(ROWS):
+            g = tl.load(_pointer(address, G_TYPE, True) + start + row * WIDTH + i)
+            g = g.to(tl.float32).to(tl.float64)
+            total += g * g
+    else:
+        for first in range(0, ops.extent(left, ROWS * WIDTH), WIDTH):
+            g_ptr = _pointer(address, G_TYPE, False) + start + first
+            g = tl.load(g_ptr + i, mask=i < left - first, other=0).to(tl.float32).to(tl.float64)
+            total += g * g
+    tl.store(partials + tl.program_id(0) + tl.arange(0, 1), ops.tree_sum(total, WIDTH, LEVELS))
 
 
 @triton.jit
