@@ -80,6 +80,9 @@ def generated_classes() -> dict[str, type[FusedOptimizer]]:
 def environment(**changes: str | None) -> dict[str, str]:
     """This environment with the checkout importable; None removes a variable."""
     merged = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **changes}
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Workers share the cores (conftest.py): threads that wait for one another spin meanwhile
+        merged.setdefault("OMP_NUM_THREADS", "1")
     merged.setdefault("TRITON_INTERPRET", "")
     if "TRITON_INTERPRET" not in changes:
         del merged["TRITON_INTERPRET"]
