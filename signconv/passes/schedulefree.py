@@ -46,7 +46,7 @@ def _apply(p: Program, options: Options) -> Program:
     p = _without_momentum(p)
     beta_name = free_name(p, "point", "point_beta")
     default = number("schedulefree", "beta", options.get("beta", "0.9"), most=1)
-    z, highest = free_name(p, "z", "iterate"), free_name(p, "highest_lr", "highest_lr2")
+    z, highest = free_name(p, "z", "z2"), free_name(p, "highest_lr", "highest_lr2")
     total, share = free_name(p, "weights", "weights2"), free_name(p, "share", "share2")
     beta, lr = Ref("hyper", beta_name), Ref("hyper", "lr")
     weight = mul(Ref("value", highest), Ref("value", highest))

@@ -21,9 +21,9 @@ class ScheduleFreeAdamW(Optimizer):
     highest = state(0.0)
     highest.next = max(highest.prev, now)
     weight = t**r * highest**weight_lr_power
-    weights = state(0.0)
-    weights.next = weights.prev + weight
-    share = where(weights > 0, weight / weights, 0)
+    weight_sum = state(0.0)
+    weight_sum.next = weight_sum.prev + weight
+    share = where(weight_sum > 0, weight / weight_sum, 0)
 
     v = ema(grad**2, beta2)
     u = grad / (sqrt(v.corrected) + eps) + weight_decay * param

@@ -38,6 +38,9 @@ BOUNDS = {
     "radam": 7.271 * 0.0544,
     # a size of 1 that grew at every step but the first
     "rprop": 1.2 ** (STEPS - 1),
+    # the iterate moves by a ratio of at most sqrt(t), as LaProp's; its average by a share 1/t of a
+    # distance of t such moves at most, and the parameter lies between the two
+    "schedulefree_adamw": math.sqrt(STEPS),
     # AdamW's at its betas, divided by 1 or more
     "stableadamw": 0.1 / math.sqrt(0.01 * (1 - 0.9**2 / 0.99)),
 }

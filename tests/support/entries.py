@@ -29,6 +29,7 @@ CORE = (
     Entry("rprop"),
     Entry("s3"),
     Entry("s3gd", state="fp8-raw", math="bf16"),
+    Entry("schedulefree_adamw"),
     Entry("sgd"),
     Entry("signsgd"),
     Entry("stosignsgd"),

@@ -94,6 +94,7 @@ def scale_free(p: Program) -> bool:
 UNDERIVED = {
     "lamb": "norm(p) has no degree in the gradient; the ratio it multiplies has degree 0",
     "cautious_adamw": "u / mean(mask) reads a comparison",
+    "schedulefree_adamw": "param has no degree in the gradient; its decay is 0 by default",
     "adopt": "the mask of its first step reads t, and its clip's limits have degree 0",
     "stableadamw": "param has no degree in the gradient; the ratios beside and below it have 0",
 }
