@@ -79,9 +79,12 @@ class Backend(ABC):
         dense.find_nonfinite(task.params, flag)
 
     @abstractmethod
-    def square_sum(self, task: Task) -> Tensor:
-        """Sum of squares of a prepared task's gradients, 0-dim float64, as ``runtime/norms.py``
-        says; valid until the next call."""
+    def square_sums(self, task: Task) -> Tensor:
+        """Sums of squares of a prepared task's gradients, float64 [params], in their order."""
+
+    @abstractmethod
+    def total(self, task: Task, sums: Tensor) -> Tensor:
+        """The sum of ``square_sums``, neighbours first, 0-dim; valid until the next call."""
 
     @abstractmethod
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:

@@ -1,7 +1,7 @@
 """Norms of all gradients together, which a program may read (``OptimizerProgram.norm``).
 
 Squares of fp32 and bf16 numbers are exact in float64, and their sums are taken there: over a tensor
-in a fixed order (``reference/reduce.py``), then over the tensors of a param group, then over
+in a fixed order (``reference/squares.py``), then over the tensors of a param group, then over
 groups.  So every backend has the same bits.  Of DTensors each rank sums its part and the ranks add
 theirs up: the order is another one for every mesh, and the last places of float64 may be, far below
 what the step's fp32 sees of them.
@@ -9,21 +9,17 @@ what the step's fp32 sees of them.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from signconv.runtime import mesh
 from signconv.runtime.backend import Backend, Task
-from signconv.runtime.reference.reduce import square_sum, tree_sum
-
-
-def total(grads: Sequence[Tensor]) -> Tensor:
-    """Sum of squares of plain tensors, 0-dim float64."""
-    return tree_sum(torch.stack([square_sum(g) for g in grads]))
+from signconv.runtime.reference.reduce import tree_sum
+from signconv.runtime.reference.squares import square_sum
 
 
 class Sums:
@@ -60,25 +56,47 @@ def _index(task: Task) -> int:
 def of_tasks(sums: Sums, backend: Backend, tasks: Sequence[Task]) -> None:
     """Add what prepared tasks have, one for each group: none of DTensors."""
     for task in tasks:
-        sums.add(_index(task), backend.square_sum(task))
+        sums.add(_index(task), backend.total(task, backend.square_sums(task)))
+
+
+def of_parts(
+    sums: Sums,
+    backend: Backend,
+    tasks: Sequence[Task],
+    whole: Callable[[Tensor], Tensor],
+    far: Sequence[tuple[int, list[Tensor]]],
+) -> None:
+    """The same where there are DTensors, of which ``tasks`` have this rank's parts and ``whole``
+    says which is whose; ``far``: those that are gathered, by group.  Every rank must call."""
+    for task in tasks:
+        found = backend.square_sums(task).unbind()
+        pairs = [(whole(p), x) for p, x in zip(task.params, found, strict=True)]
+        _add_shared(sums, _index(task), pairs)
+    of_parameters(sums, far)
 
 
 def of_parameters(sums: Sums, parts: Sequence[tuple[int, list[Tensor]]]) -> None:
     """Add what parameters have, without a backend's tables; of DTensors every rank must call."""
     for index, params in parts:
-        kinds: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
-        shared: dict[tuple[int, ...], list[object]] = {}
-        wires: dict[tuple[int, ...], str] = {}
-        for p in params:
-            assert p.grad is not None
-            groups = mesh.groups_of(p) if mesh.is_sharded(p) else []
-            key = tuple(map(id, groups))
-            shared[key] = groups
-            wires[key] = mesh.mesh_of(p).device_type if groups else ""
-            kinds[key].append(square_sum(mesh.local(p.grad).detach()))
-        for key, values in kinds.items():
-            total = tree_sum(torch.stack(values))
-            there = total.to(wires[key]) if wires[key] else total
-            for group in shared[key]:
-                torch.distributed.all_reduce(there, group=group)
-            sums.add(index, there.to(total.device))
+        pairs = [(p, square_sum(mesh.local(_grad(p)).detach())) for p in params]
+        _add_shared(sums, index, pairs)
+
+
+def _grad(p: Tensor) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
+def _add_shared(sums: Sums, index: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Parts of DTensors that the same ranks share are added up by one number."""
+    kinds: dict[tuple[int, ...], tuple[list[Any], list[Tensor], str]] = {}
+    for p, square in pairs:
+        groups = mesh.groups_of(p) if mesh.is_sharded(p) else []
+        wire = mesh.mesh_of(p).device_type if groups else square.device.type
+        kinds.setdefault(tuple(map(id, groups)), (groups, [], wire))[1].append(square)
+    for groups, values, wire in kinds.values():
+        total = tree_sum(torch.stack(values))
+        there = total.to(wire) if groups else total
+        for group in groups:
+            torch.distributed.all_reduce(there, group=group)
+        sums.add(index, there.to(total.device))

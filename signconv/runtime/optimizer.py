@@ -417,7 +417,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Sums of squares of the gradients; none yet where one backend has tables of all of them
         and ``_run`` adds them up faster."""
         sums = norms.Sums(self.program.norm)
-        if self._dtensors or self._offload is not None or len(work) > 1:
+        if self._offload is not None or len(work) > 1:
             for parts in work.values():
                 norms.of_parameters(sums, parts)
         return sums
@@ -449,7 +449,8 @@ class FusedOptimizer(torch.optim.Optimizer):
                 self._offload.step(backend, parts, groups, state, skip, scale, found)
             return
         with backend.on_device(device):
-            skip = self._run(backend, tasks, ready, (device, far) if skippable else None, sums)
+            look = (device, far) if skippable else None
+            skip = self._run(backend, tasks, ready, look, sums, gathered)
             if self._locals is not None:
                 self._locals.finish(self.state)
             for i, params in gathered:
@@ -463,12 +464,14 @@ class FusedOptimizer(torch.optim.Optimizer):
         ready: Mapping[int, torch.device],
         look: tuple[torch.device, list[Tensor]] | None,
         sums: norms.Sums | None = None,
+        gathered: Sequence[tuple[int, list[Tensor]]] = (),
     ) -> Tensor | None:
         """Prepare all tasks, then step all; returns the flag by which the step is skipped.
 
         ready: groups whose tasks are prepared already; look: where Inf and NaN are looked for (of
         the tasks and of further tensors), None where they are not; sums: of the squares of all
-        gradients, or still without them, where the program reads a norm.
+        gradients, or still without them, where the program reads a norm; gathered: DTensors that
+        are stepped after the tasks.
         """
         for task in tasks:
             if not (isinstance(task.key, tuple) and task.key[0] in ready):
@@ -484,7 +487,9 @@ class FusedOptimizer(torch.optim.Optimizer):
                 flag = sharded.agree(flag, self._dtensors)
             self._count_skip(device, flag)
             skip = flag if skip is None else flag.maximum(skip.to(device).reshape(()))
-        if sums is not None and not sums.groups:
+        if sums is not None and not sums.groups and self._locals is not None:
+            norms.of_parts(sums, backend, tasks, self._locals.whole, gathered)
+        elif sums is not None and not sums.groups:
             norms.of_tasks(sums, backend, tasks)
         for task in tasks:
             given = task if sums is None else sums.given(task)

@@ -260,6 +260,7 @@ class Locals:
         self.program = program
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self._made: dict[Tensor, tuple[tuple[Any, ...], Tensor]] = {}
+        self._whole: dict[Tensor, Tensor] = {}  # by the stand-in
         self._first: dict[Tensor, int | None] = {}
 
     def split(
@@ -281,9 +282,14 @@ class Locals:
             known = [p for p in held if self._first_of(p, state[p]) is not None]
             made |= {p: self._stand_in(p, state[p]) for p in known}
             locally.append({**group, "params": [made[p] for p in known]})
+        self._whole = {x: p for p, x in made.items()}
         near = [(i, [made[p] for p in ps if p in made]) for i, ps in parts]
         far = [(i, [p for p in ps if p not in made]) for i, ps in parts]
         return [x for x in near if x[1]], [x for x in far if x[1]], locally
+
+    def whole(self, made: Tensor) -> Tensor:
+        """The DTensor that a stand-in stands for; a plain parameter is its own."""
+        return self._whole.get(made, made)
 
     def alone(self, p: Tensor, entry: dict[str, Tensor]) -> Tensor | None:
         """What stands in for one DTensor, with its gradient; None where it has to be gathered."""

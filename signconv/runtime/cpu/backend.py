@@ -59,8 +59,11 @@ class CpuBackend(Backend):
         self._engines[task.key].prepare(known, task.state)
         self._reference.prepare(rest)
 
-    def square_sum(self, task: Task) -> Tensor:
-        return self._reference.square_sum(task)
+    def square_sums(self, task: Task) -> Tensor:
+        return self._reference.square_sums(task)
+
+    def total(self, task: Task, sums: Tensor) -> Tensor:
+        return self._reference.total(task, sums)
 
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
         if skip is not None and bool(skip):

@@ -70,8 +70,11 @@ class TritonBackend(Backend):
     def find_nonfinite(self, task: Task, flag: Tensor) -> None:
         self._engines[task.key].find_nonfinite(flag)
 
-    def square_sum(self, task: Task) -> Tensor:
-        return self._engines[task.key].square_sum()
+    def square_sums(self, task: Task) -> Tensor:
+        return self._engines[task.key].square_sums()
+
+    def total(self, task: Task, sums: Tensor) -> Tensor:
+        return self._engines[task.key].total(sums)
 
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
         self._engines[task.key].step(task.group, skip, grad_scale, task.norm)

@@ -115,11 +115,13 @@ class GroupEngine:
         for b in self.buckets:
             b.find_nonfinite(flag)
 
-    def square_sum(self) -> Tensor:
-        """Sum of squares of the gradients, by tensor and then over them in their order: 0-dim
-        float64, which the next call overwrites."""
+    def square_sums(self) -> Tensor:
+        """Sums of squares of the gradients, float64 [params], in the order of the parameters."""
         found = [b.square_sums() for b in self.buckets]
-        sums = found[0] if self.order is None else torch.cat(found)[self.order]
+        return found[0] if self.order is None else torch.cat(found)[self.order]
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Their sum, 0-dim, which the next call overwrites."""
         self.totals.partials.copy_(sums.view(-1, 1))
         return self.totals.run().view(())
 

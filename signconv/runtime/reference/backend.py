@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from signconv.runtime import norms
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.dense import Dense
 from signconv.runtime.master import param_format
 from signconv.runtime.program import MomentSlot, check_shape, pitch_of, row_length
 from signconv.runtime.reference import ops
+from signconv.runtime.reference.reduce import tree_sum
+from signconv.runtime.reference.squares import square_sum
 from signconv.runtime.reference.step import step_tensor
 from signconv.runtime.settings import alone_if_others_flush, has_float64, host_numbers
 from signconv.runtime.tables import state_names
@@ -44,8 +45,11 @@ class ReferenceBackend(Backend):
             for p in task.params:
                 self._step_one(p, task, hypers, factor)
 
-    def square_sum(self, task: Task) -> Tensor:
-        return norms.total(Dense(task.params).grads)
+    def square_sums(self, task: Task) -> Tensor:
+        return torch.stack([square_sum(g) for g in Dense(task.params).grads])
+
+    def total(self, task: Task, sums: Tensor) -> Tensor:
+        return tree_sum(sums)
 
     def _step_one(self, p: Tensor, task: Task, hypers: list[float], factor: float) -> None:
         program, group, entry = self.program, task.group, task.state[p]
