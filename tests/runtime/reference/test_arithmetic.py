@@ -608,7 +608,7 @@ BESIDE = {
         ),
         "__init__",
     },
-    "reference": {"backend", "bits", "ops", "step", "__init__"},
+    "reference": {"backend", "bits", "ops", "squares", "step", "__init__"},
 }
 
 
