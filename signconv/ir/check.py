@@ -31,6 +31,7 @@ from signconv.ir.nodes import (
     references,
     walk,
 )
+from signconv.ir.show import text
 
 LINKS = ("ratio", "stosign", "expected", "sign")
 DECAYS = ("l2", "decoupled", "independent")
@@ -124,29 +125,69 @@ def _gradient(p: Program) -> None:
 
 
 def _after(p: Program) -> None:
-    """What is known after the update is not read by it; what is evaluated is at hand then."""
+    """What is known after the update is not read before it, and the update reaches the parameter;
+    what is evaluated is at hand between steps."""
     late = after_step(p)
+
+    def known_after(n: Ref) -> bool:
+        return n == STEPPED or (n.kind in ("value", "temp") and n.name in late)
+
     before = [p.numerator, p.denominator, p.decay.weight if p.decay is not None else None]
     for e in (e for e in before if e is not None):
         for n in _refs(e):
-            if n == STEPPED or (n.kind != "prev" and n.name in late):
+            if known_after(n):
+                decay = p.decay if p.decay is not None and e is p.decay.weight else None
+                kept = "keep it in a state and use its .prev" if n == STEPPED else "use .prev"
                 raise SpecError(
                     "SC159",
-                    f"the update reads {n.name!r}, which is known after it: use .prev for the last "
+                    f"the update reads {n.name!r}, which is known after it: {kept} for the last "
                     "step's value",
-                    first_origin(e) or p.origin,
+                    (decay and decay.origin) or first_origin(e) or p.origin,
                 )
-    for n in () if p.eval_param is None else _refs(p.eval_param):
-        if n.kind not in ("param", "hyper") and (n.kind != "value" or is_scalar(n, p)):
-            raise SpecError(
-                "SC160",
-                "eval_param is made of param, moments and hyperparameters, which are there between "
-                f"steps, and not of {n.name!r}",
-                p.origin,
-            )
+    for e in all_expressions(p):
+        for x in walk(e):
+            if isinstance(x, Op) and x.fn in REDUCTIONS and any(map(known_after, _refs(x))):
+                raise SpecError(
+                    "SC161",
+                    f"{x.fn}() runs over the tensor before the update, and cannot be of what is "
+                    "known after it",
+                    x.origin or p.origin,
+                )
+    if p.new_param is not None and not _reaches_stepped(p, p.new_param):
+        raise SpecError(
+            "SC162",
+            "new_param reads nothing of `stepped`, so the update would do nothing: write it as a "
+            "change of stepped",
+            first_origin(p.new_param) or p.origin,
+        )
+    if p.eval_param is not None:
+        _evaluated(p, p.eval_param)
     for e in (e for e in (p.new_param, p.eval_param) if e is not None):
         if is_scalar(e, p):
             raise SpecError("SC160", "a parameter cannot become one number", p.origin)
+
+
+def _reaches_stepped(p: Program, e: Expr) -> bool:
+    """Whether an expression depends on this step's update."""
+    late = after_step(p)
+    return any(n == STEPPED or (n.kind in ("value", "temp") and n.name in late) for n in _refs(e))
+
+
+def _evaluated(p: Program, e: Expr) -> None:
+    for n in walk(e):
+        wrong = ""
+        if isinstance(n, Ref) and n.kind not in ("param", "hyper"):
+            wrong = text(n) if n.kind != "value" or is_scalar(n, p) else ""
+            wrong += " (write the expression in its place)" if n.kind == "temp" else ""
+        elif isinstance(n, Op) and (n.fn in REDUCTIONS or n.fn == "corrected"):
+            wrong = text(n)
+        if wrong:
+            raise SpecError(
+                "SC160",
+                "eval_param is made of param, moments and hyperparameters, which are there between "
+                f"steps, and not of {wrong}",
+                first_origin(e) or p.origin,
+            )
 
 
 def _refs(e: Expr) -> list[Ref]:

@@ -79,6 +79,12 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         low.floors()
     scalar = scalar_moments(p)
     late = after_step(p)
+    if low.bf16 and (late or p.new_param is not None or p.eval_param is not None):
+        raise LoweringError(
+            "SC304",
+            f"{p.name}: --math bf16 does not go with what comes after the update: a point beside "
+            "the parameter moves by less than bf16 resolves",
+        )
     low.define([x for x in evaluation_order(p) if x.name not in late])
     low.after([x for x in evaluation_order(p) if x.name in late])
     if not low.bf16:

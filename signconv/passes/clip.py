@@ -34,7 +34,8 @@ def _apply(p: Program, options: Options) -> Program:
             f"clip:over={other}, or clip:over=tensor",
         )
     kind = "value" if "value" in options else "norm"
-    name = free_name(p, *(("clip_value",) if kind == "value" else ("max_norm", "clip_norm")))
+    wanted = {"value": ("clip_value", "clip_limit"), "norm": ("max_norm", "clip_norm")}
+    name = free_name(p, *wanted[kind])
     limit = Ref("hyper", name)
     made: Expr
     if kind == "value":

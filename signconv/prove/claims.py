@@ -186,7 +186,7 @@ def rounding_claims(rounding: list[dict[str, Any]]) -> list[str]:
             )
         elif x["use"] == "denominator":
             made.append(_denominator(x, name, form))
-        else:
+        elif form != "FP32":
             made.append(f"What rounding {name} to {form} does to the mean is not estimated.")
     return made
 

@@ -302,8 +302,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     @unaffected
     def _step(self) -> None:
         """The step after the closure; of DTensors torch.compile breaks its graph here."""
-        if self.program.evaluation is not None:
-            evaluation.refuse_step(self)
+        evaluation.refuse(self, "training goes on")
         self._settle()
         promise = self._promise
         if promise is not None:
@@ -377,8 +376,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         g = p.grad
         if g is None or p.numel() == 0:
             return [p]
-        if self.program.evaluation is not None:
-            evaluation.refuse_step(self)
+        evaluation.refuse(self, "training goes on")
         self._settle()
         group = self.param_groups[index]
         if p not in self._places:
@@ -583,6 +581,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         changed, where a moment of this optimizer is not in the source, shapes differ or a
         hyperparameter is outside its range.
         """
+        evaluation.refuse(self, "moments are loaded")
         self._arrive()
         exchange.load(self, source)
 
@@ -606,6 +605,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         With ``master="split"`` bf16 parameters come out as their exact master weights, otherwise
         as they are.  Save it as an fp32 checkpoint of the model.
         """
+        evaluation.refuse(self, "master weights are taken (model.state_dict() has these)")
         self._arrive()
         return masters.export(model, self.state)
 
@@ -616,6 +616,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
         Raises RuntimeError like ``model.load_state_dict`` for missing, unknown or misshapen names.
         """
+        evaluation.refuse(self, "weights are loaded")
         self._arrive()
         model.load_state_dict(weights)
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}

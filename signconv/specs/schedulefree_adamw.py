@@ -1,4 +1,4 @@
-from signconv.dsl import Optimizer, ema, grad, hyper, max, param, sqrt, state, t, where
+from signconv.dsl import Optimizer, ema, grad, hyper, max, param, sqrt, state, stepped, t, where
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -26,9 +26,9 @@ class ScheduleFreeAdamW(Optimizer):
     share = where(weight_sum > 0, weight / weight_sum, 0)
 
     v = ema(grad**2, beta2)
-    u = grad / (sqrt(v.corrected) + eps) + weight_decay * param
+    update = warm * (grad / (sqrt(v.corrected) + eps) + weight_decay * param)
+    change = stepped - param
     iterate = state(param)
-    iterate.next = iterate.prev - now * u
-    update = warm * u
-    new_param = param + share * (iterate.prev - param) + now * (beta1 * (1 - share) - 1) * u
+    iterate.next = iterate.prev + change
+    new_param = param + share * (iterate.prev - param) + (1 - beta1 * (1 - share)) * change
     eval_param = param + (1 - 1 / beta1) * (iterate - param)

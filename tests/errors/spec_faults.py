@@ -62,7 +62,15 @@ BODIES: dict[str, tuple[str, str]] = {
         "a = state(param)\na.next = stepped\nnumerator = grad * a",
         "reads 'a', which is known after it: use .prev",
     ),
-    "SC160": ("numerator = grad\neval_param = grad", "there between steps, and not of 'grad'"),
+    "SC160": ("numerator = grad\neval_param = grad", "there between steps, and not of g"),
+    "SC161": (
+        "numerator = grad\nnew_param = stepped / norm(stepped)",
+        "runs over the tensor before the update",
+    ),
+    "SC162": (
+        "numerator = grad\nnew_param = 0.9 * param",
+        "so the update would do nothing: write it as a change of stepped",
+    ),
     "SC156": ("m = ema(grad, 0.9, store='fp5')\nnumerator = m", "no state format; did you mean"),
 }
 

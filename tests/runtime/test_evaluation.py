@@ -217,6 +217,74 @@ def test_out_of_memory_swaps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     train(ps, optimizer, range(2, 3))
 
 
+def evaluated(kind: str = "spec") -> tuple[list[nn.Parameter], Any, list[torch.Tensor]]:
+    """After two steps and eval(); what the parameters were."""
+    ps = params(torch.float32)
+    optimizer = KINDS[kind]()(ps, lr=0.1, seed=1)
+    train(ps, optimizer, range(2))
+    held = values(ps)
+    optimizer.eval()
+    return ps, optimizer, held
+
+
+def test_what_would_be_lost_is_refused() -> None:
+    """What is loaded while the model is evaluated would be gone with its end."""
+    ps, optimizer, held = evaluated()
+    model = nn.Module()
+    model.weights = nn.ParameterList(ps)
+    for act in (
+        lambda: optimizer.load_moments(optimizer),
+        lambda: optimizer.load_master_weights(model, model.state_dict()),
+        lambda: optimizer.master_weights(model),
+    ):
+        with pytest.raises(RuntimeError, match="SC460"):
+            act()
+    optimizer.train()
+    assert same(values(ps), held)
+
+
+def test_a_parameter_of_another_shape_leaves_everything_as_it_was() -> None:
+    ps, optimizer, _ = evaluated()
+    ps[1].data = torch.zeros(5)
+    seen = values(ps)
+    with pytest.raises(RuntimeError, match="SC418"):
+        optimizer.train()
+    assert same(values(ps), seen) and optimizer.param_groups[0]["evaluating"]
+    with pytest.raises(RuntimeError, match="SC460"):
+        optimizer.step()
+    ps, optimizer, held = evaluated()
+    optimizer.train()
+    ps[1].data = torch.zeros(5)
+    with pytest.raises(RuntimeError, match="SC418"):
+        optimizer.eval()
+    assert same([ps[0]], held[:1]) and not optimizer.param_groups[0]["evaluating"]
+
+
+def test_what_others_keep_in_the_state_is_left_alone() -> None:
+    ps, optimizer, held = evaluated()
+    optimizer.train()
+    optimizer.state[ps[0]]["note"] = "mine"
+    optimizer.eval()
+    optimizer.train()
+    assert optimizer.state[ps[0]]["note"] == "mine" and same(values(ps), held)
+
+
+def test_hyperparameters_are_checked() -> None:
+    ps, optimizer, held = evaluated()
+    optimizer.train()
+    optimizer.param_groups[0]["betas"] = (0.0, 0.9)
+    with pytest.raises(ValueError, match=r"0 < beta1.*\[SC407\]"):
+        optimizer.eval()
+    assert same(values(ps), held)
+
+
+def test_a_parameter_that_left_its_group_comes_back_too() -> None:
+    ps, optimizer, held = evaluated()
+    del optimizer.param_groups[0]["params"][0]
+    optimizer.train()
+    assert same(values(ps), held)
+
+
 @pytest.mark.gpu
 @every
 def test_on_a_gpu(kind: str) -> None:
