@@ -11,9 +11,11 @@ from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
 
 #: Operations of lowered expressions: division with x/0 = 0 and with 0/0 = 0, the root in a
-#: divisor, where tiny counts as 0, 1/b of such, max of >= 0, a*b + c rounded once.
+#: divisor, where tiny counts as 0, 1/b of such, max and min where the order of zeros is idle,
+#: a*b + c rounded once.
 LOWERED = frozenset({
-    "ratio", "mean_ratio", "divisor_sqrt", "reciprocal", "nonneg_max", "bf16", "fma",
+    "ratio", "mean_ratio", "divisor_sqrt", "reciprocal", "nonneg_max", "nonzero_min", "bf16",
+    "fma",
 })  # fmt: skip
 #: What the printers know without a function of KernelProgram.functions.
 ELEMENTWISE = LOWERED | {

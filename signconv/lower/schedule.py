@@ -60,6 +60,8 @@ from signconv.lower.scalars import ROUNDED, ScalarCode, bias, index, scalar_form
 from signconv.lower.sign_form import ONE, over, sign_argument, times
 from signconv.lower.storage import plan, shortest
 
+#: fp32's smallest normal number.
+SMALLEST = 2.0**-126
 #: Above every floor, which are at most 1: the scalar state of one before its first step.
 HIGHEST_FLOOR = 1.0
 
@@ -204,8 +206,10 @@ class Lowerer(ScalarCode):
             return self.element(op("min", op("max", x, low), high), hint)
         if e.fn in ("max", "min") and is_scalar(e.args[0], self.p):
             e = replace(e, args=e.args[::-1])  # the same number; a kernel wants the tensor first
-        if e.fn == "max" and all(self.ranges.nonneg(a) for a in e.args):
-            return replace(e, fn="nonneg_max", args=tuple(self.element(a, hint) for a in e.args))
+        idle = e.fn in ("max", "min") and any(map(self._never_zero, e.args))
+        if idle or (e.fn == "max" and all(self.ranges.nonneg(a) for a in e.args)):
+            short = "nonneg_max" if e.fn == "max" else "nonzero_min"
+            return replace(e, fn=short, args=tuple(self.element(a, hint) for a in e.args))
         if e.fn in RELATIONS and is_scalar(e, self.p):
             flag = self.scalar(op("where", e, 1, 0), f"{hint}_flag")
             return op("gt", flag, 0.5)
@@ -214,6 +218,17 @@ class Lowerer(ScalarCode):
         if e.fn in REDUCTIONS:
             return self._reduction(e)
         return replace(e, args=tuple(self.element(a, hint) for a in e.args))
+
+    def _never_zero(self, e: Expr) -> bool:
+        """Provably not 0 as an fp32 number, for scalars."""
+        if isinstance(e, Op) and e.fn == "neg":
+            return self._never_zero(e.args[0])
+        if isinstance(e, Const):
+            return abs(e.value) >= SMALLEST
+        if not isinstance(e, Ref) or e.kind != "hyper":
+            return False
+        h = self.ranges.hypers.get(e.name)
+        return h is not None and h.ge is not None and h.ge >= SMALLEST
 
     def _reduction(self, e: Op) -> Expr:
         """A second kernel phase computes it per tensor; here it is a name."""

@@ -14,6 +14,8 @@ from signconv.passes.base import Options, Pass, before_decay, free_name, number
 
 #: What is added to a norm before it divides: torch.nn.utils.clip_grad_norm_'s.
 SMALL = 1e-6
+#: The least value that gradients are clipped to.
+LEAST = 1e-30
 
 
 def _apply(p: Program, options: Options) -> Program:
@@ -44,7 +46,10 @@ def _apply(p: Program, options: Options) -> Program:
         size: Expr = op("norm", GRAD) if over == "tensor" else Ref("norm", over)
         made = mul(GRAD, op("min", 1, div(limit, add(size, SMALL))))
     default = number("clip", kind, options.get(kind, "1"))
-    return replace(p, hypers=before_decay(p, Hyper(name, default, gt=0)), grad=made)
+    # A value is no 0 in fp32, beside which a kernel would have to order zeros
+    least = Hyper(name, default, ge=LEAST)
+    new = least if kind == "value" else Hyper(name, default, gt=0)
+    return replace(p, hypers=before_decay(p, new), grad=made)
 
 
 PASS = Pass(

@@ -81,6 +81,7 @@ class TritonPrinter(_Code):
         "max": "dev.maximum",
         "min": "dev.minimum",
         "nonneg_max": "dev.nonneg_maximum",
+        "nonzero_min": "dev.nonzero_minimum",
         "fma": "dev.fma",
     }
 
@@ -110,6 +111,7 @@ class TorchPrinter(_Code):
         "max": "ref.maximum",
         "min": "ref.minimum",
         "nonneg_max": "ref.nonneg_maximum",
+        "nonzero_min": "ref.nonzero_minimum",
         "fma": "ref.fma",
     }
 

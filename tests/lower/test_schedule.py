@@ -314,20 +314,27 @@ def test_unknown_state_gives_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("operands", "fn"),
+    ("written", "fn"),
     [
-        ("abs(grad), param**2", "nonneg_max"),
-        ("abs(grad), param", "max"),  # +0 beside -0: there the order of zeros is not idle
-        ("grad, param**2", "max"),
-        ("grad, param", "max"),
+        ("max(abs(grad), param**2)", "nonneg_max"),
+        ("max(abs(grad), param)", "max"),  # +0 beside -0: there the order of zeros is not idle
+        ("max(grad, param**2)", "max"),
+        ("max(grad, param)", "max"),
+        ("max(grad, -1)", "nonneg_max"),  # one is never 0
+        ("min(2, grad)", "nonzero_min"),
+        ("max(grad, 0)", "max"),
+        ("min(grad, 1e-40)", "min"),  # 0 where subnormal numbers are
+        ("min(grad, h)", "nonzero_min"),
+        ("max(grad, -h)", "nonneg_max"),
+        ("max(grad, lr)", "max"),
     ],
 )
-def test_the_short_maximum_only_where_nothing_is_negative(
-    operands: str, fn: str, tmp_path: Path
+def test_the_short_forms_only_where_the_order_of_zeros_is_idle(
+    written: str, fn: str, tmp_path: Path
 ) -> None:
-    k = lowered(tmp_path, f"numerator = max({operands})")
+    k = lowered(tmp_path, f"h = hyper(1.0, ge=1e-30)\nnumerator = {written} * h")
     used = {n.fn for s in k.math for n in _ops(s.expr)}
-    assert {"max", "nonneg_max"} & used == {fn}
+    assert {"max", "min", "nonneg_max", "nonzero_min"} & used == {fn}
 
 
 # ---------------------------------------------------------------- names do not move bits

@@ -61,8 +61,15 @@ def minimum(a, b):
 
 @triton.jit
 def nonneg_maximum(a, b):
-    """Maximum of values that are never negative nor -0: there the ordering of zeros is idle."""
+    """Maximum of values that are never negative nor -0, or one of which is never 0: there the
+    ordering of zeros is idle."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def nonzero_minimum(a, b):
+    """Minimum of values one of which is never 0: there the ordering of zeros is idle."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

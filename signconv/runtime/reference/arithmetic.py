@@ -75,8 +75,14 @@ def minimum(a: Tensor, b: Tensor | float) -> Tensor:
 
 
 def nonneg_maximum(a: Tensor, b: Tensor | float) -> Tensor:
-    """Maximum of values that are never negative nor -0; NaN propagates."""
+    """Maximum of values that are never negative nor -0, or one of which is never 0; NaN
+    propagates."""
     return torch.maximum(*_pair(a, b))
+
+
+def nonzero_minimum(a: Tensor, b: Tensor | float) -> Tensor:
+    """Minimum of values one of which is never 0; NaN propagates."""
+    return torch.minimum(*_pair(a, b))
 
 
 def sqrt(x: Tensor) -> Tensor:

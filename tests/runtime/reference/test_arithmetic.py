@@ -103,6 +103,14 @@ def test_nonneg_maximum_on_its_domain() -> None:
     assert same(ref.nonneg_maximum(a, b), extremum(a.numpy(), b.numpy(), True))
 
 
+@pytest.mark.parametrize("number", [1e-30, -1e-30, 2.5, math.inf])
+def test_short_forms_beside_a_number_that_is_not_0(number: float) -> None:
+    a, _ = pairs()
+    many = np.full(len(a), number, np.float32)
+    assert same(ref.nonneg_maximum(a, number), extremum(a.numpy(), many, True))
+    assert same(ref.nonzero_minimum(a, number), extremum(a.numpy(), many, False))
+
+
 def test_sign_keeps_zeros_and_nan() -> None:
     x, _ = pairs()
     a = x.numpy()
@@ -327,6 +335,8 @@ def _binary_kernel(a_ptr, b_ptr, out_ptr, n, OP: tl.constexpr, BLOCK: tl.constex
         y = dev.minimum(a, b)
     elif OP == "nonneg_maximum":
         y = dev.nonneg_maximum(a, b)
+    elif OP == "short":
+        y = dev.nonzero_minimum(dev.nonneg_maximum(a, -0.5), 1.5)
     elif OP == "clip":
         y = dev.minimum(dev.maximum(a, -0.5), 1.5)
     elif OP == "quotient":
@@ -444,6 +454,14 @@ def test_kernel_agrees_on_nonneg_maximum(device: str, tile_rows: Rows) -> None:
     b = torch.cat([special.repeat_interleave(len(special)), x.flip(0)])
     got = elementwise(_binary_kernel, "nonneg_maximum", (a, b), device, tile_rows)
     assert different(got, ref.nonneg_maximum(a, b)) == 0
+
+
+@quiet
+def test_kernel_agrees_on_what_is_clipped(device: str, tile_rows: Rows) -> None:
+    a, b = pairs()
+    got = elementwise(_binary_kernel, "short", (a, b), device, tile_rows)
+    assert different(got, ref.nonzero_minimum(ref.nonneg_maximum(a, -0.5), 1.5)) == 0
+    assert different(got, ref.minimum(ref.maximum(a, -0.5), 1.5)) == 0
 
 
 @quiet
