@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from signconv.pipeline import build, builtin_names
+from signconv.pipeline import build, builtin_names, resolve
 from signconv.pipeline.catalogue import GENERATED, Entry
 from tests.support import HEAD, python, spec_file
 from tests.support.command import Done, Run
@@ -281,7 +281,8 @@ def test_check_of_the_checkout(run: Run) -> None:
 def test_show(spec: str, run: Run) -> None:
     done = run("show", spec)
     assert (done.code, done.err) == (0, "")
-    for words in ("p = p - ", "Hyperparameters", "lr = ", "State, bytes per parameter", "Passes:"):
+    last = "stepped = p - " if resolve(spec).new_param is not None else "p = p - "
+    for words in (last, "Hyperparameters", "lr = ", "State, bytes per parameter", "Passes:"):
         assert words in done.out
 
 

@@ -847,4 +847,29 @@ MUTANTS = (
         (("signconv/tuning/lr_range.py", "(value - self.untouched[i])", "(value - self.untouched[0])"),),
         ("tests/tuning/test_lr_range.py::test_what_batches_differ_by_is_neither_a_fall_nor_a_rise",),
     ),
+    Mutant(
+        "clip: gradients keep their scale in the norm",
+        (("signconv/runtime/reference/backend.py", "hypers.append(ops.divide64(float(task.norm), scale))", "hypers.append(float(task.norm))"),),
+        ("tests/passes/test_clip.py::test_scaled_gradients_are_clipped_as_they_would_be_unscaled",),
+    ),
+    Mutant(
+        "clip: each group has its own norm",
+        (("signconv/runtime/norms.py", 'if self.scope == "group":', "if True:"),),
+        ("tests/passes/test_clip.py::test_the_norm_is_clipped_as_torch_does",),
+    ),
+    Mutant(
+        "eval: a step goes on from the point of evaluation",
+        (("signconv/runtime/evaluation.py", "    if any(g.get(EVALUATING) for g in optimizer.param_groups):\n", "    if False:\n"),),
+        ("tests/runtime/test_evaluation.py::test_a_step_in_evaluation_is_refused",),
+    ),
+    Mutant(
+        "schedulefree: what is new of the average is not in the parameter",
+        (("signconv/passes/schedulefree.py", "mul(sub(1, mul(beta, sub(1, c))), change),", "change,"),),
+        ("tests/passes/test_laws.py::test_law_holds[adamw-schedulefree]",),
+    ),
+    Mutant(
+        "after the update: param is what it became",
+        (("signconv/lower/schedule.py", "return rewrite(e, lambda x: old if x == PARAM else None)", "return e"),),
+        ("tests/specs/test_specs.py::test_reference_follows_the_evaluator[schedulefree_adamw]",),
+    ),
 )  # fmt: skip
