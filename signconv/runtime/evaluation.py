@@ -59,7 +59,6 @@ def _swap(
 ) -> None:
     own = names(program)  # others may keep anything there
     values, plain = sharded.readable(p, {n: x for n, x in entry.items() if n in own})
-    plain = {n: x.to(values.device) for n, x in plain.items()}  # offloaded, of one element
     moments = []
     for m in program.moments:
         scale = plain.get(f"{m.name}_scale")

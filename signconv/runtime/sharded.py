@@ -210,7 +210,13 @@ def readable(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, 
     if is_sharded(p) and not on_blocks(p):
         return whole(p, entry)
     here = local(p.detach())
-    return here, {n: local(x).to(here.device) if x.dim() else x for n, x in entry.items()}
+    return here, {n: x if _number(x) else local(x).to(here.device) for n, x in entry.items()}
+
+
+def _number(x: Tensor) -> bool:
+    """Whether it is a clock or a scalar state, which stays where it is; a moment of one element
+    is 0-dim too."""
+    return x.dim() == 0 and x.dtype in (torch.int64, torch.float64)
 
 
 def place_part(value: Tensor, p: Tensor, shape: torch.Size) -> Tensor:

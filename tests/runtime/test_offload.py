@@ -18,7 +18,7 @@ from signconv.generated.nadam_stosign import NAdamStoSign
 from torch import Tensor, nn
 
 import signconv
-from signconv.runtime import offload, staging
+from signconv.runtime import offload, sharded, staging
 from signconv.verification.bits import different
 
 SHAPES = [(48, 64), (7,), (3, 33), (128, 32), (), (2, 5, 32), (0, 4), (96, 96)]
@@ -461,3 +461,11 @@ def test_memory_of_the_device_is_free() -> None:
         for p in params:
             assert optimizer.state[p]["m"].is_pinned()
     assert torch.cuda.memory_allocated() - before > 2 * 16 * 2048**2
+
+
+def test_state_of_one_element_is_read_beside_its_parameter() -> None:
+    """Of a 0-dim parameter moments are 0-dim too, and only clocks and scalar states stay."""
+    p = torch.zeros((), device="meta")
+    entry = {"m": torch.zeros(()), "step": torch.zeros((), dtype=torch.int64)}
+    here, plain = sharded.readable(p, entry)
+    assert [x.device.type for x in (here, plain["m"], plain["step"])] == ["meta", "meta", "cpu"]
