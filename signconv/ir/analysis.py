@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import TypeVar
 
 from signconv.errors import Origin, SpecError
@@ -137,21 +137,28 @@ def evaluation_order(p: Program) -> list[Moment | Temp]:
     return order
 
 
+def made_of_stepped(n: Expr, late: Set[str]) -> bool:
+    """Whether a reference is known after the update only; ``late``: ``after_step``."""
+    return n == STEPPED or (isinstance(n, Ref) and n.kind in ("value", "temp") and n.name in late)
+
+
 def after_step(p: Program) -> frozenset[str]:
     """Moments and temporaries that are made of the parameter after the update."""
-    found: set[str] = set()
-    while True:
-        more = {
-            x.name
-            for x in p.defined
-            for e in (x.reads if isinstance(x, Moment) else (x.expr,))
-            for n in walk(e)
-            if n == STEPPED
-            or (isinstance(n, Ref) and n.kind in ("value", "temp") and n.name in found)
-        }
-        if more <= found:
-            return frozenset(found)
-        found |= more
+    return frozenset(x.name for x in around_step(p)[1])
+
+
+def around_step(p: Program) -> tuple[list[Moment | Temp], list[Moment | Temp]]:
+    """Moments and temporaries in their order: those before the update, and those of which the
+    parameter after it is part."""
+    before: list[Moment | Temp] = []
+    after: dict[str, Moment | Temp] = {}
+    for x in evaluation_order(p):
+        reads = x.reads if isinstance(x, Moment) else (x.expr,)
+        if any(made_of_stepped(n, after.keys()) for e in reads for n in walk(e)):
+            after[x.name] = x
+        else:
+            before.append(x)
+    return before, [*after.values()]
 
 
 def _line(x: Moment | Temp) -> int:

@@ -9,6 +9,7 @@ from signconv.ir.analysis import (
     evaluation_order,
     first_origin,
     is_scalar,
+    made_of_stepped,
     reads_gradient,
     unread,
 )
@@ -28,7 +29,8 @@ from signconv.ir.nodes import (
     Ref,
     Temp,
     all_expressions,
-    references,
+    everything,
+    norm_scopes,
     walk,
 )
 from signconv.ir.show import text
@@ -48,7 +50,7 @@ def check(p: Program) -> Program:
     if p.decay is not None and p.decay.kind not in DECAYS:
         raise SpecError("SC137", f"unknown decay {p.decay.kind!r}; {nearest(p.decay.kind, DECAYS)}")
     _names(p)
-    for e in (*all_expressions(p), *([] if p.grad is None else [p.grad])):
+    for e in everything(p):
         for n in walk(e):
             _node(p, n)
     _gradient(p)
@@ -113,8 +115,7 @@ def _gradient(p: Program) -> None:
     kinds = {n.kind for n in walk(p.grad) if isinstance(n, Ref)} if p.grad is not None else set()
     if kinds - {"grad", "hyper", "norm", "t"}:
         raise SpecError("SC152", "what stands for the gradient reads more than it and scalars")
-    every = [*all_expressions(p), *([] if p.grad is None else [p.grad])]
-    scopes = {name for e in every for name in references(e, "norm")}
+    scopes = norm_scopes(p)
     if len(scopes) > 1:
         raise SpecError(
             "SC157",
@@ -129,31 +130,30 @@ def _after(p: Program) -> None:
     what is evaluated is at hand between steps."""
     late = after_step(p)
 
-    def known_after(n: Ref) -> bool:
-        return n == STEPPED or (n.kind in ("value", "temp") and n.name in late)
+    def known_after(e: Expr) -> list[Ref]:
+        return [n for n in walk(e) if isinstance(n, Ref) and made_of_stepped(n, late)]
 
     before = [p.numerator, p.denominator, p.decay.weight if p.decay is not None else None]
     for e in (e for e in before if e is not None):
-        for n in _refs(e):
-            if known_after(n):
-                decay = p.decay if p.decay is not None and e is p.decay.weight else None
-                kept = "keep it in a state and use its .prev" if n == STEPPED else "use .prev"
-                raise SpecError(
-                    "SC159",
-                    f"the update reads {n.name!r}, which is known after it: {kept} for the last "
-                    "step's value",
-                    (decay and decay.origin) or first_origin(e) or p.origin,
-                )
+        for n in known_after(e):
+            decay = p.decay if p.decay is not None and e is p.decay.weight else None
+            kept = "keep it in a state and use its .prev" if n == STEPPED else "use .prev"
+            raise SpecError(
+                "SC159",
+                f"the update reads {n.name!r}, which is known after it: {kept} for the last "
+                "step's value",
+                (decay and decay.origin) or first_origin(e) or p.origin,
+            )
     for e in all_expressions(p):
         for x in walk(e):
-            if isinstance(x, Op) and x.fn in REDUCTIONS and any(map(known_after, _refs(x))):
+            if isinstance(x, Op) and x.fn in REDUCTIONS and known_after(x):
                 raise SpecError(
                     "SC161",
                     f"{x.fn}() runs over the tensor before the update, and cannot be of what is "
                     "known after it",
                     x.origin or p.origin,
                 )
-    if p.new_param is not None and not _reaches_stepped(p, p.new_param):
+    if p.new_param is not None and not known_after(p.new_param):
         raise SpecError(
             "SC162",
             "new_param reads nothing of `stepped`, so the update would do nothing: write it as a "
@@ -167,13 +167,8 @@ def _after(p: Program) -> None:
             raise SpecError("SC160", "a parameter cannot become one number", p.origin)
 
 
-def _reaches_stepped(p: Program, e: Expr) -> bool:
-    """Whether an expression depends on this step's update."""
-    late = after_step(p)
-    return any(n == STEPPED or (n.kind in ("value", "temp") and n.name in late) for n in _refs(e))
-
-
 def _evaluated(p: Program, e: Expr) -> None:
+    """What ``eval_param`` is made of is there between steps."""
     for n in walk(e):
         wrong = ""
         if isinstance(n, Ref) and n.kind not in ("param", "hyper"):
@@ -188,10 +183,6 @@ def _evaluated(p: Program, e: Expr) -> None:
                 f"steps, and not of {wrong}",
                 first_origin(e) or p.origin,
             )
-
-
-def _refs(e: Expr) -> list[Ref]:
-    return [n for n in walk(e) if isinstance(n, Ref)]
 
 
 def _call(p: Program, n: Op) -> None:

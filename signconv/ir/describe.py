@@ -8,16 +8,16 @@ from signconv.ir.show import link_text, step_text, text
 
 def algorithm(p: Program) -> list[str]:
     """The algorithm as the paper would print it, one line per statement."""
-    from signconv.ir.analysis import after_step, evaluation_order
+    from signconv.ir.analysis import around_step
 
     lines = [] if p.grad is None else [f"g = {text(p.grad)}"]
     if p.decay is not None and p.decay.kind == "l2":
         lines.append(f"g = g + {text(p.decay.weight)} * p")
-    late = after_step(p)
-    last: list[str] = []
-    for x in evaluation_order(p):
-        made = _moment(x) if isinstance(x, Moment) else f"{x.name} = {text(x.expr)}"
-        (last if x.name in late else lines).append(made)
+    first, last = (
+        [_moment(x) if isinstance(x, Moment) else f"{x.name} = {text(x.expr)}" for x in items]
+        for items in around_step(p)
+    )
+    lines += first
     lines.append(f"update = {link_text(p)}")
     if last or p.new_param is not None:
         becomes = "stepped" if p.new_param is None else text(p.new_param)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signconv.errors import LoweringError
-from signconv.ir.analysis import after_step, evaluation_order
+from signconv.ir.analysis import around_step
 from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 
 Array = npt.NDArray[np.float64]
@@ -35,7 +35,7 @@ class Evaluator:
                 "SC309", f"{program.name} has no hyperparameter {sorted(hypers)[0]!r}"
             )
         self.initial_lr = self.hypers["lr"]
-        self.order, self.late = evaluation_order(program), after_step(program)
+        self.before, self.after = around_step(program)
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
@@ -70,9 +70,8 @@ class Evaluator:
             if kind == "l2":
                 grad = grad + weight * param
             scope = _Scope(self, param, grad, state, t, norm)
-            for x in self.order:
-                if x.name not in self.late:
-                    scope.define(x)
+            for x in self.before:
+                scope.define(x)
             update = self._link(scope, noise)
             change = lr * update
             if kind == "decoupled":
@@ -81,9 +80,8 @@ class Evaluator:
                 share = lr / self.initial_lr if self.initial_lr != 0 else 0.0
                 change = change + share * weight * param
             scope.stepped = param - change
-            for x in self.order:
-                if x.name in self.late:
-                    scope.define(x)
+            for x in self.after:
+                scope.define(x)
             made = scope.stepped if p.new_param is None else scope(p.new_param)
         return made, scope.values
 

@@ -299,10 +299,21 @@ def div(a: Expr | float, b: Expr | float) -> Op:
     return op("div", a, b)
 
 
+def everything(p: Program) -> Iterator[Expr]:
+    """``all_expressions``, and what stands for the gradient."""
+    yield from all_expressions(p)
+    if p.grad is not None:
+        yield p.grad
+
+
+def norm_scopes(p: Program) -> set[str]:
+    """Over which of SCOPES a program reads the norm of all gradients: a legal one over one."""
+    return {name for e in everything(p) for name in references(e, "norm")}
+
+
 def norm_scope(p: Program) -> str:
-    """Whose gradients the norm is of that a program reads; "" where it reads none."""
-    every = [*all_expressions(p), *([] if p.grad is None else [p.grad])]
-    return next((name for e in every for name in sorted(references(e, "norm"))), "")
+    """The one of a legal program; "" where it reads none."""
+    return next(iter(norm_scopes(p)), "")
 
 
 GRAD = Ref("grad", "grad")

@@ -126,6 +126,11 @@ class Evaluation:
     math: tuple[Statement, ...]
     result: Expr
 
+    @property
+    def elementwise(self) -> tuple[Expr, ...]:
+        """All its expressions but the scalar ones."""
+        return (*(s.expr for s in self.math), self.result)
+
 
 @dataclass(frozen=True)
 class KernelProgram:
@@ -167,8 +172,7 @@ class KernelProgram:
     def elementwise(self) -> tuple[Expr, ...]:
         """All elementwise expressions, those of reductions and decomposed functions included."""
         inner = (e for f in self.functions for e in (*(s.expr for s in f.statements), f.result))
-        e = self.evaluation
-        last = () if e is None else (*(s.expr for s in e.math), e.result)
+        last = () if self.evaluation is None else self.evaluation.elementwise
         statements = (*self.math, *self.reduce_math)
         return (*(s.expr for s in statements), *self.summands, *inner, *last)
 
@@ -181,6 +185,13 @@ class KernelProgram:
         """Whether any decomposed function has one of ``functions``."""
         bodies = (e for f in self.functions for e in (*(s.expr for s in f.statements), f.result))
         return _calls(bodies, functions)
+
+    def uses_evaluating(self, elementwise: Set[str], scalar: Set[str] = frozenset()) -> bool:
+        """Whether ``evaluation`` has one of such functions, elementwise or in its scalars."""
+        e = self.evaluation
+        return e is not None and (
+            _calls(e.elementwise, elementwise) or _calls((s.expr for s in e.scalars), scalar)
+        )
 
     def uses_scalar(self, functions: Set[str]) -> bool:
         """Whether the scalar code has one of ``functions``."""

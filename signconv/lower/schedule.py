@@ -14,8 +14,7 @@ from dataclasses import replace
 from signconv.errors import LoweringError
 from signconv.ir.analysis import (
     Ranges,
-    after_step,
-    evaluation_order,
+    around_step,
     is_scalar,
     scalar_moments,
     uses_noise,
@@ -80,15 +79,15 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     if p.link == "ratio" and (not exact or not has_offset(p)):
         low.floors()
     scalar = scalar_moments(p)
-    late = after_step(p)
-    if low.bf16 and (late or p.new_param is not None or p.eval_param is not None):
+    before, after = around_step(p)
+    if low.bf16 and (after or p.new_param is not None or p.eval_param is not None):
         raise LoweringError(
             "SC304",
             f"{p.name}: --math bf16 does not go with what comes after the update: a point beside "
             "the parameter moves by less than bf16 resolves",
         )
-    low.define([x for x in evaluation_order(p) if x.name not in late])
-    low.after([x for x in evaluation_order(p) if x.name in late])
+    low.define(before)
+    low.after(after)
     if not low.bf16:
         low.math = [fused(s) for s in low.math]
         low.operands = tuple(fused(s) for s in low.operands)
@@ -101,6 +100,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         moments, reduce_math = low.scales_apart(moments, reduce_math)
     elementwise = [s.expr for s in (*reduce_math, *low.math)]
     evaluated = _evaluation(p)
+    called = [*elementwise, *(r.operand for r in low.reductions)]
+    called += () if evaluated is None else evaluated.elementwise
     return KernelProgram(
         program=p,
         storage=shortest(p, state),
@@ -122,17 +123,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         precision=precision,
         reductions=tuple(low.reductions),
         reduce_math=reduce_math,
-        functions=functions(
-            [
-                *elementwise,
-                *(r.operand for r in low.reductions),
-                *(
-                    ()
-                    if evaluated is None
-                    else (*(s.expr for s in evaluated.math), evaluated.result)
-                ),
-            ]
-        ),
+        functions=functions(called),
         evaluation=evaluated,
     ).check()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from signconv.errors import PassError, nearest
 from signconv.ir.analysis import inlined, is_scalar, unread
-from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, walk
+from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, rewrite, walk
 
 Options = Mapping[str, str]
 
@@ -24,8 +24,9 @@ class Pass:
     """A rewrite of a Program, found by name on the command line.
 
     ``order`` places it in the canonical sequence (docs/design.md#passes); passes of one ``group``
-    exclude each other; ``options`` maps an option's name to its values, ``keep|drop`` or a range
-    ``1…8`` without default, which the tests on random programs draw from.  ``apply`` returns a
+    exclude each other; ``options`` maps an option's name to its values, from which the tests on
+    random programs draw: ``keep|drop``, a range ``1…8`` without default, or what a number x or a
+    whole number n with a default can be, ``0 < x < 1``.  ``apply`` returns a
     rebuilt Program, or raises PassError where the pass does not apply.  ``source`` is the paper
     and its algorithm.  What the pass promises is checked by the law of its name
     (signconv/verification/laws/), where there is one.
@@ -106,7 +107,7 @@ def canonical(requests: list[Request]) -> list[Request]:
             raise PassError(
                 "SC205",
                 f"{other.name!r} and {r.name!r} exclude each other: each decides "
-                f"{_DECIDES[group]}, so ask for one of them",
+                f"{_DECIDES.get(group, 'the same')}, so ask for one of them",
             )
     return sorted(requests, key=lambda r: passes[r.name].order)
 
@@ -158,6 +159,31 @@ def refuse_second_point(p: Program, name: str) -> None:
             f"{p.name} keeps a second point beside its parameters already; {name} would add "
             "another: leave it out",
         )
+
+
+def reread(
+    e: Expr, plain: Callable[[str], Expr | None], corrected: Callable[[str], Expr | None]
+) -> Expr:
+    """``e`` with other reads of moments, by their names; None leaves one as it is.
+
+    Bias-corrected reads first: the value inside them must not be rewritten on its own.
+    """
+    marks: dict[Expr, Expr] = {}
+
+    def mark(x: Expr) -> Expr | None:
+        if not (isinstance(x, Op) and x.fn == "corrected" and isinstance(x.args[0], Ref)):
+            return None
+        made = corrected(x.args[0].name)
+        if made is None:
+            return None
+        marked = Ref("temp", f"corrected {x.args[0].name}")
+        marks[marked] = made
+        return marked
+
+    def bare(x: Expr) -> Expr | None:
+        return plain(x.name) if isinstance(x, Ref) and x.kind == "value" else None
+
+    return rewrite(rewrite(rewrite(e, mark), bare), marks.get)
 
 
 def looks_ahead(p: Program, e: Expr) -> Moment | None:

@@ -14,13 +14,13 @@ from signconv.passes.base import Options, Pass, before_decay, free_name, number
 
 #: What is added to a norm before it divides: torch.nn.utils.clip_grad_norm_'s.
 SMALL = 1e-6
-#: The least value that gradients are clipped to.
+#: The least value that gradients are clipped to: no 0 in fp32, beside which a kernel would have to
+#: order zeros.
 LEAST = 1e-30
 
 
 def _apply(p: Program, options: Options) -> Program:
-    unknown = [k for k in ("norm", "value") if k in options]
-    if len(unknown) == 2 or ("value" in options and "over" in options):
+    if "value" in options and ("norm" in options or "over" in options):
         raise PassError(
             "SC217",
             "clip takes a norm (over all, group or tensor) or a value, and not both",
@@ -46,9 +46,7 @@ def _apply(p: Program, options: Options) -> Program:
         size: Expr = op("norm", GRAD) if over == "tensor" else Ref("norm", over)
         made = mul(GRAD, op("min", 1, div(limit, add(size, SMALL))))
     default = number("clip", kind, options.get(kind, "1"))
-    # A value is no 0 in fp32, beside which a kernel would have to order zeros
-    least = Hyper(name, default, ge=LEAST)
-    new = least if kind == "value" else Hyper(name, default, gt=0)
+    new = Hyper(name, default, ge=LEAST) if kind == "value" else Hyper(name, default, gt=0)
     return replace(p, hypers=before_decay(p, new), grad=made)
 
 

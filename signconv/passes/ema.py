@@ -14,8 +14,7 @@ def _apply(p: Program, options: Options) -> Program:
     name, beta = free_name(p, "average", "average2"), free_name(p, "average_beta", "average_beta2")
     default = number("ema", "beta", options.get("beta", "0.999"), below=1)
     weight = Ref("hyper", beta)
-    point = STEPPED if p.new_param is None else p.new_param
-    moved = add(mul(weight, Ref("prev", name)), mul(sub(1, weight), point))
+    moved = add(mul(weight, Ref("prev", name)), mul(sub(1, weight), STEPPED))
     return replace(
         p,
         hypers=before_decay(p, Hyper(beta, default, ge=0, lt=1)),

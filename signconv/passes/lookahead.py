@@ -54,5 +54,5 @@ PASS = Pass(
     requires="an optimizer whose parameter becomes what the update makes it",
     provides="k fast steps, one slow one",
     apply=_apply,
-    options={"alpha": "0 < x <= 1", "k": "5|1|2|10"},
+    options={"alpha": "0 < x <= 1", "k": "n >= 1, 5 unless given"},
 )

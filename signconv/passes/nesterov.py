@@ -16,7 +16,6 @@ from signconv.ir.nodes import (
     STEP,
     Expr,
     Moment,
-    Op,
     Program,
     Ref,
     add,
@@ -24,12 +23,11 @@ from signconv.ir.nodes import (
     mul,
     op,
     references,
-    rewrite,
     sub,
     walk,
 )
 from signconv.ir.show import text
-from signconv.passes.base import Options, Pass, looks_ahead, prune
+from signconv.passes.base import Options, Pass, looks_ahead, prune, reread
 
 
 def _apply(p: Program, options: Options) -> Program:
@@ -86,23 +84,12 @@ def _ahead(p: Program, e: Expr) -> Expr:
         assert m.beta is not None and m.input is not None
         return add(mul(m.beta, Ref("value", name)), mul(sub(1, m.beta), m.input))
 
-    # Corrected reads first: the value inside them must not be rewritten on its own.
-    marks: dict[Expr, Expr] = {}
-
-    def corrected(x: Expr) -> Expr | None:
-        if not (isinstance(x, Op) and x.fn == "corrected" and isinstance(x.args[0], Ref)):
-            return None
-        name = x.args[0].name
+    def corrected(name: str) -> Expr | None:
         beta, ahead = p.moment(name).beta, look(name)
         assert beta is not None and ahead is not None
-        mark = Ref("temp", f"corrected {name}")
-        marks[mark] = div(ahead, sub(1, mul(beta, op("pow", beta, STEP))))
-        return mark
+        return div(ahead, sub(1, mul(beta, op("pow", beta, STEP))))
 
-    def plain(x: Expr) -> Expr | None:
-        return look(x.name) if isinstance(x, Ref) and x.kind == "value" else None
-
-    return rewrite(rewrite(rewrite(e, corrected), plain), marks.get)
+    return reread(e, look, corrected)
 
 
 PASS = Pass(

@@ -15,10 +15,8 @@ from signconv.ir.nodes import (
     GRAD,
     PARAM,
     STEPPED,
-    Expr,
     Hyper,
     Moment,
-    Op,
     Program,
     Ref,
     Temp,
@@ -26,7 +24,6 @@ from signconv.ir.nodes import (
     div,
     mul,
     op,
-    rewrite,
     sub,
     walk,
 )
@@ -38,6 +35,7 @@ from signconv.passes.base import (
     number,
     prune,
     refuse_second_point,
+    reread,
 )
 
 
@@ -90,23 +88,7 @@ def _without_momentum(p: Program) -> Program:
         and not ranges.nonneg(m.input)
     }
 
-    def newest(e: Expr) -> Expr | None:
-        ref = e.args[0] if isinstance(e, Op) and e.fn == "corrected" else e
-        return momentum.get(ref.name) if isinstance(ref, Ref) and ref.kind == "value" else None
-
-    # Corrected reads first: what is inside them must not be rewritten on its own
-    marks: dict[Expr, Expr] = {}
-
-    def corrected(e: Expr) -> Expr | None:
-        made = newest(e) if isinstance(e, Op) else None
-        if made is None:
-            return None
-        mark = Ref("temp", f"newest {len(marks)}")
-        marks[mark] = made
-        return mark
-
-    made = rewrite(numerator, corrected)
-    made = rewrite(rewrite(made, lambda e: newest(e) if isinstance(e, Ref) else None), marks.get)
+    made = reread(numerator, momentum.get, momentum.get)
     if GRAD not in walk(made) or any(isinstance(n, Ref) and n.kind == "prev" for n in walk(made)):
         raise PassError(
             "SC219",
@@ -115,8 +97,8 @@ def _without_momentum(p: Program) -> Program:
         )
     if made == numerator:
         return p
-    made_program = replace(p, numerator=made)
-    return prune(made_program, "schedulefree has an average of the parameters for momentum")
+    reason = "schedulefree has an average of the parameters for momentum"
+    return prune(replace(p, numerator=made), reason)
 
 
 PASS = Pass(

@@ -13,7 +13,7 @@ import sympy as sp
 from sympy.printing.latex import LatexPrinter
 from sympy.printing.str import StrPrinter
 
-from signconv.ir.analysis import after_step, evaluation_order
+from signconv.ir.analysis import around_step
 from signconv.ir.nodes import (
     NOISE,
     PARAM,
@@ -24,6 +24,7 @@ from signconv.ir.nodes import (
     Op,
     Program,
     Ref,
+    Temp,
     add,
     div,
     mul,
@@ -173,18 +174,20 @@ def algorithm_latex(p: Program, bound: str = "") -> str:
     if p.decay is not None and p.decay.kind == "l2":
         first = add(Ref("grad", "grad"), mul(p.decay.weight, Ref("param", "param")))
         rows.append((r"g_{t} \leftarrow{}", to.latex(first)))
-    late = after_step(p)
-    last: list[tuple[str, str]] = []
-    for x in evaluation_order(p):
+
+    def shown(x: Moment | Temp) -> tuple[str, str]:
         made = _moment(to, x) if isinstance(x, Moment) else to.latex(x.expr)
-        (last if x.name in late else rows).append((f"{_subscript(x.name, 't')} ={{}}", made))
+        return f"{_subscript(x.name, 't')} ={{}}", made
+
+    before, after = around_step(p)
+    rows += map(shown, before)
     rows.append((r"\Delta_{t} ={}", _link(to, p)))
     step = r"\theta_{t-1} - \eta\, \Delta_{t}"
     if p.decay is not None and p.decay.kind != "l2":
         rate = r"\eta" if p.decay.kind == "decoupled" else r"\tfrac{\eta}{\eta_{0}}"
         step += rf" - {rate}\, {to.latex(p.decay.weight)}\, \theta_{{t-1}}"
-    if last or p.new_param is not None:
-        rows += [(r"\tilde{\theta}_{t} ={}", step), *last]
+    if after or p.new_param is not None:
+        rows += [(r"\tilde{\theta}_{t} ={}", step), *map(shown, after)]
         step = to.latex(STEPPED if p.new_param is None else p.new_param)
     rows.append((r"\theta_{t} ={}", step))
     if p.eval_param is not None:

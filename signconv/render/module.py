@@ -104,13 +104,13 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "floors": signature.tuple_literal(k.floors),
         "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],
-        "moment_slots": [signature.moment_slot(m, p) for m in k.moments],
+        "moment_slots": signature.moment_slots(k.moments, p),
         "constructor": [a for a in constructor if a["name"] != "lr"],
         "lr_doc": f"learning rate, {lr.legal}; a float or a one-element tensor.",
         "lr_default": repr(lr.default),
         "removed": [(n, words.string_lines(r)) for n, r in p.removed],
         "uses_torch": k.uses(torch.functions_of("torch"))
-        or (k.evaluation is not None and "torch." in str(_evaluation(k, k.evaluation)))
+        or k.uses_evaluating(torch.functions_of("torch"))
         or k.uses_inside(TorchFunctionPrinter().functions_of("torch")),
         "uses_dev": k.uses(triton.functions_of("dev"))
         or k.uses_inside(TritonFunctionPrinter().functions_of("dev"))
@@ -119,7 +119,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
             picks_numbers(n) for e in k.elementwise for n in walk(e) if isinstance(n, Op)
         )
         or k.uses(torch.functions_of("ref"))
-        or (k.evaluation is not None and "ref." in str(_evaluation(k, k.evaluation)))
+        or k.uses_evaluating(torch.functions_of("ref"), PythonScalarPrinter().functions_of("ref"))
         or k.uses_inside(TorchFunctionPrinter().functions_of("ref"))
         or k.uses_scalar(PythonScalarPrinter().functions_of("ref")),
         "uses_real_t": any(reads_real_t(s.expr) for s in k.scalars),
@@ -147,7 +147,7 @@ def _evaluation(k: KernelProgram, e: Evaluation) -> dict[str, object]:
             _named([h.name for h in k.program.hypers], known), "hypers"
         ),
         "scalars": [_line(4, s, python) for s in e.scalars],
-        "outputs": layout.tuple_of(e.outputs) if e.outputs else "()",
+        "outputs": layout.tuple_of(e.outputs),
         "unpack_scalars": layout.unpacked(_named(e.outputs, read), "scalars"),
         "math": [_line(4, s, torch) for s in e.math],
         "result": torch(e.result),

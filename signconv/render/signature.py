@@ -75,7 +75,12 @@ def hyper_slot(h: Hyper, betas: list[str]) -> str:
     return f"HyperSlot({', '.join(parts)}),"
 
 
-def moment_slot(m: MomentPlan, p: Program) -> str:
+def moment_slots(moments: Sequence[MomentPlan], p: Program) -> list[str]:
+    values = Values(p)
+    return [_moment_slot(m, p, values.of_moment(m.name)) for m in moments]
+
+
+def _moment_slot(m: MomentPlan, p: Program, values: int) -> str:
     parts = [f'"{m.name}"', f'"{m.format}"', f"RandomBits({m.word}, {m.field})"]
     start = literal(m.init) if isinstance(m.init, str) else repr(m.init)
     parts += [] if m.init == 0.0 else [f"init={start}"]
@@ -84,7 +89,6 @@ def moment_slot(m: MomentPlan, p: Program) -> str:
         parts.append(f"of={literal(of)}")
         beta = p.moment(m.name).beta
         parts += [f'beta="{beta.name}"'] if isinstance(beta, Ref) and beta.kind == "hyper" else []
-    values = Values(p).of_moment(m.name)
     parts += [f"values={values}"] if values else []
     return f"MomentSlot({', '.join(parts)}),"
 

@@ -28,20 +28,23 @@ class Sums:
     def __init__(self, scope: str) -> None:
         self.scope = scope
         self.groups: dict[int, Tensor] = {}
+        self._norm: Tensor | None = None  # over all groups, once it was asked for
 
     def add(self, group: int, total: Tensor) -> None:
         """What a group has on one device."""
-        before = self.groups.get(group)
+        before, self._norm = self.groups.get(group), None
         self.groups[group] = total if before is None else before + total.to(before.device)
 
     def norm(self, group: int) -> Tensor:
         """The norm that a step of this group's parameters reads."""
         if self.scope == "group":
             return self.groups[group].sqrt()
-        first, *others = (self.groups[i] for i in sorted(self.groups))
-        for x in others:
-            first = first + x.to(first.device)
-        return first.sqrt()
+        if self._norm is None:
+            total, *others = (self.groups[i] for i in sorted(self.groups))
+            for x in others:
+                total = total + x.to(total.device)
+            self._norm = total.sqrt()
+        return self._norm
 
     def given(self, task: Task) -> Task:
         """The task of a group, whose index its key begins with, with its norm."""

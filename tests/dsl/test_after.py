@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from signconv.errors import SignconvError
+from signconv.ir import analysis
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import apply_passes, build, requests_of, resolve
 from tests.support import program_of
@@ -52,3 +53,15 @@ def test_a_second_point_is_not_computed_in_bf16(convert: str) -> None:
     """An average would stand still there."""
     with pytest.raises(SignconvError, match=r"comes after the update.*SC304"):
         build("sgd", convert=convert, math="bf16")
+
+
+def test_a_long_chain_after_the_update_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each name reads the one before: none is looked at again for every other."""
+    names = ["x0 = stepped / 2", *(f"x{i} = x{i - 1} * 0.5 + param" for i in range(1, 300))]
+    program = program_of(tmp_path, "\n".join([*names, "update = grad", "new_param = x299"]))
+    asked, question = [], analysis.made_of_stepped
+    monkeypatch.setattr(analysis, "made_of_stepped", lambda *a: (asked.append(1), question(*a))[1])
+    assert len(analysis.after_step(program)) == 300
+    assert len(asked) < 10 * 300

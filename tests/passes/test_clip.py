@@ -318,5 +318,6 @@ def test_groups_are_added_up_in_their_order() -> None:
         for i in order:
             sums.add(i, tiny if i else torch.ones((), dtype=torch.float64))
         made.append(sums.norm(0))
+        assert sums.norm(1) is sums.norm(0)  # made once for all groups
     assert float(made[0]) == float(made[1]) == 1
     assert float(torch.stack([*[tiny] * 8, torch.ones_like(tiny)]).sum().sqrt()) > 1

@@ -41,6 +41,14 @@ def test_a_link_of_tomorrow_excludes_those_of_today(monkeypatch: pytest.MonkeyPa
         canonical([Request("other"), Request("stosign")])
 
 
+def test_a_group_of_tomorrow_excludes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = registry()
+    made |= {n: replace(made["clip"], name=n, group="own") for n in ("one", "other")}
+    monkeypatch.setattr(base, "registry", lambda: made)
+    with pytest.raises(PassError, match="'one' and 'other' exclude each other: each decides the"):
+        canonical([Request("one"), Request("other")])
+
+
 @pytest.mark.parametrize(
     ("spec", "convert", "message"),
     [

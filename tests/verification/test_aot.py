@@ -64,6 +64,8 @@ for path, wanted in json.loads(sys.argv[1]).items():
                 made = aot.compile_scalars(cls, target)
             elif kernel == "finder":
                 made = aot.compile_finder(cls, target)
+            elif kernel == "squares":
+                made = aot.compile_squares(cls, target)
             elif kernel == "reductions":
                 made = aot.compile_reductions(cls, target)
             elif kernel == "scaled":
@@ -71,7 +73,7 @@ for path, wanted in json.loads(sys.argv[1]).items():
             else:
                 made = aot.compile_step(cls, target, getattr(torch, kernel))
             found[path][key] = read(made, target)
-            if kernel not in ("scalars", "finder", "reductions"):
+            if kernel not in ("scalars", "finder", "squares", "reductions"):
                 dtype = getattr(torch, kernel, torch.bfloat16)
                 cap = launch_shape(cls.program, dtype).registers
                 found[path][key]["cap"] = cap
@@ -93,7 +95,7 @@ denominator = sqrt(v.corrected) + q + 1e-8
 decay = independent(0.01)
 """
 LITERAL = "literals"
-KERNELS = ("bfloat16", "float32", "scaled", "scalars", "finder")
+KERNELS = ("bfloat16", "float32", "scaled", "scalars", "finder", "squares")
 EVERYTHING = [f"{target} {kernel}" for target in TARGETS for kernel in KERNELS]
 SOME = ["sm_90 bfloat16"]
 MORE = [*SOME, "gfx942 bfloat16", "sm_90 finder", "sm_90 scalars"]
@@ -149,10 +151,12 @@ def test_reductions_are_compiled_where_there_are_any() -> None:
     assert found == set(REDUCING)
 
 
-@pytest.mark.parametrize(("name", "key"), [(n, k) for n, k in STEPS if "bfloat16" in k])
-def test_bf16_parameters_move_16_bytes_at_a_time(name: str, key: str, compiled: dict) -> None:
+@pytest.mark.parametrize(
+    ("name", "key"), [(n, k) for n, k in STEPS if "bfloat16" in k or "squares" in k]
+)
+def test_bf16_tensors_move_16_bytes_at_a_time(name: str, key: str, compiled: dict) -> None:
     made = compiled[name][key]
-    assert made["loads"] >= 1 and made["stores"] >= 1, made
+    assert made["loads"] >= 1 and (made["stores"] >= 1 or "squares" in key), made
 
 
 @pytest.mark.parametrize(("name", "key"), [(n, k) for n, k in PAIRS if "sm_90" in k])

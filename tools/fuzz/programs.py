@@ -44,9 +44,10 @@ def requests(known: Iterable[Pass]) -> list[str]:
 
 
 def _values(words: str) -> list[str]:
-    """What an option takes: ``keep|drop``, the numbers of ``1…8``, or of ``0 < x < 1``."""
-    if "x" in words.split():  # a number, of which there is a default
-        return ["0.5", "0.75"]
+    """What an option takes: of ``keep|drop``, ``1…8``, ``0 < x < 1`` or ``n >= 1``, all or some."""
+    for letter, some in (("x", ["0.5", "0.75"]), ("n", ["1", "2", "10"])):
+        if letter in words.split():  # a number, of which there is a default
+            return some
     low, dots, high = words.partition("…")
     if not dots:
         return words.split("|")

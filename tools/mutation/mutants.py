@@ -423,8 +423,8 @@ MUTANTS = (
     ),
     Mutant(
         "cpu: maximize ignored",
-        ((CPU, '-1.0 if group["maximize"] else 1.0', "1.0"),),
-        ("tests/runtime/cpu/test_engine.py::test_torchs_switches",),
+        (("signconv/runtime/reference/step.py", '-1.0 if task.group["maximize"] else 1.0', "1.0"),),
+        ("tests/theorems/test_metamorphic.py::test_maximize_is_descent_on_the_negated_gradient",),
     ),
     Mutant(
         "shards: every rank draws what the first one does",
@@ -849,7 +849,7 @@ MUTANTS = (
     ),
     Mutant(
         "clip: gradients keep their scale in the norm",
-        (("signconv/runtime/reference/backend.py", "hypers.append(ops.divide64(float(task.norm), scale))", "hypers.append(float(task.norm))"),),
+        (("signconv/runtime/reference/step.py", "hypers.append(ops.divide64(float(task.norm), scale))", "hypers.append(float(task.norm))"),),
         ("tests/passes/test_clip.py::test_scaled_gradients_are_clipped_as_they_would_be_unscaled",),
     ),
     Mutant(

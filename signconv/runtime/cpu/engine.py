@@ -31,6 +31,7 @@ from signconv.runtime.program import (
     rows_of,
 )
 from signconv.runtime.reference import ops as ref
+from signconv.runtime.reference.step import step_numbers
 
 
 class Bucket:
@@ -163,11 +164,7 @@ class CpuEngine:
     ) -> tuple[Tensor, list[tuple[float, ...]], Tensor]:
         """Scalars [clocks, 1 + outputs], new memory of each clock, keys of each."""
         program, group = self.program, task.group
-        hypers = [float(h.read(group)) for h in program.hypers]
-        scale = 1.0 if grad_scale is None else float(grad_scale)
-        factor = ref.divide64(-1.0 if group["maximize"] else 1.0, scale)
-        if task.norm is not None:
-            hypers.append(ref.divide64(float(task.norm), scale))
+        hypers, factor = step_numbers(program, task, grad_scale)
         scalars, memory, keys = [], [], []
         for t, *remembered in clocks:
             outputs, updated = program.reference.scalars(

@@ -105,8 +105,8 @@ class GroupEngine:
         self.order = None
         if self.program.norm:
             self.totals = Reducer([len(params)], 1, self.device, torch.float64)
-            places = {p: i for i, p in enumerate(p for b in self.buckets for p in b.members)}
             if len(buckets) > 1:
+                places = {p: i for i, p in enumerate(p for b in self.buckets for p in b.members)}
                 order = [places[p] for p in params]
                 self.order = torch.tensor(order, dtype=torch.int64, device=self.device)
 
@@ -130,7 +130,7 @@ class GroupEngine:
         group: Mapping[str, Any],
         skip: Tensor | None,
         grad_scale: Tensor | None,
-        norm: Tensor | None = None,
+        norm: Tensor | None,
     ) -> None:
         """The scalar kernel, then one step launch per bucket."""
         self._upload(group)

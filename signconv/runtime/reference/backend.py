@@ -12,7 +12,7 @@ from signconv.runtime.program import MomentSlot, check_shape, pitch_of, row_leng
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.reduce import tree_sum
 from signconv.runtime.reference.squares import square_sum
-from signconv.runtime.reference.step import step_tensor
+from signconv.runtime.reference.step import step_numbers, step_tensor
 from signconv.runtime.settings import alone_if_others_flush, has_float64, host_numbers
 from signconv.runtime.tables import state_names
 
@@ -33,13 +33,7 @@ class ReferenceBackend(Backend):
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
         if skip is not None and bool(skip):
             return
-        program, group = self.program, task.group
-        hypers = [float(h.read(group)) for h in program.hypers]
-        factor = -1.0 if group["maximize"] else 1.0
-        scale = 1.0 if grad_scale is None else float(grad_scale)
-        factor = ops.divide64(factor, scale)
-        if task.norm is not None:
-            hypers.append(ops.divide64(float(task.norm), scale))
+        hypers, factor = step_numbers(self.program, task, grad_scale)
         largest = max((p.numel() for p in task.params), default=0)
         with alone_if_others_flush(largest):
             for p in task.params:

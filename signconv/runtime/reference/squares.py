@@ -23,7 +23,7 @@ def square_sum(x: Tensor) -> Tensor:
     x = (x if has_float64(x.device) else x.to("cpu")).reshape(-1)
     size = SQUARE_ROWS * SQUARE_WIDTH
     whole = x.numel() // size * size
-    sums = [_squares(part, SQUARE_ROWS) for part in x[:whole].split(PIECES * size)] if whole else []
+    sums = [_squares(part, SQUARE_ROWS) for part in x[:whole].split(PIECES * size) if whole]
     if whole < x.numel() or not whole:
         rest = x[whole:]
         rows = max(1, -(-rest.numel() // SQUARE_WIDTH))

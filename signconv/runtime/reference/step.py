@@ -10,9 +10,21 @@ from typing import Any
 
 from torch import Tensor
 
+from signconv.runtime.backend import Task
 from signconv.runtime.program import MomentSlot, OptimizerProgram
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.random_bits import Word
+
+
+def step_numbers(
+    program: OptimizerProgram, task: Task, grad_scale: Tensor | None
+) -> tuple[list[float], float]:
+    """What ``program.reference.scalars`` takes as hypers, and the gradients' factor, float64."""
+    scale = 1.0 if grad_scale is None else float(grad_scale)
+    hypers = [float(h.read(task.group)) for h in program.hypers]
+    if task.norm is not None:
+        hypers.append(ops.divide64(float(task.norm), scale))
+    return hypers, ops.divide64(-1.0 if task.group["maximize"] else 1.0, scale)
 
 
 def step_tensor(
