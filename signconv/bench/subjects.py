@@ -96,7 +96,7 @@ def build(subject: Subject) -> Built:
     made = pipeline.build(spec, convert=convert, state=state, math=math)
     optimizer = pipeline.compile(spec, convert=convert, state=state, math=math)
     stored = sum(m.bytes_per_element for m in _formats(optimizer))
-    moved = bytes_moved(subject.dtype.itemsize, stored, bool(made.kernel.reductions))
+    moved = bytes_moved(subject.dtype.itemsize, stored, made.kernel.passes)
     ordered = replace(subject, convert=",".join(made.program.history) or None)
     return Built(ordered, optimizer, stored, moved)
 

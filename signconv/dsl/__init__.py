@@ -29,6 +29,7 @@ from signconv.dsl.terms import (
     state,
     stepped,
     stochastic_sign,
+    sum,
     t,
     tanh,
     where,
@@ -37,5 +38,5 @@ from signconv.dsl.terms import (
 __all__ = [
     "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2",
     "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
-    "state", "stepped", "stochastic_sign", "t", "tanh", "where",
+    "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
 ]  # fmt: skip

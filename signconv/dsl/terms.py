@@ -260,10 +260,10 @@ def lift(value: Any) -> Expr:
     return Const(_finite(value, "a number in an expression"))
 
 
-def call(fn: str, *args: Any) -> Term:
+def call(fn: str, *args: Any, over: str = "") -> Term:
     """An Op of the given function with the user's line."""
     origin = caller()
-    return Term(Op(fn, tuple(lift(a) for a in args), origin), origin)
+    return Term(Op(fn, tuple(lift(a) for a in args), origin, over=over), origin)
 
 
 grad = Term(Ref("grad", "grad"))
@@ -416,14 +416,24 @@ def sign(x: Any) -> Term:
     return call("sign", x)
 
 
-def max(a: Any, b: Any) -> Term:
-    """The larger; NaN if either is NaN."""
-    return call("max", a, b)
+def max(a: Any, b: Any = None, *, axis: Any = None) -> Term:
+    """The larger of two; of one expression its largest element, as ``mean`` takes its mean.  NaN if
+    any is NaN."""
+    return _extreme("max", a, b, axis)
 
 
-def min(a: Any, b: Any) -> Term:
-    """The smaller; NaN if either is NaN."""
-    return call("min", a, b)
+def min(a: Any, b: Any = None, *, axis: Any = None) -> Term:
+    """The smaller of two; of one expression its smallest element, as ``mean`` takes its mean.  NaN
+    if any is NaN."""
+    return _extreme("min", a, b, axis)
+
+
+def _extreme(fn: str, a: Any, b: Any, axis: Any) -> Term:
+    if b is None:
+        return call(f"a{fn}", a, over=_over(fn, axis))
+    if axis is not None:
+        raise SpecError("SC163", f"{fn}(a, b) of two expressions takes no axis", caller())
+    return call(fn, a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Term:
@@ -456,11 +466,14 @@ def tanh(x: Any) -> Term:
     return call("tanh", x)
 
 
-def norm(x: Any, *, over: str = "tensor") -> Term:
-    """Euclidean norm over the tensor; of the gradient as it comes also over those of the param
-    "group", or of "all" that the optimizer steps, together: one number, and so a scalar."""
+def norm(x: Any, *, axis: Any = None, over: str = "tensor") -> Term:
+    """Euclidean norm, as ``mean`` takes the mean; of the gradient as it comes also over those of
+    the param "group", or of "all" that the optimizer steps, together: one number, and so a
+    scalar."""
     if over == "tensor":
-        return call("norm", x)
+        return call("norm", x, over=_over("norm", axis))
+    if axis is not None:
+        raise SpecError("SC163", f"norm(…, over={over!r}) takes no axis", caller())
     if over not in SCOPES:
         known = nearest(str(over), ("tensor", *SCOPES))
         raise SpecError("SC158", f"norm(…, over={over!r}): {known}", caller())
@@ -474,6 +487,34 @@ def norm(x: Any, *, over: str = "tensor") -> Term:
     return Term(Ref("norm", over))
 
 
-def mean(x: Any) -> Term:
-    """Mean over the tensor."""
-    return call("mean", x)
+def mean(x: Any, *, axis: Any = None) -> Term:
+    """Mean over the tensor, or over dimensions of it: -1 (the last), -2, (-2, -1), 0, or
+    (1, ...), all but the first.  A tensor of one dimension or none counts as one row.  Reduced
+    dimensions are kept with one element: the result stands beside what it was made of."""
+    return call("mean", x, over=_over("mean", axis))
+
+
+def sum(x: Any, *, axis: Any = None) -> Term:
+    """Sum, as ``mean`` takes the mean."""
+    return call("sum", x, over=_over("sum", axis))
+
+
+#: Which reductions ``axis=`` can name.
+_AXES = {-1: "last", -2: "second_last", 0: "first", (-2, -1): "matrix", (1, ...): "rest"}
+
+
+def _over(fn: str, axis: Any) -> str:
+    """The name of what ``axis=`` says (``runtime.axes``)."""
+    if axis is None:
+        return ""
+    single = axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
+    parts = single if isinstance(single, tuple) else (single,)
+    plain = all(type(x) is int or x is ... for x in parts)
+    if not plain or single not in _AXES:
+        raise SpecError(
+            "SC163",
+            f"{fn}(…, axis={axis!r}): an axis is -1, -2, (-2, -1), 0 or (1, ...), and all of the "
+            "tensor without one",
+            caller(),
+        )
+    return _AXES[single]

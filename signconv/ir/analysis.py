@@ -8,6 +8,7 @@ from typing import TypeVar
 from signconv.errors import Origin, SpecError
 from signconv.ir.nodes import (
     NOISE,
+    REDUCTIONS,
     RELATIONS,
     STEPPED,
     Const,
@@ -224,7 +225,7 @@ class Degrees:
         d = [self.of(a) for a in args]
         if fn in ("add", "sub", "max", "min"):
             return self._same(d[0], d[1])
-        if fn in ("neg", "abs", "corrected", "norm", "mean"):
+        if fn in ("neg", "abs", "corrected", *REDUCTIONS):
             return d[0]
         if fn == "sign":
             return None if d[0] is None else 0
@@ -302,7 +303,7 @@ class Ranges:
             return True
         if fn == "max":
             return self.nonneg(a[0]) and self.nonneg(a[1])
-        if fn in ("add", "mul", "div", "min", "mean"):
+        if fn in ("add", "mul", "div", "min", "mean", "sum", "amax", "amin"):
             return all(self.nonneg(x) for x in a)
         if fn in ("sqrt", "root", "corrected", "pow"):
             return self.nonneg(a[0])

@@ -13,6 +13,7 @@ from signconv.ir.analysis import (
     reads_gradient,
     unread,
 )
+from signconv.ir.axes import over
 from signconv.ir.nodes import (
     FUNCTIONS,
     NOISES,
@@ -34,6 +35,7 @@ from signconv.ir.nodes import (
     walk,
 )
 from signconv.ir.show import text
+from signconv.runtime.axes import NOTATION, reduced
 
 LINKS = ("ratio", "stosign", "expected", "sign")
 DECAYS = ("l2", "decoupled", "independent")
@@ -57,6 +59,7 @@ def check(p: Program) -> Program:
     _after(p)
     _hypers(p)
     _moments(p)
+    _axes(p)
     _scalars(p)
     return p
 
@@ -105,9 +108,30 @@ def _node(p: Program, n: Expr) -> None:
             )
         if n.fn in REDUCTIONS and is_scalar(n.args[0], p):
             raise SpecError(
-                "SC150", f"{n.fn}() of a scalar: it runs over the elements of a tensor", n.origin
+                "SC150",
+                f"{n.fn.removeprefix('a')}() of a scalar: it runs over the elements of a tensor",
+                n.origin,
             )
         _call(p, n)
+
+
+def _axes(p: Program) -> None:
+    """Reductions have something left to reduce, and what they leave has a name."""
+    for e in everything(p):
+        for n in walk(e):
+            if not isinstance(n, Op) or n.fn not in REDUCTIONS:
+                continue
+            source = over(n.args[0], p)
+            if reduced(source, n.over) is None:
+                kind = NOTATION[source]
+                left = f"over axis={kind}" if kind else "over the whole tensor"
+                raise SpecError(
+                    "SC164",
+                    f"{text(n)}: its operand is what a reduction {left} left; of that a mean or sum "
+                    "can only be over what it has not run over: -2 after -1 (or the other way), "
+                    "(1, ...) after 0, or the whole tensor",
+                    n.origin,
+                )
 
 
 def _gradient(p: Program) -> None:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import around_step
-from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
+from signconv.ir.axes import reduced_moments
+from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
@@ -22,9 +23,9 @@ State = dict[str, Array]
 class Evaluator:
     """Runs a Program in float64.
 
-    ``step`` takes and returns flat float64 arrays of one parameter; ``noise`` is the draw of a
-    stochastic sign, uniform on (-1, 1), given by the caller; ``norm`` that of all gradients, of
-    this one alone unless it is given.
+    ``step`` takes and returns float64 arrays of one parameter, in its shape where anything runs
+    over dimensions, else in any; ``noise`` is the draw of a stochastic sign, uniform on (-1, 1),
+    given by the caller; ``norm`` that of all gradients, of this one alone unless it is given.
     """
 
     def __init__(self, program: Program, **hypers: float) -> None:
@@ -36,15 +37,17 @@ class Evaluator:
             )
         self.initial_lr = self.hypers["lr"]
         self.before, self.after = around_step(program)
+        self.once = reduced_moments(program)
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
-        return {
-            m.name: param.copy()
-            if m.init == "param"
-            else np.full_like(param, m.init.value if isinstance(m.init, Const) else 0.0)
-            for m in self.program.moments
-        }
+        made: State = {}
+        for m in self.program.moments:
+            start = m.init.value if isinstance(m.init, Const) else 0.0
+            made[m.name] = param.copy() if m.init == "param" else np.full_like(param, start)
+            if m.name in self.once:
+                made[m.name] = np.full(_axes(param, self.once[m.name])[1], start)
+        return made
 
     def step(
         self,
@@ -109,6 +112,10 @@ class Evaluator:
 
     def operation(self, e: Op, *args: Array) -> Array:
         """The value of ``e`` for those of its operands."""
+        if e.fn in REDUCTIONS:
+            axis, shape = _axes(*args, e.over)
+            made = FUNCTIONS_OF_FLOAT64[e.fn](*args, axis=axis, keepdims=True)
+            return made if e.over else np.reshape(made, ())
         return FUNCTIONS_OF_FLOAT64[e.fn](*args)
 
     def _link(self, scope: _Scope, noise: Array | None) -> Array:
@@ -144,7 +151,11 @@ class _Scope:
 
     def define(self, x: Moment | Temp) -> None:
         if isinstance(x, Moment):
-            self.values[x.name] = np.broadcast_to(self.moment(x), self.grad.shape).copy()
+            value = self.moment(x)
+            shape = self.grad.shape
+            if x.name in self.ev.once:
+                shape = _axes(self.grad, self.ev.once[x.name])[1]
+            self.values[x.name] = np.broadcast_to(value, shape).copy()
         else:
             self.temps[x.name] = self(x.expr)
 
@@ -191,6 +202,24 @@ class _Scope:
         return fixed[e.kind]  # type: ignore[return-value]
 
 
+def _axes(x: Array, over: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The dimensions of an array that a reduction runs over, and the shape that it leaves.
+
+    A vector is a row: there are no dimensions before its own.
+    """
+    last, n = x.ndim - 1, x.ndim
+    named = {
+        "": range(n),
+        "last": [last],
+        "second_last": [last - 1],
+        "matrix": [last - 1, last],
+        "first": [0] if n > 1 else [],
+        "rest": range(1, n) if n > 1 else [0],
+    }
+    axis = tuple(i for i in named[over] if 0 <= i < n)
+    return axis, tuple(1 if i in axis else size for i, size in enumerate(x.shape))
+
+
 #: What every function means, in NumPy.
 FUNCTIONS_OF_FLOAT64: dict[str, Callable[..., Array]] = {
     "add": np.add,
@@ -206,8 +235,11 @@ FUNCTIONS_OF_FLOAT64: dict[str, Callable[..., Array]] = {
     "max": np.maximum,
     "min": np.minimum,
     "where": np.where,
-    "norm": lambda x: np.sqrt(np.sum(np.square(x))),
+    "norm": lambda x, **axis: np.sqrt(np.sum(np.square(x), **axis)),
     "mean": np.mean,
+    "sum": np.sum,
+    "amax": np.max,
+    "amin": np.min,
     "clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
     "exp": np.exp,
     "log": np.log,

@@ -19,13 +19,14 @@ FUNCTIONS = {
     "pow": 2, "sqrt": 1, "root": 2, "abs": 1, "sign": 1, "max": 2, "min": 2,
     "where": 3, "clip": 3, "exp": 1, "log": 1, "tanh": 1, "mod": 2,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2,
-    "corrected": 1, "norm": 1, "mean": 1, "stochastic_sign": 2,
+    "corrected": 1, "stochastic_sign": 2,
+    "norm": 1, "mean": 1, "sum": 1, "amax": 1, "amin": 1,
 }  # fmt: skip
 RELATIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 #: How moments can be stored, as ``--state`` and ``store=`` say it.
 STATES = ("fp8", "fp4", "fp8-raw", "bf16", "fp32")
 DEFAULT_STATE = "fp8"
-REDUCTIONS = frozenset({"norm", "mean"})
+REDUCTIONS = frozenset({"norm", "mean", "sum", "amax", "amin"})
 
 #: What a reference can mean.  value: a moment after this step's update; prev: before it; norm: the
 #: Euclidean norm of all gradients of SCOPES, as they come; stepped: the parameter after the update.
@@ -59,10 +60,14 @@ class Ref(Expr):
 
 @dataclass(frozen=True)
 class Op(Expr):
-    """A function of FUNCTIONS applied to arguments; ``origin`` does not count for equality."""
+    """A function of FUNCTIONS applied to arguments; ``origin`` does not count for equality.
+
+    over: what a reduction runs over, one of ``runtime.axes.NOTATION``; "" for the whole tensor.
+    """
 
     fn: str
     args: tuple[Expr, ...]
+    over: str = field(default="", kw_only=True)
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
 

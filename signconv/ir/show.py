@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from signconv.ir.nodes import NOISE, Const, Expr, Op, Program, Ref, add, div, mul, op
+from signconv.ir.nodes import REDUCTIONS, NOISE, Const, Expr, Op, Program, Ref, add, div, mul, op
+from signconv.runtime.axes import NOTATION
 
 _BINARY = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "mod": ("%", 2)}
 RELATION = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
@@ -80,6 +81,10 @@ class _Text(Infix):
             return (f"-{inner}" if level >= 2 else f"-({inner})"), 2
         if e.fn == "corrected":
             return f"{self(e.args[0])}.corrected", 9
+        if e.fn in REDUCTIONS:
+            axis = f", axis={NOTATION[e.over]}" if e.over else ""
+            name = e.fn.removeprefix("a") if e.fn in ("amax", "amin") else e.fn
+            return f"{name}({self(e.args[0])}{axis})", 9
         return None
 
 

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from signconv.errors import LoweringError
+from signconv.ir.axes import reduced_moments
 from signconv.ir.nodes import NOISES, Const, Expr, Hyper, Moment, Op, Program, Ref, rewrite
 from signconv.ir.show import text
 from signconv.lower.kernel_program import KernelProgram
+from signconv.runtime.axes import NOTATION
 from signconv.runtime.formats import named
 
 #: Raised when the meaning of the canonical text changes: old checkpoints are then refused, unless
@@ -116,10 +118,13 @@ def canonical(k: KernelProgram) -> str:
     ends = (("becomes", p.new_param), ("evaluated", p.eval_param))
     last = [(what, graph.number(e)) for what, e in ends if e is not None]
     show = graph.shown()
+    once = reduced_moments(p)
     lines = [f"precision: {k.precision}", *map(_hyper, hypers), *show.shared]
     for m, parts in zip(moments, updates, strict=True):
         words = [f"{what} {show(node)}" for what, node in parts]
-        kept = storage.get(m.name, "one float64 for all elements")
+        kept = storage.get(m.name) or "one float64 for all elements"
+        if m.name in once:
+            kept = f"one fp32 number over {NOTATION[once[m.name]] or 'all'}"
         lines.append(f"moment {m.name}: {', '.join([*words, f'from {_start(m)}', kept])}")
     lines.append(f"numerator: {show(numerator)}")
     if denominator is not None:
@@ -199,7 +204,8 @@ class _Graph:
         elif isinstance(e, Ref) and e.kind in _SPELLING:
             key = _SPELLING[e.kind].format(e.name)
         elif isinstance(e, Op):
-            key = (e.fn, tuple(self._seen[id(x)] for x in e.args))
+            fn = f"{e.fn}[{NOTATION[e.over]}]" if e.over else e.fn
+            key = (fn, tuple(self._seen[id(x)] for x in e.args))
         else:
             raise LoweringError("SC390", f"a program's identity cannot hold {type(e).__name__}")
         if key not in self._known:

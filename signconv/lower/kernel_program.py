@@ -9,6 +9,7 @@ from signconv.errors import LoweringError
 from signconv.ir.nodes import Const, Expr, Op, Program, Ref, mul, norm_scope, walk
 from signconv.lower.exact import FLOAT, kind
 from signconv.lower.powers import joined
+from signconv.runtime.axes import ELEMENTS
 
 #: Operations of lowered expressions: division with x/0 = 0 and with 0/0 = 0, the root in a
 #: divisor, where tiny counts as 0, 1/b of such, max and min where the order of zeros is idle,
@@ -104,16 +105,63 @@ class MomentPlan:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A per-tensor quantity that ``math`` reads by ``name``: the norm or mean of ``operand``."""
+    """What is read by ``name``: the norm, mean, … of ``operand`` ``over`` a tensor or some of its
+    dimensions; ``source``: for how much of a tensor the operand is one number (``runtime.axes``).
+    """
 
     name: str
     kind: str
     operand: Expr
+    over: str = ""
+    source: str = ELEMENTS
 
     @property
     def summand(self) -> Expr:
-        """What is summed over the tensor: squares for a norm."""
+        """What is summed: squares for a norm."""
         return mul(self.operand, self.operand) if self.kind == "norm" else self.operand
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One pass over the numbers of ``source``: statements, and the reductions of what they make;
+    ``reads``: the values of earlier stages that it needs."""
+
+    source: str
+    math: tuple[Statement, ...]
+    reductions: tuple[Reduction, ...]
+    reads: tuple[str, ...] = ()
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        return (*(s.expr for s in self.math), *(r.summand for r in self.reductions))
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What is made of the numbers ``over`` some dimensions: statements, and those that others
+    read."""
+
+    over: str
+    math: tuple[Statement, ...]
+    outputs: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Passes whose results are known together, and what is made of them."""
+
+    sums: tuple[Sums, ...] = ()
+    derived: tuple[Derived, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A state that is one fp32 number ``over`` a tensor or some of its dimensions."""
+
+    name: str
+    over: str
+    init: float
 
 
 @dataclass(frozen=True)
@@ -142,7 +190,8 @@ class KernelProgram:
     the parameter.  ``scalar_states``: names and initial values, float64, one number per parameter;
     ``floors``: those of them that lowering added (docs/design.md#the-floor);
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
-    ``reduce_math`` are the statements of ``math`` that the operands of ``reductions`` need.
+    ``stages`` come before ``math``, which reads the values ``reads`` of theirs; ``kept`` are the
+    states that are one number for more than an element, which a stage derives.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
     ``evaluation``: what the model is evaluated with, where it is not the parameter.
     """
@@ -158,28 +207,63 @@ class KernelProgram:
     scalar_states: tuple[tuple[str, float], ...] = ()
     floors: tuple[str, ...] = ()
     precision: str = "fp32"
-    reductions: tuple[Reduction, ...] = ()
-    reduce_math: tuple[Statement, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    reads: tuple[str, ...] = ()
     functions: tuple[Function, ...] = ()
     evaluation: Evaluation | None = None
 
     @property
-    def summands(self) -> tuple[Expr, ...]:
-        """What each reduction sums over the tensor."""
-        return tuple(r.summand for r in self.reductions)
+    def sums(self) -> tuple[Sums, ...]:
+        """All passes before the step."""
+        return tuple(s for stage in self.stages for s in stage.sums)
+
+    @property
+    def derived(self) -> tuple[Derived, ...]:
+        """All that is made of sums between passes."""
+        return tuple(d for stage in self.stages for d in stage.derived)
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """All reductions."""
+        return tuple(r for s in self.sums for r in s.reductions)
+
+    @property
+    def passes(self) -> int:
+        """How often the tensor is read."""
+        return 1 + sum(s.source == ELEMENTS for s in self.sums)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What stages make and read beside elements, and for how much of a tensor each is one
+        number: kept states before the step first, in order."""
+        made = {f"{m.name}_prev": m.over for m in self.kept}
+        for stage in self.stages:
+            made |= {r.name: r.over for s in stage.sums for r in s.reductions}
+            made |= {name: d.over for d in stage.derived for name in d.outputs}
+        return made
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """Those of the step and of everything before it."""
+        before = (*(s.math for s in self.sums), *(d.math for d in self.derived))
+        return (*self.math, *(s for math in before for s in math))
 
     @property
     def elementwise(self) -> tuple[Expr, ...]:
-        """All elementwise expressions, those of reductions and decomposed functions included."""
+        """All expressions of fp32 numbers, those of reductions and decomposed functions too."""
         inner = (e for f in self.functions for e in (*(s.expr for s in f.statements), f.result))
         last = () if self.evaluation is None else self.evaluation.elementwise
-        statements = (*self.math, *self.reduce_math)
-        return (*(s.expr for s in statements), *self.summands, *inner, *last)
+        return (*self._own, *inner, *last)
+
+    @property
+    def _own(self) -> tuple[Expr, ...]:
+        summands = (r.summand for r in self.reductions)
+        return (*(s.expr for s in self.statements), *summands)
 
     def uses(self, functions: Set[str]) -> bool:
         """Whether any elementwise code, that of reductions included, has one of ``functions``."""
-        statements = (*self.math, *self.reduce_math)
-        return _calls((*(s.expr for s in statements), *self.summands), functions)
+        return _calls(self._own, functions)
 
     def uses_inside(self, functions: Set[str]) -> bool:
         """Whether any decomposed function has one of ``functions``."""
@@ -215,16 +299,26 @@ class KernelProgram:
         local = {"p", "g", "noise", *self.outputs}
         for m in self.moments:
             local |= {m.code_name, m.scale_name} if m.apart else {f"{m.name}_prev"}
-        first = set(local)
-        for s in self.reduce_math:
-            self._statement(s, first, ELEMENTWISE, called)
-            first.add(s.target)
-        for r in self.reductions:
-            self._statement(Statement(r.name, r.operand), first, ELEMENTWISE, called)
-        local |= {r.name for r in self.reductions}
+        for x in self.sums:
+            known_there = {*self.outputs, *x.reads} | (local if x.source == ELEMENTS else set())
+            for s in x.math:
+                self._statement(s, known_there, ELEMENTWISE, called)
+                known_there.add(s.target)
+            for r in x.reductions:
+                self._statement(Statement(r.name, r.operand), known_there, ELEMENTWISE, called)
+        for d in self.derived:
+            known_there = {*self.outputs, *d.reads}
+            for s in d.math:
+                self._statement(s, known_there, ELEMENTWISE, called)
+                known_there.add(s.target)
+        local |= {*self.reads}
         for s in self.math:
             self._statement(s, local, ELEMENTWISE, called)
             local.add(s.target)
+        made = self.values
+        for k in self.kept:
+            if k.name not in made:
+                raise LoweringError("SC390", f"state {k.name!r} is kept but never computed")
         for m in self.moments:
             if m.name not in local:
                 raise LoweringError("SC390", f"moment {m.name!r} is stored but never computed")

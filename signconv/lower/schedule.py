@@ -49,13 +49,13 @@ from signconv.lower.kernel_program import (
     Evaluation,
     KernelProgram,
     MomentPlan,
-    Reduction,
     Statement,
     local_name,
 )
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
-from signconv.lower.scalars import ROUNDED, ScalarCode, bias, index, scalar_form
+from signconv.lower.reductions import Places, needed_by, read_of, values
+from signconv.lower.scalars import ROUNDED, bias, index, scalar_form
 from signconv.lower.sign_form import ONE, over, sign_argument, times
 from signconv.lower.storage import plan, shortest
 
@@ -89,16 +89,16 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     low.define(before)
     low.after(after)
     if not low.bf16:
-        low.math = [fused(s) for s in low.math]
-        low.operands = tuple(fused(s) for s in low.operands)
+        low.fuse()
     if low.bf16:
         hypers = [Statement(n, op("bf16", Ref("scalar", n)), n) for n in low.outputs]
         low.math = hypers + [replace(s, expr=rewrite(s.expr, rounded)) for s in low.math]
     low.keep_live([m.name for m in moments])
-    reduce_math = low.reduce_math()
     if not low.bf16:
-        moments, reduce_math = low.scales_apart(moments, reduce_math)
-    elementwise = [s.expr for s in (*reduce_math, *low.math)]
+        moments = low.scales_apart(moments)
+    stages = low.stages()
+    elementwise = [s.expr for statements in low.lists.values() for s in statements]
+    elementwise += [s.expr for statements in low.operands for s in statements]
     evaluated = _evaluation(p)
     called = [*elementwise, *(r.operand for r in low.reductions)]
     called += () if evaluated is None else evaluated.elementwise
@@ -121,8 +121,9 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         ),
         floors=tuple(low.lowest),
         precision=precision,
-        reductions=tuple(low.reductions),
-        reduce_math=reduce_math,
+        stages=stages,
+        kept=low.kept(),
+        reads=read_of(values(stages, low.once), (s.expr for s in low.math)),
         functions=functions(called),
         evaluation=evaluated,
     ).check()
@@ -136,17 +137,12 @@ def _evaluation(p: Program) -> Evaluation | None:
     return Evaluation(tuple(low.scalars), tuple(low.outputs), tuple(low.math), result)
 
 
-class Lowerer(ScalarCode):
+class Lowerer(Places):
     """Collects scalar and elementwise statements; one instance per program."""
 
     def __init__(self, p: Program, bf16: bool = False) -> None:
         super().__init__(p, bf16)
         self.ranges, self.ties = Ranges(p), Ties(p)
-        self.math: list[Statement] = []
-        self._locals: dict[Expr, str] = {}
-        self.reductions: list[Reduction] = []
-        self._raw = 0  # how many of them are of gradients as they come
-        self.operands: tuple[Statement, ...] = ()
         self.lowest: list[str] = []  # floors, as scalar states
 
     # ---------------------------------------------------------------- elementwise
@@ -157,16 +153,6 @@ class Lowerer(ScalarCode):
         self.math.append(Statement(target, made, comment or text(e)))
         return Ref("local", target)
 
-    def local(self, hint: str, e: Expr) -> Expr:
-        """``e`` as something that may be written twice: itself if it is a name, else a new one."""
-        made = self.element(e, hint)
-        if isinstance(made, Ref):
-            return made
-        if made not in self._locals:
-            self._locals[made] = self._fresh("abs_g" if made == Op("abs", (GRAD,)) else hint)
-            self.math.append(Statement(self._locals[made], made, text(e)))
-        return Ref("local", self._locals[made])
-
     def short(self, hint: str, e: Expr) -> Expr:
         """``e`` lowered, under a name of its own where it is long."""
         return self.local(hint, e) if _long(e) else self.element(e, hint)
@@ -175,6 +161,9 @@ class Lowerer(ScalarCode):
         """Rewrite an expression into what the printers know, keeping its order of evaluation."""
         if is_scalar(e, self.p) and not (isinstance(e, Op) and e.fn in RELATIONS):
             return self.scalar(e, f"{hint}_scalar")
+        apart = self.elsewhere(e, hint)
+        if apart is not None:
+            return apart
         if isinstance(e, Ref):
             return e
         assert isinstance(e, Op)
@@ -207,7 +196,7 @@ class Lowerer(ScalarCode):
         if e.fn in RELATIONS:
             return replace(e, args=tuple(self.element(a, hint) for a in e.args))
         if e.fn in REDUCTIONS:
-            return self._reduction(e)
+            return self.reduction(e)
         return replace(e, args=tuple(self.element(a, hint) for a in e.args))
 
     def _never_zero(self, e: Expr) -> bool:
@@ -221,47 +210,21 @@ class Lowerer(ScalarCode):
         h = self.ranges.hypers.get(e.name)
         return h is not None and h.ge is not None and h.ge >= SMALLEST
 
-    def _reduction(self, e: Op) -> Expr:
-        """A second kernel phase computes it per tensor; here it is a name."""
-        operand = self.local("operand", e.args[0])
-        for r in self.reductions[self._raw :]:
-            if (r.kind, r.operand) == (e.fn, operand):
-                return Ref("local", r.name)
-        assert isinstance(operand, Ref)
-        if self.bf16:
-            raise LoweringError("SC304", f"{self.p.name}: --math bf16 does not go with {e.fn}()")
-        # Statements so far, since the parameter is assigned anew at the end
-        wanted = {*self.operands, *_needed(self.math, [operand])}
-        self.operands = tuple(s for s in self.math if s in wanted)
-        name = self._fresh(f"{e.fn}_{local_name(operand)}")
-        self.reductions.append(Reduction(name, e.fn, operand))
-        return Ref("local", name)
-
-    def reduce_math(self) -> tuple[Statement, ...]:
-        """The statements that the operands of the reductions need."""
-        needed = self.operands
-        names = {r.name for r in self.reductions}
-        for s in needed:
-            if names & references(s.expr, "local"):
-                raise LoweringError(
-                    "SC305",
-                    f"{self.p.name}: a reduction of something that reads another reduction would "
-                    "take a third pass over the tensor, which is not supported",
-                )
-        return needed
-
     def keep_live(self, moments: list[str]) -> None:
         """Drop statements that neither the parameter nor a stored moment needs."""
         ends: list[Expr] = [PARAM, *(Ref("value", m) for m in moments)]
-        self.math = list(_needed(self.math, ends))
+        self.math = [*needed_by(self.math, ends)]
 
-    def scales_apart(
-        self, moments: tuple[MomentPlan, ...], reduce_math: tuple[Statement, ...]
-    ) -> tuple[tuple[MomentPlan, ...], tuple[Statement, ...]]:
+    def fuse(self) -> None:
+        """Fused multiply-adds in all statements."""
+        self.lists = {place: [fused(s) for s in ss] for place, ss in self.lists.items()}
+        self.operands = [tuple(fused(s) for s in ss) for ss in self.operands]
+
+    def scales_apart(self, moments: tuple[MomentPlan, ...]) -> tuple[MomentPlan, ...]:
         """Give block scales to coefficients where that can be (``fusion.scales_apart``)."""
         scalars = frozenset(self.outputs)
         operands = [r.operand for r in self.reductions]
-        statements = (*self.math, *reduce_math)
+        statements = (*self.math, *(s for ss in self.operands for s in ss))
         taken = {s.target for s in statements} | {r.name for r in self.reductions}
         read = [*(s.expr for s in statements), *operands]
         moments = scales_apart(moments, read, scalars, taken)
@@ -273,7 +236,8 @@ class Lowerer(ScalarCode):
         self.reductions = [
             replace(r, operand=with_scales(r.operand, moments, scalars)) for r in self.reductions
         ]
-        return moments, tuple(moved(s) for s in reduce_math)
+        self.operands = [tuple(moved(s) for s in ss) for ss in self.operands]
+        return moments
 
     def _corrected(self, e: Op) -> Expr:
         m = e.args[0]
@@ -301,9 +265,11 @@ class Lowerer(ScalarCode):
             if x.name in scalar:
                 self.remember(x.name)
             elif isinstance(x, Moment):
-                self.moment(x)
+                with self.at(self.home(x)):
+                    self.moment(x)
             elif not is_scalar(x.expr, self.p):
-                self.statement(x.name, x.expr)
+                with self.at(self.home(x)):
+                    self.statement(x.name, x.expr)
 
     def after(self, items: Sequence[Moment | Temp]) -> None:
         """The update, then what is made of the parameter after it."""
@@ -481,18 +447,6 @@ class Lowerer(ScalarCode):
 def rounded(e: Expr) -> Expr | None:
     """An operation with its result rounded to bf16."""
     return Op("bf16", (e,)) if isinstance(e, Op) and e.fn in ROUNDED else None
-
-
-def _needed(statements: list[Statement], ends: list[Expr]) -> tuple[Statement, ...]:
-    """Those statements, in order, that the values of ``ends`` after all of them depend on."""
-    wanted = {local_name(n) for e in ends for n in walk(e) if isinstance(n, Ref)}
-    kept: list[Statement] = []
-    for s in reversed(statements):
-        if s.target in wanted:
-            kept.append(s)
-            wanted.discard(s.target)
-            wanted |= {local_name(n) for n in walk(s.expr) if isinstance(n, Ref)}
-    return tuple(reversed(kept))
 
 
 def _long(e: Expr) -> bool:

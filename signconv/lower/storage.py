@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
+from signconv.ir.axes import reduced_moments
 from signconv.ir.bounds import covered, reached, unkept
 from signconv.ir.nodes import (
     DEFAULT_STATE,
@@ -20,6 +21,7 @@ from signconv.ir.nodes import (
     walk,
 )
 from signconv.lower.kernel_program import MomentPlan
+from signconv.runtime.axes import NOTATION
 from signconv.runtime.formats import FORMATS, ROOT_ORDERS
 
 
@@ -39,11 +41,11 @@ def widths(p: Program, state: str) -> Widths:
     A moment that ``state`` names has what it says; else what the spec's ``store=`` says; else the
     word without a name.  Raises LoweringError.
     """
-    scalar = scalar_moments(p)
+    scalar = scalar_moments(p) | reduced_moments(p).keys()
     names = [m.name for m in p.moments if m.name not in scalar]
     own = {m.name: m.store for m in p.moments if m.store}
     for name in sorted({*own} & scalar):
-        raise LoweringError("SC312", f"store={own[name]!r}: {_one_number(name)}")
+        raise LoweringError("SC312", f"store={own[name]!r}: {_one_number(p, name)}")
     words, given = [], {}
     for part in (x.strip() for x in state.split(",")):
         name, equals, word = (x.strip() for x in part.rpartition("="))
@@ -57,7 +59,7 @@ def widths(p: Program, state: str) -> Widths:
         elif name in names:
             given[name] = word
         elif name in scalar:
-            raise LoweringError("SC312", f"--state {part}: {_one_number(name)}")
+            raise LoweringError("SC312", f"--state {part}: {_one_number(p, name)}")
         else:
             hint = nearest(name, names) if names else f"{p.name} has no moments"
             raise LoweringError("SC312", f"--state {part}: {p.name} has no moment {name!r}; {hint}")
@@ -98,8 +100,12 @@ def without_widths(p: Program) -> Program:
     return replace(p, moments=tuple(replace(m, store="") for m in p.moments))
 
 
-def _one_number(name: str) -> str:
-    return f"{name} is one float64 number per parameter, whatever the storage"
+def _one_number(p: Program, name: str) -> str:
+    over = reduced_moments(p).get(name)
+    if over is None:
+        return f"{name} is one float64 number per parameter, whatever the storage"
+    where = f"axis={NOTATION[over]}" if over else "a tensor"
+    return f"{name} is one fp32 number over {where}, whatever the storage"
 
 
 def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
@@ -110,8 +116,9 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     bounding, read, parametric = covered(p), _read_by_others(p), _of_parameters(p)
     fields = _Fields(p.link == "stosign")
     plans: list[MomentPlan] = []
+    once = scalar_moments(p) | reduced_moments(p).keys()
     for m in p.moments:
-        if m.name in scalar_moments(p):
+        if m.name in once:
             continue
         word, named = wanted.of[m.name], m.name in wanted.named
         fmt, former = word, word

@@ -140,27 +140,27 @@ def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
     }
     size = float(sum(m["bytes"] for m in moments.values()))
     moved = {
-        name: bytes_moved(width, size, bool(kernel.reductions))
+        name: bytes_moved(width, size, kernel.passes)
         for name, width in (("bf16", 2), ("fp32", 4))
     }
     return {"moments": moments, "bytes": size, "moved": moved}
 
 
-def bytes_moved(width: int, state: float, reductions: bool) -> float:
+def bytes_moved(width: int, state: float, passes: int) -> float:
     """Bytes per parameter that a step reads and writes, each counted once.
 
     width: bytes of a parameter and of its gradient; state: bytes of state per parameter.
-    Parameter and moments are read and written, the gradient is read; reductions read all of them
-    once more.
+    Parameter and moments are read and written, the gradient is read; each pass before the step
+    reads all of them once more.
     """
-    again = 1 if reductions else 0
+    again = passes - 1
     return (2 + again) * width + (1 + again) * width + (2 + again) * state
 
 
 def _operations(kernel: KernelProgram) -> dict[str, int]:
     """Operations per parameter of the lowered math; storage, with what is done once for a block's
     scale, and random bits are not counted."""
-    statements = [s.expr for s in (*kernel.math, *kernel.reduce_math)]
+    statements = [s.expr for s in kernel.statements]
     scales = {m.scale_name for m in kernel.moments if m.apart}
     nodes = [
         n.fn
@@ -172,7 +172,7 @@ def _operations(kernel: KernelProgram) -> dict[str, int]:
     return {
         "arithmetic": arithmetic,
         "other": len(nodes) - arithmetic,
-        "passes": 2 if kernel.reductions else 1,
+        "passes": kernel.passes,
     }
 
 
@@ -301,5 +301,5 @@ def _table(r: dict[str, Any]) -> list[str]:
     lines += ["", "Operations per parameter and step, storage and random bits apart"]
     lines.append(f"    {ops['arithmetic']} arithmetic, {ops['other']} others (abs, max, …)")
     if ops["passes"] > 1:
-        lines[-1] += "; two passes over the tensor, for its norms and means"
+        lines[-1] += f"; {ops['passes']} passes over the tensor, for its norms and means"
     return lines

@@ -86,7 +86,7 @@ def shifts(p: Program, formats: dict[str, str]) -> list[Shift]:
         linear = False
     made = []
     for m in p.moments:
-        if m.name not in scalar_moments(p):
+        if m.name in formats:  # others are one number for many elements, which nothing rounds
             form = formats[m.name]
             if linear and m.name in above and m.name not in below and _estimated(form):
                 made.append(Shift(m.name, form, "linear"))

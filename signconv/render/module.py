@@ -13,12 +13,16 @@ from signconv.ir.show import Infix
 from signconv.lower.identity import former, other_noises, program_hash
 from signconv.lower.kernel_program import (
     GRADIENT_NORM,
+    Derived,
     Evaluation,
     Function,
     KernelProgram,
+    Stage,
     Statement,
+    Sums,
     local_name,
 )
+from signconv.runtime.axes import ELEMENTS, NOTATION
 from signconv.render import layout, signature, words
 from signconv.render.environment import environment
 from signconv.render.printers import (
@@ -51,9 +55,8 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
     betas, lr = signature.betas_of(p), signature.lr_of(p)
     scope = norm_scope(p)
     triton, torch = TritonPrinter(), TorchPrinter()
-    scalars = [*k.outputs, *(r.name for r in k.reductions)]
+    scalars = [*k.outputs, *k.reads]
     math = _read(s.expr for s in k.math)
-    summed = _read([*(s.expr for s in k.reduce_math), *k.summands])
     context = {
         "summary": words.summary(k),
         "doc": words.wrapped(p.doc),
@@ -71,19 +74,17 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         ],
         "functions": [_function_lines(f) for f in k.functions],
         "math": [{"triton": _line(4, s, triton), "torch": _line(4, s, torch)} for s in k.math],
-        "reduce_math": [
-            {"triton": _line(4, s, triton), "torch": _line(4, s, torch)} for s in k.reduce_math
-        ],
-        "operands": layout.tuple_of([triton(x) for x in k.summands]),
-        "operands_torch": layout.tuple_of([torch(x) for x in k.summands]),
+        "stages": [_stage(k, i, stage) for i, stage in enumerate(k.stages)],
+        "sums": bool(k.sums),
+        "derives": bool(k.derived),
+        "kept": [f'Kept("{m.name}", "{m.over}"' + (f", {m.init!r})" if m.init else ")") for m in k.kept],
+        "reads": signature.tuple_literal(k.reads),
         "unpack_hypers": layout.unpacked(
             [*(h.name for h in p.hypers), *([GRADIENT_NORM] if scope else [])], "hypers"
         ),
         "unpack_states": layout.unpacked([f"{n}_prev" for n in states], "states"),
         "unpack_moments": _unpack_moments(k, math),
         "unpack_scalars": layout.unpacked(_named(scalars, math), "scalars"),
-        "unpack_moments_of_summands": _unpack_moments(k, summed),
-        "unpack_outputs": layout.unpacked(_named(k.outputs, summed), "scalars"),
         "results": layout.pair(k.outputs, states),
         "new_moments": layout.tuple_of(moments),
         "class_name": class_name,
@@ -102,7 +103,6 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "former": former(k),
         "other_noises": other_noises(k),
         "floors": signature.tuple_literal(k.floors),
-        "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],
         "moment_slots": signature.moment_slots(k.moments, p),
         "constructor": [a for a in constructor if a["name"] != "lr"],
@@ -134,6 +134,57 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         ) from error
     _free(class_name, source)
     return Module(class_name, file_name, source)
+
+
+def _stage(k: KernelProgram, number: int, stage: Stage) -> dict[str, object]:
+    """The functions of a stage and what the program says of them."""
+    last = f"_{number + 1}" if len(k.stages) > 1 else ""
+    sums = [_sums(k, x, f"_summands{last}{_of(x.source)}") for x in stage.sums]
+    derived = [_derived(k, x, f"_derived{last}{_of(x.over) or '_tensor'}") for x in stage.derived]
+    return {"sums": sums, "derived": derived}
+
+
+def _of(place: str) -> str:
+    return "" if place in ("", ELEMENTS) else f"_{place}"
+
+
+def _sums(k: KernelProgram, x: Sums, name: str) -> dict[str, object]:
+    """A pass over what there is of ``x.source``."""
+    triton, torch = TritonPrinter(), TorchPrinter()
+    read = _read(x.expressions)
+    summands = [r.summand for r in x.reductions]
+    results = [
+        f'Reduction("{r.name}", "{r.kind}"' + (f', "{r.over}")' if r.over else ")")
+        for r in x.reductions
+    ]
+    source = f', source="{x.source}"' if x.source != ELEMENTS else ""
+    reads = f", reads={signature.tuple_literal(x.reads)}" if x.reads else ""
+    return {
+        "name": name,
+        "elements": x.source == ELEMENTS,
+        "unpack_moments": _unpack_moments(k, read) if x.source == ELEMENTS else "",
+        "unpack": layout.unpacked(_named([*k.outputs, *x.reads], read), "scalars"),
+        "math": [{"triton": _line(4, s, triton), "torch": _line(4, s, torch)} for s in x.math],
+        "triton": layout.tuple_of([triton(e) for e in summands]),
+        "torch": layout.tuple_of([torch(e) for e in summands]),
+        "literal": f"Sums({layout.tuple_of(results)}, {name}_reference, {name}{source}{reads})",
+    }
+
+
+def _derived(k: KernelProgram, x: Derived, name: str) -> dict[str, object]:
+    """What is made of the numbers over some dimensions."""
+    triton, torch = TritonPrinter(), TorchPrinter()
+    read = _read(s.expr for s in x.math)
+    reads = f", reads={signature.tuple_literal(x.reads)}" if x.reads else ""
+    outputs = signature.tuple_literal(x.outputs)
+    return {
+        "name": name,
+        "what": f"over axis={NOTATION[x.over]}" if x.over else "of the tensor",
+        "unpack": layout.unpacked(_named([*k.outputs, *x.reads], read), "scalars"),
+        "math": [{"triton": _line(4, s, triton), "torch": _line(4, s, torch)} for s in x.math],
+        "results": layout.tuple_of(x.outputs),
+        "literal": f'Derived("{x.over}", {outputs}, {name}_reference, {name}{reads})',
+    }
 
 
 def _evaluation(k: KernelProgram, e: Evaluation) -> dict[str, object]:

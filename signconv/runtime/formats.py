@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 BLOCK = 32
 #: Of gradients whose squares are added up: rows of so many elements, so many rows to a piece.
 SQUARE_WIDTH, SQUARE_ROWS = 2048, 16
+#: Of what is summed over dimensions that do not lie next to each other: SEGMENT numbers are added
+#: up in STRIDE sums, one after the other, and those neighbours first.
+SEGMENT, STRIDE = 64, 8
 #: The least byte of a block's scale in FP8, 2^-120: codes still reach fp32's smallest normal
 #: number, and a coefficient from 2^-6 times a scale is one (``lower.fusion.scales_apart``).
 LEAST_SCALE = 7

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime.axes import ELEMENTS, kept
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, FORMATS, Format
 
@@ -106,8 +107,65 @@ def lasting(noise: str) -> bool:
 #: Moments of one tensor, flat and fp32, or what its reductions sum.  Of a moment that comes apart
 #: the step takes (codes, scales).
 Tensors = tuple[Tensor, ...]
-#: What is made of the sum over a tensor; a kernel knows a kind by its place here.
-REDUCTION_KINDS = ("norm", "mean")
+#: Kinds of reductions; a kernel knows one by its place here.
+REDUCTION_KINDS = ("norm", "mean", "sum", "amax", "amin")
+#: Those that are sums.
+SUM_KINDS = REDUCTION_KINDS[:3]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A value of a stage: of ``kind``, ``over`` a tensor or some of its dimensions (``axes``)."""
+
+    name: str
+    kind: str
+    over: str = ""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One pass: functions that give what ``results`` sum, in order.
+
+    source: of how much of a tensor an operand is one number; of ``axes.ELEMENTS`` the functions are
+    called with (p, g, moments, scalars), of others with (scalars): the outputs, then the values
+    ``reads``; in Triton with CODEC as well.
+    """
+
+    results: tuple[Reduction, ...]
+    reference: Any
+    kernel: Any
+    source: str = ELEMENTS
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What functions of (scalars) make of the values ``reads``, one number ``over`` some
+    dimensions."""
+
+    over: str
+    outputs: tuple[str, ...]
+    reference: Any
+    kernel: Any
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Passes whose results are known together, and then what is made of them."""
+
+    sums: tuple[Sums, ...] = ()
+    derived: tuple[Derived, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A state that is one fp32 number ``over`` a tensor or some of its dimensions, which a stage
+    derives; its value before the step is read as ``<name>_prev``."""
+
+    name: str
+    over: str
+    init: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,13 +175,12 @@ class Step:
     scalars(t, initial_lr, hypers, states) -> (outputs, new scalar states), float64 numbers, with
     the norm of all gradients behind the hypers where the program reads it;
     math(p, g, moments, scalars, noise) -> (new parameter, new moments), fp32 and elementwise, with
-    scalars the outputs and then the reductions; summands(p, g, moments, scalars) -> what the
-    reductions sum.  In Triton math and summands take CODEC as well (``kernel/constants.py``).
+    scalars the outputs and then the values ``reads`` of stages.  In Triton math takes CODEC as well
+    (``kernel/constants.py``).
     """
 
     scalars: Any
     math: Any
-    summands: Any = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +198,8 @@ class OptimizerProgram:
 
     scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
     scalars that the elementwise step reads.  words: of random bits, three fields each.
-    reductions: kinds of its per-tensor reductions.  floors: those of the scalar states that a
+    stages: what is summed before the step, of which it reads the values ``reads``; kept: states that
+    are one number for more than an element.  floors: those of the scalar states that a
     checkpoint may lack.  former: the hash under which earlier releases stored some moments in other
     formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
     (NOISES; none: ""); other_noises: hashes of the programs that differ in it alone.  decay: the
@@ -167,7 +225,9 @@ class OptimizerProgram:
     decay: str = ""
     norm: str = ""
     evaluation: Evaluation | None = None
-    reductions: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    reads: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None
     other_noises: Mapping[str, str] = field(default_factory=dict)
@@ -177,6 +237,22 @@ class OptimizerProgram:
     def keys(self) -> int:
         """How many 32-bit keys a step's random bits have (``reference.random_bits.step_keys``)."""
         return 2 * self.words + (3 if lasting(self.noise) else 0)
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """All its reductions."""
+        return tuple(r for stage in self.stages for s in stage.sums for r in s.results)
+
+    @property
+    def plain(self) -> bool:
+        """Whether its reductions are sums of elements over whole tensors, in one pass."""
+        sums = [s for stage in self.stages for s in stage.sums]
+        whole = all(
+            s.source == ELEMENTS and not r.over and r.kind in SUM_KINDS
+            for s in sums
+            for r in s.results
+        )
+        return whole and len(sums) < 2 and not any(stage.derived for stage in self.stages)
 
     @property
     def formats(self) -> dict[str, str]:
@@ -253,11 +329,13 @@ def moment_shape(param: Tensor, fmt: Format) -> torch.Size:
 
 def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerProgram) -> None:
     """Raise RuntimeError where a parameter no longer has the shape of its state."""
-    for m in program.moments:
-        if entry[m.name].shape != moment_shape(param, m.stored):
+    shapes = {m.name: moment_shape(param, m.stored) for m in program.moments}
+    shapes |= {k.name: torch.Size(kept(param.shape, k.over)) for k in program.kept}
+    for name, shape in shapes.items():
+        if entry[name].shape != shape:
             raise coded(
                 RuntimeError,
                 "SC418",
                 f"a parameter has shape {list(param.shape)} and its optimizer state "
-                f"{list(entry[m.name].shape)}: its data was replaced; make the optimizer anew",
+                f"{list(entry[name].shape)}: its data was replaced; make the optimizer anew",
             )

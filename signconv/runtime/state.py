@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime import legacy, mesh, sharded
+from signconv.runtime import axes, legacy, mesh, sharded
 from signconv.runtime import master as masters
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import CHECK, MASTER, Format, named
@@ -45,6 +45,8 @@ def layout(
         made[m.name] = (moment_shape(p, fmt), fmt.dtype)
         if fmt.scaled:
             made[f"{m.name}_scale"] = (block_shape(p), torch.uint8)
+    for k in program.kept:
+        made[k.name] = (torch.Size(axes.kept(p.shape, k.over)), torch.float32)
     for name, _ in program.scalar_states:
         made[name] = (torch.Size([]), torch.float64)
     made.update(masters.layout(p, master))
@@ -79,7 +81,7 @@ def number_device(device: torch.device) -> torch.device:
 def names(program: OptimizerProgram) -> tuple[str, ...]:
     """All tensors that an entry of this program may have."""
     made = [n for m in program.moments for n in (m.name, f"{m.name}_scale")]
-    made += [n for n, _ in program.scalar_states]
+    made += [*(k.name for k in program.kept), *(n for n, _ in program.scalar_states)]
     return *made, MASTER, CHECK, "step", "offset"
 
 
@@ -90,6 +92,7 @@ def needed(program: OptimizerProgram) -> frozenset[str]:
             "step",
             "offset",
             *(m.name for m in program.moments),
+            *(k.name for k in program.kept),
             *(n for n, _ in program.scalar_states),
         )
     )
@@ -152,6 +155,9 @@ def create(
         made[name] = host_number(init, torch.float64).to(device)
     made["step"] = host_number(0, torch.int64).to(device)
     made["offset"] = host_number(offset, torch.int64)
+    for k in program.kept:
+        if k.init:
+            mesh.local(made[k.name]).fill_(k.init)
     filled = [m for m in program.moments if m.init != 0.0]
     if filled:
         value, entry = sharded.readable(p, made)

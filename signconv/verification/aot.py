@@ -5,9 +5,11 @@ Needs a process in which kernels are compiled, not interpreted (TRITON_INTERPRET
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ import torch
 
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
-from signconv.runtime.formats import PLAIN
+from signconv.runtime.formats import BLOCK, PLAIN
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.scalars import scalar_kernel
+from signconv.runtime.kernel.stages import Stages, by_blocks, step_reading
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import Rows
 
@@ -43,7 +46,10 @@ STEP = {
     "chunks": "*i32",
     "scalar_table": "*fp32",
     "key_table": "*i32",
-    "reduced": "*fp32",
+    "values": "*i64",
+    "maps": "*i64",
+    "targets": "*i64",
+    "folds": "*i64",
     "partials": "*fp32",
 }
 
@@ -136,8 +142,11 @@ def compile_step(
     Raises VerifyError where kernels are interpreted.
     """
     codec = CODECS[target] if target in TARGETS else 0
-    variant = Variant(dtype, dtype, rows, master, codec)
-    constants = launch.step_constants(optimizer.program, variant, scaled)
+    blocks = rows == Rows.FLAT and bool(optimizer.program.stages)
+    variant = Variant(dtype, dtype, rows, master, codec, blocks)
+    constants = launch.step_constants(
+        optimizer.program, variant, scaled, step_reading(optimizer.program)
+    )
     return _compile(step.step_kernel, STEP, constants, target)
 
 
@@ -148,12 +157,22 @@ def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     return _compile(scalar_kernel, pointers, launch.scalar_constants(optimizer.program), target)
 
 
-def compile_reductions(optimizer: type[FusedOptimizer], target: str) -> Compiled:
-    """Compile the reduction kernel of a generated class that has reductions, bf16 parameters."""
+def compile_stages(
+    optimizer: type[FusedOptimizer],
+    target: str,
+    shape: Sequence[int] = (256, 256),
+    rows: Rows = Rows.FLAT,
+) -> list[Compiled]:
+    """Compile what comes before the step of a generated class that has reductions, for one bf16
+    parameter of a shape: passes, folds, and what derives values."""
     codec = CODECS[target] if target in TARGETS else 0
-    variant = Variant(torch.bfloat16, torch.bfloat16, Rows.ENDING, PLAIN, codec)
-    constants = launch.reduce_constants(optimizer.program, variant, False)
-    return _compile(step.reduce_kernel, STEP, constants, target)
+    blocks = rows == Rows.FLAT and by_blocks(optimizer.program, shape)
+    variant = Variant(torch.bfloat16, torch.bfloat16, rows, PLAIN, codec, blocks)
+    count = -(-math.prod(shape) // BLOCK)
+    stages = Stages(optimizer.program, torch.device("cpu"), [shape], [count], variant)
+    stages.prepare(False)
+    found = {(x.kernel, *sorted(x.constants.items(), key=str)): x for x in stages.made}
+    return [_compile(x.kernel, STEP, x.constants, target) for x in found.values()]
 
 
 def compile_squares(optimizer: type[FusedOptimizer], target: str) -> Compiled:

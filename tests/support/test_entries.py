@@ -18,7 +18,7 @@ def kinds(entry: Entry) -> set[str]:
     read = [n for e in all_expressions(program) for n in walk(e)]
     found = {f"link {program.link}", f"noise {p.noise}", f"decay {p.decay}", f"math {p.precision}"}
     found |= {f"format {m.format}" for m in p.moments} | {f"pass {parse(x).name}" for x in p.passes}
-    found |= {f"reduction {kind}" for kind in p.reductions}
+    found |= {f"reduction {r.kind}" for r in p.reductions}
     found |= {f"moment {m.kind}, from {m.init}" for m in program.moments if m.init != "zero"}
     found |= {"moments come apart" for m in p.moments if m.apart}
     found |= {"a moment of few values" for m in p.moments if m.values}

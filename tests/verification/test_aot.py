@@ -66,14 +66,17 @@ for path, wanted in json.loads(sys.argv[1]).items():
                 made = aot.compile_finder(cls, target)
             elif kernel == "squares":
                 made = aot.compile_squares(cls, target)
-            elif kernel == "reductions":
-                made = aot.compile_reductions(cls, target)
+            elif kernel == "stages":
+                every = aot.compile_stages(cls, target)
+                every += aot.compile_stages(cls, target, (3, 50))
+                found[path][key] = [read(x, target) for x in every]
+                continue
             elif kernel == "scaled":
                 made = aot.compile_step(cls, target, scaled=True)
             else:
                 made = aot.compile_step(cls, target, getattr(torch, kernel))
             found[path][key] = read(made, target)
-            if kernel not in ("scalars", "finder", "squares", "reductions"):
+            if kernel not in ("scalars", "finder", "squares"):
                 dtype = getattr(torch, kernel, torch.bfloat16)
                 cap = launch_shape(cls.program, dtype).registers
                 found[path][key]["cap"] = cap

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 class CpuBackend(Backend):
-    """The reference compiled by LLVM; bf16 parameters with master weights, which its kernels do
-    not know, go to the reference itself."""
+    """The reference compiled by LLVM; what its kernels do not know goes to the reference itself:
+    bf16 parameters with master weights, and programs that sum over dimensions or more than once.
+    """
 
     name = "cpu"
 
@@ -73,9 +74,10 @@ class CpuBackend(Backend):
             self._engines[task.key].step(task, known, grad_scale)
         self._reference.step(rest, None, grad_scale)
 
-    @staticmethod
-    def _parts(task: Task) -> tuple[list[Tensor], Task]:
+    def _parts(self, task: Task) -> tuple[list[Tensor], Task]:
         """What the kernels step, and what they do not know."""
+        if not self.program.plain:
+            return [], task
         known = [p for p in task.params if MASTER not in task.state[p]]
         others = [p for p in task.params if MASTER in task.state[p]]
         return known, replace(task, params=others)

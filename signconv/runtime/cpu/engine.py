@@ -84,9 +84,9 @@ class Bucket:
         if self.kernels.reduce is not None:
             self._run(self.kernels.reduce, arrays)
             for i, (begin, end) in enumerate(pairwise(self.ends)):
-                for k, kind in enumerate(self.program.reductions):
+                for k, r in enumerate(self.program.reductions):
                     total = ref.tree_sum(self.partials[begin:end, k])
-                    made = getattr(ref, f"{kind}_of_sum")(total, self.members[i].numel())
+                    made = getattr(ref, f"{r.kind}_of_sum")(total, self.members[i].numel())
                     self.reduced[i, k] = made
         self._run(self.kernels.step, arrays)
         flat.write_back()

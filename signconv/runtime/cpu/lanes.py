@@ -427,6 +427,10 @@ class Lanes:
     def _mean_of_sum(total: Lanes, numel: Any) -> Lanes:
         return _reduced(total, "mean_of_sum")
 
+    @staticmethod
+    def _sum_of_sum(total: Lanes, numel: Any) -> Lanes:
+        return _reduced(total, "sum_of_sum")
+
 
 def _reduced(total: Lanes, name: str) -> Lanes:
     trace = total.trace

@@ -21,6 +21,7 @@ from signconv.runtime.dense import Dense
 from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import Launcher
+from signconv.runtime.kernel.stages import Stages, by_blocks, step_reading
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.memory import Watch
@@ -54,7 +55,8 @@ class Bucket:
         self.shape = launch.launch_shape(program, members[0].dtype)
         rows = rows_of(members[0], state[members[0]], program)
         self.param_format = param_format(state[members[0]])
-        names = [*tables.state_names(program, self.param_format), "step"]
+        self.kept = [k.name for k in program.kept]
+        names = [*tables.state_names(program, self.param_format), *self.kept, "step"]
         self.watched = [*map(itemgetter, names)]
         assert members[0].grad is not None
         self.grad_dtype = members[0].grad.dtype
@@ -64,6 +66,7 @@ class Bucket:
             rows,
             self.param_format,
             launch.device_codec(device),
+            rows == Rows.FLAT and bool(program.stages) and by_blocks(program, members[0].shape),
         )
         self.kinds = [_kind(p) for p in members]
         self.watch = Watch(())  # parameters and gradients as they were checked
@@ -77,14 +80,15 @@ class Bucket:
         self.pointers: Pointers = ([], [], [])
         width = tables.width(len(program.moments))
         self.table = torch.empty((len(members), width), dtype=torch.int64, device=device)
-        self.reducer = None
-        if program.reductions:
-            self.reducer = Reducer(counts, len(program.reductions), device)
+        self.stages: Stages | None = None
+        if program.stages:
+            shapes = [p.shape for p in members]
+            self.stages = Stages(program, device, shapes, blocks, self.variant)
         self.squares: tuple[Tensor, Reducer, Launcher] | None = None  # where a norm is asked for
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
-        self.launchers: dict[bool, tuple[Launcher | None, Launcher]] = {}
+        self.launchers: dict[bool, Launcher] = {}
 
     def follow(self) -> bool:
         """The quick check of every pointer, for tensors and state dictionaries already seen.
@@ -158,6 +162,10 @@ class Bucket:
         numbers = array("q", chain.from_iterable(pointers))
         values = torch.frombuffer(numbers, dtype=torch.int64).view(-1, count)
         values = values[:-1]  # the clocks are found by their rows
+        if self.stages is not None:
+            mine = len(values) - len(self.kept)
+            self.stages.upload(values[mine:].t().tolist())
+            values = values[:mine]
         host = torch.zeros(self.table.shape, dtype=torch.int64, device="cpu")
         host[:, : Column.PARAM] = self.fixed.t()
         host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)
@@ -191,28 +199,26 @@ class Bucket:
         return reducer.run().view(-1)
 
     def step(self, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
-        """The one step launch of this bucket; reductions take two or more before it.
+        """The one step launch of this bucket; stages take several before it, and one after it.
 
         ``scaled``: whether gradients are multiplied by a factor that may not be 1.
         """
         if scaled not in self.launchers:
-            self.launchers[scaled] = self._launchers(scaled)
-        reduce, step = self.launchers[scaled]
-        reduced = scalars  # nobody reads it in a program without reductions
-        if reduce is not None and self.reducer is not None:
-            reduce(self.table, self.chunks, scalars, self.reducer.partials)
-            reduced = self.reducer.run()
-        step(self.table, self.chunks, scalars, keys, reduced)
+            self.launchers[scaled] = self._launcher(scaled)
+        run = self.launchers[scaled]
+        if self.stages is None:
+            run(self.table, self.chunks, scalars, keys, self.table, self.table)
+        else:
+            self.stages.run(self.table, scalars, keys, scaled)
+            values, maps = self.stages.values, self.stages.maps
+            run(self.table, self.chunks, scalars, keys, values, maps)
+            self.stages.commit(keys)
         self.dense.write_back()
 
-    def _launchers(self, scaled: bool) -> tuple[Launcher | None, Launcher]:
-        """The reduction's, if there is one, and the step's."""
-        given = launch.step_constants(self.program, self.variant, scaled)
-        made = Launcher(step.step_kernel, self.programs, given)
-        if self.reducer is None:
-            return None, made
-        given = launch.reduce_constants(self.program, self.variant, scaled)
-        return Launcher(step.reduce_kernel, self.programs, given), made
+    def _launcher(self, scaled: bool) -> Launcher:
+        reading = step_reading(self.program)
+        given = launch.step_constants(self.program, self.variant, scaled, reading)
+        return Launcher(step.step_kernel, self.programs, given)
 
 
 def _kind(p: Tensor) -> tuple[torch.dtype, torch.dtype, torch.Size]:

@@ -64,3 +64,30 @@ GOLDEN = tl.constexpr(program.NOISES.index("golden"))
 # Kinds of reductions (program.py).
 NORM = tl.constexpr(program.REDUCTION_KINDS.index("norm"))
 MEAN = tl.constexpr(program.REDUCTION_KINDS.index("mean"))
+SUM = tl.constexpr(program.REDUCTION_KINDS.index("sum"))
+AMAX = tl.constexpr(program.REDUCTION_KINDS.index("amax"))
+AMIN = tl.constexpr(program.REDUCTION_KINDS.index("amin"))
+
+# How an element finds a value of a stage (values.py): there is one; it is of the same place; a run
+# of elements shares it; neighbours have neighbours.
+ONE = tl.constexpr(0)
+SAME = tl.constexpr(1)
+CONTIGUOUS = tl.constexpr(2)
+STRIDED = tl.constexpr(3)
+# What a pass stores of a result: sums of tiles, of blocks or of columns, or the elements.
+BY_TILE = tl.constexpr(0)
+BY_BLOCK = tl.constexpr(1)
+BY_COLUMN = tl.constexpr(2)
+BY_ELEMENT = tl.constexpr(3)
+BY_NOTHING = tl.constexpr(4)
+# Order of strided sums (formats.py).
+SEGMENT = tl.constexpr(formats.SEGMENT)
+STRIDE = tl.constexpr(formats.STRIDE)
+# Rows of a table of folds (stages.py).
+FOLD_SOURCE = tl.constexpr(0)
+FOLD_TARGET = tl.constexpr(1)
+FOLD_REDUCED = tl.constexpr(2)
+FOLD_BEHIND = tl.constexpr(3)
+FOLD_COUNT = tl.constexpr(4)
+FOLD_LENGTH = tl.constexpr(5)
+FOLD_ENTRY = tl.constexpr(6)

@@ -15,7 +15,7 @@ from signconv.runtime.compat import HAS_TRITON, tl
 from signconv.runtime.formats import BLOCK, PLAIN, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import constants, interpreter
 from signconv.runtime.kernel.reduce import tree_sum
-from signconv.runtime.program import NOISES, REDUCTION_KINDS, OptimizerProgram, Rows
+from signconv.runtime.program import NOISES, OptimizerProgram, Rows
 
 #: Rows of 32 elements in a tile, stepped by one warp; measured with everything in ``launch_shape``
 #: (docs/performance.md).
@@ -68,7 +68,7 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
         return LaunchShape(*INTERPRETER_SHAPE, None)
     formats = [m.stored for m in program.moments]
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
-    if wide or program.reductions:
+    if wide or program.stages:
         return LaunchShape(ROWS, 1, None)
     if any(f.order > 1 for f in formats):
         return LaunchShape(ROWS, 2, 72)
@@ -80,24 +80,36 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     return LaunchShape(ROWS, 2, 80)
 
 
+#: Of a kernel that reads no values of stages.
+NO_VALUES: dict[str, Any] = {
+    "VALUES": 0, "MAP_COUNT": 0, "READS": (), "READ_MAPS": (), "READ_KINDS": ()
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Variant:
     """What step and reduction are compiled for, beside the program: dtypes of parameter and
-    gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC."""
+    gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC, and
+    whether blocks read whole values of stages (``stages.by_blocks``)."""
 
     param: torch.dtype
     grad: torch.dtype
     rows: Rows = Rows.FLAT
     param_format: int = PLAIN
     codec: int = 0
+    blocks: bool = False
 
 
-def _tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
+def pass_shape() -> LaunchShape:
+    """Of a pass over elements: more in flight where nothing is written but sums."""
+    return LaunchShape(*INTERPRETER_SHAPE, None) if interpreted() else LaunchShape(ROWS, 4, None)
+
+
+def tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
     """Constants that step and reduction share; ``scaled``: gradients have a factor."""
     return {
         "COLUMNS": tables.width(len(program.moments)),
         "OUTPUTS": len(program.outputs),
-        "REDUCTIONS": tuple(REDUCTION_KINDS.index(kind) for kind in program.reductions),
         "P_TYPE": pointer_type(v.param),
         "G_TYPE": pointer_type(v.grad),
         "P_FORMAT": v.param_format,
@@ -111,11 +123,16 @@ def _tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict
     }
 
 
-def step_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
-    """Constants and launch options of ``step_kernel``."""
+def step_constants(
+    program: OptimizerProgram, v: Variant, scaled: bool, reading: Mapping[str, Any] = NO_VALUES
+) -> dict[str, Any]:
+    """Constants and launch options of ``step_kernel``; ``reading``: how it reads the values of
+    stages (``stages.Layout``)."""
     shape = launch_shape(program, v.param)
     return {
-        **_tile_constants(program, v, scaled),
+        **tile_constants(program, v, scaled),
+        **reading,
+        "BLOCKS": v.blocks,
         "MATH": program.kernel.math,
         "CUT": v.rows == Rows.CUT,
         "WORDS": program.words,
@@ -126,17 +143,6 @@ def step_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[
         "TAIL": shape.chunk if interpreted() else TAIL_ROWS,
         "TILES": shape.tiles,
         **shape.limits(v.codec),
-    }
-
-
-def reduce_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
-    """Constants and launch options of ``reduce_kernel``: one tile per chunk."""
-    rows = launch_shape(program, v.param).chunk
-    return {
-        **_tile_constants(program, v, scaled),
-        "SUMMANDS": program.kernel.summands,
-        "ROWS": rows,
-        "LEVELS": (rows * BLOCK).bit_length() - 1,
     }
 
 

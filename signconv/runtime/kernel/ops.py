@@ -66,9 +66,12 @@ from signconv.runtime.kernel.random_bits import (
     turned,
 )
 from signconv.runtime.kernel.reduce import (
+    combined,
+    identity,
     mean_of_sum,
     norm_of_sum,
-    store_partial,
+    sum_of_sum,
+    tree_rows,
     tree_sum,
 )
 from signconv.runtime.kernel.roots import power
@@ -89,6 +92,7 @@ from signconv.runtime.kernel.scalars import (
 __all__ = [
     "bf16_nearest",
     "block_elements",
+    "combined",
     "decode",
     "decode_fp4",
     "decode_fp8",
@@ -113,6 +117,7 @@ __all__ = [
     "field",
     "fma",
     "hash_elements",
+    "identity",
     "join_master",
     "load",
     "log64",
@@ -128,6 +133,7 @@ __all__ = [
     "nonneg_maximum",
     "nonzero_minimum",
     "norm_of_sum",
+    "sum_of_sum",
     "pack",
     "places",
     "power",
@@ -147,8 +153,8 @@ __all__ = [
     "store_keys",
     "store_moment",
     "store_param",
-    "store_partial",
     "tanh64",
+    "tree_rows",
     "tree_sum",
     "turned",
     "unpack",

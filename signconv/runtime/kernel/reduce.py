@@ -1,8 +1,10 @@
-"""Sums in Triton, and what is made of a tensor's sum."""
+"""Reductions in Triton, and what is made of a sum."""
 
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
+from signconv.runtime.kernel.arithmetic import maximum, minimum
+from signconv.runtime.kernel.constants import AMAX, AMIN
 
 
 @triton.jit
@@ -15,19 +17,48 @@ def tree_sum(x, N: tl.constexpr, LEVELS: tl.constexpr):
 
 
 @triton.jit
-def store_partial(ptr, x, mask, ROWS: tl.constexpr, LEVELS: tl.constexpr):
-    """Store the sum of a tile [ROWS, 32] of 2**LEVELS elements, without those outside the mask."""
-    flat = tl.reshape(tl.where(mask, x, 0.0), [ROWS * 32])
-    tl.store(ptr + tl.arange(0, 1), tree_sum(flat, ROWS * 32, LEVELS))
+def combined(a, b, KIND: tl.constexpr):
+    """Of two partial results."""
+    if KIND == AMAX:
+        return maximum(a, b)
+    if KIND == AMIN:
+        return minimum(a, b)
+    return a + b
+
+
+@triton.jit
+def identity(KIND: tl.constexpr):
+    """What changes no result."""
+    if KIND == AMAX:
+        return float("-inf")
+    if KIND == AMIN:
+        return float("inf")
+    return 0.0
+
+
+@triton.jit
+def tree_rows(x, WIDTH: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr):
+    """[WIDTH, N] -> [WIDTH], N a power of two up to 4,096, neighbours first."""
+    for level in tl.static_range(12):
+        if N >> (level + 1) > 0:
+            left, right = tl.split(tl.reshape(x, [WIDTH, N >> (level + 1), 2]))
+            x = combined(left, right, KIND)
+    return tl.reshape(x, [WIDTH])
 
 
 @triton.jit
 def norm_of_sum(total, numel):
     """The Euclidean norm from the sum of squares."""
-    return tl.sqrt_rn(total)
+    return tl.sqrt_rn(total + 0.0)
 
 
 @triton.jit
 def mean_of_sum(total, numel):
     """The mean from the sum."""
-    return tl.div_rn(total, numel.to(tl.float32))
+    return tl.div_rn(total + 0.0, numel.to(tl.float32))
+
+
+@triton.jit
+def sum_of_sum(total, numel):
+    """The sum, or the extreme, itself: 0 and not -0."""
+    return total + 0.0

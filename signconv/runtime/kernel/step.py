@@ -3,11 +3,11 @@
 A generated module brings three functions, which a kernel gets as constants (``program.Step``):
 
     MATH(p, g, moments, scalars, noise, CODEC) -> new parameter, tuple of new moments
-    SUMMANDS(p, g, moments, scalars, CODEC) -> tuple of what its reductions sum
+    a function for each pass (``passes.py``): (p, g, moments, scalars, CODEC) -> what it sums
     SCALARS(t, initial_lr, hypers, states) -> outputs and new scalar states (``scalars.py``)
 
 Values of a tile are [ROWS, 32]: a row of 32 consecutive elements is one scale block.  ``scalars``
-are the program's outputs, then its reductions.
+are the program's outputs, then the values of stages that are read.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from signconv.runtime.kernel.constants import (
     COLUMN_STATE,
     FRESH,
     GOLDEN,
-    NORM,
 )
+from signconv.runtime.kernel.values import find_values, tile_values
+
 
 
 @triton.jit
@@ -43,20 +44,20 @@ def _pointer(address, TYPE: tl.constexpr, FULL: tl.constexpr):
 
 
 @triton.jit
-def _entry(table, chunks, COLUMNS: tl.constexpr):
+def table_entry(table, chunks, COLUMNS: tl.constexpr):
     """The table's row for this program's chunk."""
     tensor = tl.load(chunks + CHUNK_ENTRY * tl.program_id(0)).to(tl.int64)
     return table + tensor * COLUMNS
 
 
 @triton.jit
-def _start(chunks, ELEMENTS: tl.constexpr):
+def chunk_start(chunks, ELEMENTS: tl.constexpr):
     """The first element of this program's chunk."""
     return tl.load(chunks + CHUNK_ENTRY * tl.program_id(0) + 1).to(tl.int64) * ELEMENTS
 
 
 @triton.jit
-def _state_pointers(entry, MOMENTS: tl.constexpr):
+def state_pointers(entry, MOMENTS: tl.constexpr):
     """Two for each moment, untyped: codes and scales."""
     pointers = ()
     for i in tl.static_range(2 * MOMENTS):
@@ -65,7 +66,7 @@ def _state_pointers(entry, MOMENTS: tl.constexpr):
 
 
 @triton.jit
-def _scalars(row, OUTPUTS: tl.constexpr):
+def load_scalars(row, OUTPUTS: tl.constexpr):
     """The outputs of the scalar kernel; the gradient's factor comes before them."""
     values = ()
     for i in tl.static_range(OUTPUTS):
@@ -74,7 +75,7 @@ def _scalars(row, OUTPUTS: tl.constexpr):
 
 
 @triton.jit
-def _fetch(
+def fetch_tile(
     at,
     p_ptr,
     g_ptr,
@@ -102,7 +103,7 @@ def _fetch(
 
 
 @triton.jit
-def _decode(
+def decode_tile(
     stored,
     at,
     masters,
@@ -114,7 +115,7 @@ def _decode(
     SCALED: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    """What ``_fetch`` found, in fp32: parameter, gradient and moments; of a moment APART its codes
+    """What ``fetch_tile`` found, in fp32: parameter, gradient and moments; of a moment APART its codes
     and its scales."""
     start, offsets, mask, row, row_mask, _, _, _ = at
     p = ops.decode_param(
@@ -140,6 +141,7 @@ def _step(
     masters,
     factor,
     scalars,
+    found,
     keys,
     MATH: tl.constexpr,
     WORDS: tl.constexpr,
@@ -155,10 +157,12 @@ def _step(
     FULL: tl.constexpr,
     BY_ROW: tl.constexpr,
     CUT: tl.constexpr,
+    READ_KINDS: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
     """Decode a tile, step it, encode and store it."""
     start, offsets, mask, row, row_mask, halves, half_mask, further = at
-    p, g, moments = _decode(
+    p, g, moments = decode_tile(
         stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, FULL
     )
     if BY_ROW:
@@ -183,6 +187,8 @@ def _step(
     else:
         of_param = ops.field(first, 1)
     noise = ops.sign_noise(sign, CODEC)
+    if len(READ_KINDS) > 0:
+        scalars = scalars + tile_values(found, at, READ_KINDS, BLOCKS, FULL)
     p, moments = MATH(p, g, moments, scalars, noise, CODEC)
     ops.store_param(
         _pointer(p_ptr, P_TYPE, FULL),
@@ -229,11 +235,17 @@ def step_kernel(
     chunks,
     scalar_table,
     key_table,
-    reduced,
+    values,
+    maps,
     MATH: tl.constexpr,
     COLUMNS: tl.constexpr,
     OUTPUTS: tl.constexpr,
-    REDUCTIONS: tl.constexpr,
+    VALUES: tl.constexpr,
+    MAP_COUNT: tl.constexpr,
+    READS: tl.constexpr,
+    READ_MAPS: tl.constexpr,
+    READ_KINDS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     WORDS: tl.constexpr,
     NOISE: tl.constexpr,
     FIELDS: tl.constexpr,
@@ -254,13 +266,13 @@ def step_kernel(
     """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned, or goes BY_ROW, is stepped TAIL rows at a time, with masks.
 
-    COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
-    ``reduced``; WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
+    COLUMNS: in a row of the table; OUTPUTS: how many scalars; READS, READ_MAPS and READ_KINDS: which
+    values of stages it reads and how, BLOCKS by block (``values.py``); WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
     field of the words rounds each moment; EIGHT: whether bf16 parameters are rounded eight at a
     time (``ptx.py``); BY_ROW and CUT: how rows lie (``ops.places``).
     """
-    entry = _entry(table, chunks, COLUMNS)
-    start = _start(chunks, TILES * ROWS * 32)
+    entry = table_entry(table, chunks, COLUMNS)
+    start = chunk_start(chunks, TILES * ROWS * 32)
     active = tl.load(key_table) != 0  # one answer for the whole launch
     # What the table says about the tensor: all of it at once, before anything depends on it
     aligned = tl.load(entry + COLUMN_ALIGNED) != 0
@@ -269,19 +281,17 @@ def step_kernel(
     numel = tl.load(entry + COLUMN_NUMEL)
     p_ptr = tl.load(entry + COLUMN_PARAM)
     g_ptr = tl.load(entry + COLUMN_GRAD)
-    pointers = _state_pointers(entry, len(FORMATS))
+    pointers = state_pointers(entry, len(FORMATS))
     masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
     row = scalar_table + clock * (1 + OUTPUTS)
     factor = tl.load(row)
-    scalars = _scalars(row, OUTPUTS)
-    if len(REDUCTIONS) > 0:
-        reduced += tl.load(chunks + CHUNK_ENTRY * tl.program_id(0)) * len(REDUCTIONS)
-        for i in tl.static_range(len(REDUCTIONS)):
-            total = tl.load(reduced + i)
-            if REDUCTIONS[i] == NORM:
-                scalars = scalars + (ops.norm_of_sum(total, numel),)
-            else:
-                scalars = scalars + (ops.mean_of_sum(total, numel),)
+    scalars = load_scalars(row, OUTPUTS)
+    found = ()
+    if len(READS) > 0:
+        tensor = tl.load(chunks + CHUNK_ENTRY * tl.program_id(0)).to(tl.int64)
+        found = find_values(
+            values + tensor * VALUES, maps + tensor * (2 * MAP_COUNT), READS, READ_MAPS, READ_KINDS
+        )
     KEYS: tl.constexpr = 2 * WORDS + (0 if NOISE == FRESH else 3)
     keys = ()
     for i in tl.static_range(KEYS):
@@ -300,23 +310,23 @@ def step_kernel(
         return
     if whole:
         at = ops.places(start, numel, length, pitch, ROWS, False, CUT)
-        stored = _fetch(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+        stored = fetch_tile(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
         next_at = at
         following = stored
         if TILES > 1:
             next_at = ops.places(start + ROWS * 32, numel, length, pitch, ROWS, False, CUT)
-            following = _fetch(next_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+            following = fetch_tile(next_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
         for tile in tl.static_range(TILES):
             far_at = next_at
             far = following
             if tile + 2 < TILES:
                 ahead = start + (tile + 2) * (ROWS * 32)
                 far_at = ops.places(ahead, numel, length, pitch, ROWS, False, CUT)
-                far = _fetch(far_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+                far = fetch_tile(far_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
             _step(
-                stored, at, offset, p_ptr, pointers, masters, factor, scalars, keys,
+                stored, at, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
-                True, False, CUT,
+                True, False, CUT, READ_KINDS, BLOCKS,
             )  # fmt: skip
             at = next_at
             stored = following
@@ -325,60 +335,12 @@ def step_kernel(
     else:
         for first in range(0, ops.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = ops.places(start + first, numel, length, pitch, TAIL, BY_ROW, CUT)
-            tail = _fetch(place, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
+            tail = fetch_tile(place, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
             _step(
-                tail, place, offset, p_ptr, pointers, masters, factor, scalars, keys,
+                tail, place, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
-                False, BY_ROW, CUT,
+                False, BY_ROW, CUT, READ_KINDS, BLOCKS,
             )  # fmt: skip
-
-
-@triton.jit
-def reduce_kernel(
-    table,
-    chunks,
-    scalar_table,
-    partials,
-    SUMMANDS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    REDUCTIONS: tl.constexpr,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    P_FORMAT: tl.constexpr,
-    FORMATS: tl.constexpr,
-    APART: tl.constexpr,
-    BY_ROW: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    ROWS: tl.constexpr,
-    LEVELS: tl.constexpr,
-):
-    """Partial sums of one chunk [2**LEVELS elements], by a fixed tree over them."""
-    entry = _entry(table, chunks, COLUMNS)
-    start = _start(chunks, ROWS * 32)
-    clock = tl.load(entry + COLUMN_CLOCK)
-    numel = tl.load(entry + COLUMN_NUMEL)
-    p_ptr = tl.load(entry + COLUMN_PARAM)
-    g_ptr = tl.load(entry + COLUMN_GRAD)
-    pointers = _state_pointers(entry, len(FORMATS))
-    masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
-    length = numel
-    if BY_ROW:
-        length = tl.load(entry + COLUMN_ROW_LENGTH)
-    at = ops.places(start, numel, length, length, ROWS, BY_ROW, False)
-    stored = _fetch(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
-    row = scalar_table + clock * (1 + OUTPUTS)
-    factor = tl.load(row)
-    scalars = _scalars(row, OUTPUTS)
-    p, g, moments = _decode(
-        stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, False
-    )
-    sums = SUMMANDS(p, g, moments, scalars, CODEC)
-    mask = at[2]
-    place = partials + tl.program_id(0) * len(REDUCTIONS)
-    for i in tl.static_range(len(REDUCTIONS)):
-        ops.store_partial(place + i, sums[i], mask, ROWS, LEVELS)
 
 
 @triton.jit
@@ -394,8 +356,8 @@ def sum_squares(
 ):
     """Sums of squares of gradients in float64 over pieces of ROWS rows of WIDTH = 2**LEVELS: of a
     piece row after row, then neighbours first; ``chunks`` are (tensor, piece)."""
-    entry = _entry(table, chunks, COLUMNS)
-    start = _start(chunks, ROWS * WIDTH)
+    entry = table_entry(table, chunks, COLUMNS)
+    start = chunk_start(chunks, ROWS * WIDTH)
     aligned = tl.load(entry + COLUMN_ALIGNED) != 0
     address = tl.load(entry + COLUMN_GRAD)
     left = tl.load(entry + COLUMN_NUMEL) - start
@@ -425,8 +387,8 @@ def find_nonfinite(
     TILES: tl.constexpr,
 ):
     """Set ``flag`` to 1 if any gradient of the chunk is Inf or NaN."""
-    entry = _entry(table, chunks, COLUMNS)
-    start = _start(chunks, TILES * ROWS * 32)
+    entry = table_entry(table, chunks, COLUMNS)
+    start = chunk_start(chunks, TILES * ROWS * 32)
     g_ptr = tl.load(entry + COLUMN_GRAD).to(tl.pointer_type(G_TYPE)) + start
     left = tl.load(entry + COLUMN_NUMEL) - start
     for tile in tl.static_range(TILES):

@@ -1,4 +1,4 @@
-"""Sums over whole tensors on a GPU, always by the same tree: what ``norm`` and ``mean`` need."""
+"""Sums over many tensors on a GPU, always by the same tree: what norms of all gradients need."""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ class ReferenceBackend(Backend):
         )
         words = ops.draw_words(group["seed"], t, program.words, program.noise, element)
         flat = Dense([p], device)
-        stored = {n: entry[n] for n in state_names(program, param_format(entry))}
+        names = [*state_names(program, param_format(entry)), *(k.name for k in program.kept)]
+        stored = {n: entry[n] for n in names}
         if not has_float64(p.device):
             stored = {n: to_host(x) for n, x in stored.items()}
         step_tensor(program, flat.params[0], flat.grads[0], stored, first, others, words)

@@ -70,6 +70,7 @@ from signconv.runtime.reference.random_bits import (
 from signconv.runtime.reference.reduce import (
     mean_of_sum,
     norm_of_sum,
+    sum_of_sum,
     tree_sum,
 )
 from signconv.runtime.reference.roots import power
@@ -126,6 +127,7 @@ __all__ = [
     "nonneg_maximum",
     "nonzero_minimum",
     "norm_of_sum",
+    "sum_of_sum",
     "pack",
     "padded",
     "power",

@@ -24,11 +24,18 @@ def norm_of_sum(total: Tensor, numel: int) -> Tensor:
     """The Euclidean norm from the sum of squares."""
     if has_torch_function_unary(total):
         return handle_torch_function(norm_of_sum, (total,), total, numel)
-    return sqrt(total)
+    return sqrt(total + 0.0)
 
 
 def mean_of_sum(total: Tensor, numel: int) -> Tensor:
     """The mean from the sum."""
     if has_torch_function_unary(total):
         return handle_torch_function(mean_of_sum, (total,), total, numel)
-    return torch.div(total, torch.tensor(numel, dtype=torch.float32, device=total.device))
+    return torch.div(total + 0.0, torch.tensor(numel, dtype=torch.float32, device=total.device))
+
+
+def sum_of_sum(total: Tensor, numel: int) -> Tensor:
+    """The sum, or the extreme, itself: 0 and not -0."""
+    if has_torch_function_unary(total):
+        return handle_torch_function(sum_of_sum, (total,), total, numel)
+    return total + 0.0

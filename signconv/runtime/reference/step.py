@@ -11,9 +11,17 @@ from typing import Any
 from torch import Tensor
 
 from signconv.runtime.backend import Task
-from signconv.runtime.program import MomentSlot, OptimizerProgram
+from signconv.runtime.axes import ELEMENTS
+from signconv.runtime.program import (
+    SUM_KINDS,
+    MomentSlot,
+    OptimizerProgram,
+    Reduction,
+    Sums,
+)
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.random_bits import Word
+from signconv.runtime.reference.stages import Values, run
 
 
 def step_numbers(
@@ -45,13 +53,20 @@ def step_tensor(
     g = ops.load_float(grad) * factor
     moments = tuple(_loaded(m, state, p.numel()) for m in program.moments)
     noise = ops.sign_noise(words[0].field(0))
-    if program.reductions:
-        sums = program.reference.summands(p, g, moments, scalars)
-        reduced = [
-            getattr(ops, f"{kind}_of_sum")(ops.tree_sum(x), p.numel())
-            for kind, x in zip(program.reductions, blocks(program, state, sums), strict=True)
-        ]
-        scalars = [*scalars, *reduced]
+    if program.stages:
+        values = Values(program, () if program.plain else param.shape, state)
+
+        def elements(s: Sums, read: Sequence[Any]) -> Any:
+            return s.reference(p, g, moments, read)
+
+        def whole(r: Reduction, x: Any) -> Any:
+            if r.kind not in SUM_KINDS:
+                return getattr(x, r.kind)() + 0.0
+            (x,) = blocks(program, state, (x,))
+            return getattr(ops, f"{r.kind}_of_sum")(ops.tree_sum(x), p.numel())
+
+        run(program, values, scalars, elements, whole)
+        scalars = [*scalars, *values.read(program.reads, ELEMENTS)]
     p, moments = program.reference.math(p, g, moments, scalars, noise)
     ops.store_param(param, p, words[0].field(1), state)
     for m, x in zip(program.moments, moments, strict=True):
@@ -62,6 +77,8 @@ def step_tensor(
             words[m.bits.word].field(m.bits.field),
             m.stored,
         )
+    for k in program.kept:
+        state[k.name].copy_(values.made[k.name].view(state[k.name].shape))
 
 
 def _loaded(m: MomentSlot, state: Mapping[str, Tensor], numel: int) -> Any:

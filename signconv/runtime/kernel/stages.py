@@ -1,0 +1,409 @@
+"""Stages of a bucket's step on a GPU: tables of their values, and the launches before the step.
+
+All tensors of a bucket go through every launch together.  Values live in one buffer of the
+bucket's, partial results in another that each pass writes anew; kept states are copied to their
+tensors by the last launch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from signconv.runtime import axes, tables
+from signconv.runtime.axes import ELEMENTS, STRIDED
+from signconv.runtime.formats import BLOCK, SEGMENT
+from signconv.runtime.kernel import constants, folds, launch, passes
+from signconv.runtime.kernel.launch import Launcher
+from signconv.runtime.program import REDUCTION_KINDS, Derived, OptimizerProgram, Reduction, Sums
+
+#: Numbers that a program of ``folds.derive`` and ``folds.commit`` works on.
+LINE = 256
+#: Numbers that a program of ``folds.fold`` reads: next to each other at most so many of a result.
+FOLDED, LONGEST, HIGHEST = 2048, 1024, 64
+
+View = tuple[int, int, int]
+Launch = Callable[[Tensor, Tensor, Tensor], None]
+
+
+def by_blocks(program: OptimizerProgram, shape: Sequence[int]) -> bool:
+    """Whether blocks of 32 elements read and make whole values: dimensions that are reduced one
+    next to the other, or those behind others, are multiples of 32."""
+    for over in {r.over for r in program.reductions} | {k.over for k in program.kept}:
+        _, reduced, behind = axes.view(shape, ELEMENTS, over)
+        if over and (behind if over in STRIDED else reduced) % BLOCK:
+            return False
+    return math.prod(shape) % BLOCK == 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which values a kernel reads: their columns, their maps, and how (``constants``)."""
+
+    columns: tuple[int, ...] = ()
+    maps: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        return {"READS": self.columns, "READ_MAPS": self.maps, "READ_KINDS": self.kinds}
+
+
+class Layout:
+    """Columns of the tables that a program's stages take, whatever the tensors."""
+
+    def __init__(self, program: OptimizerProgram) -> None:
+        self.program = program
+        self.over = {f"{k.name}_prev": k.over for k in program.kept}
+        for stage in program.stages:
+            self.over |= {r.name: r.over for s in stage.sums for r in s.results}
+            self.over |= {name: d.over for d in stage.derived for name in d.outputs}
+        self.columns = {name: i for i, name in enumerate(self.over)}
+        self.maps: dict[tuple[str, str], int] = {}
+        for stage in program.stages:
+            for s in stage.sums:
+                self.reading(s.reads, s.source)
+                for r in s.results:
+                    if s.source == ELEMENTS and r.over in STRIDED:
+                        self._map(ELEMENTS, r.over)
+            for d in stage.derived:
+                self.reading(d.reads, d.over)
+        self.reading(program.reads, ELEMENTS)
+
+    def _map(self, place: str, over: str) -> int:
+        return self.maps.setdefault((place, over), len(self.maps))
+
+    def reading(self, names: Sequence[str], place: str) -> Reading:
+        """How what is at ``place`` reads values."""
+        columns, maps, kinds = [], [], []
+        for name in names:
+            over = self.over[name]
+            columns.append(self.columns[name])
+            if not over:
+                kind, which = constants.ONE, 0
+            elif over == place:
+                kind, which = constants.SAME, 0
+            else:
+                kind = constants.STRIDED if over in STRIDED else constants.CONTIGUOUS
+                which = self._map(place, over)
+            maps.append(which)
+            kinds.append(int(kind.value))
+        return Reading(tuple(columns), tuple(maps), tuple(kinds))
+
+    def constants(self, reading: Reading) -> dict[str, Any]:
+        """What every kernel that reads values is compiled with."""
+        return {
+            "VALUES": len(self.columns),
+            "MAP_COUNT": len(self.maps),
+            **reading.constants,
+        }
+
+
+def step_reading(program: OptimizerProgram) -> dict[str, Any]:
+    """How the step reads values, as its constants."""
+    if not program.stages:
+        return launch.NO_VALUES
+    layout = Layout(program)
+    return layout.constants(layout.reading(program.reads, ELEMENTS))
+
+
+class Stages:
+    """Tables and launches for tensors of one bucket.
+
+    shapes: of the tensors; blocks: how many each has.
+    """
+
+    def __init__(
+        self,
+        program: OptimizerProgram,
+        device: torch.device,
+        shapes: Sequence[Sequence[int]],
+        blocks: Sequence[int],
+        variant: launch.Variant,
+    ) -> None:
+        self.program, self.device, self.variant = program, device, variant
+        self.shapes, self.block_counts = shapes, blocks
+        self.layout = Layout(program)
+        over = self.layout.over
+        kept = len(program.kept)
+        sizes = [
+            [math.prod(axes.broadcast(s, over[name])) for name in over] for s in shapes
+        ]
+        starts, end = [], 0
+        for row in sizes:
+            mine = []
+            for i, n in enumerate(row):
+                mine.append(end)
+                end += 0 if i < kept else -(-n // BLOCK) * BLOCK
+            starts.append(mine)
+        self.buffer = torch.empty(end, dtype=torch.float32, device=device)
+        base = self.buffer.data_ptr()
+        self.addresses = [[base + 4 * x for x in row] for row in starts]
+        self.values = self._table(self.addresses)
+        maps = [
+            [x for pair in self.layout.maps for x in _span(axes.view(s, *pair))] for s in shapes
+        ]
+        self.maps = self._table(maps or [[0]] * len(shapes))
+        self.scratch = torch.empty(0, dtype=torch.float32, device=device)
+        self._end = self._most = 0  # of the scratch that a pass takes
+        self.counts = self._table([row[:kept] for row in sizes])
+        self.kept_chunks = self._chunks([-(-max(row[:kept], default=0) // LINE) for row in sizes])
+        self.launches: dict[bool, list[Launch]] = {}
+        self.made: list[Launcher] = []
+        self._commit: Launcher | None = None
+
+    def upload(self, kept: Sequence[Sequence[int]]) -> None:
+        """New addresses of the kept states, tensor by tensor."""
+        self.addresses = [
+            [*states, *row[len(states) :]]
+            for states, row in zip(kept, self.addresses, strict=True)
+        ]
+        self.values.copy_(torch.tensor(self.addresses, dtype=torch.int64, device="cpu"))
+
+    def run(self, table: Tensor, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
+        """All that comes before the step."""
+        self.prepare(scaled)
+        for run in self.launches[scaled]:
+            run(table, scalars, keys)
+
+    def prepare(self, scaled: bool) -> None:
+        """Make the launches, once."""
+        if scaled in self.launches:
+            return
+        if not self.scratch.numel():
+            self._launches(scaled)  # to see how much room they take
+            self.scratch = torch.empty(self._most, dtype=torch.float32, device=self.device)
+        self.launches[scaled] = self._launches(scaled)
+
+    def commit(self, keys: Tensor) -> None:
+        """Keep the new states; after the step, which reads the former ones."""
+        if not self.program.kept:
+            return
+        sources = tuple(self.layout.columns[k.name] for k in self.program.kept)
+        if self._commit is None:
+            given = {"VALUES": len(self.layout.columns), "SOURCES": sources, "N": LINE}
+            self._commit = Launcher(folds.commit, len(self.kept_chunks), {**given, **_OPTIONS})
+        self._commit(self.kept_chunks, keys, self.values, self.counts)
+
+    # ---------------------------------------------------------------- launches
+
+    def _launches(self, scaled: bool) -> list[Launch]:
+        made: list[Launch] = []
+        self.made = []
+        for stage in self.program.stages:
+            for s in stage.sums:
+                made += self._pass(s, scaled) if s.source == ELEMENTS else self._inner(s)
+            for d in stage.derived:
+                targets = [[self._address(j, name) for name in d.outputs] for j in self._all]
+                made.append(self._derive(d.over, d.kernel, d.reads, targets))
+        return made
+
+    @property
+    def _all(self) -> range:
+        return range(len(self.shapes))
+
+    def _address(self, tensor: int, name: str) -> int:
+        return self.addresses[tensor][self.layout.columns[name]]
+
+    def _pass(self, s: Sums, scaled: bool) -> list[Launch]:
+        """A pass over elements: a launch, or one for each kind of strided dimensions."""
+        walks = [x for x in dict.fromkeys(r.over for r in s.results) if x in STRIDED]
+        if not self.variant.blocks or not walks:
+            return self._launch_pass(s, range(len(s.results)), "", scaled)
+        made: list[Launch] = []
+        for i, walk in enumerate(walks):
+            mine = [
+                j
+                for j, r in enumerate(s.results)
+                if r.over == walk or (i == 0 and r.over not in STRIDED)
+            ]
+            made += self._launch_pass(s, mine, walk, scaled)
+        return made
+
+    def _launch_pass(
+        self, s: Sums, wanted: Sequence[int], walk: str, scaled: bool
+    ) -> list[Launch]:
+        self._end = 0
+        shape = launch.pass_shape()
+        modes, views = [], []
+        for i, r in enumerate(s.results):
+            mode, view = self._mode(r, walk, shape.rows) if i in wanted else (_NOTHING, [])
+            modes.append(mode)
+            views.append(view)
+        counts = [[math.prod(v[j]) if v else 0 for v in views] for j in self._all]
+        targets = self._room(counts)
+        reading = self.layout.reading(s.reads, ELEMENTS)
+        given = {
+            **launch.tile_constants(self.program, self.variant, scaled),
+            **self.layout.constants(reading),
+            "SUMMANDS": s.kernel,
+            "MODES": tuple(modes),
+            "REDUCTIONS": tuple(REDUCTION_KINDS.index(r.kind) for r in s.results),
+        }
+        if walk:
+            spans = [axes.view(x, ELEMENTS, walk) for x in self.shapes]
+            chunks = self._chunks([a * -(-k // SEGMENT) * (b // BLOCK) for a, k, b in spans])
+            given["WALK"] = self.layout.maps[ELEMENTS, walk]
+            kernel: Any = passes.column_kernel
+        else:
+            chunks = self._chunks([-(-n // shape.chunk) for n in self.block_counts])
+            given |= {"BLOCKS": self.variant.blocks, "ROWS": shape.rows, "TILES": shape.tiles}
+            kernel = passes.reduce_kernel
+        run = self._launcher(kernel, len(chunks), given)
+        places = self._table(targets)
+
+        def start(table: Tensor, scalars: Tensor, keys: Tensor) -> None:
+            run(table, chunks, scalars, self.values, self.maps, places)
+
+        made: list[Launch] = [start]
+        for i in wanted:
+            r = s.results[i]
+            sources = [targets[j][i] for j in self._all]
+            steps = modes[i] == _ELEMENT and r.over in STRIDED
+            made += self._fold(r, ELEMENTS, sources, views[i], steps)
+        return made
+
+    def _mode(self, r: Reduction, walk: str, rows: int) -> tuple[int, list[View]]:
+        """What a pass stores of a result, and as what the stored numbers are seen."""
+        spans = [axes.view(x, ELEMENTS, r.over) for x in self.shapes]
+        if walk and r.over == walk:
+            return _COLUMN, [(a, -(-k // SEGMENT), b) for a, k, b in spans]
+        if self.variant.blocks and (walk or r.over):
+            return _BLOCK, [(a, k // BLOCK, 1) for a, k, _ in spans]
+        if not r.over:
+            return _TILE, [(1, -(-n // rows), 1) for n in self.block_counts]
+        return _ELEMENT, spans
+
+    def _inner(self, s: Sums) -> list[Launch]:
+        """Reductions of values."""
+        self._end = 0
+        sizes = [math.prod(axes.broadcast(x, s.source)) for x in self.shapes]
+        targets = self._room([[n] * len(s.results) for n in sizes])
+        made = [self._derive(s.source, s.kernel, s.reads, targets)]
+        for i, r in enumerate(s.results):
+            views = [axes.view(x, s.source, r.over) for x in self.shapes]
+            made += self._fold(r, s.source, [row[i] for row in targets], views, False)
+        return made
+
+    def _derive(
+        self, place: str, function: Any, reads: Sequence[str], targets: list[list[int]]
+    ) -> Launch:
+        sizes = [math.prod(axes.broadcast(x, place)) for x in self.shapes]
+        chunks = self._chunks([-(-n // LINE) for n in sizes])
+        given = {
+            **self.layout.constants(self.layout.reading(reads, place)),
+            "FUNCTION": function,
+            "COLUMNS": tables.width(len(self.program.moments)),
+            "OUTPUTS": len(self.program.outputs),
+            "RESULTS": len(targets[0]),
+            "CODEC": self.variant.codec,
+            "N": LINE,
+            **_OPTIONS,
+        }
+        run = self._launcher(folds.derive, len(chunks), given)
+        places = self._table([[n, *row] for n, row in zip(sizes, targets, strict=True)])
+
+        def start(table: Tensor, scalars: Tensor, keys: Tensor) -> None:
+            run(table, chunks, scalars, self.values, self.maps, places)
+
+        return start
+
+    def _fold(
+        self, r: Reduction, source: str, sources: list[int], views: list[View], steps: bool
+    ) -> list[Launch]:
+        """From partial results to a value; ``steps``: nothing is summed yet of a strided
+        dimension."""
+        made: list[Launch] = []
+        lengths = [axes.view(x, source, r.over)[1] for x in self.shapes]
+        along = all(behind == 1 for _, _, behind in views) and not steps
+        while True:
+            most = max(k for _, k, _ in views)
+            n = SEGMENT if steps else min(_power(most), LONGEST if along else HIGHEST)
+            after = [(a, -(-k // n), b) for a, k, b in views]
+            last = all(k == 1 for _, k, _ in after)
+            counts = [math.prod(v) for v in after]
+            if last:
+                targets = [self._address(j, r.name) for j in self._all]
+            else:
+                targets = [row[0] for row in self._room([[c] for c in counts])]
+            width = max(1, FOLDED // n)
+            rows = [
+                [s, t, k, b, c, length]
+                for s, t, (_, k, b), c, length in zip(
+                    sources, targets, views, counts, lengths, strict=True
+                )
+            ]
+            made.append(self._folding(rows, r.kind, last, along, steps, n, width))
+            if last:
+                return made
+            sources, views, steps = targets, after, False
+
+    def _folding(
+        self,
+        rows: list[list[int]],
+        kind: str,
+        last: bool,
+        along: bool,
+        steps: bool,
+        n: int,
+        width: int,
+    ) -> Launch:
+        chunks = self._chunks([-(-row[4] // width) for row in rows])
+        given = {
+            "KIND": REDUCTION_KINDS.index(kind),
+            "LAST": last,
+            "ALONG": along,
+            "SEGMENTS": steps,
+            "N": n,
+            "WIDTH": width,
+            **_OPTIONS,
+        }
+        run = self._launcher(folds.fold, len(chunks), given)
+        table = self._table(rows)
+        return lambda *_: run(table, chunks)
+
+    def _launcher(self, kernel: Any, programs: int, given: dict[str, Any]) -> Launcher:
+        self.made.append(Launcher(kernel, programs, given))
+        return self.made[-1]
+
+    # ---------------------------------------------------------------- memory
+
+    def _room(self, counts: list[list[int]]) -> list[list[int]]:
+        """Addresses of so many fp32 numbers for every tensor's results, until the next pass."""
+        made = []
+        base = self.scratch.data_ptr()
+        for row in counts:
+            mine = []
+            for n in row:
+                mine.append(base + 4 * self._end)
+                self._end += -(-n // 4) * 4
+            made.append(mine)
+        self._most = max(self._most, self._end)
+        return made
+
+    def _table(self, rows: list[list[int]]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.int64, device="cpu").to(self.device)
+
+    def _chunks(self, counts: list[int]) -> Tensor:
+        return torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(self.device)
+
+
+def _span(view: View) -> tuple[int, int]:
+    return view[1] * view[2], view[2]
+
+
+def _power(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+_TILE = int(constants.BY_TILE.value)
+_BLOCK = int(constants.BY_BLOCK.value)
+_COLUMN = int(constants.BY_COLUMN.value)
+_ELEMENT = int(constants.BY_ELEMENT.value)
+_NOTHING = int(constants.BY_NOTHING.value)
