@@ -40,7 +40,10 @@ from signconv.runtime.program import (
     MomentSlot,
     OptimizerProgram,
     RandomBits,
+    Reduction,
+    Stage,
     Step,
+    Sums,
     Tensors,
 )
 from signconv.runtime.reference import ops as ref
@@ -175,7 +178,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
 @triton.jit
 def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     m_prev, v_prev = moments
     (
         v_floor,
@@ -246,7 +249,7 @@ def _math_reference(
 def _summands_reference(
     p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]
 ) -> Tensors:
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     m_prev, v_prev = moments
     (
         v_floor,
@@ -331,13 +334,18 @@ class CautiousAdamW(FusedOptimizer):
             "minus_lr",
         ),
         words=1,
-        reference=Step(_scalars, _math_reference, _summands_reference),
-        kernel=Step(_scalars_kernel, _math, _summands),
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         former=("be0c8f932f248ea9", {"v": "e5m2"}),
         decay="decoupled",
-        reductions=("mean",),
+        stages=(
+            Stage(
+                sums=(Sums((Reduction("mean_agrees", "mean"),), _summands_reference, _summands),),
+            ),
+        ),
+        reads=("mean_agrees",),
     )
 
     def __init__(

@@ -41,7 +41,10 @@ from signconv.runtime.program import (
     MomentSlot,
     OptimizerProgram,
     RandomBits,
+    Reduction,
+    Stage,
     Step,
+    Sums,
     Tensors,
 )
 from signconv.runtime.reference import ops as ref
@@ -172,7 +175,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
 @triton.jit
 def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     m_prev, v_prev = moments
     (
         v_floor,
@@ -245,7 +248,7 @@ def _math_reference(
 def _summands_reference(
     p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]
 ) -> Tensors:
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     m_prev, v_prev = moments
     (
         v_floor,
@@ -331,12 +334,23 @@ class LAMB(FusedOptimizer):
             "minus_lr",
         ),
         words=1,
-        reference=Step(_scalars, _math_reference, _summands_reference),
-        kernel=Step(_scalars_kernel, _math, _summands),
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         former=("70a45da8f80ff2d1", {"v": "e5m2"}),
-        reductions=("norm", "norm"),
+        stages=(
+            Stage(
+                sums=(
+                    Sums(
+                        (Reduction("norm_u", "norm"), Reduction("norm_p", "norm")),
+                        _summands_reference,
+                        _summands,
+                    ),
+                ),
+            ),
+        ),
+        reads=("norm_u", "norm_p"),
     )
 
     def __init__(

@@ -44,7 +44,10 @@ from signconv.runtime.program import (
     MomentSlot,
     OptimizerProgram,
     RandomBits,
+    Reduction,
+    Stage,
     Step,
+    Sums,
     Tensors,
 )
 from signconv.runtime.reference import ops as ref
@@ -148,7 +151,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
 @triton.jit
 def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     g_prev_prev, _, _ = moments
     change_scalar, c_scalar, _, _, _, _, _, _, _, _ = scalars
 
@@ -194,7 +197,7 @@ def _math_reference(
 def _summands_reference(
     p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]
 ) -> Tensors:
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     g_prev_prev, _, _ = moments
     change_scalar, c_scalar, _, _, _, _, _, _, _, _ = scalars
 
@@ -276,10 +279,15 @@ class MARS(FusedOptimizer):
             "minus_lr",
         ),
         words=1,
-        reference=Step(_scalars, _math_reference, _summands_reference),
-        kernel=Step(_scalars_kernel, _math, _summands),
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
         decay="decoupled",
-        reductions=("norm",),
+        stages=(
+            Stage(
+                sums=(Sums((Reduction("norm_c", "norm"),), _summands_reference, _summands),),
+            ),
+        ),
+        reads=("norm_c",),
     )
 
     def __init__(

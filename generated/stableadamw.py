@@ -41,7 +41,10 @@ from signconv.runtime.program import (
     MomentSlot,
     OptimizerProgram,
     RandomBits,
+    Reduction,
+    Stage,
     Step,
+    Sums,
     Tensors,
 )
 from signconv.runtime.reference import ops as ref
@@ -179,7 +182,7 @@ def _math(p, g, moments, scalars, noise, CODEC: tl.constexpr):
 
 @triton.jit
 def _summands(p, g, moments, scalars, CODEC: tl.constexpr):
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     m_prev, v_prev = moments
     v_floor, _, _, beta2, one_minus_beta2, v_correction, operand_scalar, _, _, _, _, _ = scalars
 
@@ -234,7 +237,7 @@ def _math_reference(
 def _summands_reference(
     p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]
 ) -> Tensors:
-    """What the reductions sum over the tensor."""
+    """What reductions sum."""
     m_prev, v_prev = moments
     v_floor, _, _, beta2, one_minus_beta2, v_correction, operand_scalar, _, _, _, _, _ = scalars
 
@@ -306,12 +309,17 @@ class StableAdamW(FusedOptimizer):
             "minus_lr",
         ),
         words=1,
-        reference=Step(_scalars, _math_reference, _summands_reference),
-        kernel=Step(_scalars_kernel, _math, _summands),
+        reference=Step(_scalars, _math_reference),
+        kernel=Step(_scalars_kernel, _math),
         scalar_states=(("v_floor", 1.0),),
         floors=("v_floor",),
         former=("d5731e8700e9fe89", {"v": "e5m2"}),
-        reductions=("mean",),
+        stages=(
+            Stage(
+                sums=(Sums((Reduction("mean_operand", "mean"),), _summands_reference, _summands),),
+            ),
+        ),
+        reads=("mean_operand",),
     )
 
     def __init__(

@@ -96,7 +96,8 @@ def build(subject: Subject) -> Built:
     made = pipeline.build(spec, convert=convert, state=state, math=math)
     optimizer = pipeline.compile(spec, convert=convert, state=state, math=math)
     stored = sum(m.bytes_per_element for m in _formats(optimizer))
-    moved = bytes_moved(subject.dtype.itemsize, stored, made.kernel.passes)
+    sizes = {m.name: m.stored.bytes_per_element for m in optimizer.program.moments}
+    moved = bytes_moved(made.kernel, subject.dtype.itemsize, sizes)
     ordered = replace(subject, convert=",".join(made.program.history) or None)
     return Built(ordered, optimizer, stored, moved)
 

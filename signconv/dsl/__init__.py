@@ -21,7 +21,9 @@ from signconv.dsl.terms import (
     mean,
     min,
     moment,
+    ndim,
     norm,
+    numel,
     param,
     root,
     sign,
@@ -37,6 +39,6 @@ from signconv.dsl.terms import (
 
 __all__ = [
     "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2",
-    "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
-    "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
+    "log", "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel", "param",
+    "root", "sign", "sqrt", "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
 ]  # fmt: skip

@@ -18,8 +18,8 @@ PREBOUND = {
     name: getattr(terms, name)
     for name in (
         "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2", "log",
-        "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
-        "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
+        "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel", "param",
+        "root", "sign", "sqrt", "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
     )
 }  # fmt: skip
 #: Names whose meaning is fixed: they say what the update is.

@@ -270,6 +270,8 @@ grad = Term(Ref("grad", "grad"))
 param = Term(Ref("param", "param"))
 t = Term(Ref("t", "t"))
 stepped = Term(STEPPED)
+ndim = Term(Ref("shape", "ndim"))
+numel = Term(Ref("shape", "numel"))
 
 
 def hyper(

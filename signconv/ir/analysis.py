@@ -59,8 +59,8 @@ def _tensors(p: Program) -> frozenset[str]:
     return frozenset(found)
 
 
-#: References that stand for one element of a tensor.
-_TENSORS = ("grad", "param", "draw", "local", "stepped")
+#: References that stand for one element of a tensor, or for one tensor.
+_TENSORS = ("grad", "param", "draw", "local", "stepped", "shape")
 
 
 def is_scalar(e: Expr, p: Program) -> bool:
@@ -292,7 +292,9 @@ class Ranges:
                 return max(h.ge if h.ge is not None else -1, h.gt if h.gt is not None else -1) >= 0
             if e.kind in ("value", "prev"):
                 return e.name in self.nonneg_moments
-            return self._temp(self.nonneg, e.name) if e.kind == "temp" else e.kind in ("t", "norm")
+            if e.kind == "temp":
+                return self._temp(self.nonneg, e.name)
+            return e.kind in ("t", "norm", "shape")
         assert isinstance(e, Op)
         fn, a = e.fn, e.args
         if fn == "abs" or fn in RELATIONS or fn in ("norm", "exp"):

@@ -31,7 +31,8 @@ def reduced_moments(p: Program) -> dict[str, str]:
 def has_axes(p: Program) -> bool:
     """Whether anything of a program is one number for a part of a tensor, or kept for all of it."""
     return bool(reduced_moments(p)) or any(
-        isinstance(n, Op) and n.fn in REDUCTIONS and n.over
+        (isinstance(n, Op) and n.fn in REDUCTIONS and bool(n.over))
+        or (isinstance(n, Ref) and n.kind == "shape")
         for x in p.defined
         for e in (x.reads if isinstance(x, Moment) else (x.expr,))
         for n in walk(e)
@@ -89,6 +90,8 @@ def _over(e: Expr, p: Program, known: Mapping[str, str]) -> str:
 def _of_name(r: Ref, p: Program, known: Mapping[str, str]) -> str:
     if r.kind in ("grad", "param", "stepped", "draw"):
         return ELEMENTS
+    if r.kind == "shape":
+        return ""
     if r.kind in ("value", "prev", "temp", "local"):
         found = known.get(r.name)
         if found is None:

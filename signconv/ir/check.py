@@ -13,13 +13,14 @@ from signconv.ir.analysis import (
     reads_gradient,
     unread,
 )
-from signconv.ir.axes import over
+from signconv.ir.axes import over, reduced_moments
 from signconv.ir.nodes import (
     FUNCTIONS,
     NOISES,
     REDUCTIONS,
     RELATIONS,
     SCOPES,
+    SHAPES,
     STEPPED,
     Const,
     Expr,
@@ -87,6 +88,7 @@ def _node(p: Program, n: Expr) -> None:
             "t": {"t"},
             "norm": set(SCOPES),
             "stepped": {"stepped"},
+            "shape": set(SHAPES),
         }
         if n.kind not in tables:
             raise SpecError("SC152", f"a program cannot refer to a {n.kind} ({n.name})")
@@ -127,9 +129,9 @@ def _axes(p: Program) -> None:
                 left = f"over axis={kind}" if kind else "over the whole tensor"
                 raise SpecError(
                     "SC164",
-                    f"{text(n)}: its operand is what a reduction {left} left; of that a mean or sum "
-                    "can only be over what it has not run over: -2 after -1 (or the other way), "
-                    "(1, ...) after 0, or the whole tensor",
+                    f"{text(n)}: its operand is what a reduction {left} left: another can only be "
+                    "over what that has not run over: -2 after -1 (or the other way), (1, ...) "
+                    "after 0 (or the other way), or the whole tensor",
                     n.origin,
                 )
 
@@ -196,15 +198,16 @@ def _evaluated(p: Program, e: Expr) -> None:
     for n in walk(e):
         wrong = ""
         if isinstance(n, Ref) and n.kind not in ("param", "hyper"):
-            wrong = text(n) if n.kind != "value" or is_scalar(n, p) else ""
+            kept = n.kind == "value" and not is_scalar(n, p) and n.name not in reduced_moments(p)
+            wrong = "" if kept else text(n)
             wrong += " (write the expression in its place)" if n.kind == "temp" else ""
         elif isinstance(n, Op) and (n.fn in REDUCTIONS or n.fn == "corrected"):
             wrong = text(n)
         if wrong:
             raise SpecError(
                 "SC160",
-                "eval_param is made of param, moments and hyperparameters, which are there between "
-                f"steps, and not of {wrong}",
+                "eval_param is made of param, moments of its shape and hyperparameters, which are "
+                f"there between steps, and not of {wrong}",
                 first_origin(e) or p.origin,
             )
 

@@ -6,6 +6,7 @@ checks the DSL and the passes, and its agreement with the reference checks the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -113,7 +114,7 @@ class Evaluator:
     def operation(self, e: Op, *args: Array) -> Array:
         """The value of ``e`` for those of its operands."""
         if e.fn in REDUCTIONS:
-            axis, shape = _axes(*args, e.over)
+            axis, _ = _axes(*args, e.over)
             made = FUNCTIONS_OF_FLOAT64[e.fn](*args, axis=axis, keepdims=True)
             return made if e.over else np.reshape(made, ())
         return FUNCTIONS_OF_FLOAT64[e.fn](*args)
@@ -192,12 +193,14 @@ class _Scope:
             return tables[e.kind][e.name]
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
+        shape = {"ndim": len(self.param.shape), "numel": math.prod(self.param.shape)}
         fixed = {
             "grad": self.grad,
             "param": self.param,
             "t": np.float64(self.t),
             "norm": self.norm,
             "stepped": self.stepped,
+            "shape": np.float64(shape.get(e.name, 0)),
         }
         return fixed[e.kind]  # type: ignore[return-value]
 
@@ -207,7 +210,8 @@ def _axes(x: Array, over: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     A vector is a row: there are no dimensions before its own.
     """
-    last, n = x.ndim - 1, x.ndim
+    n = len(x.shape)
+    last = n - 1
     named = {
         "": range(n),
         "last": [last],

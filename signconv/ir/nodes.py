@@ -29,11 +29,14 @@ DEFAULT_STATE = "fp8"
 REDUCTIONS = frozenset({"norm", "mean", "sum", "amax", "amin"})
 
 #: What a reference can mean.  value: a moment after this step's update; prev: before it; norm: the
-#: Euclidean norm of all gradients of SCOPES, as they come; stepped: the parameter after the update.
+#: Euclidean norm of all gradients of SCOPES, as they come; stepped: the parameter after the update;
+#: shape: of SHAPES, the same for a tensor.
 REF_KINDS = frozenset({
     "grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local", "norm",
-    "stepped",
+    "stepped", "shape",
 })  # fmt: skip
+#: What is known of a parameter's shape: dimensions, and elements.
+SHAPES = ("ndim", "numel")
 #: Whose gradients a norm is of: those of the param group, or of the whole optimizer.
 SCOPES = ("group", "all")
 

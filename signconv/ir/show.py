@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signconv.ir.nodes import REDUCTIONS, NOISE, Const, Expr, Op, Program, Ref, add, div, mul, op
+from signconv.ir.nodes import NOISE, REDUCTIONS, Const, Expr, Op, Program, Ref, add, div, mul, op
 from signconv.runtime.axes import NOTATION
 
 _BINARY = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "mod": ("%", 2)}

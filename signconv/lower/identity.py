@@ -39,6 +39,7 @@ _SPELLING = {
     "prev": "old:{}",
     "norm": "norm over {}",
     "stepped": "stepped",
+    "shape": "{}",
 }
 
 

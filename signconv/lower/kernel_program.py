@@ -191,7 +191,8 @@ class KernelProgram:
     ``floors``: those of them that lowering added (docs/design.md#the-floor);
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
     ``stages`` come before ``math``, which reads the values ``reads`` of theirs; ``kept`` are the
-    states that are one number for more than an element, which a stage derives.
+    states that are one number for more than an element, which a stage derives; ``shapes``: what it
+    reads of a parameter's shape.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
     ``evaluation``: what the model is evaluated with, where it is not the parameter.
     """
@@ -209,6 +210,7 @@ class KernelProgram:
     precision: str = "fp32"
     stages: tuple[Stage, ...] = ()
     kept: tuple[Kept, ...] = ()
+    shapes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     functions: tuple[Function, ...] = ()
     evaluation: Evaluation | None = None
@@ -233,11 +235,23 @@ class KernelProgram:
         """How often the tensor is read."""
         return 1 + sum(s.source == ELEMENTS for s in self.sums)
 
+    def read_by(self, s: Sums) -> tuple[bool, bool, tuple[str, ...]]:
+        """Whether a pass reads the parameter and the gradient, and which moments."""
+        if s.source != ELEMENTS:
+            return False, False, ()
+        read = {local_name(n) for e in s.expressions for n in walk(e) if isinstance(n, Ref)}
+        found = []
+        for m in self.moments:
+            names = {m.code_name, m.scale_name} if m.apart else {f"{m.name}_prev"}
+            if names & read:
+                found.append(m.name)
+        return "p" in read, "g" in read, tuple(found)
+
     @property
     def values(self) -> dict[str, str]:
         """What stages make and read beside elements, and for how much of a tensor each is one
         number: kept states before the step first, in order."""
-        made = {f"{m.name}_prev": m.over for m in self.kept}
+        made = {f"{m.name}_prev": m.over for m in self.kept} | dict.fromkeys(self.shapes, "")
         for stage in self.stages:
             made |= {r.name: r.over for s in stage.sums for r in s.reductions}
             made |= {name: d.over for d in stage.derived for name in d.outputs}

@@ -11,11 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from signconv.errors import LoweringError
 from signconv.ir.axes import SCALAR, over, reduced_moments
-from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp, references, rewrite, walk
+from signconv.ir.nodes import (
+    SHAPES,
+    Const,
+    Expr,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    Temp,
+    everything,
+    references,
+    walk,
+)
 from signconv.ir.show import text
 from signconv.lower.kernel_program import (
     Derived,
@@ -39,6 +50,8 @@ class Places(ScalarCode):
     def __init__(self, p: Program, bf16: bool = False) -> None:
         super().__init__(p, bf16)
         self.once = reduced_moments(p)
+        read = {n for e in everything(p) for n in references(e, "shape")}
+        self.shapes = tuple(n for n in SHAPES if n in read)
         self.place = ELEMENTS
         self.lists: dict[str, list[Statement]] = {ELEMENTS: []}
         self._locals: dict[tuple[str, Expr], str] = {}
@@ -130,7 +143,7 @@ class Places(ScalarCode):
         count = 1 + max([-1, *(level[r.name] for r in self.reductions)])
         derived = {place: self._live(place, wanted) for place in self.lists if place != ELEMENTS}
         made: list[Stage] = []
-        known = [f"{name}_prev" for name in self.once]
+        known = self.before()
         for n in range(count):
             sums = self._sums(n, level, known) if n else ()
             known += [r.name for s in sums for r in s.reductions]
@@ -145,6 +158,10 @@ class Places(ScalarCode):
                 known += outputs
             made.append(Stage(sums, tuple(here)))
         return tuple(s for s in made if s.sums or s.derived)
+
+    def before(self) -> list[str]:
+        """Values that are there before any stage."""
+        return [*(f"{name}_prev" for name in self.once), *self.shapes]
 
     def _levels(self) -> dict[str, int]:
         """The stage after which each value is known."""
@@ -179,9 +196,8 @@ class Places(ScalarCode):
         for place, statements in self.lists.items():
             for s in statements:
                 for name in {local_name(n) for n in walk(s.expr) if isinstance(n, Ref)}:
-                    if place == ELEMENTS or self.overs.get(name, place) != place:
-                        found.add(name)
-                    elif level.get(name) != level.get(s.target):
+                    same = self.overs.get(name, place) == place != ELEMENTS
+                    if not same or level.get(name) != level.get(s.target):
                         found.add(name)
         for r, operands in zip(self.reductions, self.operands, strict=True):
             found.add(local_name(r.operand))  # type: ignore[arg-type]
@@ -218,9 +234,9 @@ class Places(ScalarCode):
         return tuple(made)
 
 
-def values(stages: Sequence[Stage], once: Iterable[str]) -> list[str]:
-    """All that a step can read of its stages, in order."""
-    made = [f"{name}_prev" for name in once]
+def values(stages: Sequence[Stage], first: Iterable[str]) -> list[str]:
+    """All that a step can read of its stages, in order; ``first``: what there is before them."""
+    made = [*first]
     for stage in stages:
         made += [r.name for s in stage.sums for r in s.reductions]
         made += [name for d in stage.derived for name in d.outputs]

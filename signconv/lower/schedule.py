@@ -123,7 +123,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         precision=precision,
         stages=stages,
         kept=low.kept(),
-        reads=read_of(values(stages, low.once), (s.expr for s in low.math)),
+        shapes=low.shapes,
+        reads=read_of(values(stages, low.before()), (s.expr for s in low.math)),
         functions=functions(called),
         evaluation=evaluated,
     ).check()

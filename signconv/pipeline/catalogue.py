@@ -23,8 +23,11 @@ class Entry:
 GENERATED = (
     Entry("adabelief"),
     Entry("adadelta"),
+    Entry("adafactor"),
     Entry("adagrad"),
+    Entry("adalomo"),
     Entry("adam"),
+    Entry("adam_mini"),
     Entry("adamax"),
     Entry("adamax", "stosign"),
     Entry("adamw"),
@@ -41,6 +44,7 @@ GENERATED = (
     Entry("ademamix"),
     Entry("adopt"),
     Entry("amsgrad"),
+    Entry("came"),
     Entry("cautious_adamw"),
     Entry("lamb"),
     Entry("laprop"),
@@ -62,6 +66,7 @@ GENERATED = (
     Entry("sgd", "stosign"),
     Entry("signsgd"),
     Entry("signum"),
+    Entry("sm3"),
     Entry("stableadamw"),
     Entry("stosignsgd"),
 )

@@ -85,6 +85,8 @@ def measure(made: Build, steps: int = 200, size: int = 1024, seed: int = 0) -> E
 def _decoded(cls: type[FusedOptimizer], state: dict[str, torch.Tensor], start: State) -> State:
     """Stored moments as float64; a scalar state is the same for all elements."""
     made = {n: np.full_like(x, float(state[n])) for n, x in start.items() if state[n].numel() == 1}
+    for k in cls.program.kept:
+        made[k.name] = state[k.name].double().numpy().copy()
     for m in cls.program.moments:
         scale = state.get(f"{m.name}_scale")
         x = ref.load_moment(state[m.name], scale, m.stored)

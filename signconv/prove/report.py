@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -138,23 +139,24 @@ def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
         m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
         for m in plan(without_widths(p), state)
     }
-    size = float(sum(m["bytes"] for m in moments.values()))
-    moved = {
-        name: bytes_moved(width, size, kernel.passes)
-        for name, width in (("bf16", 2), ("fp32", 4))
-    }
+    sizes = {name: float(m["bytes"]) for name, m in moments.items()}
+    size = sum(sizes.values())
+    moved = {name: bytes_moved(kernel, width, sizes) for name, width in (("bf16", 2), ("fp32", 4))}
     return {"moments": moments, "bytes": size, "moved": moved}
 
 
-def bytes_moved(width: int, state: float, passes: int) -> float:
-    """Bytes per parameter that a step reads and writes, each counted once.
+def bytes_moved(kernel: KernelProgram, width: int, sizes: Mapping[str, float]) -> float:
+    """Bytes per parameter that a step reads and writes.
 
-    width: bytes of a parameter and of its gradient; state: bytes of state per parameter.
+    width: bytes of a parameter and of its gradient; sizes: bytes of each moment per parameter.
     Parameter and moments are read and written, the gradient is read; each pass before the step
-    reads all of them once more.
+    reads what it needs of them once more.
     """
-    again = passes - 1
-    return (2 + again) * width + (1 + again) * width + (2 + again) * state
+    moved = 3 * width + 2 * sum(sizes.values())
+    for s in kernel.sums:
+        param, grad, moments = kernel.read_by(s)
+        moved += (param + grad) * width + sum(sizes[name] for name in moments)
+    return moved
 
 
 def _operations(kernel: KernelProgram) -> dict[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from signconv.ir.analysis import Degrees, scalar_moments
+from signconv.ir.analysis import Degrees
 from signconv.ir.nodes import Expr, Moment, Program, Ref, references
 from signconv.prove.ratios import fraction, product
 from signconv.prove.signals import Linear, Unproved

@@ -22,7 +22,6 @@ from signconv.lower.kernel_program import (
     Sums,
     local_name,
 )
-from signconv.runtime.axes import ELEMENTS, NOTATION
 from signconv.render import layout, signature, words
 from signconv.render.environment import environment
 from signconv.render.printers import (
@@ -35,6 +34,7 @@ from signconv.render.printers import (
     picks_numbers,
     reads_real_t,
 )
+from signconv.runtime.axes import ELEMENTS, NOTATION
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "stages": [_stage(k, i, stage) for i, stage in enumerate(k.stages)],
         "sums": bool(k.sums),
         "derives": bool(k.derived),
-        "kept": [f'Kept("{m.name}", "{m.over}"' + (f", {m.init!r})" if m.init else ")") for m in k.kept],
+        "kept": [
+            f'Kept("{m.name}", "{m.over}"' + (f", {m.init!r})" if m.init else ")") for m in k.kept
+        ],
+        "shapes": signature.tuple_literal(k.shapes),
         "reads": signature.tuple_literal(k.reads),
         "unpack_hypers": layout.unpacked(
             [*(h.name for h in p.hypers), *([GRADIENT_NORM] if scope else [])], "hypers"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -197,15 +197,15 @@ class OptimizerProgram:
     """A compiled optimizer: its identity, what it stores, and its step in both languages.
 
     scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
-    scalars that the elementwise step reads.  words: of random bits, three fields each.
-    stages: what is summed before the step, of which it reads the values ``reads``; kept: states that
-    are one number for more than an element.  floors: those of the scalar states that a
-    checkpoint may lack.  former: the hash under which earlier releases stored some moments in other
-    formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
-    (NOISES; none: ""); other_noises: hashes of the programs that differ in it alone.  decay: the
-    kind of weight decay.  norm: whose gradients' norm it reads, those of the param "group" or of
-    "all" that the optimizer steps; none: "".  evaluation: at which point, None: the parameter.
-    removed: hyperparameters that passes took away, and why.
+    scalars that the elementwise step reads.  words: of random bits, three fields each. stages: what
+    is summed before the step, of which it reads the values ``reads``; kept: states that are one
+    number for more than an element; shapes: what it reads of a parameter's shape.  floors: those of
+    the scalar states that a checkpoint may lack.  former: the hash under which earlier releases
+    stored some moments in other formats, and those; their checkpoints are converted.  noise: the
+    kind of a sign that is drawn (NOISES; none: ""); other_noises: hashes of the programs that
+    differ in it alone.  decay: the kind of weight decay.  norm: whose gradients' norm it reads,
+    those of the param "group" or of "all" that the optimizer steps; none: "".  evaluation: at which
+    point, None: the parameter. removed: hyperparameters that passes took away, and why.
     """
 
     name: str
@@ -228,6 +228,7 @@ class OptimizerProgram:
     stages: tuple[Stage, ...] = ()
     reads: tuple[str, ...] = ()
     kept: tuple[Kept, ...] = ()
+    shapes: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None
     other_noises: Mapping[str, str] = field(default_factory=dict)
@@ -244,6 +245,11 @@ class OptimizerProgram:
         return tuple(r for stage in self.stages for s in stage.sums for r in s.results)
 
     @property
+    def staged(self) -> bool:
+        """Whether it reads values of tensors, which something has to make before the step."""
+        return bool(self.stages or self.shapes)
+
+    @property
     def plain(self) -> bool:
         """Whether its reductions are sums of elements over whole tensors, in one pass."""
         sums = [s for stage in self.stages for s in stage.sums]
@@ -252,7 +258,8 @@ class OptimizerProgram:
             for s in sums
             for r in s.results
         )
-        return whole and len(sums) < 2 and not any(stage.derived for stage in self.stages)
+        derives = any(stage.derived for stage in self.stages)
+        return whole and len(sums) < 2 and not derives and not self.shapes
 
     @property
     def formats(self) -> dict[str, str]:
@@ -339,3 +346,8 @@ def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerPr
                 f"a parameter has shape {list(param.shape)} and its optimizer state "
                 f"{list(entry[name].shape)}: its data was replaced; make the optimizer anew",
             )
+
+
+def of_shape(name: str, shape: Sequence[int]) -> float:
+    """What ``OptimizerProgram.shapes`` name."""
+    return float({"ndim": len(shape), "numel": math.prod(shape)}[name])

@@ -142,7 +142,7 @@ def compile_step(
     Raises VerifyError where kernels are interpreted.
     """
     codec = CODECS[target] if target in TARGETS else 0
-    blocks = rows == Rows.FLAT and bool(optimizer.program.stages)
+    blocks = rows == Rows.FLAT and optimizer.program.staged
     variant = Variant(dtype, dtype, rows, master, codec, blocks)
     constants = launch.step_constants(
         optimizer.program, variant, scaled, step_reading(optimizer.program)

@@ -21,6 +21,7 @@ from signconv.ir.bounds import Ties, ratios
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
 from signconv.lower.quotients import DEPTH
+from signconv.runtime.formats import STRIDE
 
 LARGEST = float(np.finfo(np.float32).max)
 #: Units in the last place per operation: a quotient by a scalar is two roundings, an integer
@@ -105,17 +106,33 @@ class Enclosed(NDArrayOperatorsMixin):
                 x, shape = args
                 lo, hi, nan = (np.broadcast_to(a, shape) for a in (x.lo, x.hi, x.nan))
                 return Enclosed(lo, hi, nan, x.unit)
-            if function in (np.sum, np.mean):
+            if function is np.reshape:
+                x, shape = args
+                lo, hi, nan = (np.reshape(a, shape) for a in (x.lo, x.hi, x.nan))
+                return Enclosed(lo, hi, nan, x.unit)
+            if function in (np.max, np.min):
                 (x,) = args
-                size = np.maximum(np.abs(x.lo), np.abs(x.hi)).sum()
-                slack = x.unit * (np.log2(x.lo.size + 1) + ULPS) * size + x.lo.size * x.tiny
-                nan = x.nan.any() | (size > LARGEST / 2)  # partial sums: Inf - Inf
-                slack = np.where(nan, np.inf, slack)
-                total = Enclosed(x.lo.sum() - slack, x.hi.sum() + slack, nan, x.unit)
-                if function is np.sum and (x.lo >= 0).all():
-                    total.lo = np.maximum(total.lo, 0.0)
-                return _rounded(total) if function is np.sum else total / float(x.lo.size)
+                nan = np.broadcast_to(x.nan, x.shape).any(**kwargs)
+                return Enclosed(function(x.lo, **kwargs), function(x.hi, **kwargs), nan, x.unit)
+            if function in (np.sum, np.mean):
+                return self._sum(function, args[0], kwargs)
         return NotImplemented
+
+    def _sum(self, function: Any, x: Enclosed, axes: dict[str, Any]) -> Enclosed:
+        """Sum or mean over some dimensions, in whatever order."""
+        size = np.maximum(np.abs(x.lo), np.abs(x.hi)).sum(**axes)
+        count = x.lo.size // size.size
+        # STRIDE numbers one after the other, and a tree
+        slack = x.unit * (np.log2(count + 1) + STRIDE + ULPS) * size + count * x.tiny
+        # Partial sums: Inf - Inf
+        nan = np.broadcast_to(x.nan, x.shape).any(**axes) | (size > LARGEST / 2)
+        slack = np.where(nan, np.inf, slack)
+        total = Enclosed(x.lo.sum(**axes) - slack, x.hi.sum(**axes) + slack, nan, x.unit)
+        if function is np.sum:
+            nonneg = (x.lo >= 0).all(**axes)
+            total.lo = np.where(nonneg, np.maximum(total.lo, 0.0), total.lo)
+            return _rounded(total)
+        return total / float(count)
 
     def _lift(self, x: Any) -> Enclosed:
         """A number enters fp32 rounded once."""

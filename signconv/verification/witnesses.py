@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from signconv.ir.analysis import scalar_moments
+from signconv.ir.axes import has_axes
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import Program
 from signconv.passes.base import parse
@@ -32,15 +33,24 @@ NARROW = 1e-4
 DECIDED = 0.5
 
 
+def shape_for(program: Program) -> tuple[int, ...]:
+    """Of a parameter of SIZE elements: a matrix where anything runs over its dimensions."""
+    return (SIZE // 16, 16) if has_axes(program) else (SIZE,)
+
+
 def gradients(
-    rng: np.random.Generator, steps: int, size: int = SIZE, zeros: bool = True
+    rng: np.random.Generator,
+    steps: int,
+    size: int = SIZE,
+    zeros: bool = True,
+    shape: tuple[int, ...] | None = None,
 ) -> list[Array]:
     """Gradients whose scale differs by element over four decades, with some exact zeros."""
     scale = 10.0 ** rng.uniform(-3, 1, size)
     made = [scale * rng.standard_normal(size) for _ in range(steps)]
-    if not zeros:
-        return made
-    return [np.where(rng.uniform(size=size) < 0.02, 0.0, g) for g in made]
+    if zeros:
+        made = [np.where(rng.uniform(size=size) < 0.02, 0.0, g) for g in made]
+    return made if shape is None else [g.reshape(shape) for g in made]
 
 
 def oracle_row(spec: str, program: Program, steps: int = 100) -> Row:
@@ -50,7 +60,9 @@ def oracle_row(spec: str, program: Program, steps: int = 100) -> Row:
         return Row("oracle - evaluator", spec, None, "no independent implementation of this spec")
     rng = np.random.default_rng(1)
     # No zeros: torch.optim makes NaN of 0/0 where eps is 0, and we make 0
-    param, grads, lr = rng.standard_normal(SIZE), gradients(rng, steps, zeros=False), 1e-2
+    shape = shape_for(program)
+    param = rng.standard_normal(SIZE).reshape(shape)
+    grads, lr = gradients(rng, steps, zeros=False, shape=shape), 1e-2
     evaluator = Evaluator(program, lr=lr, **oracle.hypers)
     p, state = param.copy(), evaluator.initial_state(param)
     for t, g in enumerate(grads, 1):
@@ -90,16 +102,17 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
     enclosing: Any = Enclosing(program, **hypers)
     # Small parameters beside ordinary ones: a step is seen down to their last place
     size = 10.0 ** -rng.uniform(0, 3, SIZE)
-    p = torch.tensor(size * rng.standard_normal(SIZE), dtype=torch.float32)
+    shape = shape_for(program)
+    p = torch.tensor(size * rng.standard_normal(SIZE), dtype=torch.float32).view(shape)
     optimizer = cls([p.requires_grad_()], backend="reference", seed=5, **hypers)
     seen = _Seen(program.link in ("sign", "stosign"))
-    for t, g in enumerate(gradients(rng, steps), 1):
+    for t, g in enumerate(gradients(rng, steps, shape=shape), 1):
         p.grad = torch.tensor(g, dtype=torch.float32)
         before = p.detach().clone()
         prev = _states(optimizer, p, evaluator)
         optimizer.step()
         word, *_ = ref.draw_words(5, t, 1, program.noise, ref.element_numbers(0, SIZE, p.device))
-        noise = ref.sign_noise(word.field(0)).double().numpy()
+        noise = ref.sign_noise(word.field(0)).double().numpy().reshape(shape)
         start, grad = before.double().numpy(), p.grad.double().numpy()
         middle, states = evaluator.step(start, grad, prev, t, noise)
         exact = {n: Enclosed(x, x) if np.ndim(x) else x for n, x in prev.items()}
@@ -107,7 +120,7 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         seen.compare(p.detach().double().numpy(), box, middle, np.abs(start))
         for name, x in boxes.items():
             got = optimizer.state[p][name].double().numpy()
-            size = np.abs(prev[name]) + np.abs(grad)
+            size = np.abs(prev[name]) + _size(grad, np.shape(prev[name]))
             seen.compare(got, x, states[name], size, moment=True)
     return Row("evaluator - reference", "fp32 state", seen.agrees, seen.words(steps))
 
@@ -169,6 +182,14 @@ def _states(optimizer: FusedOptimizer, p: torch.Tensor, evaluator: Evaluator) ->
     else:
         made = dict(evaluator.initial_state(p.detach().double().numpy()))
     return {n: np.float64(x.flat[0]) if n in memory else x for n, x in made.items()}
+
+
+def _size(grad: Array, shape: tuple[int, ...]) -> Array:
+    """Of the gradients that a state is made of: of one for several the largest."""
+    if shape in ((), grad.shape):
+        return np.abs(grad)
+    axis = tuple(i for i, n in enumerate(shape) if n == 1)
+    return np.max(np.abs(grad), axis=axis, keepdims=True)
 
 
 def _ulps(gap: Array, size: Array) -> float:

@@ -207,6 +207,60 @@ ADAM = {**BETAS, "eps": 1e-3, "weight_decay": 0.1}
 PAIR = (0.8, 0.95)
 
 
+def rms(x: Array) -> float:
+    return float(np.sqrt(np.mean(x**2)))
+
+
+def factored(memory: dict, name: str, beta: float, u: Array) -> Array:
+    """Averages of rows and columns, and their product as an average of every element; of a vector
+    that average itself."""
+    if u.ndim < 2:
+        return average(memory, name, beta, u)
+    row = average(memory, f"{name} row", beta, u.mean(axis=-1, keepdims=True))
+    column = average(memory, f"{name} column", beta, u.mean(axis=-2, keepdims=True))
+    return row * column / row.mean(axis=-2, keepdims=True)
+
+
+def adafactor(x, g, memory, t, lr, decay_rate, eps1, eps2, clip_threshold, weight_decay):
+    u = g / np.sqrt(factored(memory, "v", 1 - t**-decay_rate, g**2 + eps1))
+    u = u / max(1.0, rms(u) / clip_threshold)
+    alpha = max(eps2, rms(x)) * min(lr, t**-0.5)
+    return x - alpha * u - lr * weight_decay * x
+
+
+def adalomo(x, g, memory, t, lr, decay_rate, eps1, eps2, clip_threshold, weight_decay):
+    u = g / np.sqrt(factored(memory, "v", 1 - t**-decay_rate, g**2 + eps1))
+    u = u / max(1.0, rms(u) / clip_threshold) * max(eps2, rms(x))
+    return x - lr * (u + weight_decay * x)
+
+
+def came(x, g, memory, t, lr, beta1, beta2, beta3, eps1, eps2, clip_threshold, weight_decay):
+    u = g / np.sqrt(factored(memory, "v", beta2, g**2 + eps1))
+    u = u / max(1.0, rms(u) / clip_threshold)
+    m = average(memory, "m", beta1, u)
+    trusted = m
+    if x.ndim >= 2:
+        trusted = m / np.sqrt(factored(memory, "change", beta3, (u - m) ** 2 + eps2))
+    return x - lr * (trusted + weight_decay * x)
+
+
+def adam_mini(x, g, memory, t, lr, beta1, beta2, eps, weight_decay):
+    axis = tuple(range(1, x.ndim)) or None
+    m = average(memory, "m", beta1, g) / (1 - beta1**t)
+    v = average(memory, "v", beta2, np.mean(g**2, axis=axis, keepdims=True)) / (1 - beta2**t)
+    return x - lr * (m / (np.sqrt(v) + eps) + weight_decay * x)
+
+
+def sm3(x, g, memory, t, lr, weight_decay):
+    if x.ndim < 2:
+        memory["v"] = v = memory.get("v", 0.0) + g**2
+    else:
+        v = np.minimum(memory.get("row", 0.0), memory.get("column", 0.0)) + g**2
+        memory["row"], memory["column"] = v.max(-1, keepdims=True), v.max(-2, keepdims=True)
+    step = np.divide(g, np.sqrt(v), out=np.zeros_like(g), where=v > 0)
+    return x - lr * (step + weight_decay * x)
+
+
 def schedulefree_adamw(
     y: Array, g: Array, memory: dict, t: int, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, warmup_steps: float, r: float, weight_lr_power: float,
@@ -226,6 +280,15 @@ def schedulefree_adamw(
 
 ORACLES = {
     "adabelief": by_hand("Zhuang et al. 2020, Alg. 2", adabelief, **ADAM),
+    "adafactor": by_hand(
+        "Shazeer & Stern 2018, Alg. 4 and 5",
+        adafactor,
+        decay_rate=0.7,
+        eps1=1e-3,
+        eps2=2.0,
+        clip_threshold=0.8,
+        weight_decay=0.1,
+    ),
     "adadelta": by_torch(
         lambda p, lr: torch.optim.Adadelta(p, lr, 0.8, 1e-3, 0.1),
         0.0,
@@ -240,7 +303,19 @@ ORACLES = {
         weight_decay=0.1,
         eps=1e-2,
     ),
+    "adam_mini": by_hand(
+        "Zhang et al. 2024, Alg. 1", adam_mini, **{**ADAM, "beta2": 0.9, "weight_decay": 0.2}
+    ),
     "adam": by_torch(lambda p, lr: torch.optim.Adam(p, lr, PAIR, 1e-3, 0.1), 0.0, **ADAM),
+    "adalomo": by_hand(
+        "Lv et al. 2023, Alg. 1",
+        adalomo,
+        decay_rate=0.7,
+        eps1=1e-3,
+        eps2=2.0,
+        clip_threshold=0.8,
+        weight_decay=0.1,
+    ),
     "adamax": by_hand("Kingma & Ba 2015, Alg. 2", adamax, **ADAM),
     "adamw": by_torch(lambda p, lr: torch.optim.AdamW(p, lr, PAIR, 1e-3, 0.1), 0.0, **ADAM),
     "adan": by_hand("Xie et al. 2022, Alg. 1", adan, beta3=0.9, **ADAM),
@@ -252,6 +327,17 @@ ORACLES = {
     ),
     "amsgrad": by_torch(
         lambda p, lr: torch.optim.AdamW(p, lr, PAIR, 1e-3, 0.1, amsgrad=True), 0.0, **ADAM
+    ),
+    "came": by_hand(
+        "Luo et al. 2023, Alg. 2",
+        came,
+        beta1=0.8,
+        beta2=0.9,
+        beta3=0.95,
+        eps1=1e-3,
+        eps2=1e-2,
+        clip_threshold=0.8,
+        weight_decay=0.1,
     ),
     "cautious_adamw": by_hand("Liang et al. 2024, Alg. 1", cautious_adamw, **ADAM),
     "lamb": by_hand("You et al. 2020, Alg. 2", lamb, **ADAM),
@@ -298,6 +384,7 @@ ORACLES = {
     ),
     "signsgd": by_hand("Bernstein et al. 2018, Alg. 1", signsgd, weight_decay=0.1),
     "signum": by_hand("arXiv 2604.15416, Alg. 5", signum, momentum=0.8, weight_decay=0.1),
+    "sm3": by_hand("Anil et al. 2019, SM3-II", sm3, weight_decay=0.1),
     "stableadamw": by_hand("Wortsman et al. 2023, Alg. 2", stableadamw, **ADAM),
     "stosignsgd": by_hand(
         "arXiv 2604.15416, Alg. 3", stosignsgd, momentum=0.8, beta2=0.97, weight_decay=0.1

@@ -8,27 +8,28 @@ import torch
 
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import builtin_names, resolve
-from signconv.verification.witnesses import SIZE, gradients, reference_row
-from tests.specs.oracles import ORACLES, by_torch, draws
+from signconv.verification.witnesses import SIZE, gradients, reference_row, shape_for
+from tests.specs.oracles import ORACLES, adafactor, adalomo, by_hand, by_torch, draws
 from tests.support.runs import OWN, Array, built, converted, keywords
 
 STEPS, LR = 100, 7e-3
 every = pytest.mark.parametrize("name", builtin_names())
 
 
-def inputs() -> tuple[Array, list[Array]]:
+def inputs(name: str = "sgd", shape: tuple[int, ...] | None = None) -> tuple[Array, list[Array]]:
     """Start and gradients; the scale differs by element, and each is zero now and then."""
     rng = np.random.default_rng(31)
-    return rng.standard_normal(SIZE), gradients(rng, STEPS)
+    shape = shape_for(resolve(name)) if shape is None else shape
+    return rng.standard_normal(SIZE).reshape(shape), gradients(rng, STEPS, shape=shape)
 
 
-def evaluated(name: str, **hypers: float) -> Array:
+def evaluated(name: str, shape: tuple[int, ...] | None = None, **hypers: float) -> Array:
     """Where the float64 evaluator ends."""
-    x, grads = inputs()
+    x, grads = inputs(name, shape)
     evaluator = Evaluator(resolve(name), **{"lr": LR, **ORACLES[name].hypers, **hypers})
     state = evaluator.initial_state(x)
     for t, (g, n) in enumerate(zip(grads, draws(STEPS, SIZE)), 1):
-        x, state = evaluator.step(x, g, state, t, n)
+        x, state = evaluator.step(x, g, state, t, n.reshape(x.shape))
     return x
 
 
@@ -47,16 +48,38 @@ def test_every_hyperparameter_is_off_its_default(name: str) -> None:
 
 @every
 def test_evaluator_follows_the_oracle(name: str) -> None:
-    x, grads = inputs()
+    x, grads = inputs(name)
     wanted = ORACLES[name].run(x, grads, LR)
     assert np.median(np.abs(wanted - x)) > 1e-3
     assert np.max(np.abs(evaluated(name) - wanted)) < 1e-12
 
 
+@pytest.mark.parametrize("name", ["adafactor", "adalomo", "adam_mini", "came", "sm3"])
+@pytest.mark.parametrize("shape", [(SIZE,), (4, SIZE // 32, 8)], ids=["vector", "three dimensions"])
+def test_other_shapes_than_matrices_are_the_papers(name: str, shape: tuple[int, ...]) -> None:
+    """Of a vector each keeps a number an element, without a rule of its own: it is one row."""
+    wanted = ORACLES[name].run(*inputs(name, shape), LR)
+    assert np.max(np.abs(evaluated(name, shape) - wanted)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adalomo"])
+def test_steps_are_in_units_of_the_parameters_size(name: str) -> None:
+    step = {"adafactor": adafactor, "adalomo": adalomo}[name]
+    hypers = {**ORACLES[name].hypers, "eps2": 0.1}
+    wanted = by_hand("", step, **hypers).run(*inputs(name), LR)
+    assert np.max(np.abs(evaluated(name, eps2=0.1) - wanted)) < 1e-12
+
+
+def test_adafactors_relative_step_falls_with_time() -> None:
+    x, grads = inputs("adafactor")
+    wanted = ORACLES["adafactor"].run(x, grads, 0.3)
+    assert np.max(np.abs(evaluated("adafactor", lr=0.3) - wanted)) < 1e-11
+
+
 @every
 def test_oracle_notices_every_hyperparameter(name: str) -> None:
     """Each one moved by a little, and the two disagree."""
-    wanted = ORACLES[name].run(*inputs(), LR)
+    wanted = ORACLES[name].run(*inputs(name), LR)
     for h, value in {"lr": LR, **ORACLES[name].hypers}.items():
         assert np.max(np.abs(evaluated(name, **{h: value * 0.97}) - wanted)) > 1e-6, h
 
@@ -73,7 +96,7 @@ def test_reference_stays_near_the_oracle(name: str) -> None:
 
     Elements whose sign met a value near zero may be some whole steps away; they are few.
     """
-    x, grads = inputs()
+    x, grads = inputs(name)
     cls = built(name)
     p = torch.tensor(x, dtype=torch.float32, requires_grad=True)
     hypers = {"lr": LR, **ORACLES[name].hypers}

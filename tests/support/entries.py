@@ -16,12 +16,14 @@ from tests.support import ROOT, generated_classes
 #: law over the whole catalogue take these in ``make test`` and all others in ``make test-long``.
 CORE = (
     Entry("adadelta"),
+    Entry("adam_mini"),
     Entry("adamw"),
     Entry("adamw", state="fp4"),
     Entry("adamw", "soft:p=2,nesterov,stosign"),
     Entry("adamw", "stosign"),
     Entry("adamw", "stosign:noise=golden"),
     Entry("adan"),
+    Entry("came"),
     Entry("cautious_adamw"),
     Entry("lamb"),
     Entry("lion"),
@@ -32,6 +34,7 @@ CORE = (
     Entry("schedulefree_adamw"),
     Entry("sgd"),
     Entry("signsgd"),
+    Entry("sm3"),
     Entry("stosignsgd"),
 )
 

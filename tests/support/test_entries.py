@@ -19,6 +19,9 @@ def kinds(entry: Entry) -> set[str]:
     found = {f"link {program.link}", f"noise {p.noise}", f"decay {p.decay}", f"math {p.precision}"}
     found |= {f"format {m.format}" for m in p.moments} | {f"pass {parse(x).name}" for x in p.passes}
     found |= {f"reduction {r.kind}" for r in p.reductions}
+    found |= {f"over {r.over}" for r in p.reductions} | {f"kept over {k.over}" for k in p.kept}
+    found |= {f"sums of {s.source}" for stage in p.stages for s in stage.sums}
+    found |= {"derived values" for stage in p.stages if stage.derived} | {*p.shapes}
     found |= {f"moment {m.kind}, from {m.init}" for m in program.moments if m.init != "zero"}
     found |= {"moments come apart" for m in p.moments if m.apart}
     found |= {"a moment of few values" for m in p.moments if m.values}

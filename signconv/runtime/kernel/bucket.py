@@ -66,7 +66,7 @@ class Bucket:
             rows,
             self.param_format,
             launch.device_codec(device),
-            rows == Rows.FLAT and bool(program.stages) and by_blocks(program, members[0].shape),
+            rows == Rows.FLAT and program.staged and by_blocks(program, members[0].shape),
         )
         self.kinds = [_kind(p) for p in members]
         self.watch = Watch(())  # parameters and gradients as they were checked
@@ -81,7 +81,7 @@ class Bucket:
         width = tables.width(len(program.moments))
         self.table = torch.empty((len(members), width), dtype=torch.int64, device=device)
         self.stages: Stages | None = None
-        if program.stages:
+        if program.staged:
             shapes = [p.shape for p in members]
             self.stages = Stages(program, device, shapes, blocks, self.variant)
         self.squares: tuple[Tensor, Reducer, Launcher] | None = None  # where a norm is asked for
@@ -164,7 +164,8 @@ class Bucket:
         values = values[:-1]  # the clocks are found by their rows
         if self.stages is not None:
             mine = len(values) - len(self.kept)
-            self.stages.upload(values[mine:].t().tolist())
+            if self.kept:
+                self.stages.upload(values[mine:].t().tolist())
             values = values[:mine]
         host = torch.zeros(self.table.shape, dtype=torch.int64, device="cpu")
         host[:, : Column.PARAM] = self.fixed.t()

@@ -100,7 +100,7 @@ class GroupEngine:
         for p in params:
             assert p.grad is not None
             rows = rows_of(p, state[p], self.program)
-            blocks = bool(self.program.stages) and by_blocks(self.program, p.shape)
+            blocks = self.program.staged and by_blocks(self.program, p.shape)
             kind = (p.dtype, p.grad.dtype, rows, param_format(state[p]), blocks)
             buckets.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]

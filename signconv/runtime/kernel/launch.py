@@ -12,7 +12,7 @@ from torch import Tensor
 
 from signconv.runtime import tables
 from signconv.runtime.compat import HAS_TRITON, tl
-from signconv.runtime.formats import BLOCK, PLAIN, SQUARE_ROWS, SQUARE_WIDTH
+from signconv.runtime.formats import PLAIN, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import constants, interpreter
 from signconv.runtime.kernel.reduce import tree_sum
 from signconv.runtime.program import NOISES, OptimizerProgram, Rows
@@ -68,7 +68,7 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
         return LaunchShape(*INTERPRETER_SHAPE, None)
     formats = [m.stored for m in program.moments]
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
-    if wide or program.stages:
+    if wide or program.staged:
         return LaunchShape(ROWS, 1, None)
     if any(f.order > 1 for f in formats):
         return LaunchShape(ROWS, 2, 72)

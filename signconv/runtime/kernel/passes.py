@@ -35,9 +35,7 @@ from signconv.runtime.kernel.values import find_values, tile_values
 
 
 @triton.jit
-def _store(
-    target, number, row, x, at, MODE: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr
-):
+def _store(target, number, row, x, at, MODE: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr):
     """Partial results of a tile [ROWS, 32]: of all of it, number ``number`` of the tensor; of each
     block, number ``row``; or the elements themselves."""
     _, offsets, mask, _, row_mask, _, _, _ = at
@@ -178,7 +176,16 @@ def _columns(
     exists = k < reduced
     block = base + k * across
     mask = exists & (lane < 32)
-    at = base * 0, block * 32 + lane, mask, block, exists, block * 16 + byte, exists & (byte < 16), 0
+    at = (
+        base * 0,
+        block * 32 + lane,
+        mask,
+        block,
+        exists,
+        block * 16 + byte,
+        exists & (byte < 16),
+        0,
+    )
     stored = fetch_tile(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, FULL)
     p, g, moments = decode_tile(
         stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, FULL
@@ -194,9 +201,7 @@ def _columns(
         else:
             made = made + (totals[i],)
             if MODES[i] != BY_NOTHING:
-                _store(
-                    tl.load(target + i), base * 0, block, x, at, BY_BLOCK, REDUCTIONS[i], STRIDE
-                )
+                _store(tl.load(target + i), base * 0, block, x, at, BY_BLOCK, REDUCTIONS[i], STRIDE)
     return made
 
 

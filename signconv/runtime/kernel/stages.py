@@ -20,7 +20,13 @@ from signconv.runtime.axes import ELEMENTS, STRIDED
 from signconv.runtime.formats import BLOCK, SEGMENT
 from signconv.runtime.kernel import constants, folds, launch, passes
 from signconv.runtime.kernel.launch import Launcher
-from signconv.runtime.program import REDUCTION_KINDS, Derived, OptimizerProgram, Reduction, Sums
+from signconv.runtime.program import (
+    REDUCTION_KINDS,
+    OptimizerProgram,
+    Reduction,
+    Sums,
+    of_shape,
+)
 
 #: Numbers that a program of ``folds.derive`` and ``folds.commit`` works on.
 LINE = 256
@@ -60,6 +66,7 @@ class Layout:
     def __init__(self, program: OptimizerProgram) -> None:
         self.program = program
         self.over = {f"{k.name}_prev": k.over for k in program.kept}
+        self.over |= dict.fromkeys(program.shapes, "")
         for stage in program.stages:
             self.over |= {r.name: r.over for s in stage.sums for r in s.results}
             self.over |= {name: d.over for d in stage.derived for name in d.outputs}
@@ -106,7 +113,7 @@ class Layout:
 
 def step_reading(program: OptimizerProgram) -> dict[str, Any]:
     """How the step reads values, as its constants."""
-    if not program.stages:
+    if not program.staged:
         return launch.NO_VALUES
     layout = Layout(program)
     return layout.constants(layout.reading(program.reads, ELEMENTS))
@@ -131,9 +138,7 @@ class Stages:
         self.layout = Layout(program)
         over = self.layout.over
         kept = len(program.kept)
-        sizes = [
-            [math.prod(axes.broadcast(s, over[name])) for name in over] for s in shapes
-        ]
+        sizes = [[math.prod(axes.broadcast(s, over[name])) for name in over] for s in shapes]
         starts, end = [], 0
         for row in sizes:
             mine = []
@@ -142,6 +147,10 @@ class Stages:
                 end += 0 if i < kept else -(-n // BLOCK) * BLOCK
             starts.append(mine)
         self.buffer = torch.empty(end, dtype=torch.float32, device=device)
+        for i, name in enumerate(program.shapes, kept):
+            given = [of_shape(name, s) for s in shapes]
+            places = torch.tensor([row[i] for row in starts], device="cpu").to(device)
+            self.buffer[places] = torch.tensor(given, dtype=torch.float32, device="cpu").to(device)
         base = self.buffer.data_ptr()
         self.addresses = [[base + 4 * x for x in row] for row in starts]
         self.values = self._table(self.addresses)
@@ -159,11 +168,16 @@ class Stages:
 
     def upload(self, kept: Sequence[Sequence[int]]) -> None:
         """New addresses of the kept states, tensor by tensor."""
-        self.addresses = [
-            [*states, *row[len(states) :]]
-            for states, row in zip(kept, self.addresses, strict=True)
+        made = [
+            [*states, *row[len(states) :]] for states, row in zip(kept, self.addresses, strict=True)
         ]
-        self.values.copy_(torch.tensor(self.addresses, dtype=torch.int64, device="cpu"))
+        if made == self.addresses:
+            return
+        self.addresses = made
+        host = torch.tensor(made, dtype=torch.int64, device="cpu")
+        if self.device.type == "cuda":
+            host = host.pin_memory()
+        self.values.copy_(host, non_blocking=True)
 
     def run(self, table: Tensor, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
         """All that comes before the step."""
@@ -225,9 +239,7 @@ class Stages:
             made += self._launch_pass(s, mine, walk, scaled)
         return made
 
-    def _launch_pass(
-        self, s: Sums, wanted: Sequence[int], walk: str, scaled: bool
-    ) -> list[Launch]:
+    def _launch_pass(self, s: Sums, wanted: Sequence[int], walk: str, scaled: bool) -> list[Launch]:
         self._end = 0
         shape = launch.pass_shape()
         modes, views = [], []

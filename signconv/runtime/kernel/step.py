@@ -32,7 +32,6 @@ from signconv.runtime.kernel.constants import (
 from signconv.runtime.kernel.values import find_values, tile_values
 
 
-
 @triton.jit
 def _pointer(address, TYPE: tl.constexpr, FULL: tl.constexpr):
     """An address of the table.  Only here do 16-byte accesses come from: the hint belongs to the
@@ -115,8 +114,8 @@ def decode_tile(
     SCALED: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    """What ``fetch_tile`` found, in fp32: parameter, gradient and moments; of a moment APART its codes
-    and its scales."""
+    """What ``fetch_tile`` found, in fp32: parameter, gradient and moments; of a moment APART its
+    codes and its scales."""
     start, offsets, mask, row, row_mask, _, _, _ = at
     p = ops.decode_param(
         stored[0], masters, start, offsets, mask, row, row_mask, P_FORMAT, FULL, CODEC
@@ -266,10 +265,11 @@ def step_kernel(
     """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned, or goes BY_ROW, is stepped TAIL rows at a time, with masks.
 
-    COLUMNS: in a row of the table; OUTPUTS: how many scalars; READS, READ_MAPS and READ_KINDS: which
-    values of stages it reads and how, BLOCKS by block (``values.py``); WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
-    field of the words rounds each moment; EIGHT: whether bf16 parameters are rounded eight at a
-    time (``ptx.py``); BY_ROW and CUT: how rows lie (``ops.places``).
+    COLUMNS: in a row of the table; OUTPUTS: how many scalars; READS, READ_MAPS and READ_KINDS:
+    which values of stages it reads and how, BLOCKS by block (``values.py``); WORDS: words of random
+    bits per element; NOISE: the sign's kind; FIELDS: which field of the words rounds each moment;
+    EIGHT: whether bf16 parameters are rounded eight at a time (``ptx.py``); BY_ROW and CUT: how
+    rows lie (``ops.places``).
     """
     entry = table_entry(table, chunks, COLUMNS)
     start = chunk_start(chunks, TILES * ROWS * 32)

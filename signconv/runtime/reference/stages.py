@@ -15,19 +15,25 @@ from torch import Tensor
 from signconv.runtime import axes
 from signconv.runtime.axes import ELEMENTS, STRIDED
 from signconv.runtime.formats import SEGMENT, STRIDE
-from signconv.runtime.program import OptimizerProgram, Reduction, Sums
+from signconv.runtime.program import OptimizerProgram, Reduction, Sums, of_shape
 from signconv.runtime.reference import ops
 
 
 class Values:
     """The values of one tensor's stages, fp32: flat, one number for each of what it is ``over``."""
 
-    def __init__(self, program: OptimizerProgram, shape: Sequence[int], state: Any) -> None:
+    def __init__(
+        self, program: OptimizerProgram, shape: Sequence[int], state: Any, device: Any
+    ) -> None:
         self.shape = shape
         self.over = {f"{m.name}_prev": m.over for m in program.kept}
         self.made: dict[str, Any] = {
             f"{m.name}_prev": state[m.name].reshape(-1) for m in program.kept
         }
+
+        for name in program.shapes:
+            number = torch.tensor(of_shape(name, shape), dtype=torch.float32, device="cpu")
+            self.put(name, "", number.to(device))
 
     def put(self, name: str, over: str, value: Any) -> None:
         self.over[name], self.made[name] = over, value

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from signconv.runtime.backend import Task
 from signconv.runtime.axes import ELEMENTS
+from signconv.runtime.backend import Task
 from signconv.runtime.program import (
     SUM_KINDS,
     MomentSlot,
@@ -53,8 +53,10 @@ def step_tensor(
     g = ops.load_float(grad) * factor
     moments = tuple(_loaded(m, state, p.numel()) for m in program.moments)
     noise = ops.sign_noise(words[0].field(0))
-    if program.stages:
-        values = Values(program, () if program.plain else param.shape, state)
+    if program.staged:
+        plain = program.plain
+        shape, device = ((), None) if plain else (param.shape, param.device)
+        values = Values(program, shape, state, device)
 
         def elements(s: Sums, read: Sequence[Any]) -> Any:
             return s.reference(p, g, moments, read)
