@@ -1,0 +1,124 @@
+"""A spec of ours beside the collection's class, both in float64, over the same noisy steps.
+
+Ours is the spec's program under ``signconv.ir.evaluate.Evaluator``, the float64 interpreter that
+gives a program its meaning: neither kernels nor state formats take part. What is compared is how
+far each tensor has moved, not where it is: a wrong step does not hide behind a large parameter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from signconv.ir.evaluate import Array, Evaluator
+from signconv.ir.nodes import Program, norm_scope
+
+#: A matrix, a vector and the weights of a convolution.
+SHAPES = ((6, 5), (7,), (3, 2, 2, 2))
+STEPS = 20
+#: The step from which lr is half of what it was.
+HALVED = 11
+#: What 20 steps in float64 may differ by, relative to the largest displacement of a tensor.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Run:
+    """What either side is given."""
+
+    values: Mapping[str, float]
+    theirs: Mapping[str, Any]
+    #: Hyperparameters of the param group that tensors of a shape are in.
+    by_shape: Mapping[tuple[int, ...], Mapping[str, float]]
+    #: Entries of the collection's param group that its constructor does not take.
+    group: Mapping[str, Any]
+    scheduled: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Tensors pulled to targets by springs of unlike strength, and noise that both sides see."""
+
+    start: tuple[Array, ...]
+    target: tuple[Array, ...]
+    strength: tuple[Array, ...]
+    noise: tuple[tuple[Array, ...], ...]
+
+    @classmethod
+    def make(cls, seed: int = 0) -> Problem:
+        """The problem of one seed."""
+        random = np.random.default_rng(seed)
+
+        def tensors(scale: float) -> tuple[Array, ...]:
+            return tuple(scale * random.standard_normal(shape) for shape in SHAPES)
+
+        strength = tuple(np.exp(x) for x in tensors(1.0))
+        return cls(tensors(1.0), tensors(1.0), strength, tuple(tensors(0.3) for _ in range(STEPS)))
+
+    def grads(self, params: tuple[Array, ...], t: int) -> tuple[Array, ...]:
+        """Gradients at these parameters in step ``t``, from 1."""
+        parts = zip(params, self.target, self.strength, self.noise[t - 1], strict=True)
+        return tuple(s * (p - x) + e for p, x, s, e in parts)
+
+
+def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
+    """Each tensor after each step, by the evaluator."""
+    evaluators = [
+        Evaluator(program, **{**run.values, **run.by_shape.get(p.shape, {})}) for p in problem.start
+    ]
+    params = problem.start
+    states = [e.initial_state(p) for e, p in zip(evaluators, params, strict=True)]
+    made = []
+    for t in range(1, STEPS + 1):
+        grads = problem.grads(params, t)
+        # The group of this comparison is all there is
+        norm = np.sqrt(sum(np.sum(g * g) for g in grads)) if norm_scope(program) else None
+        if run.scheduled and t == HALVED:
+            for e in evaluators:
+                e.hypers["lr"] /= 2
+        stepped = [
+            e.step(p, g, s, t, norm=norm)
+            for e, p, g, s in zip(evaluators, params, grads, states, strict=True)
+        ]
+        params = tuple(p for p, _ in stepped)
+        states = [s for _, s in stepped]
+        made.append(params)
+    return [np.stack(of_one) for of_one in zip(*made, strict=True)]
+
+
+def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
+    """Each tensor after each step, by the collection's class of this name."""
+    made_by = importlib.import_module("pytorch_optimizer").load_optimizer(name)
+    # Its classes take any keyword, and leave out in silence what they do not know
+    known = {"foreach": False} | dict(run.theirs)
+    unknown = sorted(known.keys() - inspect.signature(made_by).parameters.keys() - {"foreach"})
+    if unknown:
+        raise ValueError(f"{name} has no {unknown[0]!r}")
+    params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in problem.start]
+    optimizer = made_by([{"params": params, **run.group}], **known)
+    made = []
+    for t in range(1, STEPS + 1):
+        now = tuple(p.detach().numpy() for p in params)
+        for p, g in zip(params, problem.grads(now, t), strict=True):
+            p.grad = torch.from_numpy(g)
+        if run.scheduled and t == HALVED:
+            optimizer.param_groups[0]["lr"] /= 2
+        optimizer.step()
+        made.append([p.detach().numpy().copy() for p in params])
+    return [np.stack(of_one) for of_one in zip(*made, strict=True)]
+
+
+def deviation(program: Program, name: str, run: Run) -> float:
+    """The largest difference of any tensor in any step, over the tensor's largest displacement.
+
+    NaN where either side makes one.
+    """
+    problem = Problem.make()
+    made = zip(ours(program, run, problem), theirs(name, run, problem), problem.start, strict=True)
+    return max(float(np.max(np.abs(x - y)) / np.max(np.abs(y - start))) for x, y, start in made)
