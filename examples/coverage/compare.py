@@ -101,15 +101,25 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
     if unknown:
         raise ValueError(f"{name} has no {unknown[0]!r}")
     params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in problem.start]
-    optimizer = made_by([{"params": params, **run.group}], **known)
+    model = "model" in inspect.signature(made_by).parameters
+    given = torch.nn.ParameterList(params) if model else [{"params": params, **run.group}]
+    optimizer = made_by(given, **known)
+    fused = hasattr(optimizer, "fused_backward")
+    lr = run.values["lr"]
     made = []
     for t in range(1, STEPS + 1):
         now = tuple(p.detach().numpy() for p in params)
-        for p, g in zip(params, problem.grads(now, t), strict=True):
-            p.grad = torch.from_numpy(g)
+        grads = [torch.from_numpy(g) for g in problem.grads(now, t)]
         if run.scheduled and t == HALVED:
-            optimizer.param_groups[0]["lr"] /= 2
-        optimizer.step()
+            lr /= 2
+        if fused:  # it takes a model, and steps in the backward pass of a loss with these gradients
+            for backward in (optimizer.grad_norm, lambda loss: optimizer.fused_backward(loss, lr)):
+                backward(sum((p * g).sum() for p, g in zip(params, grads, strict=True)))
+        else:
+            optimizer.param_groups[0]["lr"] = lr
+            for p, g in zip(params, grads, strict=True):
+                p.grad = g
+            optimizer.step()
         made.append([p.detach().numpy().copy() for p in params])
     return [np.stack(of_one) for of_one in zip(*made, strict=True)]
 

@@ -111,6 +111,7 @@ AGREES: dict[str, Row] = {
         tolerance=0.05,
     ),
     "aggmo": Row("momentum.py:AggMo", {"beta1": 0.1, "beta2": 0.8, "beta3": 0.95}),
+    "aida": Row("tensor_norms.py:Aida", {"xi": 1e-3}),
     "amos": Row(
         "tensor_norms.py:Amos",
         {"beta": 0.9, "extra_l2": 1e-3, "c_coef": 0.3, "d_coef": 0.4, "eps": 1e-6, "scale": 0.5},
@@ -141,6 +142,12 @@ AGREES: dict[str, Row] = {
     "kate": Row("variance.py:Kate", {"delta": 0.1}),
     "lamb": Row("tensor_norms.py:LAMB"),
     "laprop": Row("adam_like.py:LaProp"),
+    "lomo": Row(
+        "tensor_norms.py:LOMO",
+        {"lr": 0.1, "clip_grad_norm": 2.0, "clip_grad_value": 0.5},
+        note="The collection computes in float32.",
+        tolerance=1e-5,
+    ),
     "lars": Row(
         "tensor_norms.py:LARS",
         {"lr": 0.1, "trust_coefficient": 0.01, "adapt": 1},

@@ -173,3 +173,38 @@ class ApolloDQN(Optimizer):
     warm = where(t >= warmup_steps, lr, (base_lr - init_lr) * t / warmup_steps + init_lr)
     update = warm / lr * d
     decay = l2(weight_decay)
+
+
+class Aida(Optimizer):
+    """AdaBelief on mutual projections (Zhang et al. 2022, arXiv 2203.13273) of gradient and
+    momentum, two of them, l2 decay. Either stays a multiple of what it was: only those are kept.
+    """
+
+    lr = hyper(1e-3, ge=0)
+    beta1, beta2 = hyper(0.9, ge=0, lt=1), hyper(0.999, ge=0, lt=1)
+    xi, eps = hyper(1e-20, gt=0), hyper(1e-16, ge=0)
+    weight_decay = hyper(0.0, ge=0)
+
+    m = ema(grad, beta1)
+    gg, mm = norm(grad) ** 2, norm(m) ** 2
+    gm = (norm(grad + m) ** 2 - norm(grad - m) ** 2) / 4
+    a1, b1 = gm / (gg + xi), gm / (mm + xi)
+    again = a1 * b1 * gm
+    a2, b2 = a1 * again / (a1**2 * gg + xi), b1 * again / (b1**2 * mm + xi)
+    v = state()
+    v.next = beta2 * v.prev + (1 - beta2) * (b2 * m - a2 * grad) ** 2 + eps
+    numerator = m.corrected
+    denominator = (sqrt(v) + eps) / sqrt(1 - beta2**t)
+    decay = l2(weight_decay)
+
+
+class LOMO(Optimizer):
+    """SGD on gradients that are clipped by value, then by the norm of all (Lv et al. 2023, arXiv
+    2306.09782). Its point, a step as soon as a gradient is there, is ``gradient_release`` here.
+    """
+
+    lr = hyper(1e-3, ge=0)
+    clip_grad_norm, clip_grad_value = hyper(1.0, gt=0), hyper(1.0, gt=0)
+
+    share = min(clip_grad_norm / (norm(grad, over="all") + 1e-6), 1)
+    update = clip(grad, -clip_grad_value, clip_grad_value) * share
