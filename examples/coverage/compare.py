@@ -113,8 +113,8 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
         if run.scheduled and t == HALVED:
             lr /= 2
         if fused:  # it takes a model, and steps in the backward pass of a loss with these gradients
-            for backward in (optimizer.grad_norm, lambda loss: optimizer.fused_backward(loss, lr)):
-                backward(sum((p * g).sum() for p, g in zip(params, grads, strict=True)))
+            optimizer.grad_norm(loss_of(params, grads))
+            optimizer.fused_backward(loss_of(params, grads), lr)
         else:
             optimizer.param_groups[0]["lr"] = lr
             for p, g in zip(params, grads, strict=True):
@@ -122,6 +122,11 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
             optimizer.step()
         made.append([p.detach().numpy().copy() for p in params])
     return [np.stack(of_one) for of_one in zip(*made, strict=True)]
+
+
+def loss_of(params: list[torch.nn.Parameter], grads: list[torch.Tensor]) -> torch.Tensor:
+    """A loss with these gradients."""
+    return torch.stack([(p * g).sum() for p, g in zip(params, grads, strict=True)]).sum()
 
 
 def deviation(program: Program, name: str, run: Run) -> float:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from examples.coverage.compare import TOLERANCE, Run
 from signconv.ir.nodes import Program
+
+from .compare import TOLERANCE, Run
 
 #: What rows without values of their own take, where the spec has the hyperparameter.
 USUAL = {
@@ -75,7 +76,10 @@ AGREES: dict[str, Row] = {
     "adagc": Row(
         "tensor_norms.py:AdaGC",
         {
-            "beta": 0.9, "lambda_abs": 2.0, "lambda_rel": 0.9, "warmup_steps": 6,
+            "beta": 0.9,
+            "lambda_abs": 2.0,
+            "lambda_rel": 0.9,
+            "warmup_steps": 6,
             "weight_decay": 0.2,
         },
         note="The collection sums the norm of all gradients in float32.",
@@ -101,7 +105,11 @@ AGREES: dict[str, Row] = {
     "adanorm": Row("adam_like.py:AdaNorm", {"r": 0.8}),
     "adapnm": Row("adam_like.py:AdaPNM", {"beta3": 0.9}),
     "adasmooth": Row("averaged.py:AdaSmooth", {"beta1": 0.4}),
-    "ademamix": Row("ademamix", {"alpha": 3.0, "warmup": 15.0, "beta3": 0.99}, {"warmup": None, "t_alpha_beta3": 15.0, "weight_decouple": True}),
+    "ademamix": Row(
+        "ademamix",
+        {"alpha": 3.0, "warmup": 15.0, "beta3": 0.99},
+        {"warmup": None, "t_alpha_beta3": 15.0, "weight_decouple": True},
+    ),
     "adopt": Row(
         "adopt",
         {},
@@ -129,10 +137,15 @@ AGREES: dict[str, Row] = {
     "diffgrad": Row("adam_like.py:DiffGrad"),
     "dualadam": Row("adam_like.py:DualAdam", {"switch_rate": 0.07}),
     "exadam": Row("adam_like.py:EXAdam"),
-    "flashadamw": Row("adamw", {}, {"quantize": False}, "Without its storage: that is an option of a build here."),
+    "flashadamw": Row(
+        "adamw", {}, {"quantize": False}, "Without its storage: that is an option of a build here."
+    ),
     "focus": Row("momentum.py:FOCUS", {"gamma": 0.2}),
     "fromage": Row("tensor_norms.py:Fromage"),
-    "ftrl": Row("averaged.py:FTRL", {"lr": 0.1, "lr_power": -0.4, "beta": 0.5, "lambda_1": 0.1, "lambda_2": 0.1}),
+    "ftrl": Row(
+        "averaged.py:FTRL",
+        {"lr": 0.1, "lr_power": -0.4, "beta": 0.5, "lambda_1": 0.1, "lambda_2": 0.1},
+    ),
     "grams": Row("adam_like.py:Grams"),
     "grokfastadamw": Row(
         "adam_like.py:GrokFastAdamW",
@@ -142,12 +155,6 @@ AGREES: dict[str, Row] = {
     "kate": Row("variance.py:Kate", {"delta": 0.1}),
     "lamb": Row("tensor_norms.py:LAMB"),
     "laprop": Row("adam_like.py:LaProp"),
-    "lomo": Row(
-        "tensor_norms.py:LOMO",
-        {"lr": 0.1, "clip_grad_norm": 2.0, "clip_grad_value": 0.5},
-        note="The collection computes in float32.",
-        tolerance=1e-5,
-    ),
     "lars": Row(
         "tensor_norms.py:LARS",
         {"lr": 0.1, "trust_coefficient": 0.01, "adapt": 1},
@@ -156,6 +163,12 @@ AGREES: dict[str, Row] = {
         by_shape={(7,): {"adapt": 0, "weight_decay": 0.0}},
     ),
     "lion": Row("lion"),
+    "lomo": Row(
+        "tensor_norms.py:LOMO",
+        {"lr": 0.1, "clip_grad_norm": 2.0, "clip_grad_value": 0.5},
+        note="The collection computes in float32.",
+        tolerance=1e-5,
+    ),
     "madgrad": Row("averaged.py:MADGRAD"),
     "mars": Row("adam_like.py:MARS", {"lr": 2e-3, "gamma": 0.05}, {"optimize_1d": True}),
     "msvag": Row("variance.py:MSVAG", {"beta": 0.8}),
@@ -189,11 +202,17 @@ AGREES: dict[str, Row] = {
         note="torch's weight decay is l2, that of the catalogue decoupled; compared without.",
     ),
     "sara": Row("variance.py:SaRA", {"threshold": 0.8, "progressive_iter": 6}),
-    "schedulefreeadamw": Row("schedulefree_adamw", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}),
+    "schedulefreeadamw": Row(
+        "schedulefree_adamw", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}
+    ),
     "schedulefreeradam": Row("rectified.py:ScheduleFreeRAdam", {"r": 0.5, "weight_lr_power": 1.5}),
-    "schedulefreesgd": Row("averaged.py:ScheduleFreeSGD", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}),
+    "schedulefreesgd": Row(
+        "averaged.py:ScheduleFreeSGD", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}
+    ),
     "sgd": Row("momentum.py:SGD"),
-    "sgdsai": Row("tensor_norms.py:SGDSaI", {"spread": 1}, {"spread": None}, by_shape={(7,): {"spread": 0}}),
+    "sgdsai": Row(
+        "tensor_norms.py:SGDSaI", {"spread": 1}, {"spread": None}, by_shape={(7,): {"spread": 0}}
+    ),
     "sgdw": Row("momentum.py:SGDW", {}, {"nesterov": True}),
     "signsgd": Row("momentum.py:SignSGD"),
     "simplifiedademamix": Row("adam_like.py:SimplifiedAdEMAMix", {"beta2": 0.9, "alpha": 0.5}),

@@ -4,7 +4,28 @@ It adds 1e-15 below most roots: where nothing but its rounding error depends on 
 leave it out, and the gradients of the comparison are far above.
 """
 
-from signconv.dsl import *
+from signconv.dsl import (
+    Optimizer,
+    abs,
+    clip,
+    decoupled,
+    ema,
+    exp,
+    grad,
+    hyper,
+    l2,
+    log,
+    max,
+    max_ema,
+    min,
+    norm,
+    sign,
+    sqrt,
+    state,
+    stepped,
+    t,
+    where,
+)
 
 
 class AdamG(Optimizer):
@@ -213,7 +234,8 @@ class BCOS(Optimizer):
 
 
 class DiffGrad(Optimizer):
-    """Adam with friction where the gradient changes little (Dubey et al. 2019, arXiv 1909.11015); the root is corrected after eps is added."""
+    """Adam with friction where the gradient changes little (Dubey et al. 2019, arXiv
+    1909.11015); the root is corrected after eps is added."""
 
     lr = hyper(1e-3, ge=0)
     beta1, beta2 = hyper(0.9, ge=0, lt=1), hyper(0.999, ge=0, lt=1)

@@ -1,6 +1,24 @@
 """Optimizers whose weights are averages, or made anew from sums."""
 
-from signconv.dsl import *
+from signconv.dsl import (
+    Optimizer,
+    abs,
+    exp,
+    grad,
+    hyper,
+    l2,
+    log,
+    max,
+    min,
+    param,
+    root,
+    sign,
+    sqrt,
+    state,
+    stepped,
+    t,
+    where,
+)
 
 
 class ScheduleFreeSGD(Optimizer):

@@ -1,6 +1,21 @@
 """SGD and its momenta, as the collection computes them."""
 
-from signconv.dsl import *
+from signconv.dsl import (
+    Optimizer,
+    decoupled,
+    ema,
+    grad,
+    hyper,
+    l2,
+    norm,
+    param,
+    sign,
+    sqrt,
+    state,
+    stepped,
+    t,
+    where,
+)
 
 
 class SGD(Optimizer):

@@ -1,6 +1,19 @@
 """RAdam's rectified step size, and the optimizers that are built on it."""
 
-from signconv.dsl import *
+from signconv.dsl import (
+    Optimizer,
+    decoupled,
+    ema,
+    grad,
+    hyper,
+    max,
+    param,
+    sqrt,
+    state,
+    stepped,
+    t,
+    where,
+)
 
 
 class RAdam(Optimizer):

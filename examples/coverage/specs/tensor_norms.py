@@ -1,6 +1,25 @@
 """Optimizers that read the norm or the mean of a whole tensor."""
 
-from signconv.dsl import *
+from signconv.dsl import (
+    Optimizer,
+    abs,
+    clip,
+    decoupled,
+    ema,
+    grad,
+    hyper,
+    l2,
+    max,
+    mean,
+    min,
+    norm,
+    param,
+    sqrt,
+    state,
+    stepped,
+    t,
+    where,
+)
 
 
 class LARS(Optimizer):

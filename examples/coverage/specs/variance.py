@@ -1,6 +1,21 @@
 """Optimizers that weigh a gradient by what is known of its noise, and AdaGrad's family."""
 
-from signconv.dsl import *
+from signconv.dsl import (
+    Optimizer,
+    abs,
+    clip,
+    decoupled,
+    ema,
+    grad,
+    hyper,
+    min,
+    param,
+    sign,
+    sqrt,
+    state,
+    t,
+    where,
+)
 
 
 class MSVAG(Optimizer):
