@@ -116,7 +116,7 @@ AGREES: dict[str, Row] = {
         {"weight_decouple": True, "clip_lambda": lambda step: (step - 1) ** 0.25},
         "The collection clips one step ahead of the paper, which `clip_lambda` mends, and decays "
         "weights in the first step, which only fills the second moment.",
-        tolerance=0.05,
+        tolerance=0.03,
     ),
     "aggmo": Row("momentum.py:AggMo", {"beta1": 0.1, "beta2": 0.8, "beta3": 0.95}),
     "aida": Row("tensor_norms.py:Aida", {"xi": 1e-3}),
