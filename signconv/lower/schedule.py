@@ -246,7 +246,8 @@ class Lowerer(ScalarCode):
                 raise LoweringError(
                     "SC305",
                     f"{self.p.name}: a reduction of something that reads another reduction would "
-                    "take a third pass over the tensor, which is not supported",
+                    "take a third pass over the tensor, which is not supported (the variance of x "
+                    "takes one: mean(x**2) - mean(x)**2)",
                 )
         return needed
 

@@ -120,7 +120,7 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
     ),
     "SC305": (
         "numerator = grad / norm(grad * norm(grad))", None, "fp32", "fp32",
-        "a third pass over the tensor",
+        r"a third pass over the tensor.*mean\(x\*\*2\) - mean\(x\)\*\*2",
     ),
     "SC311": (
         "m = ema(grad, 0.9)\nG = max_ema(abs(m), 0.9)\nnumerator = m\ndenominator = G",
