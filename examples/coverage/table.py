@@ -62,7 +62,7 @@ AGREES: dict[str, Row] = {
         "momentum.py:A2Grad",
         {"lr": 1.0, "beta": 7.0, "lips": 6.0},
         {"lr": None},
-        "The collection's class has no learning rate.",
+        "The uniform variant. The collection's class has no learning rate.",
         scheduled=False,
     ),
     "accsgd": Row("momentum.py:AccSGD", {"kappa": 800.0, "xi": 8.0, "constant": 0.6}),
@@ -132,8 +132,11 @@ AGREES: dict[str, Row] = {
         "tensor_norms.py:ApolloDQN",
         {"base_lr": 3e-3, "init_lr": 1e-4, "warmup_steps": 6, "beta": 0.8},
         {"base_lr": None},
+        "Constant rebound, the default. Dot products are written as differences of norms.",
     ),
-    "bcos": Row("adam_like.py:BCOS", {"beta": 0.8, "weight_decay": 0.2}),
+    "bcos": Row(
+        "adam_like.py:BCOS", {"beta": 0.8, "weight_decay": 0.2}, note="Mode c, the default."
+    ),
     "diffgrad": Row("adam_like.py:DiffGrad"),
     "dualadam": Row("adam_like.py:DualAdam", {"switch_rate": 0.07}),
     "exadam": Row("adam_like.py:EXAdam"),
@@ -170,7 +173,12 @@ AGREES: dict[str, Row] = {
         tolerance=1e-5,
     ),
     "madgrad": Row("averaged.py:MADGRAD"),
-    "mars": Row("adam_like.py:MARS", {"lr": 2e-3, "gamma": 0.05}, {"optimize_1d": True}),
+    "mars": Row(
+        "adam_like.py:MARS",
+        {"lr": 2e-3, "gamma": 0.05},
+        {"optimize_1d": True},
+        "Vectors too, which the collection leaves to AdamW.",
+    ),
     "msvag": Row("variance.py:MSVAG", {"beta": 0.8}),
     "nadam": Row(
         "nadam",
@@ -195,13 +203,19 @@ AGREES: dict[str, Row] = {
         "rectified.py:Ranger",
         {"alpha": 0.4, "k": 4, "n_sma_threshold": 6},
         {"use_gc": False, "degenerated_to_sgd": True},
+        "Without gradient centralization (means by row); with `degenerated_to_sgd`, since without "
+        "it the collection's first steps go up the gradient.",
     ),
     "rmsprop": Row(
         "rmsprop",
         {"alpha": 0.8, "weight_decay": 0.0},
         note="torch's weight decay is l2, that of the catalogue decoupled; compared without.",
     ),
-    "sara": Row("variance.py:SaRA", {"threshold": 0.8, "progressive_iter": 6}),
+    "sara": Row(
+        "variance.py:SaRA",
+        {"threshold": 0.8, "progressive_iter": 6},
+        note="Without the rank constraint (an SVD of one matrix a step), off by default.",
+    ),
     "schedulefreeadamw": Row(
         "schedulefree_adamw", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}
     ),
@@ -211,9 +225,13 @@ AGREES: dict[str, Row] = {
     ),
     "sgd": Row("momentum.py:SGD"),
     "sgdsai": Row(
-        "tensor_norms.py:SGDSaI", {"spread": 1}, {"spread": None}, by_shape={(7,): {"spread": 0}}
+        "tensor_norms.py:SGDSaI",
+        {"spread": 1},
+        {"spread": None},
+        by_shape={(7,): {"spread": 0}},
+        note="The collection takes vectors out by itself; here they are a param group.",
     ),
-    "sgdw": Row("momentum.py:SGDW", {}, {"nesterov": True}),
+    "sgdw": Row("momentum.py:SGDW", {}, {"nesterov": True}, "With Nesterov's look-ahead."),
     "signsgd": Row("momentum.py:SignSGD"),
     "simplifiedademamix": Row("adam_like.py:SimplifiedAdEMAMix", {"beta2": 0.9, "alpha": 0.5}),
     "srmm": Row("momentum.py:SRMM", {"beta": 0.6, "memory_length": 7}),
