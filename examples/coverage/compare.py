@@ -68,7 +68,7 @@ class Problem:
 
 
 def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
-    """Each tensor after each step, by the evaluator."""
+    """Each tensor after each step, and as it is evaluated with, by the evaluator."""
     evaluators = [
         Evaluator(program, **{**run.values, **run.by_shape.get(p.shape, {})}) for p in problem.start
     ]
@@ -89,11 +89,14 @@ def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
         params = tuple(p for p, _ in stepped)
         states = [s for _, s in stepped]
         made.append(params)
+    if program.eval_param is not None:
+        parts = zip(evaluators, params, states, strict=True)
+        made.append(tuple(e.evaluated(p, s) for e, p, s in parts))
     return [np.stack(of_one) for of_one in zip(*made, strict=True)]
 
 
 def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
-    """Each tensor after each step, by the collection's class of this name."""
+    """The same by the collection's class of this name."""
     made_by = importlib.import_module("pytorch_optimizer").load_optimizer(name)
     # Its classes take any keyword, and leave out in silence what they do not know
     known = {"foreach": False} | dict(run.theirs)
@@ -120,6 +123,9 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
             for p, g in zip(params, grads, strict=True):
                 p.grad = g
             optimizer.step()
+        made.append([p.detach().numpy().copy() for p in params])
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
         made.append([p.detach().numpy().copy() for p in params])
     return [np.stack(of_one) for of_one in zip(*made, strict=True)]
 

@@ -115,7 +115,8 @@ def main() -> None:
         made = figures()
         if unknown := strangers(made["titles"]):
             sys.exit(f"in the collection or in the tables alone: {', '.join(unknown)}")
-        FIGURES.write_text(json.dumps(made, indent=1) + "\n", "utf-8")
+        lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in made.items())
+        FIGURES.write_text(f"{{\n{lines}\n}}\n", "utf-8")
     known = json.loads(FIGURES.read_text("utf-8"))
     text = page(known)
     PAGE.write_text(text, "utf-8")
