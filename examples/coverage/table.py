@@ -132,7 +132,7 @@ AGREES: dict[str, Row] = {
         "tensor_norms.py:ApolloDQN",
         {"base_lr": 3e-3, "init_lr": 1e-4, "warmup_steps": 6, "beta": 0.8},
         {"base_lr": None},
-        "Constant rebound, the default. Dot products are written as differences of norms.",
+        "Constant rebound, the default.",
     ),
     "bcos": Row(
         "adam_like.py:BCOS", {"beta": 0.8, "weight_decay": 0.2}, note="Mode c, the default."

@@ -105,9 +105,9 @@ class SGDSaI(Optimizer):
     eps = hyper(1e-8, ge=0)
     weight_decay = hyper(0.01, ge=0)
 
-    size, square = norm(grad), mean(grad**2)
-    elements = size**2 / square
-    sigma = sqrt((square - mean(grad) ** 2) * elements / (elements - 1))
+    size = norm(grad)
+    elements = norm(where(grad > 0, 1, 1)) ** 2
+    sigma = sqrt((mean(grad**2) - mean(grad) ** 2) * elements / (elements - 1))
     ratio = state()
     first = where(spread > 0, where(sigma > 0, size / (sigma + eps), size), size)
     ratio.next = where(t == 1, first, ratio.prev)
@@ -171,7 +171,7 @@ class AdaGC(Optimizer):
 
 class ApolloDQN(Optimizer):
     """A diagonal quasi-Newton method (Ma 2020, arXiv 2009.13586), constant rebound, l2
-    decay. The dot products over the tensor are written as differences of two norms."""
+    decay. A sum over the tensor is the mean times the number of elements."""
 
     lr = hyper(1e-2, gt=0)
     base_lr, init_lr, warmup_steps = hyper(1e-2, gt=0), hyper(1e-5, ge=0), hyper(500, ge=1)
@@ -184,9 +184,9 @@ class ApolloDQN(Optimizer):
     change = grad - m.prev
     m.next = m.prev + alpha * change
     scale = sqrt(norm(d.prev**2)) + eps / 0.01
-    turned = (norm(change + d.prev) ** 2 - norm(change - d.prev) ** 2) / 4
-    curved = (norm(b.prev + d.prev**2) ** 2 - norm(b.prev - d.prev**2) ** 2) / 4
-    delta = (-alpha * turned - curved) / scale**2
+    elements = norm(where(grad > 0, 1, 1)) ** 2
+    turned, curved = mean(change * d.prev), mean(b.prev * d.prev**2)
+    delta = (-alpha * turned - curved) * elements / scale**2
     b.next = b.prev + delta * (d.prev / scale) ** 2
     d.next = m / max(abs(b), 0.01)
     warm = where(t >= warmup_steps, lr, (base_lr - init_lr) * t / warmup_steps + init_lr)
@@ -206,7 +206,7 @@ class Aida(Optimizer):
 
     m = ema(grad, beta1)
     gg, mm = norm(grad) ** 2, norm(m) ** 2
-    gm = (norm(grad + m) ** 2 - norm(grad - m) ** 2) / 4
+    gm = mean(grad * m) * norm(where(grad > 0, 1, 1)) ** 2
     a1, b1 = gm / (gg + xi), gm / (mm + xi)
     again = a1 * b1 * gm
     a2, b2 = a1 * again / (a1**2 * gg + xi), b1 * again / (b1**2 * mm + xi)
