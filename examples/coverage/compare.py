@@ -1,8 +1,9 @@
 """A spec of ours beside the collection's class, both in float64, over the same noisy steps.
 
 Ours is the spec's program under ``signconv.ir.evaluate.Evaluator``, the float64 interpreter that
-gives a program its meaning: neither kernels nor state formats take part. What is compared is how
-far each tensor has moved, not where it is: a wrong step does not hide behind a large parameter.
+gives a program its meaning: neither kernels nor state formats take part. The compiled optimizer
+runs beside it in fp32. What is compared is how far each tensor has moved, not where it is: a wrong
+step does not hide behind a large parameter.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import signconv
 from signconv.ir.evaluate import Array, Evaluator
 from signconv.ir.nodes import Program, norm_scope
 
@@ -24,6 +26,8 @@ SHAPES = ((6, 5), (7,), (3, 2, 2, 2))
 STEPS = 20
 #: The step from which lr is half of what it was.
 HALVED = 11
+#: What the compiled optimizer may differ by in fp32; a sum written as a difference did by 0.5.
+ROUNDING = 1e-3
 #: What 20 steps in float64 may differ by, relative to the largest displacement of a tensor.
 TOLERANCE = 1e-9
 
@@ -130,6 +134,38 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
     return [np.stack(of_one) for of_one in zip(*made, strict=True)]
 
 
+def compiled(spec: str, run: Run, problem: Problem) -> list[Array]:
+    """Each tensor after each step, by what the compiler makes of the spec, all in fp32."""
+    params = [torch.nn.Parameter(torch.from_numpy(p).float()) for p in problem.start]
+    groups = [
+        {"params": [p], **tupled({**run.values, **run.by_shape.get(tuple(p.shape), {})}, "beta")}
+        for p in params
+    ]
+    optimizer = signconv.compile(spec, state="fp32")(groups, backend="reference")
+    made = []
+    for t in range(1, STEPS + 1):
+        now = tuple(p.detach().double().numpy() for p in params)
+        for p, g in zip(params, problem.grads(now, t), strict=True):
+            p.grad = torch.from_numpy(g).float()
+        if run.scheduled and t == HALVED:
+            for group in optimizer.param_groups:
+                group["lr"] /= 2
+        optimizer.step()
+        made.append([p.detach().double().numpy() for p in params])
+    return [np.stack(of_one) for of_one in zip(*made, strict=True)]
+
+
+def tupled(values: Mapping[str, float], *stems: str) -> dict[str, Any]:
+    """The values with ``beta1``, ``beta2``, … as one tuple ``betas``, for each such stem."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if name[:-1] in stems and name[-1].isdigit():
+            made[f"{name[:-1]}s"] = (*made.get(f"{name[:-1]}s", ()), value)
+        else:
+            made[name] = value
+    return made
+
+
 def loss_of(params: list[torch.nn.Parameter], grads: list[torch.Tensor]) -> torch.Tensor:
     """A loss with these gradients."""
     return torch.stack([(p * g).sum() for p, g in zip(params, grads, strict=True)]).sum()
@@ -141,5 +177,17 @@ def deviation(program: Program, name: str, run: Run) -> float:
     NaN where either side makes one.
     """
     problem = Problem.make()
-    made = zip(ours(program, run, problem), theirs(name, run, problem), problem.start, strict=True)
+    return apart(ours(program, run, problem), theirs(name, run, problem), problem)
+
+
+def rounding(spec: str, program: Program, run: Run) -> float:
+    """The same between the compiled optimizer and its float64 meaning."""
+    problem = Problem.make()
+    meant = [x[:STEPS] for x in ours(program, run, problem)]
+    return apart(compiled(spec, run, problem), meant, problem)
+
+
+def apart(a: list[Array], b: list[Array], problem: Problem) -> float:
+    """The largest difference of two runs, over the displacement of its tensor in the second."""
+    made = zip(a, b, problem.start, strict=True)
     return max(float(np.max(np.abs(x - y)) / np.max(np.abs(y - start))) for x, y, start in made)

@@ -14,7 +14,7 @@ from typing import Any
 
 from signconv.ir.nodes import Program
 
-from .compare import TOLERANCE, Run
+from .compare import TOLERANCE, Run, tupled
 
 #: What rows without values of their own take, where the spec has the hyperparameter.
 USUAL = {
@@ -45,14 +45,7 @@ class Row:
         """Values of all hyperparameters of the spec, and the collection's keywords for them."""
         names = [h.name for h in program.hypers]
         values = {n: v for n, v in {**USUAL, **self.values}.items() if n in names}
-        keywords: dict[str, Any] = {}
-        for name, value in values.items():
-            if name.startswith(("beta", "nu")) and name[-1].isdigit():
-                several = f"{name[:-1]}s"
-                keywords[several] = (*keywords.get(several, ()), value)
-            else:
-                keywords[name] = value
-        keywords |= self.theirs
+        keywords = tupled(values, "beta", "nu") | dict(self.theirs)
         keywords = {n: v for n, v in keywords.items() if v is not None}
         return Run(values, keywords, self.by_shape, self.group, self.scheduled)
 

@@ -38,7 +38,7 @@ def test_page_is_what_the_tables_and_figures_say() -> None:
 def test_every_optimizer_stands_in_one_table() -> None:
     assert not table.AGREES.keys() & waits.WAITS.keys()
     assert run.strangers(known["titles"]) == []
-    assert known["apart"].keys() == table.AGREES.keys()
+    assert known["apart"].keys() == known["compiled"].keys() == table.AGREES.keys()
 
 
 def test_figures_are_within_their_tolerances_and_larger_ones_are_explained() -> None:
@@ -81,6 +81,17 @@ def test_a_wrong_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compare.deviation(program, "tiger", given) == 0
     monkeypatch.setattr(compare, "theirs", theirs)
     assert compare.deviation(program, "tiger", given) > 0.01
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_compiled_sample_follows_its_meaning(name: str) -> None:
+    assert run.measure_compiled(name) < compare.ROUNDING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(table.AGREES))
+def test_compiled_optimizer_follows_its_meaning(name: str) -> None:
+    assert run.measure_compiled(name) < compare.ROUNDING
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -127,4 +138,4 @@ def test_tables_hold_the_installed_release() -> None:
 @pytest.mark.parametrize("name", sorted(table.AGREES))
 def test_follows_the_collection(name: str) -> None:
     pytest.importorskip("pytorch_optimizer")
-    assert run.measure([name])[name] <= table.AGREES[name].tolerance
+    assert run.measure(name) <= table.AGREES[name].tolerance
