@@ -53,10 +53,10 @@ WAITS: dict[str, Wait] = {
         ("largest",),
         "the largest square in a tensor; besides a window of ten gradients, which are ten states",
     ),
-    "adatam": Wait(("axes",), "cosine of gradient and momentum along the first axis"),
-    "alice": Wait(("matrix",), "subspace iteration"),
+    "adatam": Wait(("axes",), "norms of gradient and momentum along the first axis"),
+    "alice": Wait(("matrix", "draw"), "subspace iteration, with random vectors of the complement"),
     "alig": Wait(("extra", "all"), "the loss over the squared norm of all gradients"),
-    "apollo": Wait(("matrix", "axes"), "a random projection, norms of its rows or columns"),
+    "apollo": Wait(("matrix", "axes", "draw"), "a random projection, norms of its rows or columns"),
     "asgd": Wait(("all",), "the norm of all weights, from which it makes lr"),
     "avagrad": Wait(("all",), "a norm of step sizes over all tensors"),
     "bsam": Wait(("draw", "evaluations"), "noisy weights, then perturbed ones"),
@@ -117,5 +117,5 @@ WAITS: dict[str, Wait] = {
         ("largest", "nested"), "the largest gradient of a tensor, then the norm of those it clips"
     ),
     "swats": Wait(("all",), "the step in which all tensors change from Adam to SGD"),
-    "tam": Wait(("axes",), "cosine of gradient and momentum along the first axis"),
+    "tam": Wait(("axes",), "norms of gradient and momentum along the first axis"),
 }
