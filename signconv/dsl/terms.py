@@ -6,6 +6,7 @@ evaluate nothing; ``==`` and ``<`` build relations, and testing a term for truth
 
 from __future__ import annotations
 
+import builtins
 import math
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any, NoReturn
 
 from signconv.errors import Origin, SpecError, nearest
 from signconv.ir.nodes import GRAD, SCOPES, STATES, STEPPED, Const, Expr, Op, Ref
+
+#: What tensors have as methods, and expressions as functions.
+FUNCTIONS_OF_ONE = ("abs", "exp", "log", "mean", "norm", "sign", "sqrt", "tanh")
+#: What tensors say of their shape.
+MEASURES = ("dim", "ndim", "numel", "shape", "size")
 
 _HERE = str(Path(__file__).parent)
 
@@ -47,9 +53,12 @@ class Term:
             raise SpecError(
                 "SC154", f"only a moment has .{name}: bind one and write name.{name}", caller()
             )
-        raise SpecError(
-            "SC154", f"an expression has no .{name}; use the DSL's own functions", caller()
-        )
+        words = "use the DSL's own functions"
+        if name in FUNCTIONS_OF_ONE:
+            words = f"write {name}(x)"
+        elif name in MEASURES:
+            words = "it is one element; what depends on a shape is a hyperparameter of its group"
+        raise SpecError("SC154", f"an expression has no .{name}: {words}", caller())
 
     def __add__(self, other: Any) -> Term:
         return call("add", self, other)
@@ -121,12 +130,29 @@ class Term:
 
     __rmatmul__ = __matmul__
 
-    def _refuse_iteration(self, *_: Any) -> NoReturn:
+    def __iter__(self) -> NoReturn:
+        raise SpecError(
+            "SC132",
+            "an expression stands for one element and cannot be iterated: over the tensor there "
+            "are sum(x), mean(x), norm(x), max(x) and min(x)",
+            caller(),
+        )
+
+    def _refuse_items(self, *_: Any) -> NoReturn:
         raise SpecError(
             "SC132", "an expression stands for one element; it has no items or shape", caller()
         )
 
-    __getitem__ = __iter__ = __len__ = _refuse_iteration
+    __getitem__ = __len__ = _refuse_items
+
+    def _refuse_logic(self, *_: Any) -> NoReturn:
+        raise SpecError(
+            "SC133",
+            "conditions are not combined by &, | or ~: write one where(…) inside the other",
+            caller(),
+        )
+
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _refuse_logic
 
     def __bool__(self) -> NoReturn:
         raise SpecError(
@@ -342,9 +368,16 @@ def ema(u: Any, beta: Any, init: str = "zero", *, store: str | None = None) -> M
     store: how it is kept between steps, as ``--state`` would say it ("fp32"); None leaves that to
     the build.  So for the other three.
     """
+    return MomentTerm("ema", u, _beta(beta), _start(init), _store(store))
+
+
+def _start(init: Any) -> str:
+    if isinstance(init, Term):  # which compares with a string as an expression does
+        words = "init is 'zero' or 'first'; an average with another start is a state(start)"
+        raise SpecError("SC123", words, caller())
     if init not in ("zero", "first"):
         raise SpecError("SC123", f"init={init!r} is neither 'zero' nor 'first'", caller())
-    return MomentTerm("ema", u, _beta(beta), init, _store(store))
+    return str(init)
 
 
 def max_ema(u: Any, beta: Any = 1.0, *, store: str | None = None) -> MomentTerm:
@@ -370,7 +403,12 @@ def state(init: Any = 0.0, *, store: str | None = None) -> MomentTerm:
     if start == Ref("param", "param"):
         return MomentTerm("state", None, None, "param", _store(store))
     if not isinstance(start, Const):
-        raise SpecError("SC125", "state(init) takes a number, or param", caller())
+        raise SpecError(
+            "SC125",
+            "state(init) takes a number, or param: for another start write where(t == 1, start, "
+            "s.prev) where s.prev would stand",
+            caller(),
+        )
     return MomentTerm("state", None, None, start, _store(store))
 
 
@@ -496,9 +534,11 @@ def mean(x: Any, *, axis: Any = None) -> Term:
     return call("mean", x, over=_over("mean", axis))
 
 
-def sum(x: Any, *, axis: Any = None) -> Term:
-    """Sum, as ``mean`` takes the mean."""
-    return call("sum", x, over=_over("sum", axis))
+def sum(x: Any, start: Any = 0, *, axis: Any = None) -> Any:
+    """Sum, as ``mean`` takes the mean; of a list of expressions Python's own."""
+    if isinstance(x, Term):
+        return call("sum", x, over=_over("sum", axis))
+    return builtins.sum(x, start)
 
 
 #: Which reductions ``axis=`` can name.

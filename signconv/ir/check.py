@@ -227,13 +227,18 @@ def _call(p: Program, n: Op) -> None:
             if not is_scalar(n.args[0], p) and not 1 <= exponent.value <= 16:
                 raise SpecError(
                     "SC144",
-                    "a power of an elementwise expression takes an exponent from 1 to 16",
+                    "a power of an elementwise expression takes an exponent from 1 to 16: below 1 "
+                    "there are sqrt(x) and root(x, k), below 0 there is 1 / x",
                     n.origin,
                 )
         elif not (is_scalar(n.args[0], p) and is_scalar(exponent, p)):
-            raise SpecError(
-                "SC145", "beta**t is for scalars: hyperparameters, t and numbers", n.origin
-            )
+            words = "beta**t is for scalars: hyperparameters, t and numbers"
+            if is_scalar(exponent, p):
+                words = (
+                    "a power of an elementwise expression takes a number as exponent: x**k of a "
+                    "hyperparameter k is exp(k * log(x)), for x >= 0"
+                )
+            raise SpecError("SC145", words, n.origin)
     for i, a in enumerate(n.args):
         relation = isinstance(a, Op) and a.fn in RELATIONS
         if relation != (n.fn == "where" and i == 0):

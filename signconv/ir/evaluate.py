@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signconv.errors import LoweringError
-from signconv.ir.analysis import around_step
+from signconv.ir.analysis import around_step, is_scalar
 from signconv.ir.axes import reduced_moments
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 
@@ -39,6 +39,8 @@ class Evaluator:
         self.initial_lr = self.hypers["lr"]
         self.before, self.after = around_step(program)
         self.once = reduced_moments(program)
+        #: What a weight of the decay may read, which is known before the gradient is.
+        self.scalars = [x for x in self.before if is_scalar(_ref_to(x), program)]
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
@@ -70,7 +72,10 @@ class Evaluator:
                 grad = _Scope(self, param, grad, state, t, norm)(p.grad)
             if p.decay is not None:
                 kind = p.decay.kind
-                weight = _Scope(self, param, grad, state, t, norm)(p.decay.weight)
+                early = _Scope(self, param, grad, state, t, norm)
+                for x in self.scalars:
+                    early.define(x)
+                weight = early(p.decay.weight)
             if kind == "l2":
                 grad = grad + weight * param
             scope = _Scope(self, param, grad, state, t, norm)
@@ -114,8 +119,9 @@ class Evaluator:
     def operation(self, e: Op, *args: Array) -> Array:
         """The value of ``e`` for those of its operands."""
         if e.fn in REDUCTIONS:
-            axis, _ = _axes(*args, e.over)
-            made = FUNCTIONS_OF_FLOAT64[e.fn](*args, axis=axis, keepdims=True)
+            (x,) = args
+            axis, _ = _axes(x, e.over)
+            made = FUNCTIONS_OF_FLOAT64[e.fn](x, axis=axis, keepdims=True)
             return made if e.over else np.reshape(made, ())
         return FUNCTIONS_OF_FLOAT64[e.fn](*args)
 
@@ -130,6 +136,10 @@ class Evaluator:
             return np.sign(scope(p.numerator) + scope(p.denominator) * noise)
         ratio = self.ratio(scope)
         return np.clip(ratio, -1.0, 1.0) if p.link == "expected" else ratio
+
+
+def _ref_to(x: Moment | Temp) -> Ref:
+    return Ref("value" if isinstance(x, Moment) else "temp", x.name)
 
 
 class _Scope:

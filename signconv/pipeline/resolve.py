@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import importlib
 import importlib.util
 import pkgutil
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from signconv.dsl.optimizer import PREBOUND, Optimizer
 from signconv.errors import Origin, SignconvError, SpecError, nearest
@@ -128,11 +129,16 @@ def _user_errors(where: str) -> Iterator[None]:
             Origin(error.filename or where, error.lineno or 0),
         ) from error
     except NameError as error:
-        known = {*PREBOUND, *((error.name and _class_names(error)) or ())}
-        hint = nearest(error.name or "", known)
-        raise SpecError(
-            "SC109", f"undefined symbol {error.name!r}; {hint}", _line_of(error, where)
-        ) from error
+        name = error.name or ""
+        if _bound_below(error, name):
+            words = (
+                f"{name!r} is read above the line that binds it: a moment whose input reads its "
+                f"own last value is {name} = state(), then {name}.next = …"
+            )
+        else:
+            known = {*PREBOUND, *((name and _class_names(error)) or ())}
+            words = f"undefined symbol {name!r}; {nearest(name, known)}"
+        raise SpecError("SC109", words, _line_of(error, where)) from error
     except ModuleNotFoundError as error:
         raise SpecError(
             "SC107", f"there is no module {error.name!r}", _line_of(error, where)
@@ -155,8 +161,24 @@ def _line_of(error: BaseException, where: str) -> Origin | None:
     return None
 
 
-def _class_names(error: BaseException) -> list[str]:
+def _frame(error: BaseException) -> FrameType | None:
+    """Where it was raised: the class body, for a name."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return [] if trace is None else [n for n in trace.tb_frame.f_locals if not n.startswith("_")]
+    return None if trace is None else trace.tb_frame
+
+
+def _class_names(error: BaseException) -> list[str]:
+    frame = _frame(error)
+    return [] if frame is None else [n for n in frame.f_locals if not n.startswith("_")]
+
+
+def _bound_below(error: BaseException, name: str) -> bool:
+    """Whether the body that did not know the name binds it, which it had not done yet."""
+    frame = _frame(error)
+    if frame is None or name in frame.f_locals:
+        return False
+    return any(
+        i.opname == "STORE_NAME" and i.argval == name for i in dis.get_instructions(frame.f_code)
+    )

@@ -147,13 +147,21 @@ REFUSED = {
     "state without next": ("m = state()  # here\nnumerator = m.prev + grad", "has no m.next"),
     "next of an ema": ("m = ema(grad, 0.9)\nm.next = grad  # here", "only state.. has .next"),
     "next twice": ("m = state()\nm.next = grad\nm.next = grad  # here", "set twice"),
-    "state from a gradient": ("m = state(grad)  # here", "a number, or param"),
+    "state from a gradient": (
+        "m = state(grad)  # here",
+        r"a number, or param: for another start write where\(t == 1, start, s\.prev\)",
+    ),
+    "init of an expression": ("m = ema(grad, 0.9, init=param)  # here", r"state\(start\)"),
     "order 0": ("m = moment(grad, order=0, beta=0.9)  # here", "order = 0 is not a number >= 1"),
     # symbols
     "undefined": ("numerator = gradd  # here", "undefined symbol 'gradd'; did you mean 'grad'"),
     "undefined, own name": (
         BETA + "m = ema(grad, beta)  # here",
         "undefined symbol 'beta'; did you mean 'beta1'",
+    ),
+    "bound below": (
+        "delta = grad + m.prev  # here\nm = ema(delta, 0.9)\nnumerator = m",
+        r"'m' is read above the line that binds it.*m = state\(\), then m\.next = …",
     ),
     "undefined function": ("numerator = sqr(grad)  # here", "did you mean 'sqrt'"),
     # cycles
@@ -177,6 +185,28 @@ REFUSED = {
     "matrix product": ("numerator = grad @ grad  # here", "matrix product is not supported.*Muon"),
     "item": ("numerator = grad[0]  # here", "one element"),
     "loop": ("numerator = grad\nfor _ in grad:  # here\n    pass", "one element"),
+    "Python's sum": (
+        "numerator = __import__('builtins').sum(grad)  # here",
+        r"iterated: .* sum\(x\)",
+    ),
+    "largest of two": (
+        "numerator = max(grad, t, axis=-1)  # here",
+        "two expressions takes no axis",
+    ),
+    "axis from the front": ("numerator = grad - mean(grad, axis=1)  # here", "an axis is -1, -2"),
+    "axis that is no number": ("numerator = max(grad, axis='row')  # here", "an axis is -1, -2"),
+    "mean of a norm": ("numerator = grad * mean(norm(grad))  # here", "over the whole tensor left"),
+    "mean of rows' means": (
+        "numerator = grad * mean(mean(grad, axis=-1), axis=-1)  # here",
+        "left",
+    ),
+    "crossed means": (
+        "numerator = grad * mean(mean(grad, axis=0), axis=-1)  # here",
+        "left: another",
+    ),
+    "two conditions": ("numerator = where((grad > 0) & (t > 1), 1, 0)  # here", "by &, | or ~"),
+    "either of two": ("numerator = where((grad > 0) | (t > 1), 1, 0)  # here", "by &, | or ~"),
+    "no condition": ("numerator = where(~(grad > 0), 1, 0)  # here", "by &, | or ~"),
     "float": ("numerator = float(grad)  # here", "not a number yet"),
     "math.sqrt": ("numerator = __import__('math').sqrt(grad)  # here", "not a number yet"),
     "string": ("numerator = grad + 'x'  # here", r"'x' \(str\) cannot stand in an expression"),
@@ -186,9 +216,16 @@ REFUSED = {
     "function bound": ("def f(x):  # here\n    return x\nnumerator = grad", "to a function"),
     "module bound": ("import os  # here\nnumerator = grad", "bound to a module"),
     # functions
-    "root of an element": ("numerator = abs(grad)**0.5  # here", "exponent from 1 to 16"),
-    "negative power": ("numerator = grad**-1  # here", "exponent from 1 to 16"),
+    "root of an element": (
+        "numerator = abs(grad)**0.5  # here",
+        r"exponent from 1 to 16: .* sqrt\(x\)",
+    ),
+    "negative power": ("numerator = grad**-1  # here", "exponent from 1 to 16: .* 1 / x"),
     "broken power of a sign": ("numerator = grad**1.5  # here", "may be negative: write abs"),
+    "power by a hyperparameter": (
+        "k = hyper(2, ge=1)\nnumerator = grad**k  # here",
+        r"takes a number as exponent: .* exp\(k \* log\(x\)\)",
+    ),
     "power by an element": ("numerator = 2**grad  # here", "is for scalars"),
     "root order": ("numerator = root(abs(grad), 0.5)  # here", "number >= 1 as order"),
     "comparison as number": ("numerator = (grad > 0) * 2  # here", "belongs in the first place"),
@@ -200,6 +237,11 @@ REFUSED = {
         "only a moment has .corrected",
     ),
     "method of an array": ("numerator = grad.clamp(1)  # here", "an expression has no .clamp"),
+    "function as a method": ("numerator = grad.norm()  # here", r"no \.norm: write norm\(x\)"),
+    "shape": (
+        "numerator = grad / grad.numel()  # here",
+        r"no \.numel: .* hyperparameter of its group",
+    ),
     "division by zero": ("numerator = grad * (1 / 0)  # here", "ZeroDivisionError"),
     # the class as a whole: the line of the class statement
     "no update": ("m = ema(grad, 0.9)", "needs either `numerator = …` or `update = …`"),

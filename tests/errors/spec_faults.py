@@ -67,6 +67,11 @@ BODIES: dict[str, tuple[str, str]] = {
         "numerator = grad\nnew_param = stepped / norm(stepped)",
         "runs over the tensor before the update",
     ),
+    "SC163": ("numerator = grad - mean(grad, axis=1)", "an axis is -1, -2"),
+    "SC164": (
+        "numerator = grad * mean(norm(grad))",
+        "its operand is what a reduction over the whole",
+    ),
     "SC162": (
         "numerator = grad\nnew_param = 0.9 * param",
         "so the update would do nothing: write it as a change of stepped",
@@ -117,10 +122,6 @@ BUILDS: dict[str, tuple[str, str | None, str, str, str]] = {
     "SC303": ("numerator = grad", None, "fp32", "fp16", "--math fp16: arithmetic is fp32 or bf16"),
     "SC304": (
         "numerator = grad / norm(grad)", None, "fp32", "bf16", r"--math bf16 does not go with norm"
-    ),
-    "SC305": (
-        "numerator = grad / norm(grad * norm(grad))", None, "fp32", "fp32",
-        "a third pass over the tensor",
     ),
     "SC311": (
         "m = ema(grad, 0.9)\nG = max_ema(abs(m), 0.9)\nnumerator = m\ndenominator = G",

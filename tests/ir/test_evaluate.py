@@ -204,6 +204,17 @@ def test_l2_decay_enters_the_moments(tmp_path: Path) -> None:
     assert p == [1.0]
 
 
+def test_weight_of_the_decay_reads_names_and_scalar_states(tmp_path: Path) -> None:
+    """Decay begins in step 3 and halves with each step, as the compiled optimizer's does."""
+    body = "c = state(1)\nc.next = c.prev / 2\nn = t + 1\nnumerator = grad * n\n"
+    body += "decay = decoupled(where(n > 3, c, 0))"
+    evaluator = Evaluator(program_of(tmp_path, body), lr=1.0)
+    p, state = np.array([1.0]), {"c": np.array([1.0])}
+    for t, expected in ((1, 1.0), (2, 1.0), (3, 1 - 1 / 8), (4, (1 - 1 / 8) * (1 - 1 / 16))):
+        p, state = evaluator.step(p, np.array([0.0]), state, t)
+        assert p == [expected]
+
+
 def test_nothing_is_changed_in_place(tmp_path: Path) -> None:
     evaluator = Evaluator(resolve("adamw"))
     p, g = np.ones(3), np.full(3, 0.5)

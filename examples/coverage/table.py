@@ -1,0 +1,235 @@
+"""What is compared for each optimizer of the collection, and what the others wait for.
+
+A row of ``AGREES`` names a spec of the catalogue, or a class of a file in specs/, with a value for
+each of its hyperparameters. The collection's class gets the same ones by name, ``beta1``,
+``beta2``, … as its ``betas``; ``theirs`` holds what it calls or does otherwise. To cover one more:
+write its spec, move its name from waits.py to here and run ``python -m examples.coverage.run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from signconv.ir.nodes import Program
+
+from .compare import TOLERANCE, Run, tupled
+
+#: What rows without values of their own take, where the spec has the hyperparameter.
+USUAL = {
+    "lr": 3e-3, "beta1": 0.8, "beta2": 0.95, "beta3": 0.7, "momentum": 0.8, "dampening": 0.1,
+    "eps": 1e-3, "weight_decay": 0.1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. ``note`` says what the two do otherwise, and may be empty."""
+
+    spec: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    #: Keywords of the collection's class in place of, or beside, the hyperparameters; None: none.
+    theirs: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+    tolerance: float = TOLERANCE
+    #: Hyperparameters of the param group that tensors of a shape are in; the collection sees only
+    #: the shape.
+    by_shape: Mapping[tuple[int, ...], Mapping[str, float]] = field(default_factory=dict)
+    #: Entries of the collection's param group that its constructor does not take.
+    group: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether lr halves on the way.
+    scheduled: bool = True
+
+    def run(self, program: Program) -> Run:
+        """Values of all hyperparameters of the spec, and the collection's keywords for them."""
+        names = [h.name for h in program.hypers]
+        values = {n: v for n, v in {**USUAL, **self.values}.items() if n in names}
+        keywords = tupled(values, "beta", "nu") | dict(self.theirs)
+        keywords = {n: v for n, v in keywords.items() if v is not None}
+        return Run(values, keywords, self.by_shape, self.group, self.scheduled)
+
+
+AGREES: dict[str, Row] = {
+    "a2grad": Row(
+        "momentum.py:A2Grad",
+        {"lr": 1.0, "beta": 7.0, "lips": 6.0},
+        {"lr": None},
+        "The uniform variant. The collection's class has no learning rate.",
+        scheduled=False,
+    ),
+    "accsgd": Row("momentum.py:AccSGD", {"kappa": 800.0, "xi": 8.0, "constant": 0.6}),
+    "adabelief": Row("adam_like.py:AdaBelief", {"eps": 1e-4}),
+    "adabound": Row(
+        "adam_like.py:AdaBound",
+        {"base_lr": 3e-3, "final_lr": 0.05, "gamma": 0.01},
+        {"base_lr": None},
+    ),
+    "adadelta": Row("adadelta", {"lr": 0.5, "rho": 0.8}),
+    "adagc": Row(
+        "tensor_norms.py:AdaGC",
+        {
+            "beta": 0.9,
+            "lambda_abs": 2.0,
+            "lambda_rel": 0.9,
+            "warmup_steps": 6,
+            "weight_decay": 0.2,
+        },
+        note="The collection sums the norm of all gradients in float32.",
+        tolerance=1e-7,
+    ),
+    "adam": Row("adam"),
+    "adamax": Row("adam_like.py:AdaMax"),
+    "adamc": Row(
+        "adam_like.py:AdamC",
+        {"max_lr": 3e-3},
+        {"max_lr": None},
+        "The layers that a normalization follows: a param group with `normalized`.",
+        group={"normalized": True},
+    ),
+    "adamg": Row(
+        "adam_like.py:AdamG",
+        {"lr": 0.4, "scale": 0.3, "power": 0.3},
+        {"scale": None, "power": None, "p": 0.3, "q": 0.3},
+    ),
+    "adamod": Row("adam_like.py:AdaMod", {"beta3": 0.99}),
+    "adamw": Row("adamw"),
+    "adan": Row("adan", {}, {"weight_decouple": True}),
+    "adanorm": Row("adam_like.py:AdaNorm", {"r": 0.8}),
+    "adapnm": Row("adam_like.py:AdaPNM", {"beta3": 0.9}),
+    "adasmooth": Row("averaged.py:AdaSmooth", {"beta1": 0.4}),
+    "ademamix": Row(
+        "ademamix",
+        {"alpha": 3.0, "warmup": 15.0, "beta3": 0.99},
+        {"warmup": None, "t_alpha_beta3": 15.0, "weight_decouple": True},
+    ),
+    "adopt": Row(
+        "adopt",
+        {},
+        {"weight_decouple": True, "clip_lambda": lambda step: (step - 1) ** 0.25},
+        "The collection clips one step ahead of the paper, which `clip_lambda` mends, and decays "
+        "weights in the first step, which only fills the second moment.",
+        tolerance=0.03,
+    ),
+    "aggmo": Row("momentum.py:AggMo", {"beta1": 0.1, "beta2": 0.8, "beta3": 0.95}),
+    "aida": Row("tensor_norms.py:Aida", {"xi": 1e-3}),
+    "amos": Row(
+        "tensor_norms.py:Amos",
+        {"beta": 0.9, "extra_l2": 1e-3, "c_coef": 0.3, "d_coef": 0.4, "eps": 1e-6, "scale": 0.5},
+        {"scale": None},
+        by_shape={(6, 5): {"scale": (2 / 5) ** 0.5}, (3, 2, 2, 2): {"scale": 0.5**0.5}},
+        note="The scale, which the collection takes from the shape, is given by param group.",
+    ),
+    "ano": Row("adam_like.py:Ano"),
+    "apollodqn": Row(
+        "tensor_norms.py:ApolloDQN",
+        {"base_lr": 3e-3, "init_lr": 1e-4, "warmup_steps": 6, "beta": 0.8},
+        {"base_lr": None},
+        "Constant rebound, the default.",
+    ),
+    "bcos": Row(
+        "adam_like.py:BCOS", {"beta": 0.8, "weight_decay": 0.2}, note="Mode c, the default."
+    ),
+    "diffgrad": Row("adam_like.py:DiffGrad"),
+    "dualadam": Row("adam_like.py:DualAdam", {"switch_rate": 0.07}),
+    "exadam": Row("adam_like.py:EXAdam"),
+    "flashadamw": Row(
+        "adamw", {}, {"quantize": False}, "Without its storage: that is an option of a build here."
+    ),
+    "focus": Row("momentum.py:FOCUS", {"gamma": 0.2}),
+    "fromage": Row("tensor_norms.py:Fromage"),
+    "ftrl": Row(
+        "averaged.py:FTRL",
+        {"lr": 0.1, "lr_power": -0.4, "beta": 0.5, "lambda_1": 0.1, "lambda_2": 0.1},
+    ),
+    "grams": Row("adam_like.py:Grams"),
+    "grokfastadamw": Row(
+        "adam_like.py:GrokFastAdamW",
+        {"grokfast_alpha": 0.9, "grokfast_lamb": 1.5, "grokfast_after_step": 3},
+        {"normalize_lr": False},
+    ),
+    "kate": Row("variance.py:Kate", {"delta": 0.1}),
+    "lamb": Row("tensor_norms.py:LAMB"),
+    "laprop": Row("adam_like.py:LaProp"),
+    "lars": Row(
+        "tensor_norms.py:LARS",
+        {"lr": 0.1, "trust_coefficient": 0.01, "adapt": 1},
+        {"adapt": None},
+        "The collection takes vectors out by itself; here they are a param group.",
+        by_shape={(7,): {"adapt": 0, "weight_decay": 0.0}},
+    ),
+    "lion": Row("lion"),
+    "lomo": Row(
+        "tensor_norms.py:LOMO",
+        {"lr": 0.1, "clip_grad_norm": 2.0, "clip_grad_value": 0.5},
+        note="The collection computes in float32.",
+        tolerance=1e-5,
+    ),
+    "madgrad": Row("averaged.py:MADGRAD"),
+    "mars": Row(
+        "adam_like.py:MARS",
+        {"lr": 2e-3, "gamma": 0.05},
+        {"optimize_1d": True},
+        "Vectors too, which the collection leaves to AdamW.",
+    ),
+    "msvag": Row("variance.py:MSVAG", {"beta": 0.8}),
+    "nadam": Row(
+        "nadam",
+        {"momentum_decay": 0.01},
+        {"decoupled_weight_decay": True},
+        "torch keeps the running product of the momenta in float32.",
+        tolerance=1e-8,
+    ),
+    "novograd": Row("tensor_norms.py:NovoGrad"),
+    "padam": Row("adam_like.py:PAdam", {"partial": 0.3}),
+    "pid": Row("momentum.py:PID", {"integral": 3.0, "derivative": 5.0}),
+    "pnm": Row("momentum.py:PNM", {"beta2": 0.9}),
+    "qhadam": Row(
+        "adam_like.py:QHAdam",
+        {"nu1": 0.7, "nu2": 0.9},
+        note="The collection keeps the sums of the averages' weights in float32.",
+        tolerance=1e-7,
+    ),
+    "qhm": Row("momentum.py:QHM", {"nu": 0.6}),
+    "radam": Row("rectified.py:RAdam", {"n_sma_threshold": 6}),
+    "ranger": Row(
+        "rectified.py:Ranger",
+        {"alpha": 0.4, "k": 4, "n_sma_threshold": 6},
+        {"use_gc": False, "degenerated_to_sgd": True},
+        "Without gradient centralization (means by row); with `degenerated_to_sgd`, since without "
+        "it the collection's first steps go up the gradient.",
+    ),
+    "rmsprop": Row(
+        "rmsprop",
+        {"alpha": 0.8, "weight_decay": 0.0},
+        note="torch's weight decay is l2, that of the catalogue decoupled; compared without.",
+    ),
+    "sara": Row(
+        "variance.py:SaRA",
+        {"threshold": 0.8, "progressive_iter": 6},
+        note="Without the rank constraint (an SVD of one matrix a step), off by default.",
+    ),
+    "schedulefreeadamw": Row(
+        "schedulefree_adamw", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}
+    ),
+    "schedulefreeradam": Row("rectified.py:ScheduleFreeRAdam", {"r": 0.5, "weight_lr_power": 1.5}),
+    "schedulefreesgd": Row(
+        "averaged.py:ScheduleFreeSGD", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}
+    ),
+    "sgd": Row("momentum.py:SGD"),
+    "sgdsai": Row(
+        "tensor_norms.py:SGDSaI",
+        {"spread": 1},
+        {"spread": None},
+        by_shape={(7,): {"spread": 0}},
+        note="The collection takes vectors out by itself; here they are a param group.",
+    ),
+    "sgdw": Row("momentum.py:SGDW", {}, {"nesterov": True}, "With Nesterov's look-ahead."),
+    "signsgd": Row("momentum.py:SignSGD"),
+    "simplifiedademamix": Row("adam_like.py:SimplifiedAdEMAMix", {"beta2": 0.9, "alpha": 0.5}),
+    "srmm": Row("momentum.py:SRMM", {"beta": 0.6, "memory_length": 7}),
+    "stableadamw": Row("stableadamw"),
+    "tiger": Row("momentum.py:Tiger", {"beta": 0.8}),
+    "vsgd": Row("variance.py:VSGD", {"ghattg": 20.0, "ps": 1e-3, "tau1": 0.7, "tau2": 0.8}),
+    "yogi": Row("variance.py:Yogi", {"initial_accumulator": 1e-3, "eps": 1e-2}),
+}

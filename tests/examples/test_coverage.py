@@ -1,0 +1,141 @@
+"""examples/coverage: the page against its tables, and every spec that it names.
+
+Whether the collection's classes do the same is seen where pytorch_optimizer is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+import signconv
+from tests.support import ROOT
+
+sys.path.insert(0, str(ROOT))
+run = pytest.importorskip("examples.coverage.run")
+compare = pytest.importorskip("examples.coverage.compare")
+table = pytest.importorskip("examples.coverage.table")
+waits = pytest.importorskip("examples.coverage.waits")
+sys.path.remove(str(ROOT))
+
+OWN = sorted(n for n, row in table.AGREES.items() if ":" in row.spec)
+#: A sign, a reduction, states that start from the weights; the quickest first.
+SAMPLE = ("tiger", "fromage", "schedulefreesgd")
+#: Values that are the default because the other side has no such hyperparameter, or must be.
+AT_DEFAULT = {("a2grad", "lr"), ("lars", "adapt"), ("sgdsai", "spread"), ("amos", "scale")}
+AT_DEFAULT |= {("rmsprop", "weight_decay")}
+known = json.loads(run.FIGURES.read_text(encoding="utf-8"))
+
+
+def test_page_is_what_the_tables_and_figures_say() -> None:
+    text = run.PAGE.read_text(encoding="utf-8")
+    assert text == run.page(known), "python -m examples.coverage.run --page"
+
+
+def test_every_optimizer_stands_in_one_table() -> None:
+    assert not table.AGREES.keys() & waits.WAITS.keys()
+    assert run.strangers(known["titles"]) == []
+    assert known["apart"].keys() == known["compiled"].keys() == table.AGREES.keys()
+
+
+def test_figures_are_within_their_tolerances_and_larger_ones_are_explained() -> None:
+    for name, row in table.AGREES.items():
+        assert known["apart"][name] <= row.tolerance, name
+        assert row.tolerance >= compare.TOLERANCE, name
+        assert row.note or row.tolerance == compare.TOLERANCE, name
+
+
+def test_reasons_are_of_the_closed_list_and_all_in_use() -> None:
+    used = {reason for wait in waits.WAITS.values() for reason in wait.reasons}
+    assert used == waits.REASONS.keys()
+    assert all(wait.reasons and wait.detail for wait in waits.WAITS.values())
+
+
+@pytest.mark.parametrize("name", sorted(table.AGREES))
+def test_every_hyperparameter_is_given_and_off_its_default(name: str) -> None:
+    row = table.AGREES[name]
+    program = run.program_of(row)
+    values = row.run(program).values
+    assert values.keys() == {h.name for h in program.hypers}
+    assert row.values.keys() <= values.keys()
+    for h in program.hypers:
+        assert h.allows(values[h.name]), h.name
+        assert values[h.name] != h.default or (name, h.name) in AT_DEFAULT, h.name
+
+
+def test_a_wrong_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison itself: a run agrees with itself, and not with one whose beta is another."""
+    row = table.AGREES["tiger"]
+    program = run.program_of(row)
+    given = row.run(program)
+    problem = compare.Problem.make()
+    same = compare.ours(program, given, problem)
+
+    def theirs(name: str, asked: Any, problem: Any) -> Any:
+        return compare.ours(program, table.Row(row.spec, {"beta": 0.6}).run(program), problem)
+
+    monkeypatch.setattr(compare, "theirs", lambda *_: same)
+    assert compare.deviation(program, "tiger", given) == 0
+    monkeypatch.setattr(compare, "theirs", theirs)
+    assert compare.deviation(program, "tiger", given) > 0.01
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_compiled_sample_follows_its_meaning(name: str) -> None:
+    assert run.measure_compiled(name) < compare.ROUNDING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(table.AGREES))
+def test_compiled_optimizer_follows_its_meaning(name: str) -> None:
+    assert run.measure_compiled(name) < compare.ROUNDING
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_spec_builds_and_is_documented(name: str) -> None:
+    made = signconv.build(run.spec_of(table.AGREES[name]))
+    assert made.program.doc.strip()
+
+
+@pytest.fixture
+def one_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU backend, which takes most of the time, is left to ``test_verified``."""
+    from signconv.verification import differential
+
+    monkeypatch.setattr(differential, "HAS_LLVM", False)
+
+
+@pytest.mark.parametrize("name", SAMPLE[:1])
+def test_sample_is_verified(name: str, one_backend: None) -> None:
+    report = signconv.verify(run.spec_of(table.AGREES[name]), state="fp32", device="cpu", steps=1)
+    assert report.ok, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLE[1:])
+def test_others_of_the_sample_are_verified(name: str, one_backend: None) -> None:
+    test_sample_is_verified(name, one_backend)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OWN)
+def test_verified(name: str) -> None:
+    report = signconv.verify(run.spec_of(table.AGREES[name]), state="fp32", device="cpu", steps=1)
+    assert report.ok, str(report)
+
+
+@pytest.mark.integration
+def test_tables_hold_the_installed_release() -> None:
+    collection = pytest.importorskip("pytorch_optimizer")
+    titles = {n: "" for n in collection.get_supported_optimizers()}
+    assert run.strangers(titles) == []
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", sorted(table.AGREES))
+def test_follows_the_collection(name: str) -> None:
+    pytest.importorskip("pytorch_optimizer")
+    assert run.measure(name) <= table.AGREES[name].tolerance
