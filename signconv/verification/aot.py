@@ -209,6 +209,9 @@ def _compile(kernel: Any, pointers: dict[str, str], given: dict[str, Any], targe
     signature = {n: pointers.get(n, "constexpr") for n in names}
     constants = {n: given[n] for n in names if n in given}
     options = {n: x for n, x in given.items() if n not in names}
+    unknown = [n for n in options if n.isupper()]
+    if unknown:  # a launch would refuse them
+        raise VerifyError("SC390", f"{kernel.__name__} knows no {', '.join(unknown)}")
     attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in pointers}
     source = ASTSource(kernel, signature, constants, attributes)
     made = triton.compile(

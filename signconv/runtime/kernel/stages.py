@@ -261,6 +261,7 @@ class Stages:
             spans = [axes.view(x, ELEMENTS, walk) for x in self.shapes]
             chunks = self._chunks([a * -(-k // SEGMENT) * (b // BLOCK) for a, k, b in spans])
             given["WALK"] = self.layout.maps[ELEMENTS, walk]
+            del given["BY_ROW"]  # rows end in whole blocks there
             kernel: Any = passes.column_kernel
         else:
             chunks = self._chunks([-(-n // shape.chunk) for n in self.block_counts])
