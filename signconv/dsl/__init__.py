@@ -11,6 +11,8 @@ from signconv.dsl.terms import (
     decoupled,
     ema,
     exp,
+    extra,
+    given,
     grad,
     hyper,
     independent,
@@ -35,7 +37,7 @@ from signconv.dsl.terms import (
 )
 
 __all__ = [
-    "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2",
-    "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
+    "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper",
+    "independent", "l2", "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
     "state", "stepped", "stochastic_sign", "t", "tanh", "where",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import around_step
+from signconv.ir.extras import needed
 from signconv.ir.nodes import Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 
 Array = npt.NDArray[np.float64]
@@ -24,7 +25,8 @@ class Evaluator:
 
     ``step`` takes and returns flat float64 arrays of one parameter; ``noise`` is the draw of a
     stochastic sign, uniform on (-1, 1), given by the caller; ``norm`` that of all gradients, of
-    this one alone unless it is given.
+    this one alone unless it is given; ``extras`` the extra inputs of this step by name, without
+    those that are not passed.
     """
 
     def __init__(self, program: Program, **hypers: float) -> None:
@@ -36,6 +38,7 @@ class Evaluator:
             )
         self.initial_lr = self.hypers["lr"]
         self.before, self.after = around_step(program)
+        self.needed = needed(program)
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
@@ -54,22 +57,29 @@ class Evaluator:
         t: int,
         noise: Array | None = None,
         norm: Array | None = None,
+        extras: Mapping[str, Array] | None = None,
     ) -> tuple[Array, State]:
-        """Parameter and state after step ``t`` (1, 2, …); nothing is changed in place."""
-        p = self.program
+        """Parameter and state after step ``t`` (1, 2, …); nothing is changed in place.
+
+        Raises LoweringError where a stochastic sign has no draw, or an extra input that the step
+        cannot do without is missing.
+        """
+        p, passed = self.program, dict(extras or {})
+        for name in sorted(self.needed - passed.keys()):
+            raise LoweringError("SC315", f"{p.name} reads {name}: pass extras={{{name!r}: …}}")
         lr = self.hypers["lr"]
         with np.errstate(all="ignore"):
             kind, weight = "", np.zeros(())
             if norm is None and norm_scope(p):
                 norm = FUNCTIONS_OF_FLOAT64["norm"](grad)
             if p.grad is not None:
-                grad = _Scope(self, param, grad, state, t, norm)(p.grad)
+                grad = _Scope(self, param, grad, state, t, norm, passed)(p.grad)
             if p.decay is not None:
                 kind = p.decay.kind
-                weight = _Scope(self, param, grad, state, t, norm)(p.decay.weight)
+                weight = _Scope(self, param, grad, state, t, norm, passed)(p.decay.weight)
             if kind == "l2":
                 grad = grad + weight * param
-            scope = _Scope(self, param, grad, state, t, norm)
+            scope = _Scope(self, param, grad, state, t, norm, passed)
             for x in self.before:
                 scope.define(x)
             update = self._link(scope, noise)
@@ -135,7 +145,9 @@ class _Scope:
         state: State,
         t: int,
         norm: Array | None = None,
+        extras: Mapping[str, Array] | None = None,
     ) -> None:
+        self.extras = extras or {}
         self.ev, self.param, self.grad, self.prev, self.t = ev, param, grad, state, t
         self.norm = norm
         self.stepped = param
@@ -181,6 +193,10 @@ class _Scope:
             return tables[e.kind][e.name]
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
+        if e.kind in ("extra", "number"):  # what was not passed is 0, and read in no result
+            return self.extras.get(e.name, np.float64(0))  # type: ignore[return-value]
+        if e.kind == "given":
+            return np.float64(e.name in self.extras)  # type: ignore[return-value]
         fixed = {
             "grad": self.grad,
             "param": self.param,

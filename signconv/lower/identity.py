@@ -37,6 +37,9 @@ _SPELLING = {
     "prev": "old:{}",
     "norm": "norm over {}",
     "stepped": "stepped",
+    "extra": "extra:{}",
+    "number": "extra:{}",
+    "given": "given:{}",
 }
 
 
@@ -116,7 +119,8 @@ def canonical(k: KernelProgram) -> str:
     ends = (("becomes", p.new_param), ("evaluated", p.eval_param))
     last = [(what, graph.number(e)) for what, e in ends if e is not None]
     show = graph.shown()
-    lines = [f"precision: {k.precision}", *map(_hyper, hypers), *show.shared]
+    extras = [f"extra {x.name}: per {x.per}" for x in sorted(p.extras, key=lambda x: x.name)]
+    lines = [f"precision: {k.precision}", *map(_hyper, hypers), *extras, *show.shared]
     for m, parts in zip(moments, updates, strict=True):
         words = [f"{what} {show(node)}" for what, node in parts]
         kept = storage.get(m.name, "one float64 for all elements")

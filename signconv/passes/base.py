@@ -211,18 +211,20 @@ def _unscaled(p: Program, e: Expr) -> Expr:
 
 
 def prune(p: Program, reason: str) -> Program:
-    """Drop moments, temporaries and hyperparameters that nothing reads any more."""
+    """Drop moments, temporaries, hyperparameters and extra inputs that nothing reads any more."""
     gone = set(unread(p, [x.name for x in p.defined]))
     p = replace(
         p,
         moments=tuple(m for m in p.moments if m.name not in gone),
         temps=tuple(x for x in p.temps if x.name not in gone),
     )
-    left = set(unread(p, [h.name for h in p.hypers if h.name != "lr"]))
+    names = [*(h.name for h in p.hypers if h.name != "lr"), *(x.name for x in p.extras)]
+    left = unread(p, names)
     return replace(
         p,
         hypers=tuple(h for h in p.hypers if h.name not in left),
-        removed=(*p.removed, *((h.name, reason) for h in p.hypers if h.name in left)),
+        extras=tuple(x for x in p.extras if x.name not in left),
+        removed=(*p.removed, *((name, reason) for name in left)),
     )
 
 

@@ -77,7 +77,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "operands": layout.tuple_of([triton(x) for x in k.summands]),
         "operands_torch": layout.tuple_of([torch(x) for x in k.summands]),
         "unpack_hypers": layout.unpacked(
-            [*(h.name for h in p.hypers), *([GRADIENT_NORM] if scope else [])], "hypers"
+            [*(h.name for h in p.hypers), *([GRADIENT_NORM] if scope else []), *k.inputs], "hypers"
         ),
         "unpack_states": layout.unpacked([f"{n}_prev" for n in states], "states"),
         "unpack_moments": _unpack_moments(k, math),
@@ -103,6 +103,8 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "other_noises": other_noises(k),
         "floors": signature.tuple_literal(k.floors),
         "reductions": signature.tuple_literal([r.kind for r in k.reductions]),
+        "extras": signature.extra_slots(p),
+        "step_doc": signature.step_doc(p),
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],
         "moment_slots": signature.moment_slots(k.moments, p),
         "constructor": [a for a in constructor if a["name"] != "lr"],
@@ -155,10 +157,11 @@ def _evaluation(k: KernelProgram, e: Evaluation) -> dict[str, object]:
 
 
 def _unpack_moments(k: KernelProgram, read: Container[str]) -> str:
-    """Lines that name the moments before the step, and what those are made of that come apart."""
+    """Lines that name the moments before the step, what those are made of that come apart, and
+    behind them the extra inputs per element."""
     apart = {f"{m.name}_prev": [m.code_name, m.scale_name] for m in k.moments if m.apart}
     needed = {whole for whole, parts in apart.items() if any(name in read for name in parts)}
-    names = [f"{m.name}_prev" for m in k.moments]
+    names = [*(f"{m.name}_prev" for m in k.moments), *k.tensors]
     lines = layout.unpacked([n if n in needed else _named([n], read)[0] for n in names], "moments")
     for whole, parts in apart.items():
         lines += layout.unpacked(_named(parts, read), whole) if whole in needed else ""

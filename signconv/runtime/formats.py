@@ -213,5 +213,7 @@ def named(name: str) -> Format:
 #: How a parameter is stored, as kernels know it: fp32, or bf16 rounded stochastically; bf16 beside
 #: the other 16 bits of its fp32 master weight; bf16 beside the whole of it.
 PLAIN, SPLIT, WHOLE = range(3)
+#: How an extra input per element comes to a step: it was not passed, or in one of its dtypes.
+ABSENT, GIVEN_FP32, GIVEN_BF16 = range(3)
 #: Keys of ``state[p]``: rests of the bits or whole weights, and the checksums beside rests.
 MASTER, CHECK = "master", "master_check"

@@ -94,6 +94,17 @@ class MomentSlot:
         return FORMATS[self.format]
 
 
+@dataclass(frozen=True)
+class ExtraSlot:
+    """An extra input of ``step``: per "element", a tensor for every parameter, or per "step", one
+    number.  needed: no step can do without it; nonneg: the spec says that it is never negative."""
+
+    name: str
+    per: str
+    needed: bool = False
+    nonneg: bool = False
+
+
 #: How the sign's noise at one step goes with that at others; a kernel knows a kind by its place.
 NOISES = ("fresh", "antithetic", "golden")
 
@@ -115,9 +126,11 @@ class Step:
     """The functions of a generated module in one language, Python with PyTorch or Triton.
 
     scalars(t, initial_lr, hypers, states) -> (outputs, new scalar states), float64 numbers, with
-    the norm of all gradients behind the hypers where the program reads it;
+    the norm of all gradients behind the hypers where the program reads it, then the extra inputs
+    per step and for every extra input 1 or 0, whether it was passed;
     math(p, g, moments, scalars, noise) -> (new parameter, new moments), fp32 and elementwise, with
-    scalars the outputs and then the reductions; summands(p, g, moments, scalars) -> what the
+    scalars the outputs and then the reductions, and the extra inputs per element behind the
+    moments, 0 where one was not passed; summands(p, g, moments, scalars) -> what the
     reductions sum.  In Triton math and summands take CODEC as well (``kernel/constants.py``).
     """
 
@@ -146,7 +159,7 @@ class OptimizerProgram:
     formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
     (NOISES; none: ""); other_noises: hashes of the programs that differ in it alone.  decay: the
     kind of weight decay.  norm: whose gradients' norm it reads, those of the param "group" or of
-    "all" that the optimizer steps; none: "".  evaluation: at which point, None: the parameter.
+    "all" that the optimizer steps; none: "".  extras: what ``step`` takes beside.  evaluation: at which point, None: the parameter.
     removed: hyperparameters that passes took away, and why.
     """
 
@@ -166,6 +179,7 @@ class OptimizerProgram:
     noise: str = ""
     decay: str = ""
     norm: str = ""
+    extras: tuple[ExtraSlot, ...] = ()
     evaluation: Evaluation | None = None
     reductions: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
@@ -177,6 +191,21 @@ class OptimizerProgram:
     def keys(self) -> int:
         """How many 32-bit keys a step's random bits have (``reference.random_bits.step_keys``)."""
         return 2 * self.words + (3 if lasting(self.noise) else 0)
+
+    @property
+    def tensors(self) -> list[str]:
+        """Its extra inputs per element."""
+        return [x.name for x in self.extras if x.per == "element"]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Its extra inputs per step."""
+        return [x.name for x in self.extras if x.per == "step"]
+
+    @property
+    def behind(self) -> int:
+        """How many numbers the scalar code reads behind hyperparameters and norm."""
+        return len(self.numbers) + len(self.extras)
 
     @property
     def formats(self) -> dict[str, str]:

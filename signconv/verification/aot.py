@@ -16,7 +16,8 @@ import torch
 
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
-from signconv.runtime.formats import PLAIN
+from signconv.runtime.extras import DTYPES
+from signconv.runtime.formats import GIVEN_BF16, PLAIN
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.scalars import scalar_kernel
@@ -136,7 +137,8 @@ def compile_step(
     Raises VerifyError where kernels are interpreted.
     """
     codec = CODECS[target] if target in TARGETS else 0
-    variant = Variant(dtype, dtype, rows, master, codec)
+    extras = tuple(DTYPES[dtype] for _ in optimizer.program.tensors)
+    variant = Variant(dtype, dtype, rows, master, codec, extras)
     constants = launch.step_constants(optimizer.program, variant, scaled)
     return _compile(step.step_kernel, STEP, constants, target)
 
@@ -151,7 +153,8 @@ def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
 def compile_reductions(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     """Compile the reduction kernel of a generated class that has reductions, bf16 parameters."""
     codec = CODECS[target] if target in TARGETS else 0
-    variant = Variant(torch.bfloat16, torch.bfloat16, Rows.ENDING, PLAIN, codec)
+    extras = (GIVEN_BF16,) * len(optimizer.program.tensors)
+    variant = Variant(torch.bfloat16, torch.bfloat16, Rows.ENDING, PLAIN, codec, extras)
     constants = launch.reduce_constants(optimizer.program, variant, False)
     return _compile(step.reduce_kernel, STEP, constants, target)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from signconv.runtime import tables
 from signconv.runtime.dense import Dense
+from signconv.runtime.extras import NONE, Inputs, Kinds
 from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import Launcher
@@ -75,7 +77,7 @@ class Bucket:
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
         self.programs = len(self.chunks)
         self.pointers: Pointers = ([], [], [])
-        width = tables.width(len(program.moments))
+        width = tables.columns(program)
         self.table = torch.empty((len(members), width), dtype=torch.int64, device=device)
         self.reducer = None
         if program.reductions:
@@ -84,7 +86,8 @@ class Bucket:
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
-        self.launchers: dict[bool, tuple[Launcher | None, Launcher]] = {}
+        self.launchers: dict[tuple[bool, Kinds], tuple[Launcher | None, Launcher]] = {}
+        self.given: list[list[int]] = [[0] * len(members) for _ in program.tensors]
 
     def follow(self) -> bool:
         """The quick check of every pointer, for tensors and state dictionaries already seen.
@@ -162,6 +165,9 @@ class Bucket:
         host[:, : Column.PARAM] = self.fixed.t()
         host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)
         host[:, Column.PARAM : Column.PARAM + len(values)] = values.t()
+        for i, given in enumerate(self.given, tables.extra_column(len(self.program.moments))):
+            host[:, i] = torch.tensor(given, dtype=torch.int64, device="cpu")
+            host[:, Column.ALIGNED] &= host[:, i] % 16 == 0
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
@@ -190,14 +196,16 @@ class Bucket:
         run(self.table, pieces, reducer.partials)
         return reducer.run().view(-1)
 
-    def step(self, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
+    def step(self, scalars: Tensor, keys: Tensor, scaled: bool, inputs: Inputs = NONE) -> None:
         """The one step launch of this bucket; reductions take two or more before it.
 
         ``scaled``: whether gradients are multiplied by a factor that may not be 1.
         """
-        if scaled not in self.launchers:
-            self.launchers[scaled] = self._launchers(scaled)
-        reduce, step = self.launchers[scaled]
+        kinds, lent = inputs.kinds(self.members), inputs.lent(self.members)
+        self._point(lent)
+        if (scaled, kinds) not in self.launchers:
+            self.launchers[scaled, kinds] = self._launchers(scaled, kinds)
+        reduce, step = self.launchers[scaled, kinds]
         reduced = scalars  # nobody reads it in a program without reductions
         if reduce is not None and self.reducer is not None:
             reduce(self.table, self.chunks, scalars, self.reducer.partials)
@@ -205,13 +213,24 @@ class Bucket:
         step(self.table, self.chunks, scalars, keys, reduced)
         self.dense.write_back()
 
-    def _launchers(self, scaled: bool) -> tuple[Launcher | None, Launcher]:
+    def _point(self, lent: list[list[Tensor] | None]) -> None:
+        """Let the table say where the extra inputs are that were passed."""
+        given = [
+            before if x is None else [*map(_POINTER, x)]
+            for before, x in zip(self.given, lent, strict=False)
+        ]
+        if lent and given != self.given:
+            self.given = given
+            self._upload(self.pointers)
+
+    def _launchers(self, scaled: bool, kinds: Kinds) -> tuple[Launcher | None, Launcher]:
         """The reduction's, if there is one, and the step's."""
-        given = launch.step_constants(self.program, self.variant, scaled)
+        variant = replace(self.variant, extras=kinds)
+        given = launch.step_constants(self.program, variant, scaled)
         made = Launcher(step.step_kernel, self.programs, given)
         if self.reducer is None:
             return None, made
-        given = launch.reduce_constants(self.program, self.variant, scaled)
+        given = launch.reduce_constants(self.program, variant, scaled)
         return Launcher(step.reduce_kernel, self.programs, given), made
 
 

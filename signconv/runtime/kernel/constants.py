@@ -44,6 +44,10 @@ PLAIN = tl.constexpr(formats.PLAIN)
 SPLIT = tl.constexpr(formats.SPLIT)
 WHOLE = tl.constexpr(formats.WHOLE)
 
+# How an extra input per element comes.
+GIVEN_FP32 = tl.constexpr(formats.GIVEN_FP32)
+GIVEN_BF16 = tl.constexpr(formats.GIVEN_BF16)
+
 # The table of tensors (tables.py), and how many numbers a row of the table of chunks has.
 COLUMN_CLOCK = tl.constexpr(int(tables.Column.CLOCK))
 COLUMN_ALIGNED = tl.constexpr(int(tables.Column.ALIGNED))
