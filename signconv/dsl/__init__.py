@@ -38,6 +38,6 @@ from signconv.dsl.terms import (
 
 __all__ = [
     "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper",
-    "independent", "l2", "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root", "sign", "sqrt",
-    "state", "stepped", "stochastic_sign", "t", "tanh", "where",
+    "independent", "l2", "log", "max", "max_ema", "mean", "min", "moment", "norm", "param", "root",
+    "sign", "sqrt", "state", "stepped", "stochastic_sign", "t", "tanh", "where",
 ]  # fmt: skip

@@ -194,7 +194,7 @@ class _Scope:
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
         if e.kind in ("extra", "number"):  # what was not passed is 0, and read in no result
-            return self.extras.get(e.name, np.float64(0))  # type: ignore[return-value]
+            return self.extras.get(e.name, np.zeros(()))
         if e.kind == "given":
             return np.float64(e.name in self.extras)  # type: ignore[return-value]
         fixed = {

@@ -62,6 +62,7 @@ GENERATED = (
     Entry("sgd", "stosign"),
     Entry("signsgd"),
     Entry("signum"),
+    Entry("sophia"),
     Entry("stableadamw"),
     Entry("stosignsgd"),
 )

@@ -147,8 +147,8 @@ def _number(value: Any, key: str, name: str) -> float | Tensor:
     raise coded(
         TypeError,
         "SC467",
-        f"{name}: {key}={what} is no number: give a float, or a floating tensor of one element that "
-        "is no DTensor",
+        f"{name}: {key}={what} is no number: give a float, or a floating tensor of one element, "
+        "which is no DTensor",
     )
 
 

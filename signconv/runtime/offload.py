@@ -63,8 +63,8 @@ class Offload:
     ) -> None:
         """Step the parameters of the groups with the given indices, all on one device.
 
-        norms: of all gradients, by group, where the program reads one; inputs: extra ones.  Their state is on its way
-        back then: ``finish`` waits for it.
+        norms: of all gradients, by group, where the program reads one; inputs: extra ones.  Their
+        state is on its way back then: ``finish`` waits for it.
         """
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise coded(

@@ -159,8 +159,9 @@ class OptimizerProgram:
     formats, and those; their checkpoints are converted.  noise: the kind of a sign that is drawn
     (NOISES; none: ""); other_noises: hashes of the programs that differ in it alone.  decay: the
     kind of weight decay.  norm: whose gradients' norm it reads, those of the param "group" or of
-    "all" that the optimizer steps; none: "".  extras: what ``step`` takes beside.  evaluation: at which point, None: the parameter.
-    removed: hyperparameters that passes took away, and why.
+    "all" that the optimizer steps; none: "".  extras: what ``step`` takes beside.  evaluation: at
+    which point, None: the parameter.  removed: hyperparameters and extra inputs that passes took
+    away, and why.
     """
 
     name: str

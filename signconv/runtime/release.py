@@ -232,8 +232,8 @@ def gradient_release(
     Raises TypeError for an optimizer not made by signconv and for DTensors with ``average``;
     ValueError with ``skip_nonfinite``, for an optimizer that reads the norm of all gradients
     (``--convert clip``) or has extra inputs, and for a max_norm that is not positive; RuntimeError
-    if it is on already, with plain parameters on several ranks and no ``average``, and for an ``average``
-    without a process group of this rank.
+    if it is on already, with plain parameters on several ranks and no ``average``, and for an
+    ``average`` without a process group of this rank.
     """
     ours = unwrapped(optimizer, "gradient_release")
     if ours.released:
@@ -262,8 +262,8 @@ def gradient_release(
         raise coded(
             ValueError,
             "SC470",
-            f"gradient_release steps {type(ours).__name__} inside backward, where nobody can pass it "
-            f"{names}: take ordinary steps",
+            f"gradient_release steps {type(ours).__name__} inside backward, where nobody can pass "
+            f"it {names}: take ordinary steps",
         )
     if max_norm is not None and not max_norm > 0:
         raise coded(ValueError, "SC442", f"max_norm = {max_norm!r} has to be above 0")

@@ -1,5 +1,3 @@
-"""Sophia: momentum over a running estimate of the Hessian's diagonal."""
-
 from signconv.dsl import (
     Optimizer,
     clip,
@@ -16,10 +14,10 @@ from signconv.dsl import (
 
 
 class Sophia(Optimizer):
-    """Momentum over a running Hessian diagonal, clipped (Liu et al. 2023, arXiv 2305.14342, Alg. 3).
+    """Momentum over a Hessian diagonal, clipped (Liu et al. 2023, arXiv 2305.14342, Alg. 3).
 
-    ``step(hessian=...)`` takes an estimate of the diagonal every ten steps or so, and nothing at
-    the others: Hutchinson's (Sophia-H) or Gauss-Newton-Bartlett's (Sophia-G).
+    step(hessian=...) takes an estimate of the diagonal every ten steps or so, and nothing at the
+    others: Hutchinson's (Sophia-H) or Gauss-Newton-Bartlett's (Sophia-G).
     """
 
     lr = hyper(1e-4, ge=0)

@@ -70,16 +70,16 @@ class Bucket:
     ) -> None:
         """Step every member; ``rows`` says which row of ``scalars`` and ``keys`` is whose."""
         found, flat, lent = self.compiled(inputs), Dense(self.members), inputs.lent(self.members)
-        given = [x and iter(x) for x in lent]
+        places = [None if x is None else iter([*map(Tensor.data_ptr, x)]) for x in lent]
         entries: list[list[int]] = []
         for p, data, grad in zip(self.members, flat.params, flat.grads, strict=True):
             pointers = [state[p][name].data_ptr() for name in self.names]
             lengths = row_length(p), pitch_of(p, state[p])
             fixed = [rows[p], 0, offsets[p], p.numel(), *lengths]
             entry = [*fixed, data.data_ptr(), grad.data_ptr(), *pointers]
-            if given:
+            if places:
                 entry += [0] * (tables.extra_column(len(self.program.moments)) - len(entry))
-                entry += [0 if x is None else next(x).data_ptr() for x in given]
+                entry += [0 if x is None else next(x) for x in places]
             entries.append(entry)
         if entries != self.entries:
             self.entries = entries

@@ -182,9 +182,9 @@ def scalar_kernel(
 
     ``hypers`` holds HYPERS numbers, of which that at LR comes from ``lr_ptr`` instead, then the
     first lr, the sign of the gradients, with NORM their norm, scaled as they are, and EXTRAS
-    numbers of extra inputs; ``states`` STATES scalar states per row; SCALARS is the generated module's function.  A row of
-    ``scalar_table`` is the gradients' factor and OUTPUTS numbers in fp32, one of ``key_table``
-    whether the step is taken and the random keys.
+    numbers of extra inputs; ``states`` STATES scalar states per row; SCALARS is the generated
+    module's function.  A row of ``scalar_table`` is the gradients' factor and OUTPUTS numbers in
+    fp32, one of ``key_table`` whether the step is taken and the random keys.
     """
     row = tl.program_id(0)
     active = tl.load(skip_ptr) == 0

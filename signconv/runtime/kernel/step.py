@@ -284,8 +284,9 @@ def step_kernel(
 
     COLUMNS: in a row of the table; OUTPUTS: how many scalars; REDUCTIONS: kinds of the numbers in
     ``reduced``; WORDS: words of random bits per element; NOISE: the sign's kind; FIELDS: which
-    field of the words rounds each moment; EXTRAS: how extra inputs per element come; EIGHT: whether bf16 parameters are rounded eight at a
-    time (``ptx.py``); BY_ROW and CUT: how rows lie (``ops.places``).
+    field of the words rounds each moment; EXTRAS: how extra inputs per element come; EIGHT: whether
+    bf16 parameters are rounded eight at a time (``ptx.py``); BY_ROW and CUT: how rows lie
+    (``ops.places``).
     """
     entry = _entry(table, chunks, COLUMNS)
     start = _start(chunks, TILES * ROWS * 32)
@@ -348,8 +349,8 @@ def step_kernel(
                 )
             _step(
                 stored, at, offset, p_ptr, pointers, masters, factor, scalars, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, EIGHT,
-                True, False, CUT,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
+                EIGHT, True, False, CUT,
             )  # fmt: skip
             at = next_at
             stored = following
@@ -363,8 +364,8 @@ def step_kernel(
             )
             _step(
                 tail, place, offset, p_ptr, pointers, masters, factor, scalars, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, EIGHT,
-                False, BY_ROW, CUT,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
+                EIGHT, False, BY_ROW, CUT,
             )  # fmt: skip
 
 
