@@ -242,9 +242,7 @@ class Sophia(FusedOptimizer):
         reference=Step(_scalars, _math_reference),
         kernel=Step(_scalars_kernel, _math),
         decay="decoupled",
-        extras=(
-            ExtraSlot("hessian", "element"),
-        ),
+        extras=(ExtraSlot("hessian", "element"),),
     )
 
     def __init__(

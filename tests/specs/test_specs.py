@@ -9,7 +9,7 @@ import torch
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import builtin_names, resolve
 from signconv.verification.witnesses import SIZE, gradients, reference_row
-from tests.specs.oracles import ORACLES, by_torch, draws
+from tests.specs.oracles import ORACLES, by_torch, draws, hessians
 from tests.support.runs import OWN, Array, built, converted, keywords
 
 STEPS, LR = 100, 7e-3
@@ -27,9 +27,16 @@ def evaluated(name: str, **hypers: float) -> Array:
     x, grads = inputs()
     evaluator = Evaluator(resolve(name), **{"lr": LR, **ORACLES[name].hypers, **hypers})
     state = evaluator.initial_state(x)
+    extras = passed(name)
     for t, (g, n) in enumerate(zip(grads, draws(STEPS, SIZE)), 1):
-        x, state = evaluator.step(x, g, state, t, n)
+        x, state = evaluator.step(x, g, state, t, n, extras=extras[t - 1])
     return x
+
+
+def passed(name: str) -> list[dict[str, Array]]:
+    """Extra inputs, step by step."""
+    found = [{} if h is None else {"hessian": h} for h in hessians(STEPS, SIZE)]
+    return found if resolve(name).extras else [{} for _ in found]
 
 
 def test_every_spec_has_an_oracle() -> None:
@@ -78,9 +85,9 @@ def test_reference_stays_near_the_oracle(name: str) -> None:
     p = torch.tensor(x, dtype=torch.float32, requires_grad=True)
     hypers = {"lr": LR, **ORACLES[name].hypers}
     optimizer = cls([p], backend="reference", **keywords(cls, hypers))
-    for g in grads:
+    for g, extras in zip(grads, passed(name), strict=True):
         p.grad = torch.tensor(g, dtype=torch.float32)
-        optimizer.step()
+        optimizer.step(**{n: [torch.tensor(x).float()] for n, x in extras.items()})
     gap = np.abs(p.detach().double().numpy() - ORACLES[name].run(x, grads, LR))
     assert np.mean(gap > 2e-5) < 0.01
     assert np.max(gap) < 4 * LR

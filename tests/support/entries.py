@@ -32,6 +32,7 @@ CORE = (
     Entry("schedulefree_adamw"),
     Entry("sgd"),
     Entry("signsgd"),
+    Entry("sophia"),
     Entry("stosignsgd"),
 )
 
