@@ -1,8 +1,8 @@
-"""Which extra inputs a step cannot do without."""
+"""Which extra inputs a step cannot do without, and what they have a part in."""
 
 from __future__ import annotations
 
-from signconv.ir.nodes import Expr, Op, Program, Ref, children
+from signconv.ir.nodes import Expr, Moment, Op, Program, Ref, children, walk
 
 
 def needed(p: Program) -> frozenset[str]:
@@ -33,6 +33,23 @@ def needed(p: Program) -> frozenset[str]:
     return frozenset(found)
 
 
+def reads_extra(p: Program, e: Expr) -> bool:
+    """Whether an extra input has a part in ``e``, through temporaries and moments too."""
+    items = {x.name: x.reads if isinstance(x, Moment) else (x.expr,) for x in p.defined}
+    seen: set[str] = set()
+    pending = [e] if p.extras else []
+    while pending:
+        for n in walk(pending.pop()):
+            if not isinstance(n, Ref):
+                continue
+            if n.kind in ("extra", "number", "given"):
+                return True
+            if n.kind in ("value", "prev", "temp") and n.name not in seen:
+                seen.add(n.name)
+                pending += items[n.name]
+    return False
+
+
 def _asked(e: Expr) -> str | None:
     """The extra input that a choice asks for: it was passed where the choice says yes."""
     if not (isinstance(e, Op) and e.fn == "where" and isinstance(e.args[0], Op)):
@@ -44,4 +61,4 @@ def _asked(e: Expr) -> str | None:
     return None
 
 
-__all__ = ["needed"]
+__all__ = ["needed", "reads_extra"]

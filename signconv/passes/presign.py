@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from signconv.errors import PassError
-from signconv.ir.nodes import GRAD, Expr, Op, Program, all_expressions, map_expressions, walk
+from signconv.ir.nodes import GRAD, Expr, Op, Program, Ref, all_expressions, map_expressions, walk
 from signconv.passes.base import Options, Pass
 
 SIGNED = Op("sign", (GRAD,))
@@ -19,8 +19,17 @@ def _apply(p: Program, options: Options) -> Program:
         return SIGNED if e == GRAD else None
 
     made = map_expressions(p, rule)
-    moments = tuple(replace(m, init="zero") if m.init == "first" else m for m in made.moments)
+    moments = tuple(
+        replace(m, init="zero")
+        if m.init == "first" and not any(_of_extras(e) for e in m.reads)
+        else m
+        for m in made.moments
+    )
     return replace(made, moments=moments)
+
+
+def _of_extras(e: Expr) -> bool:
+    return any(isinstance(n, Ref) and n.kind in ("extra", "number") for n in walk(e))
 
 
 PASS = Pass(
