@@ -39,6 +39,7 @@ class Evaluator:
         self.initial_lr = self.hypers["lr"]
         self.before, self.after = around_step(program)
         self.needed = needed(program)
+        self.absent = np.zeros(())  # in place of an extra input that was not passed
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
@@ -194,7 +195,7 @@ class _Scope:
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
         if e.kind in ("extra", "number"):  # what was not passed is 0, and read in no result
-            return self.extras.get(e.name, np.zeros(()))
+            return self.extras.get(e.name, self.ev.absent)
         if e.kind == "given":
             return np.float64(e.name in self.extras)  # type: ignore[return-value]
         fixed = {

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from signconv.errors import PassError
-from signconv.ir.nodes import GRAD, Expr, Op, Program, Ref, all_expressions, map_expressions, walk
+from signconv.ir.nodes import (
+    GRAD,
+    Expr,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    all_expressions,
+    map_expressions,
+    walk,
+)
 from signconv.passes.base import Options, Pass
 
 SIGNED = Op("sign", (GRAD,))
@@ -20,16 +30,17 @@ def _apply(p: Program, options: Options) -> Program:
 
     made = map_expressions(p, rule)
     moments = tuple(
-        replace(m, init="zero")
-        if m.init == "first" and not any(_of_extras(e) for e in m.reads)
-        else m
+        replace(m, init="zero") if m.init == "first" and not _of_extras(m) else m
         for m in made.moments
     )
     return replace(made, moments=moments)
 
 
-def _of_extras(e: Expr) -> bool:
-    return any(isinstance(n, Ref) and n.kind in ("extra", "number") for n in walk(e))
+def _of_extras(m: Moment) -> bool:
+    """Whether it averages an extra input that goes with no gradient, whose start stays its own."""
+    read = [n for e in m.reads for n in walk(e)]
+    mine = any(isinstance(n, Ref) and n.kind in ("extra", "number") for n in read)
+    return mine and SIGNED not in read
 
 
 PASS = Pass(
