@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cache
@@ -31,6 +32,7 @@ from signconv.dsl import (
     state,
     where,
 )
+from signconv.runtime import offload
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
 
@@ -312,6 +314,49 @@ def test_frozen_and_scaled_gradients(backend: str) -> None:
                 optimizer.step(hessian=tensors(ps, t) if t != 2 else None)
         found.append(everything(ps, optimizer))
     assert same(*found)
+
+
+def test_offloaded_state() -> None:
+    found = []
+    for away in (False, True):
+        ps = params()
+        optimizer = Sophia(ps, backend="reference")
+        if away:
+            offload._offload(optimizer, 1 << 10)  # several batches; on a CPU it is refused
+        for t in range(4):
+            with_gradients(ps, t)
+            optimizer.step(hessian=tensors(ps, t) if t % 2 == 0 else None)
+        found.append(everything(ps, optimizer))
+    assert same(*found)
+
+
+@pytest.mark.gpu
+def test_captured_steps_with_and_without() -> None:
+    """Two graphs and eager steps in turn: each has what was passed when it was captured."""
+    sides = []
+    for captures in (False, True):
+        p = nn.Parameter(torch.linspace(-1, 1, 4096, device="cuda"))
+        optimizer = Sophia([p], lr=torch.tensor(0.01, device="cuda"))
+        p.grad, hessian = torch.zeros_like(p), torch.zeros_like(p)
+        calls: dict[bool, Callable[[], Any]] = {
+            which: functools.partial(optimizer.step, hessian=[hessian] if which else None)
+            for which in (True, False)
+        }
+        steps = dict(calls)
+        for t, kind in enumerate([True, False, True, False, False, True, True, False, True]):
+            if captures and t == 2:  # after one step of each kind
+                before = [p.detach().clone(), *(x.clone() for x in optimizer.state[p].values())]
+                for which, call in calls.items():
+                    graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(graph):
+                        call()
+                    steps[which] = graph.replay
+                assert same(before, [p.detach(), *optimizer.state[p].values()])
+            p.grad.copy_(torch.linspace(-1, 1, 4096).roll(t))
+            hessian.copy_(torch.linspace(0, 2, 4096).roll(7 * t))
+            (calls if t == 6 else steps)[kind]()  # one of them eagerly
+        sides.append(everything([p], optimizer))
+    assert same(*sides)
 
 
 def test_copies_and_checkpoints_hold_none() -> None:

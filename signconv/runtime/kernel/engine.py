@@ -44,7 +44,8 @@ class GroupEngine:
         self.given = len(program.hypers) + (3 if program.norm else 2)
         size = self.given + program.behind
         self.hypers = torch.zeros(size, dtype=torch.float64, device=device)
-        self.taken: dict[int, str] = {}  # numbers that are there
+        self.taken: dict[int, str] = {}  # numbers that are there …
+        self.replays = False  # … unless a graph was captured, whose replays write others
         # A tensor: as a number a seed of 1 would be a literal, and a large one of another type
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
@@ -164,11 +165,14 @@ class GroupEngine:
     def _take(self, inputs: Inputs) -> None:
         """Extra inputs per step, and which were passed, to the device: tensors without waiting for
         them, numbers where others are there, by launches that a capture allows."""
-        for i, value in enumerate(inputs.values(), self.given):
+        values = inputs.values()
+        if values and self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            self.replays = True
+        for i, value in enumerate(values, self.given):
             if isinstance(value, Tensor):
-                self.hypers[i : i + 1].copy_(value.reshape(1), non_blocking=True)
+                self.hypers[i : i + 1].copy_(value.reshape(1))
                 self.taken.pop(i, None)
-            elif self.taken.get(i) != repr(value):  # which tells the two zeros apart
+            elif self.replays or self.taken.get(i) != repr(value):  # which tells the zeros apart
                 self.hypers[i : i + 1].fill_(value)
                 self.taken[i] = repr(value)
 
