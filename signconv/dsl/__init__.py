@@ -11,6 +11,8 @@ from signconv.dsl.terms import (
     decoupled,
     ema,
     exp,
+    extra,
+    given,
     grad,
     hyper,
     independent,
@@ -38,7 +40,8 @@ from signconv.dsl.terms import (
 )
 
 __all__ = [
-    "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2",
-    "log", "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel", "param",
-    "root", "sign", "sqrt", "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
+    "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper",
+    "independent", "l2", "log", "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel",
+    "param", "root", "sign", "sqrt", "state", "stepped", "stochastic_sign", "sum", "t", "tanh",
+    "where",
 ]  # fmt: skip

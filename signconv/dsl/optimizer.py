@@ -8,17 +8,29 @@ from typing import Any
 
 from signconv.dsl import terms
 from signconv.dsl.parts import cut_all
-from signconv.dsl.terms import DecayTerm, HyperTerm, MomentTerm, Term, caller, lift
+from signconv.dsl.terms import DecayTerm, ExtraTerm, HyperTerm, MomentTerm, Term, caller, lift
 from signconv.errors import SpecError
 from signconv.ir.check import check
-from signconv.ir.nodes import RELATIONS, Const, Decay, Expr, Hyper, Moment, Op, Program, Ref, Temp
+from signconv.ir.nodes import (
+    RELATIONS,
+    Const,
+    Decay,
+    Expr,
+    Extra,
+    Hyper,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    Temp,
+)
 
 #: Bound in every class body; a spec may not rebind them.
 PREBOUND = {
     name: getattr(terms, name)
     for name in (
-        "abs", "clip", "decoupled", "ema", "exp", "grad", "hyper", "independent", "l2", "log",
-        "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel", "param",
+        "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper", "independent",
+        "l2", "log", "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel", "param",
         "root", "sign", "sqrt", "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
     )
 }  # fmt: skip
@@ -35,6 +47,8 @@ RESERVED_HYPERS = frozenset({
     "self", "super", "params", "betas", "seed", "backend", "maximize", "master", "skip_nonfinite",
     "unknown", "program", "format", "lr0", "param_names", "capturable", "evaluating",
 })  # fmt: skip
+#: … as arguments of ``step``, …
+RESERVED_EXTRAS = frozenset({"self", "closure"})
 #: … and as keys of a parameter's state, beside ``<moment>_scale``.
 RESERVED_MOMENTS = frozenset({"step", "offset", "master", "master_check", "training"})
 
@@ -68,7 +82,7 @@ class _Body(dict[str, Any]):
             raise SpecError(
                 "SC114", f"{name!r} is bound twice: each name has one meaning", caller()
             )
-        if isinstance(value, HyperTerm | MomentTerm):
+        if isinstance(value, HyperTerm | MomentTerm | ExtraTerm):
             if name in ROLES and value.name is not None:
                 return value
             if name in ROLES:
@@ -114,13 +128,19 @@ class _Body(dict[str, Any]):
             names = RESERVED | RESERVED_HYPERS
         elif isinstance(value, MomentTerm):
             names = RESERVED | RESERVED_MOMENTS
+        elif isinstance(value, ExtraTerm):
+            names = RESERVED | RESERVED_EXTRAS
         return name in names or name.startswith("_") or keyword.iskeyword(name)
 
     def _endings(self, name: str, value: Any) -> None:
-        """``m_prev`` is m before the step, and ``m_scale`` the key of m's block scales."""
-        for end, kinds in (("_prev", object), ("_scale", MomentTerm)):
+        """``m_prev`` is m before the step, ``m_scale`` the key of m's block scales, ``x_given``
+        whether an extra input was passed."""
+        for end, kinds in (("_prev", object), ("_scale", MomentTerm), ("_given", object)):
             near = name.removesuffix(end) if name.endswith(end) else name + end
             if near in self and isinstance(value, kinds) and isinstance(self[near], kinds):
+                asked = (value, self[near])
+                if end == "_given" and not any(isinstance(x, ExtraTerm) for x in asked):
+                    continue
                 raise SpecError(
                     "SC113",
                     f"{name!r} beside {near!r}: generated code appends {end} to names",
@@ -168,7 +188,7 @@ def _program(name: str, body: _Body) -> Program:
     where = caller()
     if not (name.isidentifier() and name.isascii()):
         raise SpecError("SC111", f"the class name {name!r} is not an ASCII identifier", where)
-    hypers, moments, temps = [], [], []
+    hypers, moments, temps, extras = [], [], [], []
     for key, value in ((k, v) for k, v in body.items() if k not in ROLES):
         if isinstance(value, HyperTerm):
             hypers.append(Hyper(key, value.default, **value.ranges, origin=value.origin))
@@ -187,6 +207,8 @@ def _program(name: str, body: _Body) -> Program:
                     origin=value.origin,
                 )
             )
+        elif isinstance(value, ExtraTerm):
+            extras.append(Extra(key, value.per, value.nonneg, value.origin))
         elif isinstance(value, TempTerm):
             temps.append(Temp(key, value.expr, value.origin))
     if "numerator" in body and "update" in body:
@@ -238,4 +260,5 @@ def _program(name: str, body: _Body) -> Program:
         decay=kept,
         new_param=new_param and cut(new_param),
         eval_param=eval_param,
+        extras=tuple(extras),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from signconv.errors import Origin, SpecError, nearest
-from signconv.ir.nodes import GRAD, SCOPES, STATES, STEPPED, Const, Expr, Op, Ref
+from signconv.ir.nodes import GRAD, PER, SCOPES, STATES, STEPPED, Const, Expr, Extra, Op, Ref
 
 #: What tensors have as methods, and expressions as functions.
 FUNCTIONS_OF_ONE = ("abs", "exp", "log", "mean", "norm", "sign", "sqrt", "tanh")
@@ -206,6 +206,23 @@ class HyperTerm(Named):
         self.ranges = ranges
 
 
+class ExtraTerm(Named):
+    """What ``extra`` returns."""
+
+    __slots__ = ("nonneg", "per")
+    what = "an extra input"
+
+    def __init__(self, per: str, nonneg: bool) -> None:
+        super().__init__()
+        self.per, self.nonneg = per, nonneg
+
+    @property
+    def node(self) -> Expr:
+        named = super().node
+        assert isinstance(named, Ref)
+        return Extra(named.name, self.per).ref
+
+
 MEMBERS = ("corrected", "next", "prev")
 
 
@@ -320,6 +337,31 @@ def hyper(
     low = {n: _bound(n, x, -math.inf) for n, x in (("ge", ge), ("gt", gt))}
     high = {n: _bound(n, x, math.inf) for n, x in (("le", le), ("lt", lt))}
     return HyperTerm(float(number), {**low, **high})
+
+
+def extra(*, per: str, ge: float | None = None) -> ExtraTerm:
+    """An input beside the gradient, passed as ``step(name=…)``: a tensor for every parameter
+    (per="element") or one number for all of them (per="step").
+
+    ge=0 says that it is never negative, which is taken for granted.
+    """
+    if per not in PER:
+        raise SpecError("SC165", f"extra(per={per!r}); {nearest(str(per), PER)}", caller())
+    if ge is not None and (isinstance(ge, bool) or ge != 0):
+        raise SpecError(
+            "SC165", f"extra(ge={ge!r}): ge=0 is the one thing to say of its values", caller()
+        )
+    return ExtraTerm(per, ge is not None)
+
+
+def given(x: Any) -> Term:
+    """Whether an extra input was passed at this step: a condition for ``where``."""
+    if not isinstance(x, ExtraTerm):
+        raise SpecError(
+            "SC166", "given(x) asks for an extra input: x = extra(per=…), then given(x)", caller()
+        )
+    name = x.node.name  # type: ignore[attr-defined]
+    return Term(Extra(name, x.per).given, caller())
 
 
 def _bound(name: str, bound: Any, none: float) -> float | None:

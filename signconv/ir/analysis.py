@@ -60,7 +60,7 @@ def _tensors(p: Program) -> frozenset[str]:
 
 
 #: References that stand for one element of a tensor, or for one tensor.
-_TENSORS = ("grad", "param", "draw", "local", "stepped", "shape")
+_TENSORS = ("grad", "param", "draw", "local", "stepped", "extra", "shape")
 
 
 def is_scalar(e: Expr, p: Program) -> bool:
@@ -213,8 +213,8 @@ class Degrees:
         if isinstance(e, Ref):
             if e.kind in ("grad", "norm"):
                 return 1
-            if e.kind in ("param", "stepped"):
-                return None
+            if e.kind in ("param", "stepped", "extra", "number"):
+                return None  # how an extra input goes with the gradient nobody has said
             if e.kind in ("value", "prev"):
                 return self.moments[e.name]
             return self._temps[e.name] if e.kind == "temp" else 0
@@ -292,9 +292,12 @@ class Ranges:
                 return max(h.ge if h.ge is not None else -1, h.gt if h.gt is not None else -1) >= 0
             if e.kind in ("value", "prev"):
                 return e.name in self.nonneg_moments
+            if e.kind in ("extra", "number"):
+                x = self.p.extra(e.name)
+                return x is not None and x.nonneg
             if e.kind == "temp":
                 return self._temp(self.nonneg, e.name)
-            return e.kind in ("t", "norm", "shape")
+            return e.kind in ("t", "norm", "given", "shape")
         assert isinstance(e, Op)
         fn, a = e.fn, e.args
         if fn == "abs" or fn in RELATIONS or fn in ("norm", "exp"):

@@ -14,6 +14,7 @@ from signconv.ir.analysis import (
     is_scalar,
     scalar_moments,
 )
+from signconv.ir.extras import reads_extra
 from signconv.ir.nodes import (
     GRAD,
     Const,
@@ -256,8 +257,9 @@ def _offset(p: Program, e: Expr) -> bool:
         if isinstance(e, Ref) and e.kind == "temp" and e.name not in seen:
             seen.add(e.name)
             pending.append(p.temp(e.name).expr)
-        if isinstance(e, Op) and e.fn in ("add", "max") and any(is_scalar(a, p) for a in e.args):
-            return True
+        if isinstance(e, Op) and e.fn in ("add", "max"):
+            if any(is_scalar(a, p) and not reads_extra(p, a) for a in e.args):
+                return True
         if isinstance(e, Op) and e.fn in ("sqrt", "root", "mul", "div"):
             pending += e.args
     return False

@@ -17,6 +17,7 @@ from signconv.ir.axes import over, reduced_moments
 from signconv.ir.nodes import (
     FUNCTIONS,
     NOISES,
+    PER,
     REDUCTIONS,
     RELATIONS,
     SCOPES,
@@ -24,6 +25,7 @@ from signconv.ir.nodes import (
     STEPPED,
     Const,
     Expr,
+    Extra,
     Hyper,
     Moment,
     Op,
@@ -59,6 +61,7 @@ def check(p: Program) -> Program:
     _gradient(p)
     _after(p)
     _hypers(p)
+    _extras(p)
     _moments(p)
     _axes(p)
     _scalars(p)
@@ -67,8 +70,8 @@ def check(p: Program) -> Program:
 
 def _names(p: Program) -> None:
     seen: set[str] = set()
-    x: Hyper | Moment | Temp
-    for x in [*p.hypers, *p.defined]:
+    x: Hyper | Extra | Moment | Temp
+    for x in [*p.hypers, *p.extras, *p.defined]:
         if x.name in seen:
             raise SpecError("SC114", f"{x.name!r} is bound twice", x.origin)
         if not x.name.isidentifier() or not x.name.isascii():
@@ -89,6 +92,9 @@ def _node(p: Program, n: Expr) -> None:
             "norm": set(SCOPES),
             "stepped": {"stepped"},
             "shape": set(SHAPES),
+            "extra": {x.name for x in p.extras if x.per == "element"},
+            "number": {x.name for x in p.extras if x.per == "step"},
+            "given": {x.name for x in p.extras},
         }
         if n.kind not in tables:
             raise SpecError("SC152", f"a program cannot refer to a {n.kind} ({n.name})")
@@ -262,6 +268,15 @@ def _hypers(p: Program) -> None:
             )
     for name in unread(p, [h.name for h in p.hypers if h.name != "lr"]):
         raise SpecError("SC139", f"hyperparameter {name!r} is never read", p.hyper(name).origin)  # type: ignore[union-attr]
+
+
+def _extras(p: Program) -> None:
+    for x in p.extras:
+        if x.per not in PER:
+            raise SpecError("SC165", f"{x.name}: extra(per={x.per!r}); {nearest(x.per, PER)}")
+    for name in unread(p, [x.name for x in p.extras]):
+        origin = next(x.origin for x in p.extras if x.name == name)
+        raise SpecError("SC139", f"the extra input {name!r} is never read", origin)
 
 
 def _moments(p: Program) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from signconv.ir.nodes import Moment, Program, norm_scope
+from signconv.ir.nodes import Extra, Moment, Program, norm_scope
 from signconv.ir.show import link_text, step_text, text
 
 
@@ -41,6 +41,16 @@ def _moment(m: Moment) -> str:
     return f"{m.name} = {beta} * {m.name}.prev + (1 - {beta}) * {u}{first}"
 
 
+def _extra(p: Program, x: Extra) -> str:
+    """What an extra input is, and when it has to be passed."""
+    from signconv.ir.extras import needed
+
+    what = "one number per element" if x.per == "element" else "one number for all parameters"
+    words = f"{x.name} is an extra input, {what}: step({x.name}=...)"
+    words += ", at every step" if x.name in needed(p) else ", at any step or none"
+    return words + ("; it is taken to be >= 0." if x.nonneg else ".")
+
+
 _NOISE = {
     "fresh": "fresh for every element and step",
     "antithetic": "fresh for every element, at odd t the complement of the step before",
@@ -57,6 +67,7 @@ def remarks(p: Program) -> list[str]:
     if scope:
         whose = "the optimizer" if scope == "all" else "the param group"
         notes.append(f'norm(g, over="{scope}") is that of all gradients of {whose} together.')
+    notes += [_extra(p, x) for x in p.extras]
     if p.link == "stosign":
         notes.append(
             f"noise is uniform on (-1, 1), {_NOISE[p.noise]}, so the update's mean "

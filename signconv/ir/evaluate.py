@@ -15,6 +15,7 @@ import numpy.typing as npt
 from signconv.errors import LoweringError
 from signconv.ir.analysis import around_step, is_scalar
 from signconv.ir.axes import reduced_moments
+from signconv.ir.extras import needed
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 
 Array = npt.NDArray[np.float64]
@@ -26,7 +27,8 @@ class Evaluator:
 
     ``step`` takes and returns float64 arrays of one parameter, in its shape where anything runs
     over dimensions, else in any; ``noise`` is the draw of a stochastic sign, uniform on (-1, 1),
-    given by the caller; ``norm`` that of all gradients, of this one alone unless it is given.
+    given by the caller; ``norm`` that of all gradients, of this one alone unless it is given;
+    ``extras`` the extra inputs of this step by name, without those that are not passed.
     """
 
     def __init__(self, program: Program, **hypers: float) -> None:
@@ -41,6 +43,8 @@ class Evaluator:
         self.once = reduced_moments(program)
         #: What a weight of the decay may read, which is known before the gradient is.
         self.scalars = [x for x in self.before if is_scalar(_ref_to(x), program)]
+        self.needed = needed(program)
+        self.absent = np.zeros(())  # in place of an extra input that was not passed
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
@@ -60,25 +64,32 @@ class Evaluator:
         t: int,
         noise: Array | None = None,
         norm: Array | None = None,
+        extras: Mapping[str, Array] | None = None,
     ) -> tuple[Array, State]:
-        """Parameter and state after step ``t`` (1, 2, …); nothing is changed in place."""
-        p = self.program
+        """Parameter and state after step ``t`` (1, 2, …); nothing is changed in place.
+
+        Raises LoweringError where a stochastic sign has no draw, or an extra input that the step
+        cannot do without is missing.
+        """
+        p, passed = self.program, dict(extras or {})
+        for name in sorted(self.needed - passed.keys()):
+            raise LoweringError("SC315", f"{p.name} reads {name}: pass extras={{{name!r}: …}}")
         lr = self.hypers["lr"]
         with np.errstate(all="ignore"):
             kind, weight = "", np.zeros(())
             if norm is None and norm_scope(p):
                 norm = FUNCTIONS_OF_FLOAT64["norm"](grad)
             if p.grad is not None:
-                grad = _Scope(self, param, grad, state, t, norm)(p.grad)
+                grad = _Scope(self, param, grad, state, t, norm, passed)(p.grad)
             if p.decay is not None:
                 kind = p.decay.kind
-                early = _Scope(self, param, grad, state, t, norm)
+                early = _Scope(self, param, grad, state, t, norm, passed)
                 for x in self.scalars:
                     early.define(x)
                 weight = early(p.decay.weight)
             if kind == "l2":
                 grad = grad + weight * param
-            scope = _Scope(self, param, grad, state, t, norm)
+            scope = _Scope(self, param, grad, state, t, norm, passed)
             for x in self.before:
                 scope.define(x)
             update = self._link(scope, noise)
@@ -153,7 +164,9 @@ class _Scope:
         state: State,
         t: int,
         norm: Array | None = None,
+        extras: Mapping[str, Array] | None = None,
     ) -> None:
+        self.extras = extras or {}
         self.ev, self.param, self.grad, self.prev, self.t = ev, param, grad, state, t
         self.norm = norm
         self.stepped = param
@@ -203,6 +216,10 @@ class _Scope:
             return tables[e.kind][e.name]
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
+        if e.kind in ("extra", "number"):  # what was not passed is 0, and read in no result
+            return self.extras.get(e.name, self.ev.absent)
+        if e.kind == "given":
+            return np.float64(e.name in self.extras)  # type: ignore[return-value]
         shape = {"ndim": len(self.param.shape), "numel": math.prod(self.param.shape)}
         fixed = {
             "grad": self.grad,

@@ -30,10 +30,11 @@ REDUCTIONS = frozenset({"norm", "mean", "sum", "amax", "amin"})
 
 #: What a reference can mean.  value: a moment after this step's update; prev: before it; norm: the
 #: Euclidean norm of all gradients of SCOPES, as they come; stepped: the parameter after the update;
-#: shape: of SHAPES, the same for a tensor.
+#: shape: of SHAPES, the same for a tensor; extra and number: an extra input per element and per
+#: step; given: 1 where one was passed, else 0.
 REF_KINDS = frozenset({
     "grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local", "norm",
-    "stepped", "shape",
+    "stepped", "shape", "extra", "number", "given",
 })  # fmt: skip
 #: What is known of a parameter's shape: dimensions, and elements.
 SHAPES = ("ndim", "numel")
@@ -106,6 +107,33 @@ class Hyper:
         return f"{low}{self.name}{high}" if low or high else "any finite number"
 
 
+#: What there is one of: a tensor of the parameter's shape, or a number for all parameters.
+PER = ("element", "step")
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra input, passed to ``step`` by its name.
+
+    per: one of PER; nonneg: the spec says that it is never negative, which is assumed of it.
+    """
+
+    name: str
+    per: str
+    nonneg: bool = False
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def ref(self) -> Ref:
+        """It in an expression."""
+        return Ref("extra" if self.per == "element" else "number", self.name)
+
+    @property
+    def given(self) -> Op:
+        """The condition that it was passed at this step."""
+        return op("ne", Ref("given", self.name), 0)
+
+
 @dataclass(frozen=True)
 class Moment:
     """A quantity kept from step to step.
@@ -165,7 +193,8 @@ class Program:
     the n of "stosign" at one step goes with that at others (docs/design.md#kinds-of-noise).  grad:
     what stands for the gradient wherever it is read, and is not rewritten by passes; None: as it
     comes.  new_param: what the parameter becomes, None for STEPPED; eval_param: what the model is
-    evaluated with between steps, None for the parameter itself.
+    evaluated with between steps, None for the parameter itself.  extras: what ``step`` takes beside
+    gradients.
     """
 
     name: str
@@ -182,6 +211,7 @@ class Program:
     grad: Expr | None = None
     new_param: Expr | None = None
     eval_param: Expr | None = None
+    extras: tuple[Extra, ...] = ()
     history: tuple[str, ...] = ()
     removed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
@@ -189,6 +219,9 @@ class Program:
 
     def hyper(self, name: str) -> Hyper | None:
         return next((h for h in self.hypers if h.name == name), None)
+
+    def extra(self, name: str) -> Extra | None:
+        return next((x for x in self.extras if x.name == name), None)
 
     def moment(self, name: str) -> Moment:
         return next(m for m in self.moments if m.name == name)
@@ -211,7 +244,7 @@ class Program:
     @property
     def names(self) -> frozenset[str]:
         """Every name the spec uses."""
-        return frozenset([h.name for h in self.hypers] + [x.name for x in self.defined])
+        return frozenset(x.name for x in (*self.hypers, *self.extras, *self.defined))
 
 
 def children(e: Expr) -> tuple[Expr, ...]:

@@ -71,6 +71,9 @@ class _Text(Infix):
         return f"{r.name}.prev" if r.kind == "prev" else r.name
 
     def special(self, e: Op) -> tuple[str, int] | None:
+        asked = e.args[0]
+        if e.fn == "ne" and isinstance(asked, Ref) and asked.kind == "given":
+            return f"given({asked.name})", 9
         if e.fn == "pow":
             base, level = self._print(e.args[0])
             power, p_level = self._print(e.args[1])

@@ -40,6 +40,9 @@ _SPELLING = {
     "norm": "norm over {}",
     "stepped": "stepped",
     "shape": "{}",
+    "extra": "extra:{}",
+    "number": "extra:{}",
+    "given": "given:{}",
 }
 
 
@@ -120,7 +123,8 @@ def canonical(k: KernelProgram) -> str:
     last = [(what, graph.number(e)) for what, e in ends if e is not None]
     show = graph.shown()
     once = reduced_moments(p)
-    lines = [f"precision: {k.precision}", *map(_hyper, hypers), *show.shared]
+    extras = [f"extra {x.name}: per {x.per}" for x in sorted(p.extras, key=lambda x: x.name)]
+    lines = [f"precision: {k.precision}", *map(_hyper, hypers), *extras, *show.shared]
     for m, parts in zip(moments, updates, strict=True):
         words = [f"{what} {show(node)}" for what, node in parts]
         kept = storage.get(m.name) or "one float64 for all elements"

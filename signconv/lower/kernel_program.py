@@ -216,6 +216,18 @@ class KernelProgram:
     evaluation: Evaluation | None = None
 
     @property
+    def tensors(self) -> tuple[str, ...]:
+        """Extra inputs per element, which elementwise code reads by name."""
+        return tuple(x.name for x in self.program.extras if x.per == "element")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the scalar code gets of extra inputs: those per step, then which were passed."""
+        extras = self.program.extras
+        numbers = (x.name for x in extras if x.per == "step")
+        return (*numbers, *(f"{x.name}{GIVEN}" for x in extras))
+
+    @property
     def sums(self) -> tuple[Sums, ...]:
         """All passes before the step."""
         return tuple(s for stage in self.stages for s in stage.sums)
@@ -303,6 +315,7 @@ class KernelProgram:
             called |= {f.name}
         hypers = {h.name for h in self.program.hypers} | {"initial_lr"}
         hypers |= {GRADIENT_NORM} if norm_scope(self.program) else set()
+        hypers |= {*self.inputs}
         known = hypers | {f"{name}_prev" for name, _ in self.scalar_states}
         for s in self.scalars:
             self._statement(s, known | {"t"}, SCALAR)
@@ -310,7 +323,7 @@ class KernelProgram:
         missing = (set(self.outputs) | {name for name, _ in self.scalar_states}) - known
         if missing:
             raise LoweringError("SC390", f"scalars {sorted(missing)} are read but never computed")
-        local = {"p", "g", "noise", *self.outputs}
+        local = {"p", "g", "noise", *self.outputs, *self.tensors}
         for m in self.moments:
             local |= {m.code_name, m.scale_name} if m.apart else {f"{m.name}_prev"}
         for x in self.sums:
@@ -366,9 +379,12 @@ def _calls(expressions: Iterable[Expr], functions: Set[str]) -> bool:
 
 #: What generated code calls the norm of all gradients.
 GRADIENT_NORM = "gradient_norm"
+#: And, behind the name of an extra input, whether it was passed.
+GIVEN = "_given"
 
 
 def local_name(r: Ref) -> str:
     """The variable that holds a reference in the generated code."""
     fixed = {"grad": "g", "param": "p", "t": "t", "norm": GRADIENT_NORM, "stepped": "p"}
-    return fixed.get(r.kind) or (f"{r.name}_prev" if r.kind == "prev" else r.name)
+    endings = {"prev": "_prev", "given": GIVEN}
+    return fixed.get(r.kind) or r.name + endings.get(r.kind, "")

@@ -23,7 +23,7 @@ from signconv.ir.nodes import (
     sub,
 )
 from signconv.ir.show import text
-from signconv.lower.kernel_program import Statement
+from signconv.lower.kernel_program import GIVEN, Statement, local_name
 
 #: What each function computes from numbers: what the generated code would compute of them.
 _VALUES: dict[str, Callable[..., float]] = {
@@ -107,6 +107,7 @@ class ScalarCode:
         self.outputs: list[str] = []
         self._known: dict[Expr, str] = {}
         self._names = set(p.names) | {f"{m.name}_prev" for m in p.moments}
+        self._names |= {f"{x.name}{GIVEN}" for x in p.extras}
 
     def scalar(self, e: Expr, hint: str) -> Expr:
         """A scalar expression as the elementwise code reads it: a literal or an output's name."""
@@ -125,8 +126,8 @@ class ScalarCode:
         return Ref("scalar", name)
 
     def _scalar_name(self, e: Expr, hint: str) -> str:
-        if isinstance(e, Ref) and e.kind == "hyper":
-            return e.name
+        if isinstance(e, Ref) and e.kind in ("hyper", "number", "given"):
+            return local_name(e)
         if isinstance(e, Ref) and e.kind in ("scalar", "value"):
             return e.name
         if e in self._known:

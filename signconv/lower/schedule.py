@@ -73,6 +73,9 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     low = Lowerer(p, bf16=precision == "bf16")
     if p.grad is not None:
         low.gradient(p.grad)
+    for x in p.extras:
+        if x.per == "element" and x.nonneg:  # what is proved of it holds of +0, not of -0
+            low.math.append(Statement(x.name, add(x.ref, 0), "without -0"))
     if p.decay is not None and p.decay.kind == "l2":
         low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
     exact = all(m.format == "fp32" for m in moments)

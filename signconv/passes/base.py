@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from signconv.errors import PassError, nearest
-from signconv.ir.analysis import inlined, is_scalar, unread
+from signconv.ir.analysis import Ranges, inlined, is_scalar, unread
+from signconv.ir.extras import reads_extra
 from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, rewrite, walk
 
 Options = Mapping[str, str]
@@ -211,18 +212,20 @@ def _unscaled(p: Program, e: Expr) -> Expr:
 
 
 def prune(p: Program, reason: str) -> Program:
-    """Drop moments, temporaries and hyperparameters that nothing reads any more."""
+    """Drop moments, temporaries, hyperparameters and extra inputs that nothing reads any more."""
     gone = set(unread(p, [x.name for x in p.defined]))
     p = replace(
         p,
         moments=tuple(m for m in p.moments if m.name not in gone),
         temps=tuple(x for x in p.temps if x.name not in gone),
     )
-    left = set(unread(p, [h.name for h in p.hypers if h.name != "lr"]))
+    names = [*(h.name for h in p.hypers if h.name != "lr"), *(x.name for x in p.extras)]
+    left = unread(p, names)
     return replace(
         p,
         hypers=tuple(h for h in p.hypers if h.name not in left),
-        removed=(*p.removed, *((h.name, reason) for h in p.hypers if h.name in left)),
+        extras=tuple(x for x in p.extras if x.name not in left),
+        removed=(*p.removed, *((name, reason) for name in left)),
     )
 
 
@@ -251,17 +254,44 @@ def without_offset(e: Expr, p: Program) -> Expr:
 
 
 def _summands(e: Expr, p: Program) -> Expr:
-    """A sum without those of its summands that are scalars."""
+    """A sum without those of its summands that are scalars, but for what an extra input is part of:
+    that is no eps."""
     if isinstance(e, Ref) and e.kind == "temp":
         whole = p.temp(e.name).expr
         bare = _summands(whole, p)
         return e if bare == whole else bare
     if not isinstance(e, Op) or e.fn != "add":
         return e
-    kept = [_summands(a, p) for a in e.args if not is_scalar(a, p)]
+    kept = [_summands(a, p) for a in e.args if not is_scalar(a, p) or reads_extra(p, a)]
     if len(kept) < 2:
         return kept[0] if kept else e
     return e if tuple(kept) == e.args else replace(e, args=tuple(kept))
+
+
+def refuse_unknown_sign(p: Program, name: str) -> None:
+    """Refuse a denominator of extra inputs that may be negative for all that is known: a pass that
+    is right for a size would turn the update round."""
+    den = p.denominator
+    if den is None or not reads_extra(p, den):
+        return
+    ranges = Ranges(p)
+
+    def size(e: Expr) -> bool:
+        if isinstance(e, Ref) and e.kind == "temp":
+            return size(p.temp(e.name).expr)
+        if isinstance(e, Op) and e.fn == "max":  # no less than either
+            return any(map(size, e.args))
+        if isinstance(e, Op) and e.fn in ("add", "mul", "div"):
+            return all(map(size, e.args))
+        return ranges.nonneg(e)
+
+    if not size(den):
+        raise PassError(
+            "SC225",
+            f"{name} needs a denominator that is never negative, and nothing says so of "
+            f"{p.name}'s, which is made of extra inputs: declare them with ge=0, or write max(..., "
+            "eps)",
+        )
 
 
 def sign_defaults(p: Program) -> Program:

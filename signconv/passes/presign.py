@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from signconv.errors import PassError
-from signconv.ir.nodes import GRAD, Expr, Op, Program, all_expressions, map_expressions, walk
+from signconv.ir.nodes import (
+    GRAD,
+    Expr,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    all_expressions,
+    map_expressions,
+    walk,
+)
 from signconv.passes.base import Options, Pass
 
 SIGNED = Op("sign", (GRAD,))
@@ -19,8 +29,18 @@ def _apply(p: Program, options: Options) -> Program:
         return SIGNED if e == GRAD else None
 
     made = map_expressions(p, rule)
-    moments = tuple(replace(m, init="zero") if m.init == "first" else m for m in made.moments)
+    moments = tuple(
+        replace(m, init="zero") if m.init == "first" and not _of_extras(m) else m
+        for m in made.moments
+    )
     return replace(made, moments=moments)
+
+
+def _of_extras(m: Moment) -> bool:
+    """Whether it averages an extra input that goes with no gradient, whose start stays its own."""
+    read = [n for e in m.reads for n in walk(e)]
+    mine = any(isinstance(n, Ref) and n.kind in ("extra", "number") for n in read)
+    return mine and SIGNED not in read
 
 
 PASS = Pass(

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from signconv.errors import PassError
 from signconv.ir.nodes import Program
-from signconv.passes.base import Options, Pass, prune, sign_defaults
+from signconv.passes.base import Options, Pass, prune, refuse_unknown_sign, sign_defaults
 
 
 def _apply(p: Program, options: Options) -> Program:
     if p.link != "ratio":
         raise PassError("SC207", f"{p.name}'s update has the link {p.link} already")
+    refuse_unknown_sign(p, "sign")
     made = replace(sign_defaults(p), link="sign", denominator=None)
     return prune(made, "a sign update has no denominator")
 

@@ -16,6 +16,7 @@ from signconv.passes.base import (
     Pass,
     install_running_max,
     prune,
+    refuse_unknown_sign,
     sign_defaults,
     without_offset,
 )
@@ -28,6 +29,7 @@ def apply_link(p: Program, link: str, options: Options) -> Program:
         raise PassError("SC213", f"{link}:eps={keep} is neither eps=drop (default) nor eps=keep")
     if p.link in ("stosign", "expected"):
         raise PassError("SC207", f"{p.name} already has the link {p.link}")
+    refuse_unknown_sign(p, link)
     if p.denominator is not None:
         # Not scaled: AdamW + stosign trains best at AdamW's lr, at full length too (docs/advice.md)
         same = "the update is" if link == "expected" else "the mean update is"

@@ -67,6 +67,7 @@ GENERATED = (
     Entry("signsgd"),
     Entry("signum"),
     Entry("sm3"),
+    Entry("sophia"),
     Entry("stableadamw"),
     Entry("stosignsgd"),
 )

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from signconv.ir.evaluate import Evaluator, State
+from signconv.ir.drawn import Drawing, drawn
+from signconv.ir.evaluate import State
 from signconv.ir.nodes import references
 from signconv.pipeline import Build, write
 from signconv.prove.proofs import bare
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as ref
+from signconv.verification import inputs
 from signconv.verification.bits import load_class
 
 Array = npt.NDArray[np.float64]
@@ -62,7 +64,7 @@ def measure(made: Build, steps: int = 200, size: int = 1024, seed: int = 0) -> E
         cls = load_class(write(made.module, Path(folder))[0])
     param = torch.zeros(size, requires_grad=True)
     optimizer = cls([param], lr=1.0, backend="reference", seed=seed, **dict.fromkeys(still, 0.0))
-    evaluator = Evaluator(bare(p), lr=1.0)
+    evaluator = Drawing(bare(p), lr=1.0)
     largest, above = 0.0, 0
     for t, g in enumerate(gradients(steps, size, seed), 1):
         param.grad = torch.tensor(g, dtype=torch.float32)
@@ -70,7 +72,7 @@ def measure(made: Build, steps: int = 200, size: int = 1024, seed: int = 0) -> E
         prev = evaluator.initial_state(np.zeros(size))
         if state and p.link != "ratio":
             prev = _decoded(cls, state, prev)
-        optimizer.step()
+        optimizer.step(**inputs.named(optimizer, drawn(p, t, size)))
         if p.link == "ratio":
             ratio = param.detach().double().numpy()
         else:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signconv.ir.analysis import scalar_moments
-from signconv.ir.evaluate import Evaluator
+from signconv.ir.drawn import Drawing
 from signconv.ir.nodes import Expr, Program, all_expressions, references
 
 Array = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ class Run:
 
     def __post_init__(self) -> None:
         values = {h.name: self.hypers.get(h.name, h.default) for h in self.program.hypers}
-        self.evaluator = Evaluator(self.program, **{**values, "lr": 1.0})
+        self.evaluator = Drawing(self.program, **{**values, "lr": 1.0})
         reads = any(references(e, "param") for e in all_expressions(self.program))
         rng = np.random.default_rng(7)
         self.param = rng.standard_normal(self.size) if reads else np.zeros(self.size)

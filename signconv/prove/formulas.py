@@ -140,6 +140,8 @@ class _Unevaluated:
             return r"\eta" if r.name == "lr" else name_latex(r.name)
         if r.kind == "norm":
             return r"\lVert g_{t} \rVert" + (r"_{\text{group}}" if r.name == "group" else "")
+        if r.kind == "given":
+            return rf"\operatorname{{given}}({name_latex(r.name)})"
         fixed = {
             "grad": "g_{t}",
             "param": r"\theta_{t-1}",

@@ -81,6 +81,8 @@ class View:
                 return self._scalar(self.p.temp(e.name).expr)
             if e.kind == "norm":
                 raise Unproved("it reads the norm of all gradients")
+            if e.kind in ("number", "given"):
+                raise Unproved(f"it reads the extra input {e.name}")
             return symbol(self.p, e.name) if e.kind == "hyper" else self._state(e)
         assert isinstance(e, Op)
         if e.fn == "where":
@@ -167,7 +169,8 @@ class View:
                 return self._moment(e.name)
             if e.kind == "prev":
                 return self._delayed(self._open.get(e.name) or self._moment(e.name))
-            raise Unproved(f"it reads the {'parameter' if e.kind == 'param' else e.kind}")
+            kinds = {"param": "parameter", "extra": f"extra input {e.name}"}
+            raise Unproved(f"it reads the {kinds.get(e.kind, e.kind)}")
         if is_scalar(e, self.p):
             raise Unproved("it adds a number that is the same for all elements")
         assert isinstance(e, Op)

@@ -83,7 +83,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "shapes": signature.tuple_literal(k.shapes),
         "reads": signature.tuple_literal(k.reads),
         "unpack_hypers": layout.unpacked(
-            [*(h.name for h in p.hypers), *([GRADIENT_NORM] if scope else [])], "hypers"
+            [*(h.name for h in p.hypers), *([GRADIENT_NORM] if scope else []), *k.inputs], "hypers"
         ),
         "unpack_states": layout.unpacked([f"{n}_prev" for n in states], "states"),
         "unpack_moments": _unpack_moments(k, math),
@@ -106,6 +106,8 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "former": former(k),
         "other_noises": other_noises(k),
         "floors": signature.tuple_literal(k.floors),
+        "extras": signature.extra_slots(p),
+        "step_doc": signature.step_doc(p),
         "hyper_slots": [signature.hyper_slot(h, betas) for h in p.hypers],
         "moment_slots": signature.moment_slots(k.moments, p),
         "constructor": [a for a in constructor if a["name"] != "lr"],
@@ -209,10 +211,11 @@ def _evaluation(k: KernelProgram, e: Evaluation) -> dict[str, object]:
 
 
 def _unpack_moments(k: KernelProgram, read: Container[str]) -> str:
-    """Lines that name the moments before the step, and what those are made of that come apart."""
+    """Lines that name the moments before the step, what those are made of that come apart, and
+    behind them the extra inputs per element."""
     apart = {f"{m.name}_prev": [m.code_name, m.scale_name] for m in k.moments if m.apart}
     needed = {whole for whole, parts in apart.items() if any(name in read for name in parts)}
-    names = [f"{m.name}_prev" for m in k.moments]
+    names = [*(f"{m.name}_prev" for m in k.moments), *k.tensors]
     lines = layout.unpacked([n if n in needed else _named([n], read)[0] for n in names], "moments")
     for whole, parts in apart.items():
         lines += layout.unpacked(_named(parts, read), whole) if whole in needed else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from signconv.ir.extras import needed
 from signconv.ir.nodes import Hyper, Program, Ref
 from signconv.ir.values import Values
 from signconv.lower.identity import meaning
@@ -91,6 +92,26 @@ def _moment_slot(m: MomentPlan, p: Program, values: int) -> str:
         parts += [f'beta="{beta.name}"'] if isinstance(beta, Ref) and beta.kind == "hyper" else []
     parts += [f"values={values}"] if values else []
     return f"MomentSlot({', '.join(parts)}),"
+
+
+def extra_slots(p: Program) -> list[str]:
+    read, made = needed(p), []
+    for x in p.extras:
+        parts = [f'"{x.name}"', f'"{x.per}"']
+        parts += ["needed=True"] if x.name in read else []
+        parts += ["nonneg=True"] if x.nonneg else []
+        made.append(f"ExtraSlot({', '.join(parts)}),")
+    return made
+
+
+def step_doc(p: Program) -> list[str]:
+    """What ``step`` takes, as the class's docstring says it at an indentation of four."""
+    if not p.extras:
+        return []
+    call = ", ".join(f"{x.name}=..." for x in p.extras)
+    return textwrap.wrap(
+        f"step(closure, {call}) takes extra inputs (docs/using.md#extra-inputs).", WIDTH - 4
+    )
 
 
 def tuple_literal(items: Sequence[str]) -> str:

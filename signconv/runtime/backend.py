@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from signconv.runtime import dense
+from signconv.runtime.extras import NONE, Inputs
 from signconv.runtime.program import OptimizerProgram
 
 State = Mapping[Tensor, dict[str, Tensor]]
@@ -31,6 +32,7 @@ class Task:
     params: plain tensors with gradients, not DTensors; state: their entries.  key names what the
     backend keeps for the next step of the same tensors: its tables.  norm: of all gradients, 0-dim
     float64 on their device, where the program reads one; of scaled ones where they are scaled.
+    inputs: the extra ones of this step, of these params.
     """
 
     key: Hashable
@@ -38,6 +40,7 @@ class Task:
     params: list[Tensor]
     state: State
     norm: Tensor | None = None
+    inputs: Inputs = NONE
 
 
 class Backend(ABC):

@@ -22,6 +22,11 @@ SQUARE_WIDTH, SQUARE_ROWS = 2048, 16
 #: Of what is summed over dimensions that do not lie next to each other: SEGMENT numbers are added
 #: up in STRIDE sums, one after the other, and those neighbours first.
 SEGMENT, STRIDE = 64, 8
+#: How an element finds a value of a stage: there is one; it is of the same place; a run of elements
+#: shares one; neighbours have neighbours.
+ONE, SAME, READ_CONTIGUOUS, READ_STRIDED = range(4)
+#: What a pass stores of a result: sums of tiles, of blocks or of columns, the elements, or nothing.
+BY_TILE, BY_BLOCK, BY_COLUMN, BY_ELEMENT, BY_NOTHING = range(5)
 #: The least byte of a block's scale in FP8, 2^-120: codes still reach fp32's smallest normal
 #: number, and a coefficient from 2^-6 times a scale is one (``lower.fusion.scales_apart``).
 LEAST_SCALE = 7
@@ -216,5 +221,7 @@ def named(name: str) -> Format:
 #: How a parameter is stored, as kernels know it: fp32, or bf16 rounded stochastically; bf16 beside
 #: the other 16 bits of its fp32 master weight; bf16 beside the whole of it.
 PLAIN, SPLIT, WHOLE = range(3)
+#: How an extra input per element comes to a step: it was not passed, or in one of its dtypes.
+ABSENT, GIVEN_FP32, GIVEN_BF16 = range(3)
 #: Keys of ``state[p]``: rests of the bits or whole weights, and the checksums beside rests.
 MASTER, CHECK = "master", "master_check"

@@ -20,6 +20,7 @@ from signconv.runtime import mesh
 from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.errors import coded
+from signconv.runtime.extras import NONE, Inputs
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.staging import Batch, Staging, room
 from signconv.runtime.wrapped import unwrapped
@@ -58,11 +59,12 @@ class Offload:
         skip: Tensor | None,
         grad_scale: Tensor | None,
         norms: Mapping[int, Tensor],
+        inputs: Inputs = NONE,
     ) -> None:
         """Step the parameters of the groups with the given indices, all on one device.
 
-        norms: of all gradients, by group, where the program reads one.  Their state is on its way
-        back then: ``finish`` waits for it.
+        norms: of all gradients, by group, where the program reads one; inputs: extra ones.  Their
+        state is on its way back then: ``finish`` waits for it.
         """
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise coded(
@@ -84,7 +86,7 @@ class Offload:
         staging = self._staging(work[0][0].params[0].device)
         staging.expect([batch for batch, _, _ in work])
         for batch, i, params in work:
-            task = Task(batch.key, groups[i], params, state, norms.get(i))
+            task = Task(batch.key, groups[i], params, state, norms.get(i), inputs)
             staging.step(backend, batch, task, skip, grad_scale)
 
     def gradient(

@@ -20,6 +20,7 @@ from signconv.runtime import (
     dense,
     evaluation,
     exchange,
+    extras,
     mesh,
     norms,
     seeds,
@@ -36,6 +37,9 @@ from signconv.runtime.memory import notice
 from signconv.runtime.places import Places
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.settings import hooked, unaffected
+
+#: Extra inputs of a step that gets none.
+NOTHING: Mapping[str, Any] = {}
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -266,16 +270,23 @@ class FusedOptimizer(torch.optim.Optimizer):
         super()._patch_step_function()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One optimization step; returns the closure's loss, or None."""
+    def step(self, closure: Callable[[], Any] | None = None, **inputs: Any) -> Any:
+        """One optimization step; returns the closure's loss, or None.
+
+        inputs: the extra ones that the program reads, by name (docs/using.md#extra-inputs): a
+        tensor for every parameter, or one number.  None: not passed.  Raises TypeError, ValueError
+        or RuntimeError, with nothing changed, for one that it does not have, that it cannot do
+        without, or that does not fit.
+        """
+        given = extras.named(self.program, inputs, type(self).__name__)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling() and not self._dtensors and closure is None:
+        if torch.compiler.is_compiling() and not (self._dtensors or given) and closure is None:
             compiled.trace(self._number, self.param_groups)
         else:
-            self._step()
+            self._step(given)
         return loss
 
     @contextmanager
@@ -300,9 +311,11 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     @outside_dynamo
     @unaffected
-    def _step(self) -> None:
-        """The step after the closure; of DTensors torch.compile breaks its graph here."""
+    def _step(self, given: Mapping[str, Any] = NOTHING) -> None:
+        """The step after the closure; of DTensors, and with extra inputs, torch.compile breaks its
+        graph here."""
         evaluation.refuse(self, "training goes on")
+        inputs = extras.collect(self.program, given, self.param_groups, type(self).__name__)
         self._settle()
         promise = self._promise
         if promise is not None:
@@ -313,7 +326,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         try:
             sums = self._sums(work) if self.program.norm else None
             for device, parts in work.items():
-                self._step_device(device, parts, ready, sums)
+                self._step_device(device, parts, ready, sums, inputs)
         finally:
             if self._offload is not None:
                 self._offload.finish(self.param_groups)
@@ -426,15 +439,17 @@ class FusedOptimizer(torch.optim.Optimizer):
         parts: list[tuple[int, list[Tensor]]],
         ready: Mapping[int, torch.device],
         sums: norms.Sums | None,
+        inputs: extras.Inputs,
     ) -> None:
         """Step the given parameters of the groups with the given indices, all on one device."""
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
         groups: Sequence[Mapping[str, Any]] = self.param_groups
         gathered: list[tuple[int, list[Tensor]]] = []
+        near = inputs
         if self._locals is not None:
             parts, gathered, groups = self._locals.split(parts, groups, state)
-            state = self._locals.state
-        tasks = [Task((i, device), groups[i], params, state) for i, params in parts]
+            state, near = self._locals.state, self._locals.inputs(inputs)
+        tasks = [Task((i, device), groups[i], ps, state, inputs=near) for i, ps in parts]
         far = [p for _, params in gathered for p in params]
         skippable = any(self.param_groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered))
         backend = self.backend_for(device)
@@ -444,7 +459,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 skip = self._run(backend, [], {}, (device, every) if skippable else None)
                 scale = getattr(self, "grad_scale", None)
                 found = {i: sums.norm(i).to(device) for i, _ in parts} if sums else {}
-                self._offload.step(backend, parts, groups, state, skip, scale, found)
+                self._offload.step(backend, parts, groups, state, skip, scale, found, inputs)
             return
         with backend.on_device(device):
             look = (device, far) if skippable else None
@@ -453,7 +468,8 @@ class FusedOptimizer(torch.optim.Optimizer):
                 self._locals.finish(self.state)
             for i, params in gathered:
                 norm = sums.norm(i).to(device) if sums else None
-                self._step_gathered(type(backend), self.param_groups[i], params, skip, norm)
+                kind = type(backend)
+                self._step_gathered(kind, self.param_groups[i], params, skip, norm, inputs)
 
     def _run(
         self,
@@ -501,12 +517,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         params: list[Tensor],
         skip: Tensor | None,
         norm: Tensor | None,
+        inputs: extras.Inputs,
     ) -> None:
         """Step the whole of DTensors that cannot be stepped in parts, and keep this rank's part."""
         for batch in sharded.batches(params, self.state):
-            full, entries = sharded.gather_all(batch, self.state)
+            full, entries, whole = sharded.gather_all(batch, self.state, inputs)
             once = kind(self.program)  # whose tables go with it
-            task = Task(0, {**group, "params": full}, full, entries, norm)
+            task = Task(0, {**group, "params": full}, full, entries, norm, whole)
             once.prepare(task)
             once.step(task, skip, getattr(self, "grad_scale", None))
             sharded.keep_all(batch, self.state, full, entries)

@@ -95,6 +95,17 @@ class MomentSlot:
         return FORMATS[self.format]
 
 
+@dataclass(frozen=True)
+class ExtraSlot:
+    """An extra input of ``step``: per "element", a tensor for every parameter, or per "step", one
+    number.  needed: no step can do without it; nonneg: the spec says that it is never negative."""
+
+    name: str
+    per: str
+    needed: bool = False
+    nonneg: bool = False
+
+
 #: How the sign's noise at one step goes with that at others; a kernel knows a kind by its place.
 NOISES = ("fresh", "antithetic", "golden")
 
@@ -173,9 +184,11 @@ class Step:
     """The functions of a generated module in one language, Python with PyTorch or Triton.
 
     scalars(t, initial_lr, hypers, states) -> (outputs, new scalar states), float64 numbers, with
-    the norm of all gradients behind the hypers where the program reads it;
+    the norm of all gradients behind the hypers where the program reads it, then the extra inputs
+    per step and for every extra input 1 or 0, whether it was passed;
     math(p, g, moments, scalars, noise) -> (new parameter, new moments), fp32 and elementwise, with
-    scalars the outputs and then the values ``reads`` of stages.  In Triton math takes CODEC as well
+    scalars the outputs and then the values ``reads`` of stages, and the extra inputs per element
+    behind the moments, 0 where one was not passed.  In Triton math takes CODEC as well
     (``kernel/constants.py``).
     """
 
@@ -197,15 +210,16 @@ class OptimizerProgram:
     """A compiled optimizer: its identity, what it stores, and its step in both languages.
 
     scalar_states: (name, initial value), float64, one number per parameter.  outputs: names of the
-    scalars that the elementwise step reads.  words: of random bits, three fields each. stages: what
-    is summed before the step, of which it reads the values ``reads``; kept: states that are one
-    number for more than an element; shapes: what it reads of a parameter's shape.  floors: those of
-    the scalar states that a checkpoint may lack.  former: the hash under which earlier releases
-    stored some moments in other formats, and those; their checkpoints are converted.  noise: the
-    kind of a sign that is drawn (NOISES; none: ""); other_noises: hashes of the programs that
-    differ in it alone.  decay: the kind of weight decay.  norm: whose gradients' norm it reads,
-    those of the param "group" or of "all" that the optimizer steps; none: "".  evaluation: at which
-    point, None: the parameter. removed: hyperparameters that passes took away, and why.
+    scalars that the elementwise step reads.  words: of random bits, three fields each.  stages:
+    what is summed before the step, of which it reads the values ``reads``; kept: states that are
+    one number for more than an element; shapes: what it reads of a parameter's shape.  floors:
+    those of the scalar states that a checkpoint may lack.  former: the hash under which earlier
+    releases stored some moments in other formats, and those; their checkpoints are converted.
+    noise: the kind of a sign that is drawn (NOISES; none: ""); other_noises: hashes of the programs
+    that differ in it alone.  decay: the kind of weight decay.  norm: whose gradients' norm it
+    reads, those of the param "group" or of "all" that the optimizer steps; none: "".  extras: what
+    ``step`` takes beside.  evaluation: at which point, None: the parameter.  removed:
+    hyperparameters and extra inputs that passes took away, and why.
     """
 
     name: str
@@ -224,6 +238,7 @@ class OptimizerProgram:
     noise: str = ""
     decay: str = ""
     norm: str = ""
+    extras: tuple[ExtraSlot, ...] = ()
     evaluation: Evaluation | None = None
     stages: tuple[Stage, ...] = ()
     reads: tuple[str, ...] = ()
@@ -260,6 +275,21 @@ class OptimizerProgram:
         )
         derives = any(stage.derived for stage in self.stages)
         return whole and len(sums) < 2 and not derives and not self.shapes
+
+    @property
+    def tensors(self) -> list[str]:
+        """Its extra inputs per element."""
+        return [x.name for x in self.extras if x.per == "element"]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Its extra inputs per step."""
+        return [x.name for x in self.extras if x.per == "step"]
+
+    @property
+    def behind(self) -> int:
+        """How many numbers the scalar code reads behind hyperparameters and norm."""
+        return len(self.numbers) + len(self.extras)
 
     @property
     def formats(self) -> dict[str, str]:

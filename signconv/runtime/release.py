@@ -231,9 +231,9 @@ def gradient_release(
 
     Raises TypeError for an optimizer not made by signconv and for DTensors with ``average``;
     ValueError with ``skip_nonfinite``, for an optimizer that reads the norm of all gradients
-    (``--convert clip``), and for a max_norm that is not positive; RuntimeError if it
-    is on already, with plain parameters on several ranks and no ``average``, and for an ``average``
-    without a process group of this rank.
+    (``--convert clip``) or has extra inputs, and for a max_norm that is not positive; RuntimeError
+    if it is on already, with plain parameters on several ranks and no ``average``, and for an
+    ``average`` without a process group of this rank.
     """
     ours = unwrapped(optimizer, "gradient_release")
     if ours.released:
@@ -256,6 +256,14 @@ def gradient_release(
             f"gradient_release cannot step {type(ours).__name__} inside backward, where the norm "
             "of all gradients is not known: build it without clip, and give gradient_release "
             "max_norm=",
+        )
+    if ours.program.extras:
+        names = ", ".join(x.name for x in ours.program.extras)
+        raise coded(
+            ValueError,
+            "SC470",
+            f"gradient_release steps {type(ours).__name__} inside backward, where nobody can pass "
+            f"it {names}: take ordinary steps",
         )
     if max_norm is not None and not max_norm > 0:
         raise coded(ValueError, "SC442", f"max_norm = {max_norm!r} has to be above 0")

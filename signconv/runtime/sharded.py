@@ -11,6 +11,7 @@ step the whole of it, and keep their part.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from signconv.runtime import mesh
 from signconv.runtime.errors import coded
+from signconv.runtime.extras import Inputs
 from signconv.runtime.formats import BLOCK, CHECK
 from signconv.runtime.mesh import is_sharded, local
 from signconv.runtime.program import (
@@ -297,6 +299,10 @@ class Locals:
         """The DTensor that a stand-in stands for; a plain parameter is its own."""
         return self._whole.get(made, made)
 
+    def inputs(self, inputs: Inputs) -> Inputs:
+        """Extra inputs as those of the stand-ins of this step."""
+        return inputs.mapped(self._whole)
+
     def alone(self, p: Tensor, entry: dict[str, Tensor]) -> Tensor | None:
         """What stands in for one DTensor, with its gradient; None where it has to be gathered."""
         return None if self._first_of(p, entry) is None else self._stand_in(p, entry)
@@ -395,23 +401,29 @@ def batches(
 
 
 def gather_all(
-    params: Sequence[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]]
-) -> tuple[list[Tensor], dict[Tensor, dict[str, Tensor]]]:
-    """Whole parameters with gradients, and their whole state, from one collective."""
+    params: Sequence[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]], inputs: Inputs
+) -> tuple[list[Tensor], dict[Tensor, dict[str, Tensor]], Inputs]:
+    """Whole parameters with gradients, their whole state and extra inputs, from one collective."""
+    extras = [x for x in inputs.tensors if x is not None]
     names = [[n for n, x in state[p].items() if _placed_with(x, p)] for p in params]
     wanted: list[Tensor] = []
     for p, mine in zip(params, names, strict=True):
         assert p.grad is not None
-        wanted += [p, p.grad, *(state[p][n] for n in mine)]
+        wanted += [p, p.grad, *(state[p][n] for n in mine), *(x[p] for x in extras)]
     found = iter(gather(wanted))
     made: list[Tensor] = []
     entries: dict[Tensor, dict[str, Tensor]] = {}
+    whole: list[dict[Tensor, Tensor]] = [{} for _ in extras]
     for p, mine in zip(params, names, strict=True):
         full = next(found)
         full.grad = next(found)
         entries[full] = {**state[p], **{n: next(found) for n in mine}}
+        for known in whole:
+            known[full] = next(found)
         made.append(full)
-    return made, entries
+    parts = iter(whole)
+    tensors = tuple(None if x is None else next(parts) for x in inputs.tensors)
+    return made, entries, replace(inputs, tensors=tensors)
 
 
 def keep_all(

@@ -33,17 +33,27 @@ class Column(IntEnum):
     PARAM = 6
     GRAD = 7
     STATE = 8  #: two for each moment, to codes and scales (the same twice where there are none),
-    #: then two for a master weight
+    #: then two for a master weight, then one for each extra input per element
 
 
 #: Pointers of a master weight: none, the rests of its bits and their checksums, or its fp32 values.
 _MASTERS = {PLAIN: (), SPLIT: (MASTER, CHECK), WHOLE: (MASTER, MASTER)}
 
 
-def width(moments: int) -> int:
-    """int64 numbers in a row for a program with so many stored moments: a power of two, so that a
-    kernel finds a row by a shift."""
-    return 1 << (Column.STATE + 2 * moments + 2 - 1).bit_length()
+def width(moments: int, extras: int = 0) -> int:
+    """int64 numbers in a row for a program with so many stored moments and extra inputs per
+    element: a power of two, so that a kernel finds a row by a shift."""
+    return 1 << (extra_column(moments) + extras - 1).bit_length()
+
+
+def extra_column(moments: int) -> int:
+    """The column of the first extra input."""
+    return Column.STATE + 2 * moments + 2
+
+
+def columns(program: OptimizerProgram) -> int:
+    """``width`` of a program."""
+    return width(len(program.moments), len(program.tensors))
 
 
 def state_names(program: OptimizerProgram, param_format: int = PLAIN) -> list[str]:

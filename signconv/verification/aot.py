@@ -18,7 +18,8 @@ import torch
 
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
-from signconv.runtime.formats import BLOCK, PLAIN
+from signconv.runtime.extras import DTYPES
+from signconv.runtime.formats import BLOCK, GIVEN_BF16, PLAIN
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.scalars import scalar_kernel
@@ -143,7 +144,8 @@ def compile_step(
     """
     codec = CODECS[target] if target in TARGETS else 0
     blocks = rows == Rows.FLAT and optimizer.program.staged
-    variant = Variant(dtype, dtype, rows, master, codec, blocks)
+    extras = tuple(DTYPES[dtype] for _ in optimizer.program.tensors)
+    variant = Variant(dtype, dtype, rows, master, codec, extras, blocks)
     constants = launch.step_constants(
         optimizer.program, variant, scaled, step_reading(optimizer.program)
     )
@@ -167,10 +169,11 @@ def compile_stages(
     parameter of a shape: passes, folds, and what derives values."""
     codec = CODECS[target] if target in TARGETS else 0
     blocks = rows == Rows.FLAT and by_blocks(optimizer.program, shape)
-    variant = Variant(torch.bfloat16, torch.bfloat16, rows, PLAIN, codec, blocks)
+    extras = (GIVEN_BF16,) * len(optimizer.program.tensors)
+    variant = Variant(torch.bfloat16, torch.bfloat16, rows, PLAIN, codec, extras, blocks)
     count = -(-math.prod(shape) // BLOCK)
     stages = Stages(optimizer.program, torch.device("cpu"), [shape], [count], variant)
-    stages.prepare(False)
+    stages.prepare(False, extras)
     found = {(x.kernel, *sorted(x.constants.items(), key=str)): x for x in stages.made}
     return [_compile(x.kernel, STEP, x.constants, target) for x in found.values()]
 

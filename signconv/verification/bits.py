@@ -28,7 +28,7 @@ from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference import codecs
 from signconv.runtime.reference import roots as root_codec
-from signconv.verification import scalars
+from signconv.verification import inputs, scalars
 from signconv.verification.report import Row
 
 WARM_UP = 30
@@ -195,7 +195,7 @@ def compare(
     def grads(optimizer: FusedOptimizer, params: list[Tensor], t: int) -> None:
         for p, g in zip(params, step_gradients(params, t), strict=True):
             p.grad = g.to(p.device)
-        optimizer.step()
+        optimizer.step(**inputs.passed(optimizer.program, params, t))
 
     moved, highest = _idle(cpu), min(RISE**4 * lr, _highest_lr(cls.program))
     for t in range(1, warm_up + 1):

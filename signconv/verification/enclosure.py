@@ -313,6 +313,7 @@ class Enclosing(Evaluator):
     def __init__(self, program: Program, **hypers: float) -> None:
         super().__init__(program, **hypers)
         self.divisors = divisor_roots(program)
+        self.absent: Any = Enclosed(0.0, 0.0)
         self.least = 1.0  # of the sums of weights that corrections divide by at this step
 
     def corrected(self, average: Any, weights: Any) -> Any:
@@ -346,6 +347,7 @@ class Enclosing(Evaluator):
         """Hyperparameters as bf16 arithmetic reads them: 1 - beta is a bf16 difference."""
         one = Enclosed(1.0, 1.0, False, unit)
         self.hypers = {n: one * x for n, x in self.hypers.items()}
+        self.absent = Enclosed(0.0, 0.0, False, unit)
 
     def _link(self, scope: Any, noise: Any) -> Any:
         p = self.program

@@ -32,12 +32,15 @@ def remembered(program: OptimizerProgram) -> list[float]:
 
 #: Of all gradients, where a program reads their norm.
 NORM = 3.7
+#: Of an extra input per step; all of them are passed.
+NUMBER = 0.7
 
 
 def hypers(program: OptimizerProgram, lr: float) -> list[float]:
     """What the scalars are made of beside t, the first lr and their own states."""
     made = [lr if h.name == "lr" else h.default for h in program.hypers]
-    return [*made, NORM] if program.norm else made
+    made += [NORM] if program.norm else []
+    return [*made, *(NUMBER for _ in program.numbers), *(1.0 for _ in program.extras)]
 
 
 def cases(program: OptimizerProgram) -> list[tuple[int, float, float]]:
@@ -107,6 +110,7 @@ def reference_row(k: KernelProgram, program: OptimizerProgram) -> Row:
         got = program.reference.scalars(t, lr0, hypers(program, lr), remembered(program))
         names = {"t": float(t), "initial_lr": lr0}
         known = [*(h.name for h in program.hypers), *([GRADIENT_NORM] if program.norm else [])]
+        known += k.inputs
         names |= dict(zip(known, hypers(program, lr), strict=True))
         starts = program.scalar_states
         names |= {f"{name}_prev": start for name, start in starts}

@@ -14,12 +14,13 @@ import torch
 
 from signconv.ir.analysis import scalar_moments
 from signconv.ir.axes import has_axes
+from signconv.ir.drawn import Drawing, drawn
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import Program
 from signconv.passes.base import parse
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as ref
-from signconv.verification import laws
+from signconv.verification import inputs, laws
 from signconv.verification.enclosure import Enclosed, Enclosing
 from signconv.verification.oracles import ORACLES
 from signconv.verification.report import Row
@@ -63,7 +64,7 @@ def oracle_row(spec: str, program: Program, steps: int = 100) -> Row:
     shape = shape_for(program)
     param = rng.standard_normal(SIZE).reshape(shape)
     grads, lr = gradients(rng, steps, zeros=False, shape=shape), 1e-2
-    evaluator = Evaluator(program, lr=lr, **oracle.hypers)
+    evaluator = Drawing(program, lr=lr, **oracle.hypers)
     p, state = param.copy(), evaluator.initial_state(param)
     for t, g in enumerate(grads, 1):
         p, state = evaluator.step(p, g, state, t)
@@ -110,13 +111,16 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         p.grad = torch.tensor(g, dtype=torch.float32)
         before = p.detach().clone()
         prev = _states(optimizer, p, evaluator)
-        optimizer.step()
+        extras: dict[str, Any] = dict(drawn(program, t, SIZE))
+        optimizer.step(**inputs.named(optimizer, extras))
         word, *_ = ref.draw_words(5, t, 1, program.noise, ref.element_numbers(0, SIZE, p.device))
         noise = ref.sign_noise(word.field(0)).double().numpy().reshape(shape)
         start, grad = before.double().numpy(), p.grad.double().numpy()
-        middle, states = evaluator.step(start, grad, prev, t, noise)
+        middle, states = evaluator.step(start, grad, prev, t, noise, None, extras)
         exact = {n: Enclosed(x, x) if np.ndim(x) else x for n, x in prev.items()}
-        box, boxes = enclosing.step(Enclosed(start, start), Enclosed(grad, grad), exact, t, noise)
+        points = {n: Enclosed(x, x) if np.ndim(x) else x for n, x in extras.items()}
+        now = Enclosed(start, start), Enclosed(grad, grad), exact
+        box, boxes = enclosing.step(*now, t, noise, None, points)
         seen.compare(p.detach().double().numpy(), box, middle, np.abs(start))
         for name, x in boxes.items():
             got = optimizer.state[p][name].double().numpy()

@@ -32,6 +32,7 @@ from tests.distributed.training import (
     cases,
     differences,
     distribute,
+    extra_cases,
     formerly,
     here,
     join,
@@ -84,6 +85,7 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
     found["scaler"] = _scaler(mesh, rank)
     found["zero"] = _zero()
     found["release"] = _release(mesh)
+    found["extras"] = _extras(mesh)
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()
 
@@ -178,7 +180,11 @@ def _refusals(mesh: Any) -> dict[str, str]:
     rows = torch.nn.Parameter(distribute_tensor(torch.ones(4, 64), mesh, [Shard(0)]))
     optimizer = AdamWStoSign([rows])
     rows.grad = distribute_tensor(torch.ones(4, 64), mesh, [Replicate()])
+    sophia = signconv.compile("sophia")([rows], **REFERENCE)
+    whole = distribute_tensor(torch.ones(4, 64), mesh, [Replicate()])
     return {
+        "extra": _message(lambda: sophia.step(hessian=[torch.ones(4, 64)])),
+        "extra elsewhere": _message(lambda: sophia.step(hessian=[whole])),
         "partial": _message(lambda: AdamWStoSign([partial])),
         "gradient": _message(optimizer.step),
     }
@@ -258,6 +264,15 @@ def _zero() -> list[State]:
         box = [optimizer.state_dict() if dist.get_rank() == 0 else None]
         dist.broadcast_object_list(box, src=0)
         saved = box[0]
+    return made
+
+
+def _extras(mesh: Any) -> dict[str, State]:
+    made = {}
+    for name, cls in extra_cases().items():
+        model, optimizer = start(cls, REFERENCE, mesh, by=distribute)
+        train(model, optimizer, range(3), hessian=True)
+        made[name] = result(model, optimizer)
     return made
 
 

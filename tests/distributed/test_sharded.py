@@ -29,6 +29,7 @@ from tests.distributed.training import (
     SHAPES,
     cases,
     differences,
+    extra_cases,
     formerly,
     load,
     result,
@@ -161,6 +162,8 @@ def test_refusals_say_what_to_do(worlds: Worlds) -> None:
             "TypeError: AdamWStoSign takes DTensors that are whole or cut"
         )
         assert "redistribute the gradient" in said["gradient"]
+        assert "is no DTensor: place it as the parameter is" in said["extra"]
+        assert "is placed (Replicate(),): redistribute it to (Shard(" in said["extra elsewhere"]
 
 
 def test_inspect_counts_sharded_state(worlds: Worlds) -> None:
@@ -187,6 +190,16 @@ def test_replicated_dtensors_step_like_tensors(worlds: Worlds) -> None:
     for rank in (rank for found in worlds.values() for rank in found):
         wanted = {"x": x.detach(), "m": optimizer.state[x]["m"]}
         assert differences(rank["replicated"], wanted) == []
+
+
+def test_extra_inputs_are_cut_as_parameters_are(worlds: Worlds) -> None:
+    for name, cls in extra_cases().items():
+        model, optimizer = start(cls, ranks.REFERENCE, None)
+        train(model, optimizer, range(3), hessian=True)
+        wanted = result(model, optimizer)
+        for found in worlds.values():
+            got = together([rank["extras"][name] for rank in found])
+            assert differences(got, wanted) == [], name
 
 
 def test_grad_scaler_skips_on_every_rank(worlds: Worlds) -> None:

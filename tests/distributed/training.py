@@ -24,6 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
+import signconv
 from signconv.runtime.compat import HAS_LLVM
 from signconv.runtime.formats import named
 from signconv.runtime.optimizer import FusedOptimizer
@@ -85,8 +86,10 @@ def train(
     optimizer: torch.optim.Optimizer,
     steps: range,
     edit: Callable[[int, list[Tensor]], None] | None = None,
+    hessian: bool = False,
 ) -> None:
-    """Steps with given gradients, each rank taking its part of them."""
+    """Steps with given gradients, each rank taking its part of them; hessian: of that extra input
+    too, at every second step."""
     for t in steps:
         found = gradients(t)
         if edit is not None:
@@ -94,7 +97,12 @@ def train(
         for p, g in zip(model.parameters(), found, strict=True):
             g = g.to(p.device, p.dtype)
             p.grad = part_of(g, p) if isinstance(p, DTensor) else g
-        optimizer.step()
+        given: dict[str, Any] = {}
+        if hessian and t % 2 == 0:
+            drawn = zip(model.parameters(), gradients(t + 100), strict=True)
+            parts = (part_of(h, p) if isinstance(p, DTensor) else h for p, h in drawn)
+            given["hessian"] = [*parts]
+        optimizer.step(**given)
         optimizer.zero_grad()
 
 
@@ -169,6 +177,13 @@ def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
         split = {"dtype": torch.bfloat16, "master": "split", "backend": "triton"}
         found["adamw_stosign triton split"] = (every["adamw_stosign"], split)
     return found
+
+
+def extra_cases() -> dict[str, type[FusedOptimizer]]:
+    """Optimizers with an extra input: of one each rank steps its parts, and the norms of the other
+    take whole parameters."""
+    convert = "clip:over=tensor"
+    return {"near": signconv.compile("sophia"), "far": signconv.compile("sophia", convert=convert)}
 
 
 def formerly(optimizer: FusedOptimizer) -> dict[str, Any]:

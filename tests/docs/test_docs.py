@@ -29,6 +29,7 @@ from signconv.passes.base import registry
 from signconv.pipeline import apply_passes, requests_of, resolve, write
 from signconv.render.module import render
 from signconv.verification.bits import load_class
+from signconv.verification.inputs import passed
 from tests.docs.pages import anchors
 from tests.support import ROOT, environment
 from tests.support.command import Run
@@ -119,9 +120,9 @@ def test_python_blocks_run_and_their_optimizers_step(
             optimizer_class = load_class(write(made, tmp_path)[0])
             p = torch.nn.Parameter(torch.ones(2, 32))
             optimizer = optimizer_class([p], lr=1e-2, backend="reference")
-            for _ in range(3):
+            for t in range(3):
                 p.grad = torch.randn(2, 32) + 1
-                optimizer.step()
+                optimizer.step(**passed(optimizer.program, [p], t))
             assert p.isfinite().all() and (p != 1).any(), (name, convert)
 
 

@@ -21,6 +21,7 @@ from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.s3 import S3
 from signconv.generated.schedulefree_adamw import ScheduleFreeAdamW
+from signconv.generated.sophia import Sophia
 
 import signconv
 from signconv import pictures, pipeline
@@ -29,7 +30,7 @@ from signconv.dsl import Optimizer, grad, hyper
 from signconv.integrations import names
 from signconv.ir.check import check
 from signconv.ir.evaluate import Evaluator
-from signconv.ir.nodes import GRAD, Op
+from signconv.ir.nodes import GRAD, Op, Ref
 from signconv.lower.kernel_program import Statement
 from signconv.pipeline import checkpoint
 from signconv.render import environment
@@ -809,6 +810,57 @@ fault("SC460", r"call optimizer.train\(\) before training goes on")(lambda *_: _
 fault("SC458", "cannot step AdamWClip inside backward.*give gradient_release max_norm=")(
     lambda *_: gradient_release(signconv.compile("adamw", convert="clip")([parameter(64)]))
 )
+
+
+# ---------------------------------------------------------------- extra inputs
+
+
+def _hessian(hessian: Any, **more: Any) -> None:
+    """A first step of Sophia's, of one parameter of three numbers."""
+    p = parameter(3)
+    p.grad = torch.ones(3)
+    Sophia([p], backend="reference").step(hessian=hessian, **more)
+
+
+def _polyak(folder: Path, **given: Any) -> None:
+    body = 'loss = extra(per="step")\nupdate = loss * grad'
+    p = parameter(3)
+    p.grad = torch.ones(3)
+    built_class(folder, body)([p], backend="reference").step(**given)
+
+
+fault("SC465", "Sophia has no extra input 'hessain'; did you mean 'hessian'")(
+    lambda *_: _hessian(None, hessain=[torch.ones(3)])
+)
+fault("SC466", "reads 'loss' at every step, and this one was not given it: step")(
+    lambda folder, _: _polyak(folder)
+)
+fault("SC467", r"loss=torch.float32 \[2\] is no number: give a float")(
+    lambda folder, _: _polyak(folder, loss=torch.ones(2))
+)
+fault("SC468", "a tensor for each of the 1 parameters.*it got one tensor")(
+    lambda *_: _hessian(torch.ones(3))
+)
+fault("SC469", r"the hessian of a torch.float32 parameter of shape \[3\] has shape \[4\]")(
+    lambda *_: _hessian([torch.ones(4)])
+)
+fault("SC470", "steps Sophia inside backward, where nobody can pass it hessian")(
+    lambda *_: gradient_release(Sophia([parameter(3)]))
+)
+
+
+@fault("SC315", "Sophiac reads hessian: pass extras=")
+def _(*_: Any) -> None:
+    program = replace(pipeline.resolve("sophia"), name="Sophiac", numerator=Ref("extra", "hessian"))
+    p = np.ones(3)
+    evaluator = Evaluator(program)
+    evaluator.step(p, p, evaluator.initial_state(p), 1)
+
+
+@fault("SC225", "stosign needs a denominator that is never negative")
+def _(folder: Path, _: Any) -> None:
+    body = 'h = extra(per="element")\nnumerator = grad\ndenominator = h'
+    pipeline.build(spec_file(folder, body).spec, convert="stosign")
 
 
 @fault("SC444", "says state='fp32': all groups .* an optimizer of their own")

@@ -76,6 +76,8 @@ BODIES: dict[str, tuple[str, str]] = {
         "numerator = grad\nnew_param = 0.9 * param",
         "so the update would do nothing: write it as a change of stepped",
     ),
+    "SC165": ("h = extra(per='tensor')\nupdate = grad * h", r"per='tensor'\); .*element"),
+    "SC166": ("update = where(given(grad), grad, 0)", r"given\(x\) asks for an extra input"),
     "SC156": ("m = ema(grad, 0.9, store='fp5')\nnumerator = m", "no state format; did you mean"),
 }
 

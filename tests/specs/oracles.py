@@ -17,6 +17,13 @@ from signconv.verification.oracles import Array, Oracle
 Step = Callable[..., Array]
 
 
+def hessians(steps: int, size: int) -> list[Array | None]:
+    """Sophia's extra input, step by step: an estimate at each third, of either sign."""
+    rng = np.random.default_rng(2305)
+    made = [rng.standard_normal(size) + 0.5 for _ in range(steps)]
+    return [h if t % 3 == 0 else None for t, h in enumerate(made)]
+
+
 def draws(steps: int, size: int) -> list[Array]:
     """The noise of a stochastic sign, step by step, for an oracle and for what it is held to."""
     rng = np.random.default_rng(1604)
@@ -28,6 +35,7 @@ def by_hand(source: str, step: Step, **hypers: float) -> Oracle:
 
     def run(param: Array, grads: Sequence[Array], lr: float) -> Array:
         x, memory = param.copy(), {"noise": iter(draws(len(grads), param.size))}
+        memory["hessian"] = iter(hessians(len(grads), param.size))
         for t, g in enumerate(grads, 1):
             x = step(x, g, memory, t, lr, **hypers)
         return x
@@ -131,6 +139,16 @@ def lion(x, g, memory, t, lr, beta1, beta2, weight_decay):
     update = np.sign(beta1 * memory.get("m", 0.0) + (1 - beta1) * g)
     average(memory, "m", beta2, g)
     return x - lr * (update + weight_decay * x)
+
+
+def sophia(x, g, memory, t, lr, beta1, beta2, gamma, rho, eps, weight_decay):
+    """Liu et al. 2023, Alg. 3; where no estimate comes, the average of those before stays."""
+    m, hessian = average(memory, "m", beta1, g), next(memory["hessian"])
+    if hessian is not None:
+        average(memory, "h", beta2, hessian)
+    below = np.maximum(gamma * memory.get("h", np.zeros_like(x)), eps)
+    size = np.minimum(np.abs(m) / below, rho)
+    return x - lr * weight_decay * x - lr * np.copysign(size, m)
 
 
 def adam_direction(g, memory, t, beta1, beta2, eps):
@@ -385,6 +403,9 @@ ORACLES = {
     "signsgd": by_hand("Bernstein et al. 2018, Alg. 1", signsgd, weight_decay=0.1),
     "signum": by_hand("arXiv 2604.15416, Alg. 5", signum, momentum=0.8, weight_decay=0.1),
     "sm3": by_hand("Anil et al. 2019, SM3-II", sm3, weight_decay=0.1),
+    "sophia": by_hand(
+        "Liu et al. 2023, Alg. 3", sophia, **BETAS, gamma=2.0, rho=0.7, eps=0.3, weight_decay=0.2
+    ),
     "stableadamw": by_hand("Wortsman et al. 2023, Alg. 2", stableadamw, **ADAM),
     "stosignsgd": by_hand(
         "arXiv 2604.15416, Alg. 3", stosignsgd, momentum=0.8, beta2=0.97, weight_decay=0.1

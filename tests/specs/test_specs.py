@@ -9,7 +9,7 @@ import torch
 from signconv.ir.evaluate import Evaluator
 from signconv.pipeline import builtin_names, resolve
 from signconv.verification.witnesses import SIZE, gradients, reference_row, shape_for
-from tests.specs.oracles import ORACLES, adafactor, adalomo, by_hand, by_torch, draws
+from tests.specs.oracles import ORACLES, adafactor, adalomo, by_hand, by_torch, draws, hessians
 from tests.support.runs import OWN, Array, built, converted, keywords
 
 STEPS, LR = 100, 7e-3
@@ -28,9 +28,16 @@ def evaluated(name: str, shape: tuple[int, ...] | None = None, **hypers: float) 
     x, grads = inputs(name, shape)
     evaluator = Evaluator(resolve(name), **{"lr": LR, **ORACLES[name].hypers, **hypers})
     state = evaluator.initial_state(x)
+    extras = passed(name)
     for t, (g, n) in enumerate(zip(grads, draws(STEPS, SIZE)), 1):
-        x, state = evaluator.step(x, g, state, t, n.reshape(x.shape))
+        x, state = evaluator.step(x, g, state, t, n.reshape(x.shape), extras=extras[t - 1])
     return x
+
+
+def passed(name: str) -> list[dict[str, Array]]:
+    """Extra inputs, step by step."""
+    found = [{} if h is None else {"hessian": h} for h in hessians(STEPS, SIZE)]
+    return found if resolve(name).extras else [{} for _ in found]
 
 
 def test_every_spec_has_an_oracle() -> None:
@@ -101,9 +108,9 @@ def test_reference_stays_near_the_oracle(name: str) -> None:
     p = torch.tensor(x, dtype=torch.float32, requires_grad=True)
     hypers = {"lr": LR, **ORACLES[name].hypers}
     optimizer = cls([p], backend="reference", **keywords(cls, hypers))
-    for g in grads:
+    for g, extras in zip(grads, passed(name), strict=True):
         p.grad = torch.tensor(g, dtype=torch.float32)
-        optimizer.step()
+        optimizer.step(**{n: [torch.tensor(x).float()] for n, x in extras.items()})
     gap = np.abs(p.detach().double().numpy() - ORACLES[name].run(x, grads, LR))
     assert np.mean(gap > 2e-5) < 0.01
     assert np.max(gap) < 4 * LR

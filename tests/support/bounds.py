@@ -42,6 +42,7 @@ BOUNDS = {
     # distance of t such moves at most, and the parameter lies between the two
     "schedulefree_adamw": math.sqrt(STEPS),
     # AdamW's at its betas, divided by 1 or more
+    "sophia": 1.0,  # rho clips it
     "stableadamw": 0.1 / math.sqrt(0.01 * (1 - 0.9**2 / 0.99)),
 }
 #: RAdam's first steps are momentum: they grow with the gradient like sgd's, and are not bounded.

@@ -35,6 +35,7 @@ CORE = (
     Entry("sgd"),
     Entry("signsgd"),
     Entry("sm3"),
+    Entry("sophia"),
     Entry("stosignsgd"),
 )
 

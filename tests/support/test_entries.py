@@ -32,6 +32,7 @@ def kinds(entry: Entry) -> set[str]:
     found |= {"no denominator"} if program.denominator is None else set()
     found |= {"more than the update"} if program.new_param is not None else set()
     found |= {"another point of evaluation"} if program.eval_param is not None else set()
+    found |= {f"an extra input per {x.per}" for x in p.extras}
     found |= {"masks" for n in read if isinstance(n, Op) and n.fn == "where"}
     found |= {"the last step's moment" for n in read if isinstance(n, Ref) and n.kind == "prev"}
     found |= {"the parameter" for n in read if isinstance(n, Ref) and n.kind == "param"}
@@ -57,5 +58,6 @@ def test_every_kind_is_looked_for() -> None:
     wanted += "|format e6m2|format e2m1|format e4m0|format e4m3-raw|format bf16|format fp32"
     wanted += "|reduction norm|reduction mean|moments come apart|a moment of few values|a floor"
     wanted += "|0 moments|1 moments|2 moments|scalar states|hyperparameters removed|masks"
+    wanted += "|an extra input per element"
     wanted += "|more than the update|another point of evaluation|moment state, from param"
     assert set(wanted.split("|")) - found == set()

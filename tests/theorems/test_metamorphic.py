@@ -96,6 +96,7 @@ UNDERIVED = {
     "cautious_adamw": "u / mean(mask) reads a comparison",
     "schedulefree_adamw": "param has no degree in the gradient; its decay is 0 by default",
     "adopt": "the mask of its first step reads t, and its clip's limits have degree 0",
+    "sophia": "without a Hessian it is the momentum over eps, which is scaled here",
     "stableadamw": "param has no degree in the gradient; the ratios beside and below it have 0",
 }
 

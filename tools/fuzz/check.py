@@ -23,6 +23,7 @@ from signconv.runtime.formats import BLOCK, LEAST_SCALE, Format
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as ref
 from signconv.runtime.reference.roots import LARGEST_ROOT
+from signconv.verification import inputs
 from signconv.verification.bits import different, load_class
 from signconv.verification.enclosure import Enclosed, Enclosing
 from signconv.verification.laws import verdicts
@@ -157,7 +158,7 @@ def run(
     reference = cls(cpu, backend="reference", **options)
     for t in range(case.warm):
         _set(case, cpu, t)
-        reference.step()
+        reference.step(**_passed(case, cls, cpu, t))
     for p in cpu:
         if p not in reference.state and p.numel():
             reference.state[p] = reference._new_state(p, None)
@@ -169,16 +170,18 @@ def run(
     problems: list[str] = []
     for t in range(case.warm, case.warm + STEPS):
         _set(case, cpu, t)
+        given = _passed(case, cls, cpu, t)
         norm = np.sqrt(sum(np.square(_flat(p.grad)).sum() for p in cpu if p.grad is not None))
         wanted = [
-            _enclose(made.program, reference, p, case, made.kernel.precision, norm) for p in cpu
+            _enclose(made.program, reference, p, case, made.kernel.precision, norm, _of(given, i))
+            for i, p in enumerate(cpu)
         ]
         for _, other, optimizer in others:
             for p, q in zip(cpu, other, strict=True):
                 assert p.grad is not None
                 q.grad = p.grad.to(q.device)
-            optimizer.step()
-        reference.step()
+            optimizer.step(**_placed(given, other))
+        reference.step(**given)
         for i, p in enumerate(cpu):
             where = f"step {t + 1}, tensor {i} {list(p.shape)} ({case.gradients[i]})"
             if not p.numel():
@@ -197,6 +200,37 @@ def run(
 def _set(case: Case, params: list[Tensor], t: int) -> None:
     for i, (p, kind) in enumerate(zip(params, case.gradients, strict=True)):
         p.grad = gradient(kind, p, t, i)
+
+
+def _passed(case: Case, cls: Any, params: list[Tensor], t: int) -> dict[str, Any]:
+    """Extra inputs by name, tensors of the kinds of the gradients."""
+    made = inputs.passed(cls.program, params, t + 1)
+    for x in cls.program.extras:
+        if x.per == "element" and x.name in made:
+            kinds = zip(params, case.gradients, made[x.name], strict=True)
+            drawn = [
+                gradient(kind, p, 1000 + t, i).to(was.dtype)
+                for i, (p, kind, was) in enumerate(kinds)
+            ]
+            made[x.name] = [g.abs() for g in drawn] if x.nonneg else drawn
+    return made
+
+
+def _placed(given: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
+    """The same beside other parameters."""
+    made = dict(given)
+    for name, x in given.items():
+        if isinstance(x, list):
+            made[name] = [y.to(p.device) for y, p in zip(x, params, strict=True)]
+    return made
+
+
+def _of(given: dict[str, Any], i: int) -> dict[str, Any]:
+    """The evaluator's of one parameter."""
+    return {
+        name: _flat(x[i]) if isinstance(x, list) else np.float64(float(x))
+        for name, x in given.items()
+    }
 
 
 # ---------------------------------------------------------------- evaluator against reference
@@ -234,9 +268,10 @@ def _enclose(
     case: Case,
     precision: str,
     norm: Any,
+    extras: dict[str, Any],
 ) -> Wanted | None:
     """The enclosure of the next step, from the reference's own state; ``norm``: of all gradients,
-    which are one param group's."""
+    which are one param group's; ``extras``: this step's extra inputs."""
     if not p.numel():
         return None
     entry = optimizer.state[p]
@@ -263,8 +298,11 @@ def _enclose(
     prev = {name: exact(x) for name, x in plain.items()}
     enclosing: Any = Enclosing(program)
     evaluator = Evaluator(program)
+    boxes = {n: exact(x) for n, x in extras.items()}
     if precision == "bf16":
         enclosing.rounded_hypers(unit)
+        one = exact(np.ones(1))
+        boxes = {n: x if np.ndim(extras[n]) else x * one for n, x in boxes.items()}
     if program.link == "ratio" and set(optimizer.program.formats.values()) != {"fp32"}:
         for b in moment_bounds(program):
             floor = _Scope(enclosing, exact(start), exact(grad), prev, t)(b.floor)
@@ -274,10 +312,10 @@ def _enclose(
                 floor = _Scope(evaluator, start, grad, plain, t)(b.floor)
                 low = np.abs(plain[b.upper.name]) ** float(b.order) * floor
                 plain[b.lower.name] = np.maximum(plain[b.lower.name], low)
-    param, state = enclosing.step(exact(start), exact(grad), prev, t, noise, norm)
+    param, state = enclosing.step(exact(start), exact(grad), prev, t, noise, norm, boxes)
     if precision == "bf16":  # a first input is weighted by 1 and rounded too
         state = {n: x * 1.0 if isinstance(x, Enclosed) else x for n, x in state.items()}
-    middle, states = evaluator.step(start, grad, plain, t, noise, norm)
+    middle, states = evaluator.step(start, grad, plain, t, noise, norm, extras)
     pairs = [("parameter", param, middle)]
     pairs += [(n, state[n], states[n]) for n in formats]
     bad = [name for name, box, x in pairs if (~(box.has(x) | box.open)).any()]

@@ -244,6 +244,27 @@ class _Author:
 
     # ---------------------------------------------------------------- definitions
 
+    def extra(self, i: int) -> None:
+        name, per = f"x{i}", self.pick("element", "element", "step")
+        ge = self.pick("", "", ", ge=0")
+        self.define(name, f'{name} = extra(per="{per}"{ge})')
+        kind = self.pick("plain", "asked", "flag", "held")
+        if kind == "plain":
+            made = name
+        elif kind == "asked":
+            other = self.pick("0", "0.5", *(["grad"] if per == "element" else ["t"]))
+            made, ge = f"where(given({name}), {name}, {other})", ""
+        elif kind == "flag":
+            made, ge = f"where(given({name}), {name} - 1, 2)", ""
+        else:  # what came last
+            made = f"held{i}"
+            change = f"where(given({name}), {name}, {made}.prev)"
+            self.define(made, f"{made} = state(init=1)\n{made}.next = {change}")
+        if per == "step":
+            self.scalars.append(made)
+        else:
+            (self.nonneg_names if ge else self.any_names).append(made)
+
     def moment(self, i: int) -> None:
         kind = self.pick("ema", "second", "max", "order", "state", "previous", "scalar", "slow")
         name = f"{self.pick('m', 'buf')}{i}"
@@ -337,6 +358,8 @@ class _Author:
         return " + ".join([f"({made})", *read]) if not by else f"({made}){''.join(by)}"
 
     def write(self) -> tuple[str, ...]:
+        for i in range(self.pick(1, 2) if self.chance(3) else 0):
+            self.extra(i)
         for i in range(
             self.pick(0, 1, 2, 3, 1, 2, 3, 20) if self.chance(4) else self.pick(0, 1, 2)
         ):
@@ -423,6 +446,8 @@ FEATURES = {
     "remainders": "%",
     "exp, log or tanh": r"exp\(|log\(|tanh\(",
     "comparisons": r"where\(",
+    "extra inputs": r"extra\(",
+    "inputs asked for": r"given\(",
 }
 
 

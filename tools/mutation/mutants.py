@@ -124,7 +124,7 @@ MUTANTS = (
     ),
     Mutant(
         "presign: averages start with the first input",
-        ((f"{PASSES}/presign.py", 'if m.init == "first" else m', 'if m.init == "none" else m'),),
+        ((f"{PASSES}/presign.py", 'if m.init == "first" and', 'if m.init == "none" and'),),
         ("tests/theorems/test_identities.py", "tests/passes/test_commutation.py"),
     ),
     # ---------------------------------------------------------------- lowering
@@ -323,7 +323,7 @@ MUTANTS = (
     ),
     Mutant(
         "tables: a master weight's columns left out of the width",
-        (("signconv/runtime/tables.py", "Column.STATE + 2 * moments + 2 - 1", "Column.STATE + 2 * moments - 1"),),
+        (("signconv/runtime/tables.py", "return Column.STATE + 2 * moments + 2", "return Column.STATE + 2 * moments"),),
         ("tests/runtime/test_tables.py",),
     ),
     Mutant(
@@ -378,8 +378,23 @@ MUTANTS = (
     ),
     Mutant(
         "launches: a factor for gradients goes the first step's way for ever",
-        ((BUCKET, "        if scaled not in self.launchers:\n", "        scaled = next(iter(self.launchers), scaled)\n        if scaled not in self.launchers:\n"),),
+        ((BUCKET, "        if (scaled, kinds) not in self.launchers:\n", "        scaled = next(iter(self.launchers), [scaled])[0]\n        if (scaled, kinds) not in self.launchers:\n"),),
         (f"{RUNNING}::test_gradients_are_multiplied_at_the_steps_that_ask_for_it",),
+    ),
+    Mutant(
+        "extra inputs: a number stays that of the first step",
+        ((ENGINE, "self.replays or self.taken.get(i) != repr(value)", "i not in self.taken"),),
+        ("tests/runtime/test_extras.py",),
+    ),
+    Mutant(
+        "extra inputs: what was not passed counts as passed",
+        (("signconv/runtime/extras.py", "tuple(x.name in given for x in", "tuple(True for x in"),),
+        ("tests/runtime/test_extras.py",),
+    ),
+    Mutant(
+        "extra inputs: what one asks for counts as read outside",
+        (("signconv/ir/extras.py", "(yes, known | {asked})", "(yes, known)"),),
+        ("tests/dsl/test_extras.py", "tests/runtime/test_extras.py"),
     ),
     Mutant(
         "cpu: the last, partial chunk left out",

@@ -57,7 +57,7 @@ class CpuBackend(Backend):
         known, rest = self._parts(task)
         if task.key not in self._engines:
             self._engines[task.key] = CpuEngine(self.program)
-        self._engines[task.key].prepare(known, task.state)
+        self._engines[task.key].prepare(known, task)
         self._reference.prepare(rest)
 
     def square_sums(self, task: Task) -> Tensor:

@@ -25,11 +25,12 @@ from signconv.runtime.cpu.rows import Stored, random_words
 from signconv.runtime.cpu.trace import Trace
 from signconv.runtime.cpu.walk import Walk
 from signconv.runtime.errors import coded
-from signconv.runtime.formats import BLOCK
+from signconv.runtime.extras import DTYPES, Kinds
+from signconv.runtime.formats import ABSENT, BLOCK
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference.step import step_tensor
-from signconv.runtime.tables import Column
-from signconv.runtime.tables import width as table_width
+from signconv.runtime.tables import Column, extra_column
+from signconv.runtime.tables import columns as table_columns
 
 #: What a kernel's one argument points to, int64 each: six tables, the number of chunks, the rows of
 #: a whole one, and how many have been taken.
@@ -40,11 +41,12 @@ _lock = threading.Lock()
 @dataclass(frozen=True)
 class Variant:
     """What a kernel is compiled for: storage of parameter and gradient, and whether rows end in
-    partial blocks."""
+    partial blocks; extras: how extra inputs per element come."""
 
     param: torch.dtype
     grad: torch.dtype
     by_row: bool
+    extras: Kinds = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,11 @@ class _Kernel:
             if m.stored.scaled:
                 scale = f"{m.name}_scale", Column.STATE + 2 * i + 1, torch.uint8, BLOCK
                 self.pointers.append(scale)
+        self.stored = len(self.pointers)  # behind these are extra inputs, which are read alone
+        dtypes = {kind: dtype for dtype, kind in DTYPES.items()}
+        for i, kind in enumerate(variant.extras, extra_column(len(program.moments))):
+            if kind != ABSENT:
+                self.pointers.append(("", i, dtypes[kind], 1))
 
     def emit(self) -> None:
         self._chunks(self._rows(), len(self.program.reductions))
@@ -188,12 +195,14 @@ class _Kernel:
                 place = pieces.at(b, base, steps[share], LLVM[dtype])
                 wide = share < BLOCK
                 stored.append(Stored(trace, dtype, place, wide, share if wide else 1))
-            param, grad, *moments = stored
-            names = [name for name, *_ in self.pointers[2:]]
+            param, grad, *moments = stored[: self.stored]
+            names = [name for name, *_ in self.pointers[2 : self.stored]]
+            extras = self._extras(trace, stored[self.stored :])
             place = b.add(index, b.mul(r, numbers_apart))
             words = random_words(trace, place, drawn, self.program, self.variant.by_row)
             state: Any = dict(zip(names, moments, strict=True))
-            step_tensor(self.program, param, grad, state, factor, outputs, words)  # type: ignore[arg-type]
+            given: Any = (state, factor, outputs, words, extras)
+            step_tensor(self.program, param, grad, *given)  # type: ignore[arg-type]
             trace.emit()
             if self.reducing:
                 for which, x in enumerate(trace.summands):
@@ -201,6 +210,14 @@ class _Kernel:
                     pieces.add_open(b, pieces.open_sums(b, extra, which), b.add(first, r), carry)
         b.ret_void()
         return function
+
+    def _extras(self, trace: Trace, passed: Sequence[Lanes]) -> list[Lanes]:
+        """Extra inputs per element, zeros for one that was not passed."""
+        found = iter(passed)
+        zeros = ir.Constant(ir.VectorType(F32, width()), [0.0] * width())
+        return [
+            _wide(trace, zeros) if kind == ABSENT else next(found) for kind in self.variant.extras
+        ]
 
     # ---------------------------------------------------------------- chunks
 
@@ -229,7 +246,7 @@ class _Kernel:
 
         b.position_at_end(work)
         tensor, first = pieces.load_all(b, pieces.at(b, chunks, pieces.times(b, k, 2), I64), 2, I64)
-        columns = table_width(len(self.program.moments))
+        columns = table_columns(self.program)
         entry = pieces.at(b, table, pieces.times(b, tensor, columns), I64)
 
         def column(place: int) -> Any:
@@ -269,7 +286,7 @@ class _Kernel:
                 self._memcpy(b, row, place, size)
             call(first, scratch, element, b.trunc(left, I32), ir.Constant(I64, 1))
             if not self.reducing:
-                for place, row, size in copies:
+                for place, row, size in copies[: self.stored]:
                     self._memcpy(b, place, row, size)
 
         walk = Walk(b, self.pointers, memory, self.program.scaled, call, through_scratch)

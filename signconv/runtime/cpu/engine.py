@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from signconv.runtime import tables
 from signconv.runtime.backend import Task
-from signconv.runtime.cpu.compile import Variant, kernels
+from signconv.runtime.cpu.compile import Kernels, Variant, kernels
 from signconv.runtime.cpu.pieces import CHUNK_ROWS
 from signconv.runtime.cpu.threads import in_parallel
 from signconv.runtime.dense import Dense
+from signconv.runtime.extras import Inputs
 from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import (
     OptimizerProgram,
@@ -38,8 +40,7 @@ class Bucket:
     """Tensors that one kernel steps: one parameter dtype, gradient dtype and storage."""
 
     def __init__(self, program: OptimizerProgram, members: list[Tensor], variant: Variant) -> None:
-        self.program, self.members = program, members
-        self.kernels = kernels(program, variant)
+        self.program, self.members, self.variant = program, members, variant
         self.names = tables.state_names(program)
         # Without sums a tensor is one piece per thread: memory is read in one go.  Of several each
         # is cut by itself, so smaller pieces, or a thread would be left with a large last one
@@ -65,31 +66,41 @@ class Bucket:
         rows: Mapping[Tensor, int],
         scalars: Tensor,
         keys: Tensor,
+        inputs: Inputs,
     ) -> None:
         """Step every member; ``rows`` says which row of ``scalars`` and ``keys`` is whose."""
-        flat = Dense(self.members)
+        found, flat, lent = self.compiled(inputs), Dense(self.members), inputs.lent(self.members)
+        places = [None if x is None else iter([*map(Tensor.data_ptr, x)]) for x in lent]
         entries: list[list[int]] = []
         for p, data, grad in zip(self.members, flat.params, flat.grads, strict=True):
             pointers = [state[p][name].data_ptr() for name in self.names]
             lengths = row_length(p), pitch_of(p, state[p])
             fixed = [rows[p], 0, offsets[p], p.numel(), *lengths]
-            entries.append([*fixed, data.data_ptr(), grad.data_ptr(), *pointers])
+            entry = [*fixed, data.data_ptr(), grad.data_ptr(), *pointers]
+            if places:
+                entry += [0] * (tables.extra_column(len(self.program.moments)) - len(entry))
+                entry += [0 if x is None else next(x) for x in places]
+            entries.append(entry)
         if entries != self.entries:
             self.entries = entries
-            width = tables.width(len(self.program.moments))
+            width = tables.columns(self.program)
             self.table = torch.zeros((len(entries), width), dtype=torch.int64, device="cpu")
             given = torch.tensor(entries, dtype=torch.int64, device="cpu")
             self.table[:, : len(entries[0])] = given
         arrays = [self.table, self.chunks, scalars, keys, self.reduced, self.partials]
-        if self.kernels.reduce is not None:
-            self._run(self.kernels.reduce, arrays)
+        if found.reduce is not None:
+            self._run(found.reduce, arrays)
             for i, (begin, end) in enumerate(pairwise(self.ends)):
                 for k, r in enumerate(self.program.reductions):
                     total = ref.tree_sum(self.partials[begin:end, k])
                     made = getattr(ref, f"{r.kind}_of_sum")(total, self.members[i].numel())
                     self.reduced[i, k] = made
-        self._run(self.kernels.step, arrays)
+        self._run(found.step, arrays)
         flat.write_back()
+
+    def compiled(self, inputs: Inputs) -> Kernels:
+        """The kernels for what comes beside gradients, made at the first call."""
+        return kernels(self.program, replace(self.variant, extras=inputs.kinds(self.members)))
 
     def _run(self, address: int, arrays: list[Tensor]) -> None:
         chunks = self.ends[-1]
@@ -129,7 +140,7 @@ class CpuEngine:
         scalars, memory, keys = self._scalars(task, [*distinct.values()], grad_scale)
         rows = {p: of_clock[state[p]["step"].data_ptr()] for p in params}
         for b in self.buckets:
-            b.step(state, self.offsets, rows, scalars, keys)
+            b.step(state, self.offsets, rows, scalars, keys, task.inputs)
         torch._foreach_add_(steps, 1)
         for i, name in enumerate(names):
             for clock, entry, before in zip(clocks, entries, values[1 + i], strict=True):
@@ -137,8 +148,14 @@ class CpuEngine:
                 if made != before or made == 0:  # the other zero is equal
                     entry[name].fill_(made)
 
-    def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
-        """Compile and lay out tables for these parameters; once, while they stay the same."""
+    def prepare(self, params: list[Tensor], task: Task) -> None:
+        """Compile and lay out tables for these parameters of a task; once, while they stay the
+        same."""
+        self._lay_out(params, task.state)
+        for b in self.buckets:
+            b.compiled(task.inputs)
+
+    def _lay_out(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
         active: list[tuple[Any, ...]] = [(torch.get_num_threads(),)]
         active += [(id(p), p.dtype, p.shape, p.grad.dtype) for p in params if p.grad is not None]
         if active == self.active:

@@ -77,4 +77,4 @@ class TritonBackend(Backend):
         return self._engines[task.key].total(sums)
 
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
-        self._engines[task.key].step(task.group, skip, grad_scale, task.norm)
+        self._engines[task.key].step(task.group, skip, grad_scale, task.norm, task.inputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from signconv.runtime import tables
 from signconv.runtime.dense import Dense
+from signconv.runtime.extras import NONE, Inputs, Kinds
 from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import Launcher
@@ -66,7 +68,7 @@ class Bucket:
             rows,
             self.param_format,
             launch.device_codec(device),
-            rows == Rows.FLAT and program.staged and by_blocks(program, members[0].shape),
+            blocks=rows == Rows.FLAT and program.staged and by_blocks(program, members[0].shape),
         )
         self.kinds = [_kind(p) for p in members]
         self.watch = Watch(())  # parameters and gradients as they were checked
@@ -78,7 +80,7 @@ class Bucket:
         self.chunks = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(device)
         self.programs = len(self.chunks)
         self.pointers: Pointers = ([], [], [])
-        width = tables.width(len(program.moments))
+        width = tables.columns(program)
         self.table = torch.empty((len(members), width), dtype=torch.int64, device=device)
         self.stages: Stages | None = None
         if program.staged:
@@ -88,7 +90,8 @@ class Bucket:
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
-        self.launchers: dict[bool, Launcher] = {}
+        self.launchers: dict[tuple[bool, Kinds], Launcher] = {}
+        self.given: list[list[int]] = [[0] * len(members) for _ in program.tensors]
 
     def follow(self) -> bool:
         """The quick check of every pointer, for tensors and state dictionaries already seen.
@@ -171,6 +174,9 @@ class Bucket:
         host[:, : Column.PARAM] = self.fixed.t()
         host[:, Column.ALIGNED] = (values % 16 == 0).all(dim=0)
         host[:, Column.PARAM : Column.PARAM + len(values)] = values.t()
+        for i, given in enumerate(self.given, tables.extra_column(len(self.program.moments))):
+            host[:, i] = torch.tensor(given, dtype=torch.int64, device="cpu")
+            host[:, Column.ALIGNED] &= host[:, i] % 16 == 0
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
@@ -199,26 +205,39 @@ class Bucket:
         run(self.table, pieces, reducer.partials)
         return reducer.run().view(-1)
 
-    def step(self, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
+    def step(self, scalars: Tensor, keys: Tensor, scaled: bool, inputs: Inputs = NONE) -> None:
         """The one step launch of this bucket; stages take several before it, and one after it.
 
         ``scaled``: whether gradients are multiplied by a factor that may not be 1.
         """
-        if scaled not in self.launchers:
-            self.launchers[scaled] = self._launcher(scaled)
-        run = self.launchers[scaled]
+        kinds, lent = inputs.kinds(self.members), inputs.lent(self.members)
+        self._point(lent)
+        if (scaled, kinds) not in self.launchers:
+            self.launchers[scaled, kinds] = self._launcher(scaled, kinds)
+        run = self.launchers[scaled, kinds]
         if self.stages is None:
             run(self.table, self.chunks, scalars, keys, self.table, self.table)
         else:
-            self.stages.run(self.table, scalars, keys, scaled)
+            self.stages.run(self.table, scalars, keys, scaled, kinds)
             values, maps = self.stages.values, self.stages.maps
             run(self.table, self.chunks, scalars, keys, values, maps)
             self.stages.commit(keys)
         self.dense.write_back()
 
-    def _launcher(self, scaled: bool) -> Launcher:
+    def _point(self, lent: list[list[Tensor] | None]) -> None:
+        """Let the table say where the extra inputs are that were passed."""
+        given = [
+            before if x is None else [*map(_POINTER, x)]
+            for before, x in zip(self.given, lent, strict=False)
+        ]
+        if lent and given != self.given:
+            self.given = given
+            self._upload(self.pointers)
+
+    def _launcher(self, scaled: bool, kinds: Kinds) -> Launcher:
         reading = step_reading(self.program)
-        given = launch.step_constants(self.program, self.variant, scaled, reading)
+        variant = replace(self.variant, extras=kinds)
+        given = launch.step_constants(self.program, variant, scaled, reading)
         return Launcher(step.step_kernel, self.programs, given)
 
 

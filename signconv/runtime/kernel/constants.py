@@ -44,6 +44,10 @@ PLAIN = tl.constexpr(formats.PLAIN)
 SPLIT = tl.constexpr(formats.SPLIT)
 WHOLE = tl.constexpr(formats.WHOLE)
 
+# How an extra input per element comes.
+GIVEN_FP32 = tl.constexpr(formats.GIVEN_FP32)
+GIVEN_BF16 = tl.constexpr(formats.GIVEN_BF16)
+
 # The table of tensors (tables.py), and how many numbers a row of the table of chunks has.
 COLUMN_CLOCK = tl.constexpr(int(tables.Column.CLOCK))
 COLUMN_ALIGNED = tl.constexpr(int(tables.Column.ALIGNED))
@@ -64,22 +68,17 @@ GOLDEN = tl.constexpr(program.NOISES.index("golden"))
 # Kinds of reductions (program.py).
 NORM = tl.constexpr(program.REDUCTION_KINDS.index("norm"))
 MEAN = tl.constexpr(program.REDUCTION_KINDS.index("mean"))
-SUM = tl.constexpr(program.REDUCTION_KINDS.index("sum"))
 AMAX = tl.constexpr(program.REDUCTION_KINDS.index("amax"))
 AMIN = tl.constexpr(program.REDUCTION_KINDS.index("amin"))
 
-# How an element finds a value of a stage (values.py): there is one; it is of the same place; a run
-# of elements shares it; neighbours have neighbours.
-ONE = tl.constexpr(0)
-SAME = tl.constexpr(1)
-CONTIGUOUS = tl.constexpr(2)
-STRIDED = tl.constexpr(3)
-# What a pass stores of a result: sums of tiles, of blocks or of columns, or the elements.
-BY_TILE = tl.constexpr(0)
-BY_BLOCK = tl.constexpr(1)
-BY_COLUMN = tl.constexpr(2)
-BY_ELEMENT = tl.constexpr(3)
-BY_NOTHING = tl.constexpr(4)
+# How an element finds a value of a stage, and what a pass stores of a result (formats.py).
+ONE = tl.constexpr(formats.ONE)
+SAME = tl.constexpr(formats.SAME)
+CONTIGUOUS = tl.constexpr(formats.READ_CONTIGUOUS)
+BY_BLOCK = tl.constexpr(formats.BY_BLOCK)
+BY_COLUMN = tl.constexpr(formats.BY_COLUMN)
+BY_ELEMENT = tl.constexpr(formats.BY_ELEMENT)
+BY_NOTHING = tl.constexpr(formats.BY_NOTHING)
 # Order of strided sums (formats.py).
 SEGMENT = tl.constexpr(formats.SEGMENT)
 STRIDE = tl.constexpr(formats.STRIDE)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime.extras import NONE, Inputs
 from signconv.runtime.kernel import launch
 from signconv.runtime.kernel.bucket import Bucket
 from signconv.runtime.kernel.launch import Launcher
@@ -39,7 +40,13 @@ class GroupEngine:
         self.known: tuple[Any, ...] = ()
         self.uploaded: list[float] = []
         self.moving: list[tuple[int, Tensor]] = []  # hyperparameters that are tensors, but for lr
-        self.hypers = torch.zeros(len(program.hypers) + 3, dtype=torch.float64, device=device)
+        #: Behind the hyperparameters the first lr and the gradients' sign, their norm where it is
+        #: read, and from ``given`` on extra inputs per step, and which of all were passed.
+        self.given = len(program.hypers) + (3 if program.norm else 2)
+        size = self.given + program.behind
+        self.hypers = torch.zeros(size, dtype=torch.float64, device=device)
+        self.taken: dict[int, str] = {}  # numbers that are there …
+        self.replays = False  # … unless a graph was captured, whose replays write others
         # A tensor: as a number a seed of 1 would be a literal, and a large one of another type
         self.seed = torch.zeros((), dtype=torch.int64, device=device)
         self.zero = torch.zeros((), dtype=torch.float32, device=device)
@@ -133,11 +140,13 @@ class GroupEngine:
         skip: Tensor | None,
         grad_scale: Tensor | None,
         norm: Tensor | None,
+        inputs: Inputs = NONE,
     ) -> None:
         """The scalar kernel, then one step launch per bucket."""
         self._upload(group)
         if norm is not None:
-            self.hypers[-1:].copy_(norm.reshape(1))
+            self.hypers[self.given - 1 : self.given].copy_(norm.reshape(1))
+        self._take(inputs)
         lr = group["lr"]
         lr_source = lr.to(self.device) if isinstance(lr, Tensor) else self.hypers
         self.scalar_launcher(
@@ -153,7 +162,21 @@ class GroupEngine:
         )
         scaled = grad_scale is not None or bool(group["maximize"])
         for b in self.buckets:
-            b.step(self.scalars, self.keys, scaled)
+            b.step(self.scalars, self.keys, scaled, inputs)
+
+    def _take(self, inputs: Inputs) -> None:
+        """Extra inputs per step, and which were passed, to the device: tensors without waiting for
+        them, numbers where others are there, by launches that a capture allows."""
+        values = inputs.values()
+        if values and self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            self.replays = True
+        for i, value in enumerate(values, self.given):
+            if isinstance(value, Tensor):
+                self.hypers[i : i + 1].copy_(value.reshape(1))
+                self.taken.pop(i, None)
+            elif self.replays or self.taken.get(i) != repr(value):  # which tells the zeros apart
+                self.hypers[i : i + 1].fill_(value)
+                self.taken[i] = repr(value)
 
     def _upload(self, group: Mapping[str, Any]) -> None:
         """Hyperparameters and seed to the device, where others were put into the group: what
@@ -167,11 +190,12 @@ class GroupEngine:
                 for i, (h, v) in enumerate(zip(slots, values, strict=True))
                 if isinstance(v, Tensor) and h.name != "lr"
             ]
-            values += [group["lr0"], -1.0 if group["maximize"] else 1.0, 0.0]
+            values += [group["lr0"], -1.0 if group["maximize"] else 1.0]
             # NaN for a tensor: a number that follows it, be it 0, is another
             numbers = [math.nan if isinstance(v, Tensor) else float(v) for v in values]
             if numbers != self.uploaded:  # objects that are new with equal values are no copy,
-                self.hypers.copy_(host_numbers(numbers))  # which a capture would not allow
+                # which a capture would not allow
+                self.hypers[: len(numbers)].copy_(host_numbers(numbers))
                 self.uploaded = numbers
             if not self.known or self.known[-1] != read[-1]:
                 self.seed.fill_(read[-1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from signconv.runtime import tables
 from signconv.runtime.compat import HAS_TRITON, tl
+from signconv.runtime.extras import Kinds
 from signconv.runtime.formats import PLAIN, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import constants, interpreter
 from signconv.runtime.kernel.reduce import tree_sum
@@ -68,7 +69,7 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
         return LaunchShape(*INTERPRETER_SHAPE, None)
     formats = [m.stored for m in program.moments]
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
-    if wide or program.staged:
+    if wide or program.staged or program.tensors:
         return LaunchShape(ROWS, 1, None)
     if any(f.order > 1 for f in formats):
         return LaunchShape(ROWS, 2, 72)
@@ -90,13 +91,14 @@ NO_VALUES: dict[str, Any] = {
 class Variant:
     """What step and reduction are compiled for, beside the program: dtypes of parameter and
     gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC, and
-    whether blocks read whole values of stages (``stages.by_blocks``)."""
+    how extra inputs come, and whether blocks read whole values of stages (``stages.by_blocks``)."""
 
     param: torch.dtype
     grad: torch.dtype
     rows: Rows = Rows.FLAT
     param_format: int = PLAIN
     codec: int = 0
+    extras: Kinds = ()
     blocks: bool = False
 
 
@@ -108,13 +110,14 @@ def pass_shape() -> LaunchShape:
 def tile_constants(program: OptimizerProgram, v: Variant, scaled: bool) -> dict[str, Any]:
     """Constants that step and reduction share; ``scaled``: gradients have a factor."""
     return {
-        "COLUMNS": tables.width(len(program.moments)),
+        "COLUMNS": tables.columns(program),
         "OUTPUTS": len(program.outputs),
         "P_TYPE": pointer_type(v.param),
         "G_TYPE": pointer_type(v.grad),
         "P_FORMAT": v.param_format,
         "FORMATS": tuple(m.stored.code for m in program.moments),
         "APART": tuple(m.apart for m in program.moments),
+        "EXTRAS": v.extras,
         "BY_ROW": v.rows == Rows.ENDING,
         "CODEC": v.codec,
         "SCALED": scaled,
@@ -149,7 +152,7 @@ def step_constants(
 def square_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
     """Constants and launch options of ``sum_squares``."""
     return {
-        "COLUMNS": tables.width(len(program.moments)),
+        "COLUMNS": tables.columns(program),
         "G_TYPE": pointer_type(v.grad),
         "ROWS": SQUARE_ROWS,
         "WIDTH": SQUARE_WIDTH,
@@ -163,7 +166,7 @@ def finder_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
     """Constants of ``find_nonfinite``."""
     shape = launch_shape(program, v.param)
     return {
-        "COLUMNS": tables.width(len(program.moments)),
+        "COLUMNS": tables.columns(program),
         "G_TYPE": pointer_type(v.grad),
         "ROWS": shape.rows,
         "TILES": shape.tiles,
@@ -180,6 +183,7 @@ def scalar_constants(program: OptimizerProgram) -> dict[str, Any]:
         "STATES": len(program.scalar_states),
         "OUTPUTS": len(program.outputs),
         "NORM": bool(program.norm),
+        "EXTRAS": program.behind,
         "WORDS": program.words,
         "NOISE": NOISES.index(program.noise or "fresh"),
         "num_warps": 1,

@@ -26,6 +26,7 @@ from signconv.runtime.kernel.constants import (
 from signconv.runtime.kernel.step import (
     chunk_start,
     decode_tile,
+    extra_pointers,
     fetch_tile,
     load_scalars,
     state_pointers,
@@ -77,6 +78,7 @@ def reduce_kernel(
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
+    EXTRAS: tl.constexpr,
     BY_ROW: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
@@ -93,6 +95,7 @@ def reduce_kernel(
     p_ptr = tl.load(entry + COLUMN_PARAM)
     g_ptr = tl.load(entry + COLUMN_GRAD)
     pointers = state_pointers(entry, len(FORMATS))
+    given = extra_pointers(entry, len(FORMATS), len(EXTRAS))
     masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
     row = scalar_table + clock * (1 + OUTPUTS)
     factor = tl.load(row)
@@ -113,9 +116,11 @@ def reduce_kernel(
         for tile in tl.static_range(TILES):
             first = start + tile * (ROWS * 32)
             at = ops.places(first, numel, length, length, ROWS, False, False)
-            stored = fetch_tile(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+            stored = fetch_tile(
+                at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, True
+            )
             p, g, moments = decode_tile(
-                stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, True
+                stored, at, masters, factor, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, True
             )
             read = tile_values(found, at, READ_KINDS, BLOCKS, True)
             sums = SUMMANDS(p, g, moments, scalars + read, CODEC)
@@ -128,9 +133,11 @@ def reduce_kernel(
         for within in range(0, ops.extent(left, TILES * ROWS * 32), ROWS * 32):
             first = start + within
             at = ops.places(first, numel, length, length, ROWS, BY_ROW, False)
-            stored = fetch_tile(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
+            stored = fetch_tile(
+                at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, False
+            )
             p, g, moments = decode_tile(
-                stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, False
+                stored, at, masters, factor, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, False
             )
             read = tile_values(found, at, READ_KINDS, BLOCKS, False)
             sums = SUMMANDS(p, g, moments, scalars + read, CODEC)
@@ -151,6 +158,7 @@ def _columns(
     p_ptr,
     g_ptr,
     pointers,
+    given,
     masters,
     factor,
     scalars,
@@ -165,6 +173,7 @@ def _columns(
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
+    EXTRAS: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     FULL: tl.constexpr,
@@ -186,9 +195,9 @@ def _columns(
         exists & (byte < 16),
         0,
     )
-    stored = fetch_tile(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, FULL)
+    stored = fetch_tile(at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, FULL)
     p, g, moments = decode_tile(
-        stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, FULL
+        stored, at, masters, factor, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, FULL
     )
     sums = SUMMANDS(p, g, moments, scalars + tile_values(found, at, READ_KINDS, True, FULL), CODEC)
     made = ()
@@ -229,6 +238,7 @@ def column_kernel(
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
+    EXTRAS: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
 ):
@@ -244,6 +254,7 @@ def column_kernel(
     p_ptr = tl.load(entry + COLUMN_PARAM)
     g_ptr = tl.load(entry + COLUMN_GRAD)
     pointers = state_pointers(entry, len(FORMATS))
+    given = extra_pointers(entry, len(FORMATS), len(EXTRAS))
     masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
     row = scalar_table + clock * (1 + OUTPUTS)
     factor = tl.load(row)
@@ -268,16 +279,16 @@ def column_kernel(
     if aligned & (segment * SEGMENT + SEGMENT <= reduced):
         for rows in tl.static_range(0, SEGMENT, STRIDE):
             totals = _columns(
-                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, masters,
-                factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS, P_TYPE,
-                G_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, True,
+                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
+                masters, factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
+                P_TYPE, G_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, True,
             )  # fmt: skip
     else:
         for rows in tl.static_range(0, SEGMENT, STRIDE):
             totals = _columns(
-                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, masters,
-                factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS, P_TYPE,
-                G_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, False,
+                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
+                masters, factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
+                P_TYPE, G_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, False,
             )  # fmt: skip
     for i in tl.static_range(len(MODES)):
         if MODES[i] == BY_COLUMN:

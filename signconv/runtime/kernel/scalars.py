@@ -174,16 +174,17 @@ def scalar_kernel(
     STATES: tl.constexpr,
     OUTPUTS: tl.constexpr,
     NORM: tl.constexpr,
+    EXTRAS: tl.constexpr,
     WORDS: tl.constexpr,
     NOISE: tl.constexpr,
 ):
     """One program per parameter; a skipped step does not advance t.
 
     ``hypers`` holds HYPERS numbers, of which that at LR comes from ``lr_ptr`` instead, then the
-    first lr, the sign of the gradients and, with NORM, their norm, scaled as they are; ``states``
-    STATES scalar states per row; SCALARS is the generated module's function.  A row of
-    ``scalar_table`` is the gradients' factor and OUTPUTS numbers in fp32, one of ``key_table``
-    whether the step is taken and the random keys.
+    first lr, the sign of the gradients, with NORM their norm, scaled as they are, and EXTRAS
+    numbers of extra inputs; ``states`` STATES scalar states per row; SCALARS is the generated
+    module's function.  A row of ``scalar_table`` is the gradients' factor and OUTPUTS numbers in
+    fp32, one of ``key_table`` whether the step is taken and the random keys.
     """
     row = tl.program_id(0)
     active = tl.load(skip_ptr) == 0
@@ -198,6 +199,8 @@ def scalar_kernel(
     scale = tl.load(scale_ptr).to(tl.float64)
     if NORM:
         values = values + (tl.load(hypers + HYPERS + 2) / scale,)
+    for i in tl.static_range(EXTRAS):
+        values = values + (tl.load(hypers + HYPERS + (3 if NORM else 2) + i),)
     initial_lr = tl.load(hypers + HYPERS)
     remembered = ()
     for i in tl.static_range(STATES):

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from signconv.runtime import axes, tables
+from signconv.runtime import axes, formats, tables
 from signconv.runtime.axes import ELEMENTS, STRIDED
+from signconv.runtime.extras import Kinds
 from signconv.runtime.formats import BLOCK, SEGMENT
-from signconv.runtime.kernel import constants, folds, launch, passes
+from signconv.runtime.kernel import folds, launch, passes
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.program import (
     REDUCTION_KINDS,
@@ -49,7 +50,7 @@ def by_blocks(program: OptimizerProgram, shape: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """Which values a kernel reads: their columns, their maps, and how (``constants``)."""
+    """Which values a kernel reads: their columns, their maps, and how (``formats``)."""
 
     columns: tuple[int, ...] = ()
     maps: tuple[int, ...] = ()
@@ -92,14 +93,14 @@ class Layout:
             over = self.over[name]
             columns.append(self.columns[name])
             if not over:
-                kind, which = constants.ONE, 0
+                kind, which = formats.ONE, 0
             elif over == place:
-                kind, which = constants.SAME, 0
+                kind, which = formats.SAME, 0
             else:
-                kind = constants.STRIDED if over in STRIDED else constants.CONTIGUOUS
+                kind = formats.READ_STRIDED if over in STRIDED else formats.READ_CONTIGUOUS
                 which = self._map(place, over)
             maps.append(which)
-            kinds.append(int(kind.value))
+            kinds.append(kind)
         return Reading(tuple(columns), tuple(maps), tuple(kinds))
 
     def constants(self, reading: Reading) -> dict[str, Any]:
@@ -162,7 +163,7 @@ class Stages:
         self._end = self._most = 0  # of the scratch that a pass takes
         self.counts = self._table([row[:kept] for row in sizes])
         self.kept_chunks = self._chunks([-(-max(row[:kept], default=0) // LINE) for row in sizes])
-        self.launches: dict[bool, list[Launch]] = {}
+        self.launches: dict[tuple[bool, Kinds], list[Launch]] = {}
         self.made: list[Launcher] = []
         self._commit: Launcher | None = None
 
@@ -179,20 +180,23 @@ class Stages:
             host = host.pin_memory()
         self.values.copy_(host, non_blocking=True)
 
-    def run(self, table: Tensor, scalars: Tensor, keys: Tensor, scaled: bool) -> None:
-        """All that comes before the step."""
-        self.prepare(scaled)
-        for run in self.launches[scaled]:
+    def run(
+        self, table: Tensor, scalars: Tensor, keys: Tensor, scaled: bool, extras: Kinds
+    ) -> None:
+        """All that comes before the step; extras: how extra inputs come to it."""
+        self.prepare(scaled, extras)
+        for run in self.launches[scaled, extras]:
             run(table, scalars, keys)
 
-    def prepare(self, scaled: bool) -> None:
+    def prepare(self, scaled: bool, extras: Kinds = ()) -> None:
         """Make the launches, once."""
-        if scaled in self.launches:
+        if (scaled, extras) in self.launches:
             return
+        variant = replace(self.variant, extras=extras)
         if not self.scratch.numel():
-            self._launches(scaled)  # to see how much room they take
+            self._launches(variant, scaled)  # to see how much room they take
             self.scratch = torch.empty(self._most, dtype=torch.float32, device=self.device)
-        self.launches[scaled] = self._launches(scaled)
+        self.launches[scaled, extras] = self._launches(variant, scaled)
 
     def commit(self, keys: Tensor) -> None:
         """Keep the new states; after the step, which reads the former ones."""
@@ -206,12 +210,13 @@ class Stages:
 
     # ---------------------------------------------------------------- launches
 
-    def _launches(self, scaled: bool) -> list[Launch]:
+    def _launches(self, variant: launch.Variant, scaled: bool) -> list[Launch]:
         made: list[Launch] = []
         self.made = []
         for stage in self.program.stages:
             for s in stage.sums:
-                made += self._pass(s, scaled) if s.source == ELEMENTS else self._inner(s)
+                inner = s.source != ELEMENTS
+                made += self._inner(s) if inner else self._pass(s, variant, scaled)
             for d in stage.derived:
                 targets = [[self._address(j, name) for name in d.outputs] for j in self._all]
                 made.append(self._derive(d.over, d.kernel, d.reads, targets))
@@ -224,11 +229,11 @@ class Stages:
     def _address(self, tensor: int, name: str) -> int:
         return self.addresses[tensor][self.layout.columns[name]]
 
-    def _pass(self, s: Sums, scaled: bool) -> list[Launch]:
+    def _pass(self, s: Sums, variant: launch.Variant, scaled: bool) -> list[Launch]:
         """A pass over elements: a launch, or one for each kind of strided dimensions."""
         walks = [x for x in dict.fromkeys(r.over for r in s.results) if x in STRIDED]
         if not self.variant.blocks or not walks:
-            return self._launch_pass(s, range(len(s.results)), "", scaled)
+            return self._launch_pass(s, range(len(s.results)), "", variant, scaled)
         made: list[Launch] = []
         for i, walk in enumerate(walks):
             mine = [
@@ -236,22 +241,26 @@ class Stages:
                 for j, r in enumerate(s.results)
                 if r.over == walk or (i == 0 and r.over not in STRIDED)
             ]
-            made += self._launch_pass(s, mine, walk, scaled)
+            made += self._launch_pass(s, mine, walk, variant, scaled)
         return made
 
-    def _launch_pass(self, s: Sums, wanted: Sequence[int], walk: str, scaled: bool) -> list[Launch]:
+    def _launch_pass(
+        self, s: Sums, wanted: Sequence[int], walk: str, variant: launch.Variant, scaled: bool
+    ) -> list[Launch]:
         self._end = 0
         shape = launch.pass_shape()
         modes, views = [], []
         for i, r in enumerate(s.results):
-            mode, view = self._mode(r, walk, shape.rows) if i in wanted else (_NOTHING, [])
+            mode, view = (
+                self._mode(r, walk, shape.rows) if i in wanted else (formats.BY_NOTHING, [])
+            )
             modes.append(mode)
             views.append(view)
         counts = [[math.prod(v[j]) if v else 0 for v in views] for j in self._all]
         targets = self._room(counts)
         reading = self.layout.reading(s.reads, ELEMENTS)
         given = {
-            **launch.tile_constants(self.program, self.variant, scaled),
+            **launch.tile_constants(self.program, variant, scaled),
             **self.layout.constants(reading),
             "SUMMANDS": s.kernel,
             "MODES": tuple(modes),
@@ -277,7 +286,7 @@ class Stages:
         for i in wanted:
             r = s.results[i]
             sources = [targets[j][i] for j in self._all]
-            steps = modes[i] == _ELEMENT and r.over in STRIDED
+            steps = modes[i] == formats.BY_ELEMENT and r.over in STRIDED
             made += self._fold(r, ELEMENTS, sources, views[i], steps)
         return made
 
@@ -285,12 +294,15 @@ class Stages:
         """What a pass stores of a result, and as what the stored numbers are seen."""
         spans = [axes.view(x, ELEMENTS, r.over) for x in self.shapes]
         if walk and r.over == walk:
-            return _COLUMN, [(a, -(-k // SEGMENT), b) for a, k, b in spans]
+            return formats.BY_COLUMN, [(a, -(-k // SEGMENT), b) for a, k, b in spans]
+        tile = rows * BLOCK
+        if self.variant.blocks and not walk and all(k % tile == 0 for _, k, _ in spans):
+            return formats.BY_TILE, [(a, k // tile, 1) for a, k, _ in spans]
         if self.variant.blocks and (walk or r.over):
-            return _BLOCK, [(a, k // BLOCK, 1) for a, k, _ in spans]
+            return formats.BY_BLOCK, [(a, k // BLOCK, 1) for a, k, _ in spans]
         if not r.over:
-            return _TILE, [(1, -(-n // rows), 1) for n in self.block_counts]
-        return _ELEMENT, spans
+            return formats.BY_TILE, [(1, -(-n // rows), 1) for n in self.block_counts]
+        return formats.BY_ELEMENT, spans
 
     def _inner(self, s: Sums) -> list[Launch]:
         """Reductions of values."""
@@ -311,7 +323,7 @@ class Stages:
         given = {
             **self.layout.constants(self.layout.reading(reads, place)),
             "FUNCTION": function,
-            "COLUMNS": tables.width(len(self.program.moments)),
+            "COLUMNS": tables.width(len(self.program.moments), len(self.program.tensors)),
             "OUTPUTS": len(self.program.outputs),
             "RESULTS": len(targets[0]),
             "CODEC": self.variant.codec,
@@ -415,8 +427,3 @@ def _power(n: int) -> int:
 
 
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
-_TILE = int(constants.BY_TILE.value)
-_BLOCK = int(constants.BY_BLOCK.value)
-_COLUMN = int(constants.BY_COLUMN.value)
-_ELEMENT = int(constants.BY_ELEMENT.value)
-_NOTHING = int(constants.BY_NOTHING.value)

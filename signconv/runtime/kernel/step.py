@@ -7,7 +7,8 @@ A generated module brings three functions, which a kernel gets as constants (``p
     SCALARS(t, initial_lr, hypers, states) -> outputs and new scalar states (``scalars.py``)
 
 Values of a tile are [ROWS, 32]: a row of 32 consecutive elements is one scale block.  ``scalars``
-are the program's outputs, then the values of stages that are read.
+are the program's outputs, then the values of stages that are read; ``moments`` as they come in
+have the extra inputs per element behind them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from signconv.runtime.kernel.constants import (
     COLUMN_ROW_LENGTH,
     COLUMN_STATE,
     FRESH,
+    GIVEN_BF16,
+    GIVEN_FP32,
     GOLDEN,
 )
 from signconv.runtime.kernel.values import find_values, tile_values
@@ -65,6 +68,15 @@ def state_pointers(entry, MOMENTS: tl.constexpr):
 
 
 @triton.jit
+def extra_pointers(entry, MOMENTS: tl.constexpr, EXTRAS: tl.constexpr):
+    """One for each extra input, untyped; of one that was not passed it points nowhere."""
+    pointers = ()
+    for i in tl.static_range(EXTRAS):
+        pointers = pointers + (tl.load(entry + COLUMN_STATE + 2 * MOMENTS + 2 + i),)
+    return pointers
+
+
+@triton.jit
 def load_scalars(row, OUTPUTS: tl.constexpr):
     """The outputs of the scalar kernel; the gradient's factor comes before them."""
     values = ()
@@ -79,13 +91,15 @@ def fetch_tile(
     p_ptr,
     g_ptr,
     pointers,
+    given,
     P_TYPE: tl.constexpr,
     G_TYPE: tl.constexpr,
     FORMATS: tl.constexpr,
+    EXTRAS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    """A tile as it is stored: parameter, gradient, and (codes, scales) of each moment; ``at`` is
-    where it lies (``ops.places``)."""
+    """A tile as it is stored: parameter, gradient, (codes, scales) of each moment, and each extra
+    input, 0 where one was not passed; ``at`` is where it lies (``ops.places``)."""
     start, offsets, mask, row, row_mask, halves, half_mask, _ = at
     p = ops.load(_pointer(p_ptr, P_TYPE, FULL) + start, offsets, mask, FULL)
     g = ops.load(_pointer(g_ptr, G_TYPE, FULL) + start, offsets, mask, FULL)
@@ -98,6 +112,15 @@ def fetch_tile(
             FORMATS[i], FULL,
         )  # fmt: skip
         stored = stored + (moment,)
+    for i in tl.static_range(len(EXTRAS)):
+        if EXTRAS[i] == GIVEN_FP32:
+            ptr = _pointer(given[i], tl.float32, FULL)
+            stored = stored + (ops.load(ptr + start, offsets, mask, FULL),)
+        elif EXTRAS[i] == GIVEN_BF16:
+            ptr = _pointer(given[i], tl.bfloat16, FULL)
+            stored = stored + (ops.load(ptr + start, offsets, mask, FULL),)
+        else:
+            stored = stored + (tl.zeros(offsets.shape, tl.float32),)
     return stored
 
 
@@ -110,12 +133,13 @@ def decode_tile(
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
+    EXTRAS: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    """What ``fetch_tile`` found, in fp32: parameter, gradient and moments; of a moment APART its
-    codes and its scales."""
+    """What ``fetch_tile`` found, in fp32: parameter, gradient, and moments with the extra inputs
+    behind them; of a moment APART its codes and its scales."""
     start, offsets, mask, row, row_mask, _, _, _ = at
     p = ops.decode_param(
         stored[0], masters, start, offsets, mask, row, row_mask, P_FORMAT, FULL, CODEC
@@ -127,6 +151,8 @@ def decode_tile(
     for i in tl.static_range(len(FORMATS)):
         code, byte = stored[2 + i]
         moments = moments + (ops.decode(code, byte, FORMATS[i], CODEC, APART[i]),)
+    for i in tl.static_range(len(EXTRAS)):
+        moments = moments + (ops.widen(stored[2 + len(FORMATS) + i], CODEC),)
     return p, g, moments
 
 
@@ -150,6 +176,7 @@ def _step(
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
+    EXTRAS: tl.constexpr,
     CODEC: tl.constexpr,
     SCALED: tl.constexpr,
     EIGHT: tl.constexpr,
@@ -162,7 +189,7 @@ def _step(
     """Decode a tile, step it, encode and store it."""
     start, offsets, mask, row, row_mask, halves, half_mask, further = at
     p, g, moments = decode_tile(
-        stored, at, masters, factor, P_FORMAT, FORMATS, APART, CODEC, SCALED, FULL
+        stored, at, masters, factor, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, FULL
     )
     if BY_ROW:
         element = offset + offsets + further
@@ -253,6 +280,7 @@ def step_kernel(
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
+    EXTRAS: tl.constexpr,
     BY_ROW: tl.constexpr,
     CUT: tl.constexpr,
     CODEC: tl.constexpr,
@@ -268,8 +296,8 @@ def step_kernel(
     COLUMNS: in a row of the table; OUTPUTS: how many scalars; READS, READ_MAPS and READ_KINDS:
     which values of stages it reads and how, BLOCKS by block (``values.py``); WORDS: words of random
     bits per element; NOISE: the sign's kind; FIELDS: which field of the words rounds each moment;
-    EIGHT: whether bf16 parameters are rounded eight at a time (``ptx.py``); BY_ROW and CUT: how
-    rows lie (``ops.places``).
+    EXTRAS: how extra inputs per element come; EIGHT: whether bf16 parameters are rounded eight at a
+    time (``ptx.py``); BY_ROW and CUT: how rows lie (``ops.places``).
     """
     entry = table_entry(table, chunks, COLUMNS)
     start = chunk_start(chunks, TILES * ROWS * 32)
@@ -282,6 +310,7 @@ def step_kernel(
     p_ptr = tl.load(entry + COLUMN_PARAM)
     g_ptr = tl.load(entry + COLUMN_GRAD)
     pointers = state_pointers(entry, len(FORMATS))
+    given = extra_pointers(entry, len(FORMATS), len(EXTRAS))
     masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
     row = scalar_table + clock * (1 + OUTPUTS)
     factor = tl.load(row)
@@ -310,23 +339,29 @@ def step_kernel(
         return
     if whole:
         at = ops.places(start, numel, length, pitch, ROWS, False, CUT)
-        stored = fetch_tile(at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+        stored = fetch_tile(
+            at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, True
+        )
         next_at = at
         following = stored
         if TILES > 1:
             next_at = ops.places(start + ROWS * 32, numel, length, pitch, ROWS, False, CUT)
-            following = fetch_tile(next_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+            following = fetch_tile(
+                next_at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, True
+            )
         for tile in tl.static_range(TILES):
             far_at = next_at
             far = following
             if tile + 2 < TILES:
                 ahead = start + (tile + 2) * (ROWS * 32)
                 far_at = ops.places(ahead, numel, length, pitch, ROWS, False, CUT)
-                far = fetch_tile(far_at, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, True)
+                far = fetch_tile(
+                    far_at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, True
+                )
             _step(
                 stored, at, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
-                True, False, CUT, READ_KINDS, BLOCKS,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
+                EIGHT, True, False, CUT, READ_KINDS, BLOCKS,
             )  # fmt: skip
             at = next_at
             stored = following
@@ -335,11 +370,13 @@ def step_kernel(
     else:
         for first in range(0, ops.extent(left, TILES * ROWS * 32), TAIL * 32):
             place = ops.places(start + first, numel, length, pitch, TAIL, BY_ROW, CUT)
-            tail = fetch_tile(place, p_ptr, g_ptr, pointers, P_TYPE, G_TYPE, FORMATS, False)
+            tail = fetch_tile(
+                place, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, False
+            )
             _step(
                 tail, place, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, CODEC, SCALED, EIGHT,
-                False, BY_ROW, CUT, READ_KINDS, BLOCKS,
+                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
+                EIGHT, False, BY_ROW, CUT, READ_KINDS, BLOCKS,
             )  # fmt: skip
 
 

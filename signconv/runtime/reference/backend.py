@@ -63,7 +63,8 @@ class ReferenceBackend(Backend):
         stored = {n: entry[n] for n in names}
         if not has_float64(p.device):
             stored = {n: to_host(x) for n, x in stored.items()}
-        step_tensor(program, flat.params[0], flat.grads[0], stored, first, others, words)
+        given = extras(task, p, device)
+        step_tensor(program, flat.params[0], flat.grads[0], stored, first, others, words, given)
         flat.write_back()
         for n, x in stored.items():
             if x is not entry[n]:
@@ -71,6 +72,14 @@ class ReferenceBackend(Backend):
         for (name, _), value in zip(program.scalar_states, remembered, strict=True):
             entry[name].fill_(value)
         entry["step"].add_(1)
+
+
+def extras(task: Task, p: Tensor, device: torch.device) -> list[Tensor]:
+    """Extra inputs per element of one parameter, contiguous, zeros for what was not passed."""
+    return [
+        torch.zeros(p.shape, dtype=torch.float32, device=device) if x is None else x[0]
+        for x in task.inputs.lent([p], device)
+    ]
 
 
 def to_host(x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def step_numbers(
     hypers = [float(h.read(task.group)) for h in program.hypers]
     if task.norm is not None:
         hypers.append(ops.divide64(float(task.norm), scale))
+    hypers += map(float, task.inputs.values())
     return hypers, ops.divide64(-1.0 if task.group["maximize"] else 1.0, scale)
 
 
@@ -43,15 +44,18 @@ def step_tensor(
     factor: Tensor,
     scalars: Sequence[Tensor],
     words: Sequence[Word],
+    extras: Sequence[Tensor] = (),
 ) -> None:
     """Step one contiguous parameter and its moments in place, all tensors on one device.
 
     factor: fp32, multiplies the gradient; scalars: the program's outputs, fp32; words: random bits
-    of the elements.
+    of the elements; extras: the extra inputs per element, fp32 or bf16, zeros for one that was not
+    passed.
     """
     p = ops.load_param(param, state)
     g = ops.load_float(grad) * factor
     moments = tuple(_loaded(m, state, p.numel()) for m in program.moments)
+    moments += tuple(map(ops.load_float, extras))
     noise = ops.sign_noise(words[0].field(0))
     if program.staged:
         plain = program.plain

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signconv.ir.analysis import unread
-from signconv.ir.evaluate import Evaluator
+from signconv.ir.drawn import Drawing
 from signconv.ir.nodes import Program
 
 Array = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def bare(p: Program) -> Program:
     return replace(p, hypers=tuple(h for h in p.hypers if h.name not in gone))
 
 
-class Probe(Evaluator):
+class Probe(Drawing):
     """Keeps the update, which the parameter's rounding would swallow where it is small."""
 
     update: Array
@@ -88,7 +88,7 @@ def path(
 
     moved: the parameter that the next step starts from, of t and the stepped one.
     """
-    ev = Evaluator(p, lr=0.1)
+    ev = Drawing(p, lr=0.1)
     param = np.linspace(-1.0, 1.0, SIZE)
     state = ev.initial_state(param)
     made = [(param, state, param)]

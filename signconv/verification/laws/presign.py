@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from signconv.ir.nodes import Program
+from signconv.ir.nodes import Moment, Program, Ref, walk
 from signconv.verification.laws.base import Law, differ, gradients, run
 
 
 def check(before: Program, after: Program, options: Mapping[str, str], levels: int) -> str | None:
     """The program before, from zero, fed with the signs of the gradients."""
     grads = gradients()
-    zero = tuple(replace(m, init="zero") if m.init == "first" else m for m in before.moments)
+    zero = tuple(replace(m, init="zero") if _starts(m) else m for m in before.moments)
     noise = 0.25 if before.link == "stosign" else None
     old = run(replace(before, moments=zero), [np.sign(g) for g in grads], noise)
     new = run(after, grads, noise)
@@ -22,6 +22,12 @@ def check(before: Program, after: Program, options: Mapping[str, str], levels: i
         if differ(a, b) or any(differ(s[n], r[n]) for n in s):
             return "not the program before on sign(g)"
     return ""
+
+
+def _starts(m: Moment) -> bool:
+    """Whether it begins with its first input, unless that is an extra one and no gradient."""
+    kinds = {n.kind for e in m.reads for n in walk(e) if isinstance(n, Ref)}
+    return m.init == "first" and not (kinds & {"extra", "number"} and "grad" not in kinds)
 
 
 LAW = Law("the program before, from zero, on the signs of the gradients", check)
