@@ -23,8 +23,8 @@ SQUARE_WIDTH, SQUARE_ROWS = 2048, 16
 #: up in STRIDE sums, one after the other, and those neighbours first.
 SEGMENT, STRIDE = 64, 8
 #: How an element finds a value of a stage: there is one; it is of the same place; a run of elements
-#: shares one; neighbours have neighbours.
-ONE, SAME, READ_CONTIGUOUS, READ_STRIDED = range(4)
+#: shares one; neighbours have neighbours; these, and a program walks along what is reduced.
+ONE, SAME, READ_CONTIGUOUS, READ_STRIDED, READ_WALKED = range(5)
 #: What a pass stores of a result: sums of tiles, of blocks or of columns, the elements, or nothing.
 BY_TILE, BY_BLOCK, BY_COLUMN, BY_ELEMENT, BY_NOTHING = range(5)
 #: The least byte of a block's scale in FP8, 2^-120: codes still reach fp32's smallest normal

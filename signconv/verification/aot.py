@@ -23,7 +23,7 @@ from signconv.runtime.formats import BLOCK, GIVEN_BF16, PLAIN
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.scalars import scalar_kernel
-from signconv.runtime.kernel.stages import Stages, by_blocks, step_reading
+from signconv.runtime.kernel.stages import Stages, across, step_kernel
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import Rows
 
@@ -143,13 +143,11 @@ def compile_step(
     Raises VerifyError where kernels are interpreted.
     """
     codec = CODECS[target] if target in TARGETS else 0
-    blocks = rows == Rows.FLAT and optimizer.program.staged
     extras = tuple(DTYPES[dtype] for _ in optimizer.program.tensors)
-    variant = Variant(dtype, dtype, rows, master, codec, extras, blocks)
-    constants = launch.step_constants(
-        optimizer.program, variant, scaled, step_reading(optimizer.program)
-    )
-    return _compile(step.step_kernel, STEP, constants, target)
+    whole = 4 if rows == Rows.FLAT and optimizer.program.staged else 0
+    variant = Variant(dtype, dtype, rows, master, codec, extras, whole)
+    kernel, constants = step_kernel(optimizer.program, variant, scaled)
+    return _compile(kernel, STEP, constants, target)
 
 
 def compile_scalars(optimizer: type[FusedOptimizer], target: str) -> Compiled:
@@ -168,9 +166,9 @@ def compile_stages(
     """Compile what comes before the step of a generated class that has reductions, for one bf16
     parameter of a shape: passes, folds, and what derives values."""
     codec = CODECS[target] if target in TARGETS else 0
-    blocks = rows == Rows.FLAT and by_blocks(optimizer.program, shape)
+    whole = across(optimizer.program, shape) if rows == Rows.FLAT else 0
     extras = (GIVEN_BF16,) * len(optimizer.program.tensors)
-    variant = Variant(torch.bfloat16, torch.bfloat16, rows, PLAIN, codec, extras, blocks)
+    variant = Variant(torch.bfloat16, torch.bfloat16, rows, PLAIN, codec, extras, whole)
     count = -(-math.prod(shape) // BLOCK)
     stages = Stages(optimizer.program, torch.device("cpu"), [shape], [count], variant)
     stages.prepare(False, extras)

@@ -23,7 +23,7 @@ from signconv.runtime.extras import NONE, Inputs, Kinds
 from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import Launcher
-from signconv.runtime.kernel.stages import Stages, by_blocks, step_reading
+from signconv.runtime.kernel.stages import Stages, across
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.memory import Watch
@@ -68,7 +68,7 @@ class Bucket:
             rows,
             self.param_format,
             launch.device_codec(device),
-            blocks=rows == Rows.FLAT and program.staged and by_blocks(program, members[0].shape),
+            across=across(program, members[0].shape) if rows == Rows.FLAT else 0,
         )
         self.kinds = [_kind(p) for p in members]
         self.watch = Watch(())  # parameters and gradients as they were checked
@@ -219,8 +219,8 @@ class Bucket:
             run(self.table, self.chunks, scalars, keys, self.table, self.table)
         else:
             self.stages.run(self.table, scalars, keys, scaled, kinds)
-            values, maps = self.stages.values, self.stages.maps
-            run(self.table, self.chunks, scalars, keys, values, maps)
+            chunks, values, maps = self.stages.step_tables(self.chunks)
+            run(self.table, chunks, scalars, keys, values, maps)
             self.stages.commit(keys)
         self.dense.write_back()
 
@@ -235,9 +235,10 @@ class Bucket:
             self._upload(self.pointers)
 
     def _launcher(self, scaled: bool, kinds: Kinds) -> Launcher:
-        reading = step_reading(self.program)
         variant = replace(self.variant, extras=kinds)
-        given = launch.step_constants(self.program, variant, scaled, reading)
+        if self.stages is not None:
+            return self.stages.step_launcher(variant, scaled, self.programs)
+        given = launch.step_constants(self.program, variant, scaled)
         return Launcher(step.step_kernel, self.programs, given)
 
 

@@ -15,7 +15,7 @@ from signconv.runtime.kernel import launch
 from signconv.runtime.kernel.bucket import Bucket
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.scalars import scalar_kernel
-from signconv.runtime.kernel.stages import by_blocks
+from signconv.runtime.kernel.stages import across
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, Rows, check_shape, rows_of
@@ -103,11 +103,11 @@ class GroupEngine:
         self.scalar_launcher = Launcher(
             scalar_kernel, len(params), launch.scalar_constants(self.program)
         )
-        buckets: dict[tuple[torch.dtype, torch.dtype, Rows, int, bool], list[Tensor]] = {}
+        buckets: dict[tuple[torch.dtype, torch.dtype, Rows, int, int], list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
             rows = rows_of(p, state[p], self.program)
-            blocks = self.program.staged and by_blocks(self.program, p.shape)
+            blocks = across(self.program, p.shape) if rows == Rows.FLAT else 0
             kind = (p.dtype, p.grad.dtype, rows, param_format(state[p]), blocks)
             buckets.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]

@@ -90,8 +90,8 @@ NO_VALUES: dict[str, Any] = {
 @dataclass(frozen=True)
 class Variant:
     """What step and reduction are compiled for, beside the program: dtypes of parameter and
-    gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC, and
-    how extra inputs come, and whether blocks read whole values of stages (``stages.by_blocks``)."""
+    gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC, how
+    extra inputs come, and how many blocks read values of stages together (``stages.across``)."""
 
     param: torch.dtype
     grad: torch.dtype
@@ -99,7 +99,7 @@ class Variant:
     param_format: int = PLAIN
     codec: int = 0
     extras: Kinds = ()
-    blocks: bool = False
+    across: int = 0
 
 
 def pass_shape() -> LaunchShape:
@@ -135,7 +135,7 @@ def step_constants(
     return {
         **tile_constants(program, v, scaled),
         **reading,
-        "BLOCKS": v.blocks,
+        "BLOCKS": v.across > 0,
         "MATH": program.kernel.math,
         "CUT": v.rows == Rows.CUT,
         "WORDS": program.words,

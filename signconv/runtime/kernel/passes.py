@@ -9,9 +9,7 @@ from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel import ops
 from signconv.runtime.kernel.constants import (
     BY_BLOCK,
-    BY_COLUMN,
     BY_ELEMENT,
-    BY_NOTHING,
     CHUNK_ENTRY,
     COLUMN_ALIGNED,
     COLUMN_CLOCK,
@@ -20,8 +18,6 @@ from signconv.runtime.kernel.constants import (
     COLUMN_PARAM,
     COLUMN_ROW_LENGTH,
     COLUMN_STATE,
-    SEGMENT,
-    STRIDE,
 )
 from signconv.runtime.kernel.step import (
     chunk_start,
@@ -146,153 +142,3 @@ def reduce_kernel(
                     tl.load(target + i), first // (ROWS * 32), first // 32 + at[3], sums[i], at,
                     MODES[i], REDUCTIONS[i], ROWS,
                 )  # fmt: skip
-
-
-@triton.jit
-def _columns(
-    totals,
-    k,
-    base,
-    reduced,
-    across,
-    p_ptr,
-    g_ptr,
-    pointers,
-    given,
-    masters,
-    factor,
-    scalars,
-    found,
-    target,
-    SUMMANDS: tl.constexpr,
-    READ_KINDS: tl.constexpr,
-    MODES: tl.constexpr,
-    REDUCTIONS: tl.constexpr,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    P_FORMAT: tl.constexpr,
-    FORMATS: tl.constexpr,
-    APART: tl.constexpr,
-    EXTRAS: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-    FULL: tl.constexpr,
-):
-    """Add STRIDE rows of a block each, the ``k``-th of what is reduced, to ``totals``; store what
-    is by block."""
-    lane = tl.arange(0, 32)[None, :]
-    byte = tl.arange(0, 16)[None, :]
-    exists = k < reduced
-    block = base + k * across
-    mask = exists & (lane < 32)
-    at = (
-        base * 0,
-        block * 32 + lane,
-        mask,
-        block,
-        exists,
-        block * 16 + byte,
-        exists & (byte < 16),
-        0,
-    )
-    stored = fetch_tile(at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, FULL)
-    p, g, moments = decode_tile(
-        stored, at, masters, factor, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, FULL
-    )
-    sums = SUMMANDS(p, g, moments, scalars + tile_values(found, at, READ_KINDS, True, FULL), CODEC)
-    made = ()
-    for i in tl.static_range(len(MODES)):
-        x = tl.broadcast_to(sums[i], [STRIDE, 32])
-        if MODES[i] == BY_COLUMN:
-            if not FULL:
-                x = tl.where(mask, x, ops.identity(REDUCTIONS[i]))
-            made = made + (ops.combined(totals[i], x, REDUCTIONS[i]),)
-        else:
-            made = made + (totals[i],)
-            if MODES[i] != BY_NOTHING:
-                _store(tl.load(target + i), base * 0, block, x, at, BY_BLOCK, REDUCTIONS[i], STRIDE)
-    return made
-
-
-@triton.jit
-def column_kernel(
-    table,
-    chunks,
-    scalar_table,
-    values,
-    maps,
-    targets,
-    SUMMANDS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    VALUES: tl.constexpr,
-    MAP_COUNT: tl.constexpr,
-    READS: tl.constexpr,
-    READ_MAPS: tl.constexpr,
-    READ_KINDS: tl.constexpr,
-    WALK: tl.constexpr,
-    MODES: tl.constexpr,
-    REDUCTIONS: tl.constexpr,
-    P_TYPE: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    P_FORMAT: tl.constexpr,
-    FORMATS: tl.constexpr,
-    APART: tl.constexpr,
-    EXTRAS: tl.constexpr,
-    CODEC: tl.constexpr,
-    SCALED: tl.constexpr,
-):
-    """SEGMENT of what is reduced, of 32 neighbouring columns: STRIDE rows at a time.
-
-    WALK: the map of the dimensions that are walked along.  A result is either summed over them, in
-    STRIDE sums of their own, or by block.
-    """
-    tensor = tl.load(chunks + CHUNK_ENTRY * tl.program_id(0)).to(tl.int64)
-    entry = table_entry(table, chunks, COLUMNS)
-    aligned = tl.load(entry + COLUMN_ALIGNED) != 0
-    clock = tl.load(entry + COLUMN_CLOCK)
-    p_ptr = tl.load(entry + COLUMN_PARAM)
-    g_ptr = tl.load(entry + COLUMN_GRAD)
-    pointers = state_pointers(entry, len(FORMATS))
-    given = extra_pointers(entry, len(FORMATS), len(EXTRAS))
-    masters = entry + (COLUMN_STATE + 2 * len(FORMATS))
-    row = scalar_table + clock * (1 + OUTPUTS)
-    factor = tl.load(row)
-    scalars = load_scalars(row, OUTPUTS)
-    maps += tensor * (2 * MAP_COUNT)
-    found = find_values(values + tensor * VALUES, maps, READS, READ_MAPS, READ_KINDS)
-    target = targets + tensor * len(MODES)
-    span = tl.load(maps + 2 * WALK)
-    behind = tl.load(maps + 2 * WALK + 1)
-    across = behind // 32
-    reduced = span // behind
-    segments = (reduced + SEGMENT - 1) // SEGMENT
-    chunk = tl.load(chunks + CHUNK_ENTRY * tl.program_id(0) + 1).to(tl.int64)
-    column = chunk % across
-    segment = chunk // across % segments
-    before = chunk // across // segments
-    base = before * reduced * across + column
-    first = segment * SEGMENT + tl.arange(0, STRIDE)[:, None]
-    totals = ()
-    for i in tl.static_range(len(MODES)):
-        totals = totals + (tl.full([STRIDE, 32], ops.identity(REDUCTIONS[i]), tl.float32),)
-    if aligned & (segment * SEGMENT + SEGMENT <= reduced):
-        for rows in tl.static_range(0, SEGMENT, STRIDE):
-            totals = _columns(
-                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
-                masters, factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
-                P_TYPE, G_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, True,
-            )  # fmt: skip
-    else:
-        for rows in tl.static_range(0, SEGMENT, STRIDE):
-            totals = _columns(
-                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
-                masters, factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
-                P_TYPE, G_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, False,
-            )  # fmt: skip
-    for i in tl.static_range(len(MODES)):
-        if MODES[i] == BY_COLUMN:
-            total = ops.tree_rows(tl.trans(totals[i]), 32, STRIDE, REDUCTIONS[i])
-            ptr = tl.load(target + i).to(tl.pointer_type(tl.float32))
-            place = (before * segments + segment) * behind + column * 32 + tl.arange(0, 32)
-            tl.store(ptr + place, total)

@@ -19,7 +19,8 @@ from signconv.runtime import axes, formats, tables
 from signconv.runtime.axes import ELEMENTS, STRIDED
 from signconv.runtime.extras import Kinds
 from signconv.runtime.formats import BLOCK, SEGMENT
-from signconv.runtime.kernel import folds, launch, passes
+from signconv.runtime.kernel import folds, launch, passes, step
+from signconv.runtime.kernel import walk as kernel_of_walks
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.program import (
     REDUCTION_KINDS,
@@ -33,19 +34,27 @@ from signconv.runtime.program import (
 LINE = 256
 #: Numbers that a program of ``folds.fold`` reads: next to each other at most so many of a result.
 FOLDED, LONGEST, HIGHEST = 2048, 1024, 64
+#: Blocks that a program walks down together, at most.
+MOST = 4
 
 View = tuple[int, int, int]
 Launch = Callable[[Tensor, Tensor, Tensor], None]
 
 
-def by_blocks(program: OptimizerProgram, shape: Sequence[int]) -> bool:
-    """Whether blocks of 32 elements read and make whole values: dimensions that are reduced one
-    next to the other, or those behind others, are multiples of 32."""
-    for over in {r.over for r in program.reductions} | {k.over for k in program.kept}:
+def across(program: OptimizerProgram, shape: Sequence[int]) -> int:
+    """How many blocks of 32 elements read and make values together: dimensions that are reduced one
+    next to the other, or those behind others, are multiples of them.  0 where none are."""
+    if not program.staged or math.prod(shape) % BLOCK:
+        return 0
+    widths = [MOST]
+    overs = {r.over for r in program.reductions} | {k.over for k in program.kept}
+    for over in overs - {""}:
         _, reduced, behind = axes.view(shape, ELEMENTS, over)
-        if over and (behind if over in STRIDED else reduced) % BLOCK:
-            return False
-    return math.prod(shape) % BLOCK == 0
+        n = behind if over in STRIDED else reduced
+        widths.append(0 if n % BLOCK else math.gcd(n // BLOCK, MOST))
+    if not overs & STRIDED:
+        return min(1, *widths)
+    return min(widths)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,15 @@ class Layout:
     def _map(self, place: str, over: str) -> int:
         return self.maps.setdefault((place, over), len(self.maps))
 
-    def reading(self, names: Sequence[str], place: str) -> Reading:
+    def walk(self, s: Sums | None = None) -> str:
+        """Which strided dimensions a pass, or the step, walks along: those that it sums over, or of
+        which it reads values."""
+        summed = () if s is None else (r.over for r in s.results)
+        names = self.program.reads if s is None else s.reads
+        every = [*summed, *(self.over[name] for name in names)]
+        return next((x for x in every if x in STRIDED), "")
+
+    def reading(self, names: Sequence[str], place: str, walk: str = "") -> Reading:
         """How what is at ``place`` reads values."""
         columns, maps, kinds = [], [], []
         for name in names:
@@ -98,6 +115,7 @@ class Layout:
                 kind, which = formats.SAME, 0
             else:
                 kind = formats.READ_STRIDED if over in STRIDED else formats.READ_CONTIGUOUS
+                kind = formats.READ_WALKED if over == walk else kind
                 which = self._map(place, over)
             maps.append(which)
             kinds.append(kind)
@@ -112,12 +130,22 @@ class Layout:
         }
 
 
-def step_reading(program: OptimizerProgram) -> dict[str, Any]:
-    """How the step reads values, as its constants."""
+def step_kernel(
+    program: OptimizerProgram, variant: launch.Variant, scaled: bool
+) -> tuple[Any, dict[str, Any]]:
+    """The kernel of a step, and its constants."""
     if not program.staged:
-        return launch.NO_VALUES
+        return step.step_kernel, launch.step_constants(program, variant, scaled)
     layout = Layout(program)
-    return layout.constants(layout.reading(program.reads, ELEMENTS))
+    walk = layout.walk() if variant.across else ""
+    reading = layout.constants(layout.reading(program.reads, ELEMENTS, walk))
+    given = launch.step_constants(program, variant, scaled, reading)
+    if not walk:
+        return step.step_kernel, given
+    for name in ("BLOCKS", "BY_ROW", "CUT", "ROWS", "TAIL", "TILES"):  # all of them are whole
+        del given[name]
+    given |= {"WALK": layout.maps[ELEMENTS, walk], "ACROSS": variant.across}
+    return kernel_of_walks.walk_kernel, {**given, "num_warps": variant.across}
 
 
 class Stages:
@@ -164,6 +192,7 @@ class Stages:
         self.counts = self._table([row[:kept] for row in sizes])
         self.kept_chunks = self._chunks([-(-max(row[:kept], default=0) // LINE) for row in sizes])
         self.launches: dict[tuple[bool, Kinds], list[Launch]] = {}
+        self.walk_chunks: Tensor | None = None
         self.made: list[Launcher] = []
         self._commit: Launcher | None = None
 
@@ -208,6 +237,19 @@ class Stages:
             self._commit = Launcher(folds.commit, len(self.kept_chunks), {**given, **_OPTIONS})
         self._commit(self.kept_chunks, keys, self.values, self.counts)
 
+    def step_launcher(self, variant: launch.Variant, scaled: bool, programs: int) -> Launcher:
+        """The step's; programs: how many it has where it goes through elements as they lie."""
+        kernel, given = step_kernel(self.program, variant, scaled)
+        if kernel is kernel_of_walks.walk_kernel:
+            if self.walk_chunks is None:
+                self.walk_chunks = self._walk_chunks(self.layout.walk())
+            programs = len(self.walk_chunks)
+        return Launcher(kernel, programs, given)
+
+    def step_tables(self, chunks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the step's launch takes: chunks, values, maps."""
+        return chunks if self.walk_chunks is None else self.walk_chunks, self.values, self.maps
+
     # ---------------------------------------------------------------- launches
 
     def _launches(self, variant: launch.Variant, scaled: bool) -> list[Launch]:
@@ -232,8 +274,10 @@ class Stages:
     def _pass(self, s: Sums, variant: launch.Variant, scaled: bool) -> list[Launch]:
         """A pass over elements: a launch, or one for each kind of strided dimensions."""
         walks = [x for x in dict.fromkeys(r.over for r in s.results) if x in STRIDED]
-        if not self.variant.blocks or not walks:
+        if not self.variant.across:
             return self._launch_pass(s, range(len(s.results)), "", variant, scaled)
+        if not walks:
+            return self._launch_pass(s, range(len(s.results)), self.layout.walk(s), variant, scaled)
         made: list[Launch] = []
         for i, walk in enumerate(walks):
             mine = [
@@ -258,7 +302,7 @@ class Stages:
             views.append(view)
         counts = [[math.prod(v[j]) if v else 0 for v in views] for j in self._all]
         targets = self._room(counts)
-        reading = self.layout.reading(s.reads, ELEMENTS)
+        reading = self.layout.reading(s.reads, ELEMENTS, walk)
         given = {
             **launch.tile_constants(self.program, variant, scaled),
             **self.layout.constants(reading),
@@ -267,14 +311,14 @@ class Stages:
             "REDUCTIONS": tuple(REDUCTION_KINDS.index(r.kind) for r in s.results),
         }
         if walk:
-            spans = [axes.view(x, ELEMENTS, walk) for x in self.shapes]
-            chunks = self._chunks([a * -(-k // SEGMENT) * (b // BLOCK) for a, k, b in spans])
+            chunks = self._walk_chunks(walk)
             given["WALK"] = self.layout.maps[ELEMENTS, walk]
             del given["BY_ROW"]  # rows end in whole blocks there
-            kernel: Any = passes.column_kernel
+            given |= {"ACROSS": variant.across, "num_warps": variant.across}
+            kernel: Any = kernel_of_walks.column_kernel
         else:
             chunks = self._chunks([-(-n // shape.chunk) for n in self.block_counts])
-            given |= {"BLOCKS": self.variant.blocks, "ROWS": shape.rows, "TILES": shape.tiles}
+            given |= {"BLOCKS": variant.across > 0, "ROWS": shape.rows, "TILES": shape.tiles}
             kernel = passes.reduce_kernel
         run = self._launcher(kernel, len(chunks), given)
         places = self._table(targets)
@@ -295,14 +339,19 @@ class Stages:
         spans = [axes.view(x, ELEMENTS, r.over) for x in self.shapes]
         if walk and r.over == walk:
             return formats.BY_COLUMN, [(a, -(-k // SEGMENT), b) for a, k, b in spans]
-        tile = rows * BLOCK
-        if self.variant.blocks and not walk and all(k % tile == 0 for _, k, _ in spans):
-            return formats.BY_TILE, [(a, k // tile, 1) for a, k, _ in spans]
-        if self.variant.blocks and (walk or r.over):
-            return formats.BY_BLOCK, [(a, k // BLOCK, 1) for a, k, _ in spans]
+        if self.variant.across and not walk and all(k % (rows * BLOCK) == 0 for _, k, _ in spans):
+            return formats.BY_TILE, [(a, k // (rows * BLOCK), 1) for a, k, _ in spans]
+        if self.variant.across and (walk or r.over):
+            width = BLOCK * (self.variant.across if walk else 1)
+            return formats.BY_BLOCK, [(a, k // width, 1) for a, k, _ in spans]
         if not r.over:
             return formats.BY_TILE, [(1, -(-n // rows), 1) for n in self.block_counts]
         return formats.BY_ELEMENT, spans
+
+    def _walk_chunks(self, walk: str) -> Tensor:
+        width = BLOCK * self.variant.across
+        spans = [axes.view(x, ELEMENTS, walk) for x in self.shapes]
+        return self._chunks([a * -(-k // SEGMENT) * (b // width) for a, k, b in spans])
 
     def _inner(self, s: Sums) -> list[Launch]:
         """Reductions of values."""

@@ -157,7 +157,7 @@ def decode_tile(
 
 
 @triton.jit
-def _step(
+def step_tile(
     stored,
     at,
     offset,
@@ -358,7 +358,7 @@ def step_kernel(
                 far = fetch_tile(
                     far_at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, True
                 )
-            _step(
+            step_tile(
                 stored, at, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
                 EIGHT, True, False, CUT, READ_KINDS, BLOCKS,
@@ -373,7 +373,7 @@ def step_kernel(
             tail = fetch_tile(
                 place, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, False
             )
-            _step(
+            step_tile(
                 tail, place, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
                 MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
                 EIGHT, False, BY_ROW, CUT, READ_KINDS, BLOCKS,

@@ -9,7 +9,7 @@ place: ``span``, ``behind``, such that element e reads number e // span * behind
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.kernel.constants import CONTIGUOUS, ONE, SAME
+from signconv.runtime.kernel.constants import CONTIGUOUS, ONE, SAME, WALKED
 
 
 @triton.jit
@@ -40,6 +40,8 @@ def tile_values(found, at, KINDS: tl.constexpr, BLOCKS: tl.constexpr, FULL: tl.c
         ptr = address.to(tl.pointer_type(tl.float32))
         if KINDS[i] == ONE:
             made = made + (tl.load(ptr),)
+        elif KINDS[i] == WALKED:
+            made = made + (span,)  # ``walked_values``
         elif BLOCKS:
             block = (start // 32).to(tl.int32) + row.to(tl.int32)
             line = block // (span // 32).to(tl.int32)
@@ -61,6 +63,21 @@ def tile_values(found, at, KINDS: tl.constexpr, BLOCKS: tl.constexpr, FULL: tl.c
             element = start + offsets
             place = element // span * behind + element % behind
             made = made + (tl.load(ptr + place, mask=mask, other=0.0),)
+    return made
+
+
+@triton.jit
+def walked_values(found, place, KINDS: tl.constexpr, ROWS: tl.constexpr, ACROSS: tl.constexpr):
+    """``found``, with those values loaded that stay the same along a walk: ROWS rows of 32 * ACROSS
+    neighbours from ``place`` on, as a tile of blocks [ROWS * ACROSS, 32]."""
+    made = ()
+    for i in tl.static_range(len(KINDS)):
+        address, span, behind = found[i]
+        if KINDS[i] == WALKED:
+            ptr = tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 16)
+            block = (tl.arange(0, ROWS * ACROSS) % ACROSS)[:, None]
+            span = tl.load(ptr + place + (block * 32 + tl.arange(0, 32)[None, :]))
+        made = made + ((address, span, behind),)
     return made
 
 
