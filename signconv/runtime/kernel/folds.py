@@ -31,13 +31,15 @@ def fold(
     LAST: tl.constexpr,
     ALONG: tl.constexpr,
     SEGMENTS: tl.constexpr,
+    SHORT: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     """Reduce N neighbours of numbers seen as [before, reduced, behind], WIDTH results at a time.
 
     ALONG: they lie next to each other (behind is 1).  SEGMENTS: in the order of ``column_kernel``.
-    LAST: nothing is left to reduce, and the value is made of the sum.
+    LAST: nothing is left to reduce, and the value is made of the sum.  SHORT: there are fewer than
+    2**31.
     """
     pid = tl.program_id(0)
     row = folds + tl.load(chunks + CHUNK_ENTRY * pid).to(tl.int64) * FOLD_ENTRY
@@ -46,8 +48,13 @@ def fold(
     reduced = tl.load(row + FOLD_REDUCED)
     behind = tl.load(row + FOLD_BEHIND)
     count = tl.load(row + FOLD_COUNT)
-    groups = (reduced + N - 1) // N
     i = tl.load(chunks + CHUNK_ENTRY * pid + 1).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
+    if SHORT:  # divisions of 64 bits take most of the time
+        reduced = reduced.to(tl.int32)
+        behind = behind.to(tl.int32)
+        count = count.to(tl.int32)
+        i = i.to(tl.int32)
+    groups = (reduced + N - 1) // N
     exists = i < count
     line = i // behind
     first = line % groups * N

@@ -41,8 +41,12 @@ def tree_rows(x, WIDTH: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr):
     """[WIDTH, N] -> [WIDTH], N a power of two up to 4,096, neighbours first."""
     for level in tl.static_range(12):
         if N >> (level + 1) > 0:
-            left, right = tl.split(tl.reshape(x, [WIDTH, N >> (level + 1), 2]))
-            x = combined(left, right, KIND)
+            pairs = tl.reshape(x, [WIDTH, N >> (level + 1), 2])
+            if KIND >= AMAX:  # or AMIN, the last
+                left, right = tl.split(pairs)
+                x = combined(left, right, KIND)
+            else:  # between threads by shuffles, where ``split`` goes by shared memory
+                x = tl.sum(pairs, axis=2)
     return tl.reshape(x, [WIDTH])
 
 

@@ -33,7 +33,7 @@ from signconv.runtime.program import (
 #: Numbers that a program of ``folds.derive`` and ``folds.commit`` works on.
 LINE = 256
 #: Numbers that a program of ``folds.fold`` reads: next to each other at most so many of a result.
-FOLDED, LONGEST, HIGHEST = 2048, 1024, 64
+FOLDED, LONGEST, HIGHEST = 4096, 1024, 64
 #: Blocks that a program walks down together, at most.
 MOST = 4
 
@@ -433,6 +433,7 @@ class Stages:
             "LAST": last,
             "ALONG": along,
             "SEGMENTS": steps,
+            "SHORT": all(-(-c // -(-k // n)) * k < 2**31 for _, _, k, _, c, _ in rows),
             "N": n,
             "WIDTH": width,
             **_OPTIONS,

@@ -83,7 +83,6 @@ def _sum(
     factor,
     scalars,
     found,
-    target,
     SUMMANDS: tl.constexpr,
     READ_KINDS: tl.constexpr,
     MODES: tl.constexpr,
@@ -99,7 +98,7 @@ def _sum(
     ACROSS: tl.constexpr,
     FULL: tl.constexpr,
 ):
-    """Add STRIDE rows from ``first`` on to ``totals``; store sums of their blocks, ACROSS of each
+    """Add STRIDE rows from ``first`` on to ``totals``; append sums of their blocks, ACROSS of each
     row together."""
     at = _places(first, base, reduced, across, ACROSS)
     mask = at[2]
@@ -119,14 +118,18 @@ def _sum(
             if MODES[i] == BY_COLUMN:
                 made = made + (ops.combined(totals[i], x, REDUCTIONS[i]),)
             else:
-                made = made + (totals[i],)
                 x = tl.reshape(x, [STRIDE, ACROSS * 32])
-                k = first + tl.arange(0, STRIDE)
-                ptr = tl.load(target + i).to(tl.pointer_type(tl.float32))
-                place = (base + k * across) // ACROSS
-                sum = ops.tree_rows(x, STRIDE, ACROSS * 32, REDUCTIONS[i])
-                tl.store(ptr + place, sum, mask=k < reduced)
+                x = ops.tree_rows(x, STRIDE, ACROSS * 32, REDUCTIONS[i])
+                made = made + (totals[i] + (x,),)
     return made
+
+
+@triton.jit
+def _joined(parts):
+    """Eight [STRIDE], one for each tile of a segment, as [STRIDE, 8]."""
+    x0 = tl.join(tl.join(parts[0], parts[4]), tl.join(parts[2], parts[6]))
+    x1 = tl.join(tl.join(parts[1], parts[5]), tl.join(parts[3], parts[7]))
+    return tl.reshape(tl.join(x0, x1), [STRIDE, 8])
 
 
 @triton.jit
@@ -182,28 +185,39 @@ def column_kernel(
     found = walked_values(found, place, READ_KINDS, STRIDE, ACROSS)
     totals = ()
     for i in tl.static_range(len(MODES)):
-        empty = tl.full([STRIDE * ACROSS, 32], ops.identity(REDUCTIONS[i]), tl.float32)
-        totals = totals + (empty,)
+        if MODES[i] == BY_COLUMN:
+            empty = tl.full([STRIDE * ACROSS, 32], ops.identity(REDUCTIONS[i]), tl.float32)
+            totals = totals + (empty,)
+        else:
+            totals = totals + ((),)
     if aligned & (first + SEGMENT <= reduced):
+        made = totals
         for rows in tl.static_range(0, SEGMENT, STRIDE):
-            totals = _sum(
-                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
-                masters, factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
+            made = _sum(
+                made, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
+                masters, factor, scalars, found, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
                 P_TYPE, G_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, ACROSS, True,
             )  # fmt: skip
     else:
+        made = totals
         for rows in tl.static_range(0, SEGMENT, STRIDE):
-            totals = _sum(
-                totals, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
-                masters, factor, scalars, found, target, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
+            made = _sum(
+                made, first + rows, base, reduced, across, p_ptr, g_ptr, pointers, given,
+                masters, factor, scalars, found, SUMMANDS, READ_KINDS, MODES, REDUCTIONS,
                 P_TYPE, G_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, ACROSS, False,
             )  # fmt: skip
     for i in tl.static_range(len(MODES)):
         if MODES[i] == BY_COLUMN:
-            x = tl.trans(tl.reshape(totals[i], [STRIDE, ACROSS * 32]))
+            x = tl.trans(tl.reshape(made[i], [STRIDE, ACROSS * 32]))
             total = ops.tree_rows(x, ACROSS * 32, STRIDE, REDUCTIONS[i])
             ptr = tl.load(target + i).to(tl.pointer_type(tl.float32))
             tl.store(ptr + partial + tl.arange(0, ACROSS * 32), total)
+        elif MODES[i] != BY_NOTHING:
+            tile = tl.arange(0, 8)[None, :]
+            k = first + STRIDE * tile + tl.arange(0, STRIDE)[:, None]
+            ptr = tl.load(target + i).to(tl.pointer_type(tl.float32))
+            place = (base + k * across) // ACROSS
+            tl.store(ptr + place, _joined(made[i]), mask=k < reduced)
 
 
 @triton.jit
