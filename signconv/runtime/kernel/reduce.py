@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel.arithmetic import maximum, minimum
-from signconv.runtime.kernel.constants import AMAX, AMIN
+from signconv.runtime.kernel.constants import AMAX, AMIN, INTERPRETED
 
 
 @triton.jit
@@ -42,10 +42,15 @@ def tree_rows(x, WIDTH: tl.constexpr, N: tl.constexpr, KIND: tl.constexpr):
     for level in tl.static_range(12):
         if N >> (level + 1) > 0:
             pairs = tl.reshape(x, [WIDTH, N >> (level + 1), 2])
-            if KIND >= AMAX:  # or AMIN, the last
+            # Between threads by shuffles, where ``split`` goes by shared memory
+            if KIND == AMAX and not INTERPRETED:
+                x = tl.reduce(pairs, 2, maximum)
+            elif KIND == AMIN and not INTERPRETED:
+                x = tl.reduce(pairs, 2, minimum)
+            elif KIND >= AMAX:  # the interpreter reduces by functions one number at a time
                 left, right = tl.split(pairs)
                 x = combined(left, right, KIND)
-            else:  # between threads by shuffles, where ``split`` goes by shared memory
+            else:
                 x = tl.sum(pairs, axis=2)
     return tl.reshape(x, [WIDTH])
 

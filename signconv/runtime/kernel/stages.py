@@ -34,6 +34,8 @@ from signconv.runtime.program import (
 LINE = 256
 #: Numbers that a program of ``folds.fold`` reads: next to each other at most so many of a result.
 FOLDED, LONGEST, HIGHEST = 4096, 1024, 64
+#: As how many of them a launch counts.
+LAUNCH = 1 << 19
 #: Blocks that a program walks down together, at most.
 MOST = 4
 
@@ -396,8 +398,7 @@ class Stages:
         lengths = [axes.view(x, source, r.over)[1] for x in self.shapes]
         along = all(behind == 1 for _, _, behind in views) and not steps
         while True:
-            most = max(k for _, k, _ in views)
-            n = SEGMENT if steps else min(_power(most), LONGEST if along else HIGHEST)
+            n = SEGMENT if steps else _group(views, LONGEST if along else HIGHEST)
             after = [(a, -(-k // n), b) for a, k, b in views]
             last = all(k == 1 for _, k, _ in after)
             counts = [math.prod(v) for v in after]
@@ -405,7 +406,7 @@ class Stages:
                 targets = [self._address(j, r.name) for j in self._all]
             else:
                 targets = [row[0] for row in self._room([[c] for c in counts])]
-            width = max(1, FOLDED // n)
+            width = max(1, FOLDED // n) if along else 32
             rows = [
                 [s, t, k, b, c, length]
                 for s, t, (_, k, b), c, length in zip(
@@ -437,6 +438,8 @@ class Stages:
             "N": n,
             "WIDTH": width,
             **_OPTIONS,
+            # What lies apart is summed in the registers of one thread
+            "num_warps": 4 if along else 1,
         }
         run = self._launcher(folds.fold, len(chunks), given)
         table = self._table(rows)
@@ -474,6 +477,23 @@ def _span(view: View) -> tuple[int, int]:
 
 def _power(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
+
+
+def _group(views: Sequence[View], most: int) -> int:
+    """How many numbers a fold reduces at once: a power of two for which it and those after it read
+    the fewest, empty places too."""
+
+    def places(n: int) -> int:
+        found, left = 0, [(a * b, k) for a, k, b in views]
+        while True:
+            left = [(m, -(-k // n)) for m, k in left]
+            found += sum(m * k * n for m, k in left) + LAUNCH
+            if all(k == 1 for _, k in left):
+                return found
+            n = min(n, _power(max(k for _, k in left)))
+
+    longest = _power(max(k for _, k, _ in views))
+    return min((1 << i for i in range(1, max(2, min(longest, most).bit_length()))), key=places)
 
 
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
