@@ -15,8 +15,9 @@ from signconv.bench.subjects import Built
 from signconv.bench.timing import Effort
 from signconv.runtime.kernel import step
 
-#: The kernels that go over all elements (runtime/kernel/step.py); the step comes first.
-ELEMENTWISE = ("step_kernel", "reduce_kernel")
+#: The kernels that go over all elements (runtime/kernel): the step, as elements lie or by columns,
+#: and the passes before it.
+ELEMENTWISE = ("step_kernel", "walk_kernel", "reduce_kernel", "column_kernel")
 #: The clock of a row that has only the time of whole steps.
 WHOLE = "steps one after the other"
 #: Why there is no limit by instructions where nothing was compiled.
@@ -115,7 +116,7 @@ class Ours:
         row["of_list_copy"] = row["gbps"] / list_copy
         steps = [k for k in row.get("kernels", []) if k["name"].startswith(ELEMENTWISE)]
         row["kernel_ms"] = sum(k["ms"] for k in steps) if steps else None
-        warps = sum(k["warps"] for k in steps if k["name"].startswith(ELEMENTWISE[0]))
+        warps = sum(k["warps"] for k in steps if k["name"].startswith(ELEMENTWISE[:2]))
         row["limits"] = limits.limits(moved, copy, warps, row["counts"], self.rates)
 
     def _counts(self, built: Built, before: set[Any]) -> tuple[dict[str, int] | None, str | None]:

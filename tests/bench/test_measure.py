@@ -11,7 +11,7 @@ from signconv.bench.measure import Ours, add_kernels, one_line, shortened, state
 from signconv.bench.subjects import Subject, parse
 from signconv.bench.workloads import choose
 from signconv.errors import BenchError
-from signconv.runtime.kernel import step
+from signconv.runtime.kernel import passes, step, walk
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_kernels_give_the_device_time_of_what_is_not_captured() -> None:
 def test_the_kernels_of_all_elements_are_named_as_the_library_names_them() -> None:
     """By these names the driver's record of a step is read."""
     pytest.importorskip("triton")
-    kernels = (step.step_kernel, step.reduce_kernel)
+    kernels = (step.step_kernel, walk.walk_kernel, passes.reduce_kernel, walk.column_kernel)
     assert tuple(k.fn.__name__ for k in kernels) == measure.ELEMENTWISE
 
 

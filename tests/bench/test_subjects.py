@@ -82,9 +82,13 @@ def _programs(s: Subject) -> tuple:
 
 def test_bytes_of_a_step_counted_by_hand() -> None:
     """bf16: parameter read and written, gradient read, two codes with scales read and written."""
-    assert report.bytes_moved(2, 2 + 2 / 32, False) == 2 + 2 + 2 + 2 * (2 + 2 / 32)
-    # reductions read parameter, gradient and state once more
-    assert report.bytes_moved(4, 8, True) == 12 + 16 + (4 + 4 + 8)
+    kernel, sizes = pipeline.build("adamw").kernel, {"m": 1 + 1 / 32, "v": 1 + 1 / 32}
+    assert report.bytes_moved(kernel, 2, sizes) == 2 + 2 + 2 + 2 * (2 + 2 / 32)
+    # LAMB's norms read parameter, gradient and state once more
+    lamb = pipeline.build("lamb", state="fp32").kernel
+    assert report.bytes_moved(lamb, 4, {"m": 4, "v": 4}) == 12 + 16 + (4 + 4 + 8)
+    # Adafactor's first pass reads both, its second the gradient alone
+    assert report.bytes_moved(pipeline.build("adafactor").kernel, 2, {}) == 6 + 4 + 2
 
 
 def test_a_spec_of_the_users_own(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,14 @@ from signconv.pipeline.catalogue import Entry
 from signconv.prove.proofs import prove
 from tests.support.entries import FIRST_LENGTH
 
-#: Updates that grow with the gradient (sgd) or with the parameter (lamb): finite, without bound.
-UNSCALED = ("sgd", "lamb")
+#: Updates that grow with the gradient (sgd), with the parameter (lamb, adafactor), or with what a
+#: row has beside a column (came): finite, without bound.
+UNSCALED = ("sgd", "lamb", "adafactor", "adalomo", "came")
 #: Ratios that are finite without a useful bound: here they stay within Adam's.
 UNBOUNDED = ("adabelief", "cautious_adamw")
 STEPS = 12
+#: Elements of a row, or of a vector, in the tests that ask.
+LONGEST_ROW = 64
 #: Specs without a proved bound: what bounds abs(update) over so many steps from the start, at the
 #: default hyperparameters, whatever the gradients.
 BOUNDS = {
@@ -23,6 +26,8 @@ BOUNDS = {
     # squares before the step, and the next d is at most (1 + rho) d + eps: d + eps, at first eps,
     # at most doubles
     "adadelta": math.sqrt(1e-6 * 2.0 ** (STEPS - 1) / 0.1),
+    # AdamW's at its betas, where the one other element of a row's mean counts for so many
+    "adam_mini": 1.17 * math.sqrt(LONGEST_ROW),
     # the sum holds g**2 itself
     "adagrad": 1.0,
     # AdamW's, and 5 times what the slow average, of weights below 1e-4 each where the second

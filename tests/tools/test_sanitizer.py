@@ -12,7 +12,7 @@ import torch
 from signconv.bench import limits
 from signconv.runtime import program
 from signconv.runtime.formats import BLOCK
-from signconv.runtime.kernel import engine, scalars, step
+from signconv.runtime.kernel import engine, folds, passes, scalars, step, walk
 from signconv.runtime.program import Rows
 from signconv.verification import bits
 from tests.support import ROOT, python
@@ -154,8 +154,9 @@ def test_kernels_are_counted_for_each_module_though_all_share_them(
     monkeypatch.setattr(bits, "load_class", lambda path: Stepped)
     sanitizer.launch(["generated/one.py", "generated/two.py"], "cpu", 32)
     said = capsys.readouterr().out.splitlines()
-    assert said[1::2] == ["== module one launched 3", "== module two launched 3"]
-    assert set(known) == {scalars.scalar_kernel, step.step_kernel, step.reduce_kernel}
+    assert said[1::2] == ["== module one launched 6", "== module two launched 6"]
+    steps = {scalars.scalar_kernel, step.step_kernel, walk.walk_kernel}
+    assert set(known) == steps | {passes.reduce_kernel, walk.column_kernel, folds.derive}
 
 
 def said(tool: str, names: list[str], bad: str = "", summary: str = "") -> str:

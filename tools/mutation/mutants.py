@@ -343,7 +343,7 @@ MUTANTS = (
     ),
     Mutant(
         "identity: what a reduction reads left out",
-        (("signconv/lower/identity.py", "key = (e.fn, tuple(self._seen[id(x)] for x in e.args))", 'key = (e.fn, tuple(self._seen[id(x)] for x in e.args if e.fn not in ("norm", "mean")))'),),
+        (("signconv/lower/identity.py", "key = (fn, tuple(self._seen[id(x)] for x in e.args))", 'key = (fn, tuple(self._seen[id(x)] for x in e.args if e.fn not in ("norm", "mean")))'),),
         ("tests/lower/test_identity.py::test_every_meaning_is_part_of_it",),
     ),
     Mutant(

@@ -95,12 +95,15 @@ def launch(paths: list[str], device: str, chunk: int | None = None) -> None:
 
     from signconv.bench import limits
     from signconv.runtime.formats import BLOCK
-    from signconv.runtime.kernel import scalars, step
+    from signconv.runtime.kernel import folds, passes, scalars, step, walk
     from signconv.runtime.program import row_length
     from signconv.verification.bits import chunk_of, load_class, parameters, step_gradients
 
     def compiled() -> int:
-        kernels = (scalars.scalar_kernel, step.step_kernel, step.reduce_kernel)
+        kernels = (
+            scalars.scalar_kernel, step.step_kernel, walk.walk_kernel, passes.reduce_kernel,
+            walk.column_kernel, folds.derive,
+        )  # fmt: skip
         return sum(len(limits.compiled_keys(k)) for k in kernels)
 
     for path in paths:

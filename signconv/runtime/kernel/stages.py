@@ -180,7 +180,8 @@ class Stages:
         self.buffer = torch.empty(end, dtype=torch.float32, device=device)
         for i, name in enumerate(program.shapes, kept):
             given = [of_shape(name, s) for s in shapes]
-            places = torch.tensor([row[i] for row in starts], device="cpu").to(device)
+            places = torch.tensor([row[i] for row in starts], dtype=torch.int64, device="cpu")
+            places = places.to(device)
             self.buffer[places] = torch.tensor(given, dtype=torch.float32, device="cpu").to(device)
         base = self.buffer.data_ptr()
         self.addresses = [[base + 4 * x for x in row] for row in starts]

@@ -25,7 +25,9 @@ from signconv.render import printers
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel import launch
 from signconv.runtime.kernel import ops as dev
+from signconv.runtime.program import REDUCTION_KINDS
 from signconv.runtime.reference import ops as ref
+from signconv.runtime.reference.stages import reduce
 from signconv.verification.bits import different
 from tests.decomposed import printed
 
@@ -364,11 +366,12 @@ def _scalar_kernel(a_ptr, b_ptr, t_ptr, out_ptr, n, OP: tl.constexpr):
 
 
 @triton.jit
-def _sum_kernel(x_ptr, numel_ptr, out_ptr, ROWS: tl.constexpr, LEVELS: tl.constexpr):
+def _sum_kernel(x_ptr, numel_ptr, out_ptr, ROWS: tl.constexpr, KIND: tl.constexpr):
     n = tl.load(numel_ptr)
     i = tl.arange(0, ROWS)[:, None] * 32 + tl.arange(0, 32)[None, :]
-    x = tl.load(x_ptr + i, mask=i < n, other=7.0)
-    dev.store_partial(out_ptr, x, i < n, ROWS, LEVELS)
+    x = tl.load(x_ptr + i, mask=i < n, other=dev.identity(KIND))
+    rows = dev.tree_rows(x, ROWS, 32, KIND)
+    tl.store(out_ptr + tl.arange(0, 1), dev.tree_rows(tl.reshape(rows, [1, ROWS]), 1, ROWS, KIND))
 
 
 @triton.jit
@@ -539,7 +542,7 @@ def test_kernel_sums_by_the_same_tree(n: int, device: str) -> None:
     x = torch.randn(n, generator=rng) * 10.0 ** (6 * torch.rand(n, generator=rng))
     numel = torch.tensor(n, device=device)
     total = torch.zeros(1, device=device)
-    _sum_kernel[(1,)](x.to(device), numel, total, 16, 9)
+    _sum_kernel[(1,)](x.to(device), numel, total, 16, REDUCTION_KINDS.index("sum"))
     expected = ref.tree_sum(x)
     assert different(total[0], expected) == 0
     if n == 512:
@@ -548,6 +551,21 @@ def test_kernel_sums_by_the_same_tree(n: int, device: str) -> None:
     _of_sum_kernel[(1,)](total.abs(), numel, of_sum)
     assert different(of_sum[0], ref.norm_of_sum(expected.abs(), n)) == 0
     assert different(of_sum[1], ref.mean_of_sum(expected.abs(), n)) == 0
+
+
+@pytest.mark.parametrize("kind", ["amax", "amin"])
+@pytest.mark.parametrize("special", [0.0, -0.0, torch.nan, torch.inf, -torch.inf])
+def test_kernel_takes_extremes_as_the_reference_does(
+    kind: str, special: float, device: str
+) -> None:
+    x = torch.full((70,), -0.0)
+    x[41] = special
+    best = torch.zeros(1, device=device)
+    which = REDUCTION_KINDS.index(kind)
+    numel = torch.tensor(70, device=device)
+    _sum_kernel[(1,)](x.to(device), numel, best, 16, which)
+    expected = reduce(kind, x, (1, 70, 1), False)
+    assert different(best[0] + 0.0, expected[0]) == 0
 
 
 # ---------------------------------------------------------------- the two modules
@@ -571,7 +589,7 @@ ONLY_DEVICE = {
     *("decode", "encode"),  # by format; the reference's are methods of Format
     *("extent", "places", "block_elements"),  # of a kernel's loop, and of its tiles
     "tile_maximum",  # for branches, which the reference has none of
-    "store_partial",  # of one program's tile; the reference sums the whole tensor, tree_sum
+    *("combined", "identity", "tree_rows"),  # of tiles; the reference reduces whole tensors
 }
 ONLY_TORCH = {
     "lasting_word",  # the kernel picks by a constant
@@ -616,17 +634,22 @@ BESIDE = {
             "bucket",
             "constants",
             "engine",
+            "folds",
             "interpreter",
             "launch",
             "ops",
+            "passes",
             "ptx",
             "ptx4",
+            "stages",
             "step",
             "sums",
+            "values",
+            "walk",
         ),
         "__init__",
     },
-    "reference": {"backend", "bits", "ops", "squares", "step", "__init__"},
+    "reference": {"backend", "bits", "ops", "squares", "stages", "step", "__init__"},
 }
 
 
