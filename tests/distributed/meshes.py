@@ -13,6 +13,7 @@ from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.adamw_stosign_golden import AdamWStoSignGolden
+from signconv.generated.came import CAME
 from signconv.generated.lamb import LAMB
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -69,6 +70,7 @@ def cases() -> dict[str, Case]:
         "fp4": (AdamWFP4, plain),
         "fp32 state": (fp32, bf16),
         "lamb": (LAMB, plain),
+        "came": (CAME, plain),
         "clip": (signconv.compile("adamw", convert="clip:norm=0.05,stosign"), plain),
         "split": (AdamWStoSign, {"master": "split", **bf16}),
         "skip": (AdamWStoSign, {"skip_nonfinite": True, **plain}),

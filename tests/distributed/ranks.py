@@ -12,6 +12,7 @@ import torch.distributed as dist
 from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
+from signconv.generated.came import CAME
 from signconv.generated.lamb import LAMB
 from signconv.generated.nadam_stosign import NAdamStoSign
 from signconv.generated.s3 import S3
@@ -51,6 +52,7 @@ CHECKPOINTED: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
     "adamw stosign": (AdamWStoSign, REFERENCE),
     "nadam stosign": (NAdamStoSign, REFERENCE),
     "lamb": (LAMB, REFERENCE),
+    "came": (CAME, REFERENCE),
     "adamw fp4": (AdamWFP4, REFERENCE),
     "split": (AdamWStoSign, {"dtype": torch.bfloat16, "master": "split", "backend": "reference"}),
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from signconv.generated.came import CAME
 from signconv.generated.lamb import LAMB
 from signconv.generated.nadam_stosign import NAdamStoSign
 from torch import nn
@@ -31,7 +32,7 @@ def mesh() -> Iterator[Any]:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("cls", [NAdamStoSign, LAMB], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("cls", [NAdamStoSign, LAMB, CAME], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("gathered", [False, True], ids=["local", "gathered"])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_state_lies_beside_the_part_and_not_on_the_mesh(

@@ -162,10 +162,12 @@ def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
     for name, cls in every.items():
         if entry_of(cls) in CORE[::2] or os.environ.get("SIGNCONV_RANKS") == "all":
             found[name] = (cls, plain)
-    for name in ("adamw_stosign", "lamb", "nadam_stosign"):
+    for name in ("adamw_stosign", "came", "lamb", "nadam_stosign"):
         cls = every[name]
-        found[f"{name} bf16"] = (cls, {"dtype": torch.bfloat16, **plain})
-        found[f"{name} split"] = (cls, {"dtype": torch.bfloat16, "master": "split", **plain})
+        # CAME's usual lr moves some bf16 weights by less than they resolve
+        more = {**plain, "lr": 0.05} if name == "came" else plain
+        found[f"{name} bf16"] = (cls, {"dtype": torch.bfloat16, **more})
+        found[f"{name} split"] = (cls, {"dtype": torch.bfloat16, "master": "split", **more})
     found["adamw_stosign_fp4 bf16"] = (
         every["adamw_stosign_fp4"],
         {"dtype": torch.bfloat16, **plain},

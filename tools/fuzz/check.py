@@ -283,12 +283,16 @@ def _enclose(
     )
     noise = ref.sign_noise(word.field(0)).double().numpy()
     assert p.grad is not None
-    start, grad = _flat(p), _flat(p.grad) * (-1.0 if case.maximize else 1.0)
-    memory = scalar_moments(program)
+    shape = tuple(p.shape) or (1,)  # which is seen where anything runs over dimensions
+    start, noise = _flat(p).reshape(shape), noise.reshape(shape)
+    grad = _flat(p.grad).reshape(shape) * (-1.0 if case.maximize else 1.0)
+    extras = {n: x.reshape(shape) if np.ndim(x) else x for n, x in extras.items()}
+    memory, once = scalar_moments(program), {k.name for k in optimizer.program.kept}
     formats = {m.name: m.stored for m in optimizer.program.moments}
     plain = {
         m.name: np.float64(entry[m.name]) if m.name in memory
-        else _moment(entry, m.name, formats[m.name], p.numel())
+        else np.atleast_1d(entry[m.name].double().numpy()) if m.name in once
+        else _moment(entry, m.name, formats[m.name], p.numel()).reshape(shape)
         for m in program.moments
     }  # fmt: skip
 
@@ -320,7 +324,8 @@ def _enclose(
     pairs += [(n, state[n], states[n]) for n in formats]
     bad = [name for name, box, x in pairs if (~(box.has(x) | box.open)).any()]
     complaint = f"the evaluator's {', '.join(bad)} left its own enclosure" if bad else ""
-    return Wanted(param, state, complaint)
+    flat = {n: np.reshape(x, -1) if isinstance(x, Enclosed) else x for n, x in state.items()}
+    return Wanted(np.reshape(param, -1), flat, complaint)
 
 
 def _outside(
@@ -334,6 +339,8 @@ def _outside(
         box = box.wider(2.0**-7 * np.maximum(np.abs(box.lo), np.abs(box.hi)) + 2.0**-133)
     problems += _compare("parameter", box, _flat(p), tally)
     entry = optimizer.state[p]
+    for k in optimizer.program.kept:
+        problems += _compare(k.name, wanted.state[k.name], _flat(entry[k.name]), tally)
     for m in optimizer.program.moments:
         fmt = m.stored
         box = wanted.state[m.name]

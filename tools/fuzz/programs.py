@@ -237,7 +237,11 @@ class _Author:
             pair = self.pick(f"{a}, {other}", f"{other}, {a}")
             return f"{self.pick('max', 'min')}({pair})"
         if kind == "reduction" and self.reducible:
-            r = self.pick(f"norm({a})", f"mean({a})")
+            axis = self.pick("", "", ", axis=-1", ", axis=-2", ", axis=0", ", axis=(1, ...)")
+            kind = self.pick("norm", "mean", "mean", "sum", "max", "min")
+            r = f"{kind}({a}{axis})"
+            if axis == ", axis=-1" and self.pick(False, True):  # a reduction of a reduction
+                r = f"({r} / (1 + abs(mean({r}, axis=-2))))"
             return self.pick(f"min(1, 1 / ({r} + 1)) * {a}", f"{r} * sign({a})",
                              f"where({r} > 0.5, {a}, {a} * 0.5)")  # fmt: skip
         return a

@@ -147,6 +147,8 @@ def step_kernel(
     for name in ("BLOCKS", "BY_ROW", "CUT", "ROWS", "TAIL", "TILES"):  # all of them are whole
         del given[name]
     given |= {"WALK": layout.maps[ELEMENTS, walk], "ACROSS": variant.across}
+    # Eight neighbours are one thread's, whatever the width
+    given["EIGHT"] = variant.param == torch.bfloat16 and variant.param_format == formats.PLAIN
     return kernel_of_walks.walk_kernel, {**given, "num_warps": variant.across}
 
 
