@@ -22,8 +22,9 @@ from signconv.runtime.extras import DTYPES
 from signconv.runtime.formats import BLOCK, GIVEN_BF16, PLAIN
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
+from signconv.runtime.kernel.reading import across, step_kernel
 from signconv.runtime.kernel.scalars import scalar_kernel
-from signconv.runtime.kernel.stages import Stages, across, step_kernel
+from signconv.runtime.kernel.stages import Stages
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import Rows
 

@@ -23,7 +23,8 @@ from signconv.runtime.extras import NONE, Inputs, Kinds
 from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import launch, step
 from signconv.runtime.kernel.launch import Launcher
-from signconv.runtime.kernel.stages import Stages, across
+from signconv.runtime.kernel.reading import across
+from signconv.runtime.kernel.stages import Stages
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.memory import Watch

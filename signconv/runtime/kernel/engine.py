@@ -14,8 +14,8 @@ from signconv.runtime.extras import NONE, Inputs
 from signconv.runtime.kernel import launch
 from signconv.runtime.kernel.bucket import Bucket
 from signconv.runtime.kernel.launch import Launcher
+from signconv.runtime.kernel.reading import across
 from signconv.runtime.kernel.scalars import scalar_kernel
-from signconv.runtime.kernel.stages import across
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, Rows, check_shape, rows_of

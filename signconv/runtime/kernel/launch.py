@@ -91,7 +91,7 @@ NO_VALUES: dict[str, Any] = {
 class Variant:
     """What step and reduction are compiled for, beside the program: dtypes of parameter and
     gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC, how
-    extra inputs come, and how many blocks read values of stages together (``stages.across``)."""
+    extra inputs come, and how many blocks read values of stages together (``reading.across``)."""
 
     param: torch.dtype
     grad: torch.dtype
@@ -130,7 +130,7 @@ def step_constants(
     program: OptimizerProgram, v: Variant, scaled: bool, reading: Mapping[str, Any] = NO_VALUES
 ) -> dict[str, Any]:
     """Constants and launch options of ``step_kernel``; ``reading``: how it reads the values of
-    stages (``stages.Layout``)."""
+    stages (``reading.Layout``)."""
     shape = launch_shape(program, v.param)
     return {
         **tile_constants(program, v, scaled),

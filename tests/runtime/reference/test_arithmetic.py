@@ -641,6 +641,7 @@ BESIDE = {
             "passes",
             "ptx",
             "ptx4",
+            "reading",
             "stages",
             "step",
             "sums",
