@@ -13,7 +13,7 @@ from torch import Tensor
 from signconv.bench import limits, timing
 from signconv.bench.subjects import Built
 from signconv.bench.timing import Effort
-from signconv.runtime.kernel import step
+from signconv.runtime.kernel import step, walk
 
 #: The kernels that go over all elements (runtime/kernel): the step, as elements lie or by columns,
 #: and the passes before it.
@@ -101,7 +101,7 @@ class Ours:
     def time(self, built: Built, params: list[Tensor]) -> dict[str, Any]:
         """The row of one subject; raises what its step raises (out of memory, say)."""
         optimizer = built.optimizer(params)
-        before = limits.compiled_keys(step.step_kernel)
+        before = [(k, limits.compiled_keys(k)) for k in (step.step_kernel, walk.walk_kernel)]
         row = time_step(optimizer, params, self.device, self.effort, captures=True)
         row["backend"] = optimizer.backend_for(params[0].device).name
         row["counts"], row["counts_error"] = self._counts(built, before)
@@ -119,14 +119,18 @@ class Ours:
         warps = sum(k["warps"] for k in steps if k["name"].startswith(ELEMENTWISE[:2]))
         row["limits"] = limits.limits(moved, copy, warps, row["counts"], self.rates)
 
-    def _counts(self, built: Built, before: set[Any]) -> tuple[dict[str, int] | None, str | None]:
-        """Instructions per warp of the step kernel, or None and the reason."""
+    def _counts(
+        self, built: Built, before: list[tuple[Any, set[Any]]]
+    ) -> tuple[dict[str, int] | None, str | None]:
+        """Instructions per warp of the step kernel, or None and the reason; ``before``: what there
+        was of the kernels that it may be."""
         if self.device == "cpu":
             return None, CPU
         key = (built.subject.label, built.subject.params)
         if key not in self.counts:
             try:
-                cubin = limits.compiled_cubin(step.step_kernel, before)
+                fresh = [x for x in before if limits.compiled_keys(x[0]) - x[1]]
+                cubin = limits.compiled_cubin(*(fresh or before)[0])
                 self.counts[key] = limits.issue_counts(cubin), None
             except Exception as error:  # no cuobjdump beside this Triton, or no NVIDIA GPU
                 self.counts[key] = None, one_line(error)
