@@ -112,6 +112,26 @@ def run(
     return ps, optimizer
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spec", ["lamb", "came"])
+def test_norms_of_what_is_clipped_by_a_norm_take_one_more_pass(spec: str, backend: str) -> None:
+    """torch clips to a norm over max_norm + 1e-6: two roundings away from ours."""
+    plain, clipped = built_class(spec, None, "fp32"), built_class(spec, "clip:over=tensor", "fp32")
+    passes = [sum(len(stage.sums) for stage in c.program.stages) for c in (plain, clipped)]
+    assert passes[1] == passes[0] + 1
+    one, two = ([nn.Parameter(p.detach().clone()) for p in params()[:2]] for _ in range(2))
+    a, b = plain(one, lr=1e-2, backend="reference"), clipped(two, lr=1e-2, backend=backend)
+    for t in range(2):
+        give(one, t, size=30.0)
+        give(two, t, size=30.0)
+        for p in one:
+            nn.utils.clip_grad_norm_([p], 1.0)
+        a.step()
+        b.step()
+    for p, q in zip(one, two, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("state", ["fp8", "fp4"])
 @pytest.mark.parametrize("over", ["all", "group", "tensor"])
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
