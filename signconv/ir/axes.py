@@ -88,7 +88,7 @@ def _over(e: Expr, p: Program, known: Mapping[str, str]) -> str:
 
 
 def _of_name(r: Ref, p: Program, known: Mapping[str, str]) -> str:
-    if r.kind in ("grad", "param", "stepped", "draw"):
+    if r.kind in ("grad", "param", "stepped", "draw", "extra"):
         return ELEMENTS
     if r.kind == "shape":
         return ""

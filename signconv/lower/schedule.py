@@ -336,7 +336,12 @@ class Lowerer(Places):
             )
 
     def _first(self, m: Moment, what: str, e: Expr) -> str:
-        return self._known.get(e) or self._define(self._fresh(f"{m.name}_{what}"), e)
+        e = rewrite(e, scalar_form)
+        if e not in self._known:
+            for name in sorted(references(e, "temp"), key=lambda n: index(self.p, n)):
+                self._scalar_temp(name)
+            self._define(self._fresh(f"{m.name}_{what}"), e)
+        return self._known[e]
 
     def floors(self) -> None:
         """Where stored moments are rounded, keep the bound between them

@@ -158,9 +158,10 @@ def _own_shape(cls: Any, entry: Mapping[str, Any], source: Path) -> torch.Size:
     for m in cls.program.moments:
         if not m.stored.packed and isinstance(entry.get(m.name), torch.Tensor):
             return torch.Size(entry[m.name].shape)
+    kept = "state of rows and columns" if cls.program.kept else "4-bit state"
     raise CheckpointError(
         "SC724",
-        f"{source}: 4-bit state does not say its parameter's shape: load it into its optimizer in "
+        f"{source}: {kept} does not say its parameter's shape: load it into its optimizer in "
         "Python and call torch_state_dict or load_moments there",
     )
 

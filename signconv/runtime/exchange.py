@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from signconv.runtime import axes, mesh, sharded
 from signconv.runtime import master as masters
-from signconv.runtime import mesh, sharded
 from signconv.runtime import state as states
 from signconv.runtime.errors import coded
 from signconv.runtime.foreign import (
@@ -28,6 +28,7 @@ from signconv.runtime.foreign import (
 from signconv.runtime.groups import Values
 from signconv.runtime.program import (
     HyperSlot,
+    Kept,
     MomentSlot,
     OptimizerProgram,
     pitch_of,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from signconv.runtime.optimizer import FusedOptimizer
 
 _KEYS = {of: key for key, of in MEANINGS.items()}
+
+#: Stands among what was found for a parameter where the other optimizer has the same rule.
+SAME = "the same rule"
 
 # ---------------------------------------------------------------- in
 
@@ -167,9 +171,10 @@ def _ours(
             if not entry:
                 continue
             held = decoded(one, p, entry)
-            found = {m.of: held[m.name] for m in one.moments if m.of}
+            found: dict[str, Any] = {m.of: held[m.name] for m in one.moments if m.of}
             if same:
                 found |= {f"its own {m.name}": held[m.name] for m in one.moments}
+                found[SAME] = None
             work.append((q, found, entry["step"], group))
             kept = masters.layout(q, group["master"])
             device = mesh.local(q).device
@@ -181,7 +186,24 @@ def _ours(
             if same:
                 known = [n for n, _ in two.scalar_states if n in entry]
                 extra[q] |= {n: entry[n].detach().clone() for n in known}
+                extra[q] |= {k.name: _number_of(q, k, entry, optimizer) for k in two.kept}
     return work, changes, extra
+
+
+def _number_of(
+    p: Tensor, kept: Kept, entry: Mapping[str, Tensor], optimizer: FusedOptimizer
+) -> Tensor:
+    """A state that is one number for more than an element, as the same rule has it."""
+    x = entry[kept.name]
+    wanted = axes.kept(p.shape, kept.over)
+    if [*x.shape] != wanted:
+        raise coded(
+            ValueError,
+            "SC507",
+            f"{type(optimizer).__name__}: a parameter has shape {list(p.shape)}, and the other "
+            f"optimizer's {kept.name} {list(x.shape)} in place of {wanted}",
+        )
+    return sharded.place(x, p, mesh.local(p).device)
 
 
 def _count(program: OptimizerProgram, slot: HyperSlot) -> int:
@@ -197,18 +219,18 @@ def _states(optimizer: FusedOptimizer, work: Work) -> dict[Tensor, dict[str, Ten
     """State for every parameter: all of it, or an error and none."""
     program, name = optimizer.program, type(optimizer).__name__
     own = [n for n, _ in program.scalar_states if n not in program.floors]
+    own += [k.name for k in program.kept]
     made: dict[Tensor, dict[str, Tensor]] = {}
     for p, found, step, group in work:
-        copied = any(k.startswith("its own ") for k in found)
-        lost = [] if copied else own
+        lost = [] if SAME in found else own
         missing = [m.name for m in program.moments if _found(m, found) is None]
         if missing or lost:
             has = ", ".join(sorted(found)) or "no moments"
-            needs = ", ".join(f"{m.name} = {m.of or 'its own'}" for m in program.moments)
+            needs = [*(f"{m.name} = {m.of or 'its own'}" for m in program.moments), *lost]
             raise coded(
                 ValueError,
                 "SC510",
-                f"{name} keeps {needs}{''.join(f', {n}' for n in lost)}, and the other optimizer "
+                f"{name} keeps {', '.join(needs)}, and the other optimizer "
                 f"has {has}: {', '.join((*missing, *lost))} cannot be taken from it; start {name} "
                 "anew, or take an optimizer with the same averages",
             )
@@ -323,6 +345,7 @@ def torch_state(optimizer: FusedOptimizer) -> dict[str, Any]:
     """``FusedOptimizer.torch_state_dict``."""
     program, name = optimizer.program, type(optimizer).__name__
     foreign = [m.name for m in program.moments if m.of not in _KEYS]
+    foreign += [k.name for k in program.kept]
     hypers = {h.key for h in program.hypers}
     momentum = "momentum" in hypers
     kept = {m.of for m in program.moments}

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from signconv.runtime import mesh, sharded
+from signconv.runtime.axes import NOTATION
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, SPLIT, WHOLE, Format
 from signconv.runtime.master import param_format
 from signconv.runtime.optimizer import FusedOptimizer
@@ -142,7 +143,7 @@ def inspect(optimizer: object, model: torch.nn.Module | None = None) -> Health:
     rows = []
     measured = iter(on_host[len(counts) :])
     for part, found, stall in zip(parts, on_host, stalls, strict=False):
-        n = max(part.weights.numel(), 1)
+        n = max(part.elements, 1)
         share = [float(x) / n for x in found]
         stalled = None
         if stall is not None:
@@ -210,10 +211,16 @@ class _Part:
     bytes: int
     fmt: Format | None = None
     note: str = ""
+    few: bool = False
 
     @property
     def key(self) -> tuple[int, str]:
         return id(self.p), self.kind
+
+    @property
+    def elements(self) -> int:
+        """What is counted: of a state that is one number for several elements those numbers."""
+        return self.values.numel() if self.few else self.weights.numel()
 
     def count(self) -> Tensor:
         """float64 [4]: how many elements are zero, saturated, non-finite, and changed outside."""
@@ -309,6 +316,11 @@ def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
         held = sum(held_here.get(k, 0) for k in (m.name, f"{m.name}_scale"))
         x = entry[m.name]
         yield _Part(p, weights, entry, name, m.name, m.name, m.format, x, held, m.stored)
+    for k in optimizer.program.kept:
+        if k.name in entry:
+            x, held = entry[k.name], held_here.get(k.name, 0)
+            note = f"one over axis={NOTATION[k.over]}" if k.over else "one"
+            yield _Part(p, weights, entry, name, k.name, k.name, "fp32", x, held, None, note, True)
 
 
 # ---------------------------------------------------------------- the watched step

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from signconv.errors import LoweringError, PassError, SpecError
 from signconv.ir.analysis import Degrees, Ranges
@@ -16,7 +17,7 @@ from signconv.ir.extras import needed, reads_extra
 from signconv.lower.identity import program_hash
 from signconv.pipeline import apply_passes, build, requests_of, resolve
 from signconv.prove.proofs import prove
-from tests.support import program_of, spec_file
+from tests.support import class_of, program_of, spec_file
 
 H = 'h = extra(per="element")\n'
 REFUSED = {
@@ -158,3 +159,24 @@ def test_draws_are_of_what_is_declared() -> None:
     program = resolve("sophia")
     assert drawn(program, 2, 64) == {}
     assert (drawn(program, 1, 64)["hessian"] < 0).any()
+
+
+@pytest.mark.parametrize("body", [
+    "update = grad + mean(h)",
+    "update = grad + h * mean(grad, axis=-1)",
+    "s = ema(h * norm(grad), 0.9)\nupdate = grad + s",
+    "row = ema(mean(h, axis=-1), 0.9)\nupdate = grad + row",
+])  # fmt: skip
+def test_reductions_take_it_as_elements(tmp_path: Path, body: str) -> None:
+    text = f'h = extra(per="element")\n{body}'
+    cls = class_of(build(spec_file(tmp_path, text).spec, state="fp32"), tmp_path)
+    program = program_of(tmp_path, text)
+    rng = np.random.default_rng(0)
+    x, g, h = (rng.standard_normal((3, 5)) for _ in range(3))
+    p = torch.nn.Parameter(torch.tensor(x, dtype=torch.float32))
+    p.grad = torch.tensor(g, dtype=torch.float32)
+    optimizer = cls([p], lr=0.1)
+    optimizer.step(h=[torch.tensor(h, dtype=torch.float32)])
+    evaluator = Evaluator(program, lr=0.1)
+    wanted, _ = evaluator.step(x, g, evaluator.initial_state(x), 1, extras={"h": h})
+    np.testing.assert_allclose(p.detach().numpy(), wanted, atol=1e-5)

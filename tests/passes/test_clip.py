@@ -121,9 +121,9 @@ def test_norms_of_what_is_clipped_by_a_norm_take_one_more_pass(spec: str, backen
     assert passes[1] == passes[0] + 1
     one, two = ([nn.Parameter(p.detach().clone()) for p in params()[:2]] for _ in range(2))
     a, b = plain(one, lr=1e-2, backend="reference"), clipped(two, lr=1e-2, backend=backend)
-    for t in range(2):
-        give(one, t, size=30.0)
-        give(two, t, size=30.0)
+    for step in range(2):
+        give(one, step, size=30.0)
+        give(two, step, size=30.0)
         for p in one:
             nn.utils.clip_grad_norm_([p], 1.0)
         a.step()

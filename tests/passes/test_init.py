@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+import signconv
 from signconv.ir.describe import algorithm
 from signconv.ir.nodes import Const, Program
 from signconv.passes import init
@@ -81,3 +83,16 @@ def faulty_beta(p: Program) -> Program:
 @pytest.mark.parametrize("fault", [other_start, faulty_beta])
 def test_the_law_sees(fault: Callable[[Program], Program], monkeypatch: pytest.MonkeyPatch) -> None:
     assert breaks_the_law(init, "stosignsgd", "init:to=zero", fault, monkeypatch)
+
+
+def test_a_beta_by_name_that_changes_with_time_comes_before_its_moment() -> None:
+    """Adafactor's: at the first step the averages are the first squares either way."""
+    plain, first = (signconv.compile("adafactor", convert=c) for c in (None, "init:to=first"))
+    steps = []
+    for cls in (plain, first):
+        p = torch.nn.Parameter(torch.ones(4, 6))
+        optimizer = cls([p])
+        p.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+        optimizer.step()
+        steps.append(p.detach().clone())
+    torch.testing.assert_close(*steps)

@@ -20,6 +20,7 @@ from signconv.generated.sgd import SGD
 from signconv.generated.stosignsgd import StoSignSGD
 from torch import Tensor, nn
 
+import signconv
 from signconv.runtime import exchange, foreign
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import different
@@ -494,3 +495,30 @@ def test_what_torch_would_step_wrongly_is_not_handed_out() -> None:
         train(mine, params, range(1))
         with pytest.raises(ValueError, match=r"torch.optim has no key.*\[SC513\]"):
             mine.torch_state_dict()
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adam_mini", "came", "sm3"])
+def test_numbers_of_rows_and_columns_go_to_the_same_rule_alone(name: str) -> None:
+    cls = signconv.compile(name, state="fp32")
+    p = torch.nn.Parameter(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)))
+    one = cls([p], seed=1)
+    for _ in range(3):
+        p.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+        one.step()
+    q = torch.nn.Parameter(p.detach().clone())
+    two = cls([q], seed=1)
+    two.load_moments(one)
+    assert all(torch.equal(x, two.state[q][n]) for n, x in one.state[p].items())
+    p.grad = q.grad = torch.ones(4, 6)
+    one.step()
+    two.step()
+    assert torch.equal(p, q)
+    other = torch.optim.AdamW([torch.nn.Parameter(p.detach().clone())])
+    other.param_groups[0]["params"][0].grad = torch.ones(4, 6)
+    other.step()
+    kept = cls.program.kept[0].name
+    with pytest.raises(ValueError, match=rf"{kept}.* cannot be taken from it.*SC510"):
+        two.load_moments(other)
+    assert torch.equal(one.state[p][kept], two.state[q][kept])
+    with pytest.raises(ValueError, match=rf"{kept}, .*for which torch.optim has no key|{kept}"):
+        two.torch_state_dict()

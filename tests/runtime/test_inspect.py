@@ -257,3 +257,15 @@ def test_gradient_release_is_said_to_hide_stalls() -> None:
         health = signconv.inspect(optimizer)
     assert row(health, "m").stalled is None
     assert "gradient_release" in str(health)
+
+
+def test_numbers_of_rows_and_columns_are_counted_for_themselves() -> None:
+    p = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = signconv.compile("sm3")([p])
+    p.grad = torch.ones(4, 6)
+    optimizer.step()
+    optimizer.state[p]["row"][:2] = torch.nan
+    found = {r.moment: r for r in signconv.inspect(optimizer).rows}
+    assert (found["row"].nonfinite, found["column"].nonfinite) == (0.5, 0.0)
+    assert (found["row"].bytes, found["column"].bytes) == (16, 24)
+    assert found["row"].note == "one over axis=-1"
