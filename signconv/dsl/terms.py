@@ -16,7 +16,9 @@ from signconv.errors import Origin, SpecError, nearest
 from signconv.ir.nodes import GRAD, PER, SCOPES, STATES, STEPPED, Const, Expr, Extra, Op, Ref
 
 #: What tensors have as methods, and expressions as functions.
-FUNCTIONS_OF_ONE = ("abs", "exp", "log", "mean", "norm", "sign", "sqrt", "tanh")
+FUNCTIONS_OF_ONE = (
+    "abs", "exp", "log", "max", "mean", "min", "norm", "sign", "sqrt", "sum", "tanh",
+)  # fmt: skip
 #: What tensors say of their shape.
 MEASURES = ("dim", "ndim", "numel", "shape", "size")
 
@@ -57,7 +59,7 @@ class Term:
         if name in FUNCTIONS_OF_ONE:
             words = f"write {name}(x)"
         elif name in MEASURES:
-            words = "it is one element; what depends on a shape is a hyperparameter of its group"
+            words = "it is one element; of the parameter there are ndim and numel"
         raise SpecError("SC154", f"an expression has no .{name}: {words}", caller())
 
     def __add__(self, other: Any) -> Term:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from signconv.ir.analysis import is_scalar, scalar_moments
-from signconv.ir.nodes import REDUCTIONS, Expr, Moment, Op, Program, Ref, walk
+from signconv.ir.nodes import REDUCTIONS, Expr, Moment, Op, Program, Ref, everything, walk
 from signconv.runtime.axes import ELEMENTS, joined, reduced
 
 #: Of what is the same for all tensors: it joins with anything.
@@ -33,8 +33,7 @@ def has_axes(p: Program) -> bool:
     return bool(reduced_moments(p)) or any(
         (isinstance(n, Op) and n.fn in REDUCTIONS and bool(n.over))
         or (isinstance(n, Ref) and n.kind == "shape")
-        for x in p.defined
-        for e in (x.reads if isinstance(x, Moment) else (x.expr,))
+        for e in everything(p)
         for n in walk(e)
     )
 

@@ -13,17 +13,20 @@ from signconv.ir.evaluate import Array, Evaluator, State
 from signconv.ir.extras import needed
 from signconv.ir.nodes import Program
 
+#: How many numbers, or the shape of an array of them.
+Size = int | tuple[int, ...]
 
-def drawn(p: Program, t: int, size: int) -> dict[str, Array]:
-    """Extra inputs of step ``t``: float64 [size] per element, over four decades with both signs
-    unless the spec says otherwise, one number per step.  What a step can do without is there at odd
-    steps."""
+
+def drawn(p: Program, t: int, size: Size) -> dict[str, Array]:
+    """Extra inputs of step ``t``: float64 of a size or shape per element, over four decades with
+    both signs unless the spec says otherwise, one number per step.  What a step can do without is
+    there at odd steps."""
     always = needed(p)
     names = [x for x in p.extras if x.name in always or t % 2]
     return {x.name: values(x.name, x.per, t, size, x.nonneg) for x in names}
 
 
-def values(name: str, per: str, t: int, size: int, nonneg: bool) -> Array:
+def values(name: str, per: str, t: int, size: Size, nonneg: bool) -> Array:
     """One extra input, as fp32 numbers."""
     rng = np.random.default_rng([zlib.crc32(name.encode()), t])
     if per == "step":
@@ -49,7 +52,7 @@ class Drawing(Evaluator):
         norm: Array | None = None,
         extras: Mapping[str, Array] | None = None,
     ) -> tuple[Array, State]:
-        found = drawn(self.program, t, np.size(grad)) if extras is None else extras
+        found = drawn(self.program, t, np.shape(grad)) if extras is None else extras
         return super().step(param, grad, state, t, noise, norm, found)
 
 

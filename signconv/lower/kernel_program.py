@@ -190,7 +190,7 @@ class KernelProgram:
     the parameter.  ``scalar_states``: names and initial values, float64, one number per parameter;
     ``floors``: those of them that lowering added (docs/design.md#the-floor);
     ``precision`` "bf16": every operation of ``math`` is rounded to bf16.
-    ``stages`` come before ``math``, which reads the values ``reads`` of theirs; ``kept`` are the
+    ``stages`` come before ``math``, which reads some of their ``values``; ``kept`` are the
     states that are one number for more than an element, which a stage derives; ``shapes``: what it
     reads of a parameter's shape.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
@@ -211,7 +211,6 @@ class KernelProgram:
     stages: tuple[Stage, ...] = ()
     kept: tuple[Kept, ...] = ()
     shapes: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
     functions: tuple[Function, ...] = ()
     evaluation: Evaluation | None = None
 
@@ -268,6 +267,12 @@ class KernelProgram:
             made |= {r.name: r.over for s in stage.sums for r in s.reductions}
             made |= {name: d.over for d in stage.derived for name in d.outputs}
         return made
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Those that ``math`` reads."""
+        read = {local_name(n) for s in self.math for n in walk(s.expr) if isinstance(n, Ref)}
+        return tuple(name for name in self.values if name in read)
 
     @property
     def statements(self) -> tuple[Statement, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from signconv.errors import LoweringError
-from signconv.ir.axes import SCALAR, over, reduced_moments
+from signconv.ir.axes import SCALAR, has_axes, over, reduced_moments
 from signconv.ir.nodes import (
     SHAPES,
     Const,
@@ -49,7 +49,7 @@ class Places(ScalarCode):
 
     def __init__(self, p: Program, bf16: bool = False) -> None:
         super().__init__(p, bf16)
-        self.once = reduced_moments(p)
+        self.once, self.plain = reduced_moments(p), not has_axes(p)
         read = {n for e in everything(p) for n in references(e, "shape")}
         self.shapes = tuple(n for n in SHAPES if n in read)
         self.place = ELEMENTS
@@ -98,6 +98,8 @@ class Places(ScalarCode):
     def elsewhere(self, e: Expr, hint: str) -> Expr | None:
         """The name of ``e`` where it belongs to another place than this one; None where it is to be
         computed here."""
+        if self.plain:
+            return None
         found = over(e, self.p, self.overs)
         if isinstance(e, Ref) and e.kind == "temp" and found == TENSOR and self.place != ELEMENTS:
             return self.element(self.p.temp(e.name).expr, e.name)
@@ -232,15 +234,6 @@ class Places(ScalarCode):
             init = m.init.value if isinstance(m.init, Const) else 0.0
             made.append(Kept(name, place, init))
         return tuple(made)
-
-
-def values(stages: Sequence[Stage], first: Iterable[str]) -> list[str]:
-    """All that a step can read of its stages, in order; ``first``: what there is before them."""
-    made = [*first]
-    for stage in stages:
-        made += [r.name for s in stage.sums for r in s.reductions]
-        made += [name for d in stage.derived for name in d.outputs]
-    return made
 
 
 def read_of(known: Sequence[str], expressions: Iterable[Expr]) -> tuple[str, ...]:

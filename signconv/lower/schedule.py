@@ -54,7 +54,7 @@ from signconv.lower.kernel_program import (
 )
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
-from signconv.lower.reductions import Places, needed_by, read_of, values
+from signconv.lower.reductions import Places, needed_by
 from signconv.lower.scalars import ROUNDED, bias, index, scalar_form
 from signconv.lower.sign_form import ONE, over, sign_argument, times
 from signconv.lower.storage import plan, shortest
@@ -127,7 +127,6 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         stages=stages,
         kept=low.kept(),
         shapes=low.shapes,
-        reads=read_of(values(stages, low.before()), (s.expr for s in low.math)),
         functions=functions(called),
         evaluation=evaluated,
     ).check()

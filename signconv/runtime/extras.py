@@ -203,7 +203,7 @@ def _check(x: Any, p: Tensor, key: str, name: str) -> None:
     elif mesh.is_sharded(x) != mesh.is_sharded(p):
         wrong = "is a DTensor" if mesh.is_sharded(x) else "is no DTensor"
         remedy = "place it as the parameter is"
-    elif mesh.is_sharded(x) and _lie(x) != _lie(p):
+    elif mesh.is_sharded(x) and mesh.lies(x) != mesh.lies(p):
         wrong = f"is placed {mesh.placements(x)}"
         remedy = f"redistribute it to {mesh.placements(p)}"
     elif x.shape != p.shape or mesh.local(x).shape != mesh.local(p).shape:
@@ -218,10 +218,6 @@ def _check(x: Any, p: Tensor, key: str, name: str) -> None:
         "SC469",
         f"{name}: the {key} of a {p.dtype} parameter of shape {list(p.shape)} {wrong}: {remedy}",
     )
-
-
-def _lie(x: Any) -> tuple[Any, Any]:
-    return mesh.mesh_of(x), mesh.placements(x)
 
 
 __all__ = ["NONE", "Inputs", "Kinds", "collect", "named"]

@@ -30,6 +30,11 @@ def placements(x: Any) -> Any:
     return x.placements
 
 
+def lies(x: Any) -> tuple[Any, Any]:
+    """On which mesh a DTensor is, and how: equal of two that are cut alike."""
+    return mesh_of(x), placements(x)
+
+
 def mesh_of(x: Any) -> Any:
     return x.device_mesh
 

@@ -1,11 +1,11 @@
 """DTensor parameters: a sharded step is the unsharded one, bit for bit, on any mesh.
 
 Each state tensor has the unsharded shape and is cut as its parameter is (``runtime/mesh.py``), so
-torch.distributed.checkpoint can save it and cut it anew.  Where every cut falls between blocks, as
+torch.distributed.checkpoint can save it and cut it anew. Where every cut falls between blocks, as
 between rows of a matrix or between multiples of 32 columns, each rank steps its own part as an
 ordinary tensor whose random numbers are those of its elements in the whole.  Elsewhere, and for
-programs with per-tensor reductions, the ranks gather one parameter with its gradient and state, all
-step the whole of it, and keep their part.
+programs with reductions or that read the number of elements, the ranks gather one parameter with
+its gradient and state, all step the whole of it, and keep their part.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Parts = list[tuple[int, list[Tensor]]]
 
 def check_grad(p: Tensor, g: Tensor, name: str) -> None:
     """Raise RuntimeError unless the gradient is cut as its parameter is."""
-    if is_sharded(p) != is_sharded(g) or (is_sharded(p) and _lie(p) != _lie(g)):
+    if is_sharded(p) != is_sharded(g) or (is_sharded(p) and mesh.lies(p) != mesh.lies(g)):
         theirs = (
             f"is a DTensor placed {mesh.placements(g)}" if is_sharded(g) else "is a plain tensor"
         )
@@ -50,10 +50,6 @@ def check_grad(p: Tensor, g: Tensor, name: str) -> None:
             f"{name}: a parameter is {ours} and its gradient {theirs}: they must be placed alike, "
             "redistribute the gradient",
         )
-
-
-def _lie(x: Any) -> tuple[Any, Any]:
-    return mesh.mesh_of(x), mesh.placements(x)
 
 
 def _wire(x: Any) -> str:
@@ -83,7 +79,7 @@ def is_local(p: Tensor, program: OptimizerProgram, entry: Mapping[str, Tensor]) 
     others."""
     if not mesh.is_cut(p):
         return True
-    if program.reductions:
+    if program.reductions or "numel" in program.shapes:
         return False
     if program.scaled or CHECK in entry:
         return on_blocks(p)
@@ -123,7 +119,7 @@ def place(value: Tensor, p: Tensor, device: torch.device) -> Tensor:
     value = value.detach()
     if is_sharded(value):
         same = is_sharded(p) and value.dim() > 0
-        if same and _lie(value) == (mesh.mesh_of(p), mesh.placed_as(p, value.dim())):
+        if same and mesh.lies(value) == (mesh.mesh_of(p), mesh.placed_as(p, value.dim())):
             return wrap(_copy(local(value), device), p, value.shape)
         value = _full(value)
     if not is_sharded(p) or value.dim() == 0:
@@ -196,7 +192,7 @@ def _placed_with(x: object, p: Tensor) -> bool:
     """Whether ``x`` is state that is cut as its parameter is; a user's own may be placed anyhow."""
     if not isinstance(x, Tensor) or not is_sharded(x):
         return False
-    return _lie(x) == (mesh.mesh_of(p), mesh.placed_as(p, x.dim()))
+    return mesh.lies(x) == (mesh.mesh_of(p), mesh.placed_as(p, x.dim()))
 
 
 def whole(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -111,7 +111,7 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         p.grad = torch.tensor(g, dtype=torch.float32)
         before = p.detach().clone()
         prev = _states(optimizer, p, evaluator)
-        extras: dict[str, Any] = dict(drawn(program, t, SIZE))
+        extras: dict[str, Any] = dict(drawn(program, t, shape))
         optimizer.step(**inputs.named(optimizer, extras))
         word, *_ = ref.draw_words(5, t, 1, program.noise, ref.element_numbers(0, SIZE, p.device))
         noise = ref.sign_noise(word.field(0)).double().numpy().reshape(shape)

@@ -26,6 +26,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import signconv
+from signconv.dsl import Optimizer, ema, grad, hyper, numel, sqrt
 from signconv.runtime import mesh as geometry
 from signconv.runtime import sharded
 from signconv.runtime.compat import HAS_LLVM
@@ -58,6 +59,14 @@ CUT: list[tuple[tuple[int, ...], tuple[Any, Any]]] = [
 Case = tuple[type[FusedOptimizer], dict[str, Any]]
 
 
+class Counted(Optimizer):
+    """No reduction, and yet a step that is not that of a part."""
+
+    lr = hyper(1e-2, ge=0)
+    m = ema(grad, 0.9)
+    update = m / sqrt(numel)
+
+
 def cases() -> dict[str, Case]:
     """Name -> class and options."""
     plain = {"backend": "reference"}
@@ -71,6 +80,7 @@ def cases() -> dict[str, Case]:
         "fp32 state": (fp32, bf16),
         "lamb": (LAMB, plain),
         "came": (CAME, plain),
+        "numel": (signconv.compile(Counted), plain),
         "clip": (signconv.compile("adamw", convert="clip:norm=0.05,stosign"), plain),
         "split": (AdamWStoSign, {"master": "split", **bf16}),
         "skip": (AdamWStoSign, {"skip_nonfinite": True, **plain}),

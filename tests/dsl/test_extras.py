@@ -17,6 +17,7 @@ from signconv.ir.extras import needed, reads_extra
 from signconv.lower.identity import program_hash
 from signconv.pipeline import apply_passes, build, requests_of, resolve
 from signconv.prove.proofs import prove
+from signconv.verification.witnesses import reference_row
 from tests.support import class_of, program_of, spec_file
 
 H = 'h = extra(per="element")\n'
@@ -180,3 +181,13 @@ def test_reductions_take_it_as_elements(tmp_path: Path, body: str) -> None:
     evaluator = Evaluator(program, lr=0.1)
     wanted, _ = evaluator.step(x, g, evaluator.initial_state(x), 1, extras={"h": h})
     np.testing.assert_allclose(p.detach().numpy(), wanted, atol=1e-5)
+
+
+def test_the_witness_gives_them_the_shape_of_its_parameter(tmp_path: Path) -> None:
+    text = (
+        'h = extra(per="element")\nm = ema(grad, 0.9)\n'
+        "row = mean(h, axis=-1)\nupdate = m * (1 + abs(row))"
+    )
+    cls = class_of(build(spec_file(tmp_path, text).spec, state="fp32"), tmp_path)
+    row = reference_row(program_of(tmp_path, text), cls, steps=3)
+    assert row.ok, row.detail

@@ -237,10 +237,11 @@ REFUSED = {
         "only a moment has .corrected",
     ),
     "method of an array": ("numerator = grad.clamp(1)  # here", "an expression has no .clamp"),
+    "largest as a method": ("numerator = grad.max()  # here", r"no \.max: write max\(x\)"),
     "function as a method": ("numerator = grad.norm()  # here", r"no \.norm: write norm\(x\)"),
     "shape": (
         "numerator = grad / grad.numel()  # here",
-        r"no \.numel: .* hyperparameter of its group",
+        r"no \.numel: .* ndim and numel",
     ),
     "division by zero": ("numerator = grad * (1 / 0)  # here", "ZeroDivisionError"),
     # the class as a whole: the line of the class statement

@@ -65,8 +65,16 @@ def test_evaluator_follows_the_oracle(name: str) -> None:
 @pytest.mark.parametrize("shape", [(SIZE,), (4, SIZE // 32, 8)], ids=["vector", "three dimensions"])
 def test_other_shapes_than_matrices_are_the_papers(name: str, shape: tuple[int, ...]) -> None:
     """Of a vector each keeps a number an element, without a rule of its own: it is one row."""
-    wanted = ORACLES[name].run(*inputs(name, shape), LR)
+    x, grads = inputs(name, shape)
+    wanted = ORACLES[name].run(x, grads, LR)
     assert np.max(np.abs(evaluated(name, shape) - wanted)) < 1e-12
+    cls = built(name)
+    p = torch.tensor(x, dtype=torch.float32, requires_grad=True)
+    optimizer = cls([p], **keywords(cls, {"lr": LR, **ORACLES[name].hypers}))
+    for g in grads:
+        p.grad = torch.tensor(g, dtype=torch.float32)
+        optimizer.step()
+    assert np.max(np.abs(p.detach().double().numpy() - wanted)) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adalomo"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,19 +33,6 @@ def across(program: OptimizerProgram, shape: Sequence[int]) -> int:
     if not overs & STRIDED:
         return min(1, *widths)
     return min(widths)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Which values a kernel reads: their columns, their maps, and how (``formats``)."""
-
-    columns: tuple[int, ...] = ()
-    maps: tuple[int, ...] = ()
-    kinds: tuple[int, ...] = ()
-
-    @property
-    def constants(self) -> dict[str, Any]:
-        return {"READS": self.columns, "READ_MAPS": self.maps, "READ_KINDS": self.kinds}
 
 
 class Layout:
@@ -82,8 +68,9 @@ class Layout:
         every = [*summed, *(self.over[name] for name in names)]
         return next((x for x in every if x in STRIDED), "")
 
-    def reading(self, names: Sequence[str], place: str, walk: str = "") -> Reading:
-        """How what is at ``place`` reads values."""
+    def reading(self, names: Sequence[str], place: str, walk: str = "") -> dict[str, Any]:
+        """How what is at ``place`` reads values, as constants of its kernel: their columns, their
+        maps, and the kind of each (``formats``)."""
         columns, maps, kinds = [], [], []
         for name in names:
             over = self.over[name]
@@ -98,14 +85,12 @@ class Layout:
                 which = self._map(place, over)
             maps.append(which)
             kinds.append(kind)
-        return Reading(tuple(columns), tuple(maps), tuple(kinds))
-
-    def constants(self, reading: Reading) -> dict[str, Any]:
-        """What every kernel that reads values is compiled with."""
         return {
             "VALUES": len(self.columns),
             "MAP_COUNT": len(self.maps),
-            **reading.constants,
+            "READS": tuple(columns),
+            "READ_MAPS": tuple(maps),
+            "READ_KINDS": tuple(kinds),
         }
 
 
@@ -117,7 +102,7 @@ def step_kernel(
         return step.step_kernel, launch.step_constants(program, variant, scaled)
     layout = Layout(program)
     walk = layout.walk() if variant.across else ""
-    reading = layout.constants(layout.reading(program.reads, ELEMENTS, walk))
+    reading = layout.reading(program.reads, ELEMENTS, walk)
     given = launch.step_constants(program, variant, scaled, reading)
     if not walk:
         return step.step_kernel, given

@@ -93,13 +93,10 @@ class Stages:
 
     def upload(self, kept: Sequence[Sequence[int]]) -> None:
         """New addresses of the kept states, tensor by tensor."""
-        made = [
+        self.addresses = [
             [*states, *row[len(states) :]] for states, row in zip(kept, self.addresses, strict=True)
         ]
-        if made == self.addresses:
-            return
-        self.addresses = made
-        host = torch.tensor(made, dtype=torch.int64, device="cpu")
+        host = torch.tensor(self.addresses, dtype=torch.int64, device="cpu")
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.values.copy_(host, non_blocking=True)
@@ -126,8 +123,8 @@ class Stages:
         """Keep the new states; after the step, which reads the former ones."""
         if not self.program.kept:
             return
-        sources = tuple(self.layout.columns[k.name] for k in self.program.kept)
         if self._commit is None:
+            sources = tuple(self.layout.columns[k.name] for k in self.program.kept)
             given = {"VALUES": len(self.layout.columns), "SOURCES": sources, "N": LINE}
             self._commit = Launcher(folds.commit, len(self.kept_chunks), {**given, **_OPTIONS})
         self._commit(self.kept_chunks, keys, self.values, self.counts)
@@ -197,10 +194,9 @@ class Stages:
             views.append(view)
         counts = [[math.prod(v[j]) if v else 0 for v in views] for j in self._all]
         targets = self._room(counts)
-        reading = self.layout.reading(s.reads, ELEMENTS, walk)
         given = {
             **launch.tile_constants(self.program, variant, scaled),
-            **self.layout.constants(reading),
+            **self.layout.reading(s.reads, ELEMENTS, walk),
             "SUMMANDS": s.kernel,
             "MODES": tuple(modes),
             "REDUCTIONS": tuple(REDUCTION_KINDS.index(r.kind) for r in s.results),
@@ -265,9 +261,9 @@ class Stages:
         sizes = [math.prod(axes.broadcast(x, place)) for x in self.shapes]
         chunks = self._chunks([-(-n // LINE) for n in sizes])
         given = {
-            **self.layout.constants(self.layout.reading(reads, place)),
+            **self.layout.reading(reads, place),
             "FUNCTION": function,
-            "COLUMNS": tables.width(len(self.program.moments), len(self.program.tensors)),
+            "COLUMNS": tables.columns(self.program),
             "OUTPUTS": len(self.program.outputs),
             "RESULTS": len(targets[0]),
             "CODEC": self.variant.codec,
