@@ -4,8 +4,7 @@ Inside a class body the names ``grad``, ``param``, ``t``, ``ema`` and all functi
 already, so the import is only needed for ``Optimizer`` (and by linters).
 """
 
-from signconv.dsl.optimizer import Optimizer
-from signconv.dsl.terms import (
+from signconv.dsl.functions import (
     abs,
     clip,
     decoupled,
@@ -38,6 +37,7 @@ from signconv.dsl.terms import (
     tanh,
     where,
 )
+from signconv.dsl.optimizer import Optimizer
 
 __all__ = [
     "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper",

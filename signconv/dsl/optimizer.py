@@ -6,7 +6,7 @@ import keyword
 from dataclasses import replace
 from typing import Any
 
-from signconv.dsl import terms
+from signconv.dsl import functions
 from signconv.dsl.parts import cut_all
 from signconv.dsl.terms import DecayTerm, ExtraTerm, HyperTerm, MomentTerm, Term, caller, lift
 from signconv.errors import SpecError
@@ -27,7 +27,7 @@ from signconv.ir.nodes import (
 
 #: Bound in every class body; a spec may not rebind them.
 PREBOUND = {
-    name: getattr(terms, name)
+    name: getattr(functions, name)
     for name in (
         "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper", "independent",
         "l2", "log", "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel", "param",
