@@ -248,38 +248,48 @@ def tanh(x: Any) -> Term:
 
 
 def norm(x: Any, *, axis: Any = None, over: str = "tensor") -> Term:
-    """Euclidean norm, as ``mean`` takes the mean; of the gradient as it comes also over those of
-    the param "group", or of "all" that the optimizer steps, together: one number, and so a
-    scalar."""
-    if over == "tensor":
+    """Euclidean norm, as ``mean`` takes the mean; ``norm(grad, over=…)`` is of gradients as they
+    come, before decay and clipping."""
+    if not _many("norm", axis, over):
         return call("norm", x, over=_over("norm", axis))
-    if axis is not None:
-        raise SpecError("SC163", f"norm(…, over={over!r}) takes no axis", caller())
-    if over not in SCOPES:
-        known = nearest(str(over), ("tensor", *SCOPES))
-        raise SpecError("SC158", f"norm(…, over={over!r}): {known}", caller())
-    if lift(x) != GRAD:
-        raise SpecError(
-            "SC158",
-            f"norm(…, over={over!r}) is of grad alone, as it comes; of an expression the norm is "
-            "over each tensor",
-            caller(),
-        )
-    return Term(Ref("norm", over))
+    return Term(Ref("norm", over)) if lift(x) == GRAD else sqrt(_total(call("pow", x, 2), over))
 
 
-def mean(x: Any, *, axis: Any = None) -> Term:
+def mean(x: Any, *, axis: Any = None, over: str = "tensor") -> Term:
     """Mean over the tensor, or over dimensions of it: -1 (the last), -2, (-2, -1), 0, or
     (1, ...), all but the first.  A tensor of one dimension or none counts as one row.  Reduced
-    dimensions are kept with one element: the result stands beside what it was made of."""
-    return call("mean", x, over=_over("mean", axis))
+    dimensions are kept with one element: the result stands beside what it was made of.
+
+    over: "group", all elements of all tensors of the param group together, or "all" that the
+    optimizer steps: one number, and so a scalar."""
+    if not _many("mean", axis, over):
+        return call("mean", x, over=_over("mean", axis))
+    return _total(x, over) / _total(1, over)
 
 
-def sum(x: Any, start: Any = 0, *, axis: Any = None) -> Any:
+def sum(x: Any, start: Any = 0, *, axis: Any = None, over: str = "tensor") -> Any:
     """Sum, as ``mean`` takes the mean; of a list of expressions Python's own."""
+    if _many("sum", axis, over):
+        return _total(x, over)
     if isinstance(x, Term):
         return call("sum", x, over=_over("sum", axis))
     return builtins.sum(x, start)
+
+
+def _many(fn: str, axis: Any, over: Any) -> bool:
+    """Whether ``over`` says that a reduction is over many tensors."""
+    if over == "tensor":
+        return False
+    if axis is not None:
+        raise SpecError("SC163", f"{fn}(…, over={over!r}) takes no axis", caller())
+    if over not in SCOPES:
+        known = nearest(str(over), ("tensor", *SCOPES))
+        raise SpecError("SC158", f"{fn}(…, over={over!r}): {known}", caller())
+    return True
+
+
+def _total(x: Any, over: str) -> Term:
+    return call("total", x, over=over)
 
 
 #: Which reductions ``axis=`` can name.

@@ -19,6 +19,7 @@ from signconv.ir.nodes import (
     Program,
     Ref,
     Temp,
+    outside_totals,
     references,
     rewrite,
     walk,
@@ -45,7 +46,7 @@ def _tensors(p: Program) -> frozenset[str]:
     for x in p.defined:
         kept = isinstance(x, Moment) and (x.next is None or x.init in ("param", "first"))
         for e in x.reads if isinstance(x, Moment) else (x.expr,):
-            for n in walk(e):
+            for n in outside_totals(e):
                 if isinstance(n, Ref) and n.kind in ("value", "prev", "temp"):
                     readers.setdefault(n.name, []).append(x.name)
                 kept = kept or (isinstance(n, Ref) and n.kind in _TENSORS)
@@ -65,7 +66,7 @@ _TENSORS = ("grad", "param", "draw", "local", "stepped", "extra", "shape")
 
 def is_scalar(e: Expr, p: Program) -> bool:
     """Whether ``e`` is the same for all elements: made of hyperparameters, t and constants."""
-    for n in walk(e):
+    for n in outside_totals(e):
         if isinstance(n, Ref):
             if n.kind in _TENSORS:
                 return False
@@ -171,13 +172,15 @@ class Degrees:
     (docs/design.md#storage).
 
     Scaling all gradients by c scales a quantity of degree d by c**d.  The literal zero has every
-    degree, which is what the initial value of a moment needs.
+    degree, which is what the initial value of a moment needs.  In what totals sum, parameters count
+    as given: where updates have degree 0 they are.
     """
 
     ANY = "any"
 
     def __init__(self, p: Program) -> None:
         self.p = p
+        self._summing = False
         self.moments: dict[str, int | float | str | None] = {m.name: self.ANY for m in p.moments}
         self._temps: dict[str, int | float | str | None] = {}
         order = evaluation_order(p)
@@ -213,13 +216,24 @@ class Degrees:
         if isinstance(e, Ref):
             if e.kind in ("grad", "norm"):
                 return 1
+            if e.kind == "param" and self._summing:
+                return 0
             if e.kind in ("param", "stepped", "extra", "number"):
                 return None  # how an extra input goes with the gradient nobody has said
             if e.kind in ("value", "prev"):
+                if self._summing and self.p.moment(e.name).init == "param":
+                    return 0
                 return self.moments[e.name]
+            if e.kind == "temp" and self._summing:
+                return self.of(self.p.temp(e.name).expr)
             return self._temps[e.name] if e.kind == "temp" else 0
         assert isinstance(e, Op)
-        return self._op(e.fn, e.args)
+        if e.fn != "total":
+            return self._op(e.fn, e.args)
+        before, self._summing = self._summing, True
+        made = self.of(e.args[0])
+        self._summing = before
+        return made
 
     def _op(self, fn: str, args: tuple[Expr, ...]) -> int | float | str | None:
         d = [self.of(a) for a in args]
@@ -308,7 +322,7 @@ class Ranges:
             return True
         if fn == "max":
             return self.nonneg(a[0]) and self.nonneg(a[1])
-        if fn in ("add", "mul", "div", "min", "mean", "sum", "amax", "amin"):
+        if fn in ("add", "mul", "div", "min", "mean", "sum", "amax", "amin", "total"):
             return all(self.nonneg(x) for x in a)
         if fn in ("sqrt", "root", "corrected", "pow"):
             return self.nonneg(a[0])

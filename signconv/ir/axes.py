@@ -80,7 +80,7 @@ def _over(e: Expr, p: Program, known: Mapping[str, str]) -> str:
             if n.fn in REDUCTIONS and found != SCALAR:
                 left = reduced(found, n.over)
                 found = found if left is None else left
-            made[id(n)] = found
+            made[id(n)] = SCALAR if n.fn == "total" else found
         else:
             made[id(n)] = SCALAR
     return made[id(e)]

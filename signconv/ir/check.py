@@ -34,10 +34,11 @@ from signconv.ir.nodes import (
     Temp,
     all_expressions,
     everything,
-    norm_scopes,
+    scopes,
     walk,
 )
 from signconv.ir.show import text
+from signconv.ir.totals import Totals
 from signconv.runtime.axes import NOTATION, reduced
 
 LINKS = ("ratio", "stosign", "expected", "sign")
@@ -65,6 +66,7 @@ def check(p: Program) -> Program:
     _moments(p)
     _axes(p)
     _scalars(p)
+    _totals(p)
     return p
 
 
@@ -114,6 +116,9 @@ def _node(p: Program, n: Expr) -> None:
                 "stochastic_sign(…)",
                 n.origin,
             )
+        if n.fn == "total" and n.over not in SCOPES:
+            known = nearest(n.over, SCOPES)
+            raise SpecError("SC158", f"sum(…, over={n.over!r}): {known}", n.origin)
         if n.fn in REDUCTIONS and is_scalar(n.args[0], p):
             raise SpecError(
                 "SC150",
@@ -142,17 +147,39 @@ def _axes(p: Program) -> None:
                 )
 
 
+def _totals(p: Program) -> None:
+    """What all parameters share does not depend on how often one of them was stepped."""
+    totals = Totals(p)
+    if p.decay is not None and p.decay.kind == "l2" and totals.reached(p.decay.weight):
+        raise SpecError(
+            "SC168",
+            "l2 decay is part of the gradient before anything is summed, and its weight reads a "
+            "sum over all tensors: use decoupled(…), or a state's .prev",
+            p.decay.origin,
+        )
+    for name in sorted(totals.shared):
+        m = p.moment(name)
+        if totals.names(m.reads, lambda r: r.kind == "t"):
+            raise SpecError(
+                "SC167",
+                f"{name!r} is made of sums over all tensors, and there is one for all parameters, "
+                "while t is each parameter's own: count in a state, n = state(); n.next = n.prev "
+                "+ 1, and read n",
+                m.origin,
+            )
+
+
 def _gradient(p: Program) -> None:
     """What stands for the gradient is made of it and of scalars; there is one norm."""
     kinds = {n.kind for n in walk(p.grad) if isinstance(n, Ref)} if p.grad is not None else set()
     if kinds - {"grad", "hyper", "norm", "t"}:
         raise SpecError("SC152", "what stands for the gradient reads more than it and scalars")
-    scopes = norm_scopes(p)
-    if len(scopes) > 1:
+    found = scopes(p)
+    if len(found) > 1:
         raise SpecError(
             "SC157",
-            f"{p.name} reads norms of all gradients over {' and over '.join(sorted(scopes))}: a "
-            "step has one of them",
+            f"{p.name} reads norms or sums over {' and over '.join(sorted(found))}: a step has one "
+            "of them",
             p.origin,
         )
 
@@ -178,11 +205,11 @@ def _after(p: Program) -> None:
             )
     for e in all_expressions(p):
         for x in walk(e):
-            if isinstance(x, Op) and x.fn in REDUCTIONS and known_after(x):
+            if isinstance(x, Op) and x.fn in (*REDUCTIONS, "total") and known_after(x):
                 raise SpecError(
                     "SC161",
-                    f"{x.fn}() runs over the tensor before the update, and cannot be of what is "
-                    "known after it",
+                    f"{'sum' if x.fn == 'total' else x.fn}() runs over the tensor before the "
+                    "update, and cannot be of what is known after it",
                     x.origin or p.origin,
                 )
     if p.new_param is not None and not known_after(p.new_param):
@@ -207,7 +234,7 @@ def _evaluated(p: Program, e: Expr) -> None:
             kept = n.kind == "value" and not is_scalar(n, p) and n.name not in reduced_moments(p)
             wrong = "" if kept else text(n)
             wrong += " (write the expression in its place)" if n.kind == "temp" else ""
-        elif isinstance(n, Op) and (n.fn in REDUCTIONS or n.fn == "corrected"):
+        elif isinstance(n, Op) and (n.fn in (*REDUCTIONS, "corrected", "total")):
             wrong = text(n)
         if wrong:
             raise SpecError(

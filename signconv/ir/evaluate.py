@@ -17,6 +17,7 @@ from signconv.ir.analysis import around_step, is_scalar
 from signconv.ir.axes import reduced_moments
 from signconv.ir.extras import needed
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
+from signconv.ir.totals import Totals
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
@@ -27,7 +28,8 @@ class Evaluator:
 
     ``step`` takes and returns float64 arrays of one parameter, in its shape where anything runs
     over dimensions, else in any; ``noise`` is the draw of a stochastic sign, uniform on (-1, 1),
-    given by the caller; ``norm`` that of all gradients, of this one alone unless it is given;
+    given by the caller; ``norm`` that of all gradients, of this one alone unless it is given, as
+    totals are of this tensor alone;
     ``extras`` the extra inputs of this step by name, without those that are not passed.
     """
 
@@ -41,10 +43,12 @@ class Evaluator:
         self.initial_lr = self.hypers["lr"]
         self.before, self.after = around_step(program)
         self.once = reduced_moments(program)
-        #: What a weight of the decay may read, which is known before the gradient is.
+        #: What a weight of l2 decay may read, which is known before the gradient is.
         self.scalars = [x for x in self.before if is_scalar(_ref_to(x), program)]
+        self.scalars = [x for x in self.scalars if not Totals(program).reached(_ref_to(x))]
         self.needed = needed(program)
         self.absent = np.zeros(())  # in place of an extra input that was not passed
+        self.shape: tuple[int, ...] = ()  # of the tensor that is stepped
 
     def initial_state(self, param: Array) -> State:
         """State before the first step."""
@@ -72,6 +76,7 @@ class Evaluator:
         cannot do without is missing.
         """
         p, passed = self.program, dict(extras or {})
+        self.shape = param.shape
         for name in sorted(self.needed - passed.keys()):
             raise LoweringError("SC315", f"{p.name} reads {name}: pass extras={{{name!r}: …}}")
         lr = self.hypers["lr"]
@@ -81,17 +86,16 @@ class Evaluator:
                 norm = FUNCTIONS_OF_FLOAT64["norm"](grad)
             if p.grad is not None:
                 grad = _Scope(self, param, grad, state, t, norm, passed)(p.grad)
-            if p.decay is not None:
-                kind = p.decay.kind
+            if p.decay is not None and p.decay.kind == "l2":
                 early = _Scope(self, param, grad, state, t, norm, passed)
                 for x in self.scalars:
                     early.define(x)
-                weight = early(p.decay.weight)
-            if kind == "l2":
-                grad = grad + weight * param
+                grad = grad + early(p.decay.weight) * param
             scope = _Scope(self, param, grad, state, t, norm, passed)
             for x in self.before:
                 scope.define(x)
+            if p.decay is not None:
+                kind, weight = p.decay.kind, scope(p.decay.weight)
             update = self._link(scope, noise)
             change = lr * update
             if kind == "decoupled":
@@ -129,6 +133,8 @@ class Evaluator:
 
     def operation(self, e: Op, *args: Array) -> Array:
         """The value of ``e`` for those of its operands."""
+        if e.fn == "total":
+            return FUNCTIONS_OF_FLOAT64["sum"](np.broadcast_to(args[0], self.shape))
         if e.fn in REDUCTIONS:
             (x,) = args
             axis, _ = _axes(x, e.over)

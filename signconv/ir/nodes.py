@@ -20,7 +20,7 @@ FUNCTIONS = {
     "where": 3, "clip": 3, "exp": 1, "log": 1, "tanh": 1, "mod": 2,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2,
     "corrected": 1, "stochastic_sign": 2,
-    "norm": 1, "mean": 1, "sum": 1, "amax": 1, "amin": 1,
+    "norm": 1, "mean": 1, "sum": 1, "amax": 1, "amin": 1, "total": 1,
 }  # fmt: skip
 RELATIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 #: How moments can be stored, as ``--state`` and ``store=`` say it.
@@ -31,14 +31,14 @@ REDUCTIONS = frozenset({"norm", "mean", "sum", "amax", "amin"})
 #: What a reference can mean.  value: a moment after this step's update; prev: before it; norm: the
 #: Euclidean norm of all gradients of SCOPES, as they come; stepped: the parameter after the update;
 #: shape: of SHAPES, the same for a tensor; extra and number: an extra input per element and per
-#: step; given: 1 where one was passed, else 0.
+#: step; given: 1 where one was passed, else 0; total: a sum over many tensors, in lowered code.
 REF_KINDS = frozenset({
     "grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local", "norm",
-    "stepped", "shape", "extra", "number", "given",
+    "stepped", "shape", "extra", "number", "given", "total",
 })  # fmt: skip
 #: What is known of a parameter's shape: dimensions, and elements.
 SHAPES = ("ndim", "numel")
-#: Whose gradients a norm is of: those of the param group, or of the whole optimizer.
+#: What a norm or a total is over: the tensors of the param group, or of the whole optimizer.
 SCOPES = ("group", "all")
 
 
@@ -66,7 +66,8 @@ class Ref(Expr):
 class Op(Expr):
     """A function of FUNCTIONS applied to arguments; ``origin`` does not count for equality.
 
-    over: what a reduction runs over, one of ``runtime.axes.NOTATION``; "" for the whole tensor.
+    over: what a reduction runs over, one of ``runtime.axes.NOTATION``; "" for the whole tensor.  Of
+    a "total", the sum over all elements of many tensors: one of SCOPES.
     """
 
     fn: str
@@ -261,6 +262,17 @@ def walk(e: Expr) -> Iterator[Expr]:
             pending.extend(reversed(n.args))
 
 
+def outside_totals(e: Expr) -> Iterator[Expr]:
+    """``walk``, but for what totals sum: that may differ from element to element where they do
+    not."""
+    pending = [e]
+    while pending:
+        n = pending.pop()
+        yield n
+        if isinstance(n, Op) and n.fn != "total":
+            pending.extend(reversed(n.args))
+
+
 def rewrite(e: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
     """Rebuild bottom-up; ``rule`` returns a replacement or None; unchanged nodes stay the same."""
     made: dict[int, Expr] = {}  # by the id of a node, which ``e`` keeps alive
@@ -347,14 +359,17 @@ def everything(p: Program) -> Iterator[Expr]:
         yield p.grad
 
 
-def norm_scopes(p: Program) -> set[str]:
-    """Over which of SCOPES a program reads the norm of all gradients: a legal one over one."""
-    return {name for e in everything(p) for name in references(e, "norm")}
+def scopes(p: Program) -> set[str]:
+    """Over which of SCOPES a program reads norms and totals: a legal one over one."""
+    totals = {
+        n.over for e in everything(p) for n in walk(e) if isinstance(n, Op) and n.fn == "total"
+    }
+    return totals | {name for e in everything(p) for name in references(e, "norm")}
 
 
 def norm_scope(p: Program) -> str:
-    """The one of a legal program; "" where it reads none."""
-    return next(iter(norm_scopes(p)), "")
+    """Over which of SCOPES a program reads the norm of all gradients; "" where it reads none."""
+    return next((n for e in everything(p) for n in sorted(references(e, "norm"))), "")
 
 
 GRAD = Ref("grad", "grad")

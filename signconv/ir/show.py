@@ -84,6 +84,8 @@ class _Text(Infix):
             return (f"-{inner}" if level >= 2 else f"-({inner})"), 2
         if e.fn == "corrected":
             return f"{self(e.args[0])}.corrected", 9
+        if e.fn == "total":
+            return f'sum({self(e.args[0])}, over="{e.over}")', 9
         if e.fn in REDUCTIONS:
             axis = f", axis={NOTATION[e.over]}" if e.over else ""
             name = e.fn.removeprefix("a") if e.fn in ("amax", "amin") else e.fn

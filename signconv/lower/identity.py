@@ -209,7 +209,7 @@ class _Graph:
         elif isinstance(e, Ref) and e.kind in _SPELLING:
             key = _SPELLING[e.kind].format(e.name)
         elif isinstance(e, Op):
-            fn = f"{e.fn}[{NOTATION[e.over]}]" if e.over else e.fn
+            fn = f"{e.fn}[{NOTATION.get(e.over, e.over)}]" if e.over else e.fn
             key = (fn, tuple(self._seen[id(x)] for x in e.args))
         else:
             raise LoweringError("SC390", f"a program's identity cannot hold {type(e).__name__}")

@@ -156,6 +156,23 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Sums over all elements of many tensors, float64: ``names``, which the scalar code reads, of
+    what one function makes of an element; over one of ``ir.nodes.SCOPES``.
+
+    rounds: how many passes over the tensors make those that the step reads; trailing: whether the
+    step itself finds others on its way; shared: scalar states that all parameters have together.
+    """
+
+    names: tuple[str, ...]
+    over: str
+    sums: Sums
+    rounds: int
+    trailing: bool
+    shared: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Kept:
     """A state that is one fp32 number ``over`` a tensor or some of its dimensions."""
 
@@ -194,7 +211,8 @@ class KernelProgram:
     states that are one number for more than an element, which a stage derives; ``shapes``: what it
     reads of a parameter's shape.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
-    ``evaluation``: what the model is evaluated with, where it is not the parameter.
+    ``evaluation``: what the model is evaluated with, where it is not the parameter; ``totals``:
+    what is summed over many tensors.
     """
 
     program: Program
@@ -213,6 +231,7 @@ class KernelProgram:
     shapes: tuple[str, ...] = ()
     functions: tuple[Function, ...] = ()
     evaluation: Evaluation | None = None
+    totals: Totals | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -221,10 +240,12 @@ class KernelProgram:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the scalar code gets of extra inputs: those per step, then which were passed."""
+        """What the scalar code gets beside hyperparameters: extra inputs per step, which of all
+        were passed, then sums over many tensors."""
         extras = self.program.extras
         numbers = (x.name for x in extras if x.per == "step")
-        return (*numbers, *(f"{x.name}{GIVEN}" for x in extras))
+        totals = () if self.totals is None else self.totals.names
+        return (*numbers, *(f"{x.name}{GIVEN}" for x in extras), *totals)
 
     @property
     def sums(self) -> tuple[Sums, ...]:
@@ -270,14 +291,16 @@ class KernelProgram:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Those that ``math`` reads."""
+        """Those that ``math`` reads, or what is summed over many tensors."""
         read = {local_name(n) for s in self.math for n in walk(s.expr) if isinstance(n, Ref)}
+        read |= set() if self.totals is None else {*self.totals.sums.reads}
         return tuple(name for name in self.values if name in read)
 
     @property
     def statements(self) -> tuple[Statement, ...]:
         """Those of the step and of everything before it."""
-        before = (*(s.math for s in self.sums), *(d.math for d in self.derived))
+        totals = () if self.totals is None else self.totals.sums.math
+        before = (*(s.math for s in self.sums), *(d.math for d in self.derived), totals)
         return (*self.math, *(s for math in before for s in math))
 
     @property
@@ -289,7 +312,8 @@ class KernelProgram:
 
     @property
     def _own(self) -> tuple[Expr, ...]:
-        summands = (r.summand for r in self.reductions)
+        totals = () if self.totals is None else self.totals.sums.reductions
+        summands = (r.summand for r in (*self.reductions, *totals))
         return (*(s.expr for s in self.statements), *summands)
 
     def uses(self, functions: Set[str]) -> bool:
@@ -331,7 +355,8 @@ class KernelProgram:
         local = {"p", "g", "noise", *self.outputs, *self.tensors}
         for m in self.moments:
             local |= {m.code_name, m.scale_name} if m.apart else {f"{m.name}_prev"}
-        for x in self.sums:
+        totals = () if self.totals is None else (self.totals.sums,)
+        for x in (*self.sums, *totals):
             known_there = {*self.outputs, *x.reads} | (local if x.source == ELEMENTS else set())
             for s in x.math:
                 self._statement(s, known_there, ELEMENTWISE, called)

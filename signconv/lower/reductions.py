@@ -58,6 +58,7 @@ class Places(ScalarCode):
         self.reductions: list[Reduction] = []
         self.operands: list[tuple[Statement, ...]] = []  # of each reduction of elements
         self.overs: dict[str, str] = {}  # for how much of a tensor a local of another place is one
+        self.totals: list[tuple[Reduction, tuple[Statement, ...]]] = []
         self._raw = 0  # how many reductions are of gradients as they come
 
     @property
@@ -135,6 +136,20 @@ class Places(ScalarCode):
         self.operands.append(needed)
         self.overs[name] = left
         return Ref("local", name)
+
+    def total(self, name: str, e: Expr) -> None:
+        """What is summed over many tensors under ``name``, after all statements so far."""
+        operand: Expr = Const(e.value) if isinstance(e, Const) else self.local("operand", e)
+        found = Reduction(name, "sum", operand)
+        self.totals.append((found, needed_by(self.math, [operand])))
+
+    def total_sums(self) -> Sums:
+        """The totals as one pass."""
+        math = list(dict.fromkeys(s for _, statements in self.totals for s in statements))
+        reductions = tuple(r for r, _ in self.totals)
+        known = [*self.before(), *(n for n in self.overs if n not in self.before())]
+        reads = read_of(known, [*(s.expr for s in math), *(r.operand for r in reductions)])
+        return Sums(ELEMENTS, tuple(math), reductions, reads)
 
     # ---------------------------------------------------------------- stages
 

@@ -126,7 +126,7 @@ class ScalarCode:
         return Ref("scalar", name)
 
     def _scalar_name(self, e: Expr, hint: str) -> str:
-        if isinstance(e, Ref) and e.kind in ("hyper", "number", "given"):
+        if isinstance(e, Ref) and e.kind in ("hyper", "number", "given", "total"):
             return local_name(e)
         if isinstance(e, Ref) and e.kind in ("scalar", "value"):
             return e.name

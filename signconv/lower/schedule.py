@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain, count
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import (
@@ -35,6 +36,7 @@ from signconv.ir.nodes import (
     Temp,
     add,
     div,
+    map_expressions,
     mul,
     op,
     references,
@@ -43,6 +45,7 @@ from signconv.ir.nodes import (
     walk,
 )
 from signconv.ir.show import link_text, step_text, text
+from signconv.ir.totals import Totals
 from signconv.lower.decompositions import functions
 from signconv.lower.fusion import fused, scales_apart, with_scales
 from signconv.lower.kernel_program import (
@@ -52,6 +55,7 @@ from signconv.lower.kernel_program import (
     Statement,
     local_name,
 )
+from signconv.lower.kernel_program import Totals as TotalSums
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
 from signconv.lower.reductions import Places, needed_by
@@ -70,7 +74,13 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     if precision not in ("fp32", "bf16"):
         raise LoweringError("SC303", f"--math {precision}: arithmetic is fp32 or bf16")
     moments = plan(p, state)
+    spec, known = p, Totals(p)
+    p, totals = _named_totals(p, known)
     low = Lowerer(p, bf16=precision == "bf16")
+    if totals and low.bf16:
+        raise LoweringError(
+            "SC304", f"{p.name}: --math bf16 does not go with sums over all tensors"
+        )
     if p.grad is not None:
         low.gradient(p.grad)
     for x in p.extras:
@@ -90,6 +100,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
             "the parameter moves by less than bf16 resolves",
         )
     low.define(before)
+    for name, operand in totals:
+        low.total(name, operand)
     low.after(after)
     if not low.bf16:
         low.fuse()
@@ -102,12 +114,14 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     stages = low.stages()
     elementwise = [s.expr for statements in low.lists.values() for s in statements]
     elementwise += [s.expr for statements in low.operands for s in statements]
+    elementwise += [s.expr for _, statements in low.totals for s in statements]
     evaluated = _evaluation(p)
     called = [*elementwise, *(r.operand for r in low.reductions)]
+    called += [r.operand for r, _ in low.totals]
     called += () if evaluated is None else evaluated.elementwise
     return KernelProgram(
-        program=p,
-        storage=shortest(p, state),
+        program=spec,
+        storage=shortest(spec, state),
         scalars=tuple(low.scalars),
         outputs=tuple(low.outputs),
         math=tuple(low.math),
@@ -129,7 +143,37 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         shapes=low.shapes,
         functions=functions(called),
         evaluation=evaluated,
+        totals=None
+        if not totals
+        else TotalSums(
+            names=tuple(name for name, _ in totals),
+            over=known.every[0].over,
+            sums=low.total_sums(),
+            rounds=known.rounds,
+            trailing=known.trailing,
+            shared=tuple(m.name for m in p.moments if m.name in known.shared),
+        ),
     ).check()
+
+
+def _named_totals(p: Program, totals: Totals) -> tuple[Program, list[tuple[str, Expr]]]:
+    """A program that reads its totals by names, and what they sum, in order."""
+    names: dict[Expr, Ref] = {}
+    taken = set(p.names) | {f"{m.name}_prev" for m in p.moments}
+    made: list[tuple[str, Expr]] = []
+
+    def named(e: Expr) -> Expr | None:
+        return names.get(e)
+
+    for total in totals.every:  # each after those that its operand reads
+        operand = rewrite(total.args[0], named)
+        hint = next((f"total_{x.name}" for x in p.temps if x.expr == total), "total")
+        more = (f"{hint}{i}" for i in count(2))
+        name = next(n for n in chain([hint], more) if n not in taken)
+        taken.add(name)
+        made.append((name, operand))
+        names[total] = names[replace(total, args=(operand,))] = Ref("total", name)
+    return (map_expressions(p, named) if made else p), made
 
 
 def _evaluation(p: Program) -> Evaluation | None:
@@ -222,12 +266,14 @@ class Lowerer(Places):
         """Fused multiply-adds in all statements."""
         self.lists = {place: [fused(s) for s in ss] for place, ss in self.lists.items()}
         self.operands = [tuple(fused(s) for s in ss) for ss in self.operands]
+        self.totals = [(r, tuple(fused(s) for s in ss)) for r, ss in self.totals]
 
     def scales_apart(self, moments: tuple[MomentPlan, ...]) -> tuple[MomentPlan, ...]:
         """Give block scales to coefficients where that can be (``fusion.scales_apart``)."""
         scalars = frozenset(self.outputs)
-        operands = [r.operand for r in self.reductions]
-        statements = (*self.math, *(s for ss in self.operands for s in ss))
+        operands = [r.operand for r in (*self.reductions, *(r for r, _ in self.totals))]
+        before = [*self.operands, *(ss for _, ss in self.totals)]
+        statements = (*self.math, *(s for ss in before for s in ss))
         taken = {s.target for s in statements} | {r.name for r in self.reductions}
         read = [*(s.expr for s in statements), *operands]
         moments = scales_apart(moments, read, scalars, taken)
@@ -240,6 +286,13 @@ class Lowerer(Places):
             replace(r, operand=with_scales(r.operand, moments, scalars)) for r in self.reductions
         ]
         self.operands = [tuple(moved(s) for s in ss) for ss in self.operands]
+        self.totals = [
+            (
+                replace(r, operand=with_scales(r.operand, moments, scalars)),
+                tuple(moved(s) for s in ss),
+            )
+            for r, ss in self.totals
+        ]
         return moments
 
     def _corrected(self, e: Op) -> Expr:

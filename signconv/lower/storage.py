@@ -17,8 +17,8 @@ from signconv.ir.nodes import (
     Moment,
     Program,
     Ref,
+    outside_totals,
     references,
-    walk,
 )
 from signconv.lower.kernel_program import MomentPlan
 from signconv.runtime.axes import NOTATION
@@ -210,7 +210,7 @@ def _of_parameters(p: Program) -> set[str]:
             name
             for name, expressions in reads.items()
             for e in expressions
-            for n in walk(e)
+            for n in outside_totals(e)
             if isinstance(n, Ref) and (n.kind in ("param", "stepped") or n.name in found)
         }
         if more <= found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import symtable
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from signconv.errors import BuildError
 from signconv.ir.nodes import Expr, Op, Ref, norm_scope, walk
@@ -20,6 +20,7 @@ from signconv.lower.kernel_program import (
     Stage,
     Statement,
     Sums,
+    Totals,
     local_name,
 )
 from signconv.render import layout, signature, words
@@ -99,6 +100,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "decay": p.decay.kind if p.decay is not None else "",
         "norm": scope,
         "evaluation": k.evaluation and _evaluation(k, k.evaluation),
+        "totals": k.totals and _totals(k, k.totals),
         "outputs": k.outputs,
         "words": k.words,
         "moments": k.moments,
@@ -174,6 +176,21 @@ def _sums(k: KernelProgram, x: Sums, name: str) -> dict[str, object]:
         "torch": layout.tuple_of([torch(e) for e in summands]),
         "literal": f"Sums({layout.tuple_of(results)}, {name}_reference, {name}{source}{reads})",
     }
+
+
+def _totals(k: KernelProgram, x: Totals) -> dict[str, object]:
+    """What is summed over many tensors; it reads what the step reads."""
+    made = _sums(k, replace(x.sums, reads=k.reads), "_totals")
+    given = {
+        "names": signature.tuple_literal(x.names),
+        "over": f'"{x.over}"',
+        "reference": "_totals_reference",
+        "kernel": "_totals",
+        "rounds": x.rounds or "",
+        "trailing": x.trailing or "",
+        "shared": signature.tuple_literal(x.shared) if x.shared else "",
+    }
+    return {**made, "slots": [f"{name}={value}" for name, value in given.items() if value != ""]}
 
 
 def _derived(k: KernelProgram, x: Derived, name: str) -> dict[str, object]:

@@ -32,6 +32,7 @@ class Task:
     params: plain tensors with gradients, not DTensors; state: their entries.  key names what the
     backend keeps for the next step of the same tensors: its tables.  norm: of all gradients, 0-dim
     float64 on their device, where the program reads one; of scaled ones where they are scaled.
+    totals: float64 [names], as far as they are known (``OptimizerProgram.totals``).
     inputs: the extra ones of this step, of these params.
     """
 
@@ -41,6 +42,7 @@ class Task:
     state: State
     norm: Tensor | None = None
     inputs: Inputs = NONE
+    totals: Tensor | None = None
 
 
 class Backend(ABC):
@@ -87,14 +89,27 @@ class Backend(ABC):
 
     @abstractmethod
     def total(self, task: Task, sums: Tensor) -> Tensor:
-        """The sum of ``square_sums``, neighbours first, 0-dim; valid until the next call."""
+        """The sum over the parameters, neighbours first, of ``square_sums`` (0-dim) or of ``sums``
+        ([names]); valid until the next call."""
 
     @abstractmethod
-    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+    def sums(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor:
+        """What each parameter adds to the totals, float64 [params, names], before a step of which
+        it is a part; those are right that need no total that ``task.totals`` has not.  Anything
+        where ``skip`` is not 0."""
+
+    @abstractmethod
+    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor | None:
         """Step a prepared task in place, its state too; nothing moves where ``skip`` is not 0.
 
-        Gradients are divided by ``grad_scale`` and negated where the group says maximize.
+        Gradients are divided by ``grad_scale`` and negated where the group says maximize.  Of a
+        program whose totals are ``trailing`` it returns ``sums``, and clocks and scalar states go
+        on with ``settle``, which has the totals.
         """
+
+    @abstractmethod
+    def settle(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+        """The rest of such a step."""
 
 
 #: Name: module and class, imported when first asked for; "auto" takes the first that may run.

@@ -253,8 +253,8 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
     Returns a handle, also a context manager, whose ``remove()`` ends it.
 
     Raises TypeError for an optimizer not made by signconv and for DTensors (FSDP2 has
-    CPUOffloadPolicy), ValueError for parameters on the CPU and for a size that is not positive,
-    RuntimeError if it is on already.
+    CPUOffloadPolicy), ValueError for parameters on the CPU, for a size that is not positive and for
+    an optimizer that reads sums over all tensors, RuntimeError if it is on already.
     """
     ours = unwrapped(optimizer, "offload")
     params = [p for group in ours.param_groups for p in group["params"]]
@@ -270,6 +270,13 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
             RuntimeError,
             "SC446",
             "offload is already on for this optimizer: remove() it first",
+        )
+    if ours.program.totals is not None:
+        raise coded(
+            ValueError,
+            "SC472",
+            f"offload steps {type(ours).__name__} batch by batch, and it reads sums over all "
+            "tensors: keep its state on the GPU, in fewer bits (--state fp8)",
         )
     if batch_bytes <= 0 or any(p.device.type == "cpu" for p in params):
         what = f"batch_bytes = {batch_bytes}" if batch_bytes <= 0 else "a parameter on the CPU"

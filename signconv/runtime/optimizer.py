@@ -6,6 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -22,9 +23,9 @@ from signconv.runtime import (
     exchange,
     extras,
     mesh,
-    norms,
     seeds,
     sharded,
+    totals,
 )
 from signconv.runtime import master as masters
 from signconv.runtime import state as states
@@ -324,9 +325,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         else:
             work, ready, stepped = self._look()
         try:
-            sums = self._sums(work) if self.program.norm else None
-            for device, parts in work.items():
-                self._step_device(device, parts, ready, sums, inputs)
+            sums = self._sums(work)
+            jobs = [self._job(device, parts, ready, sums, inputs) for device, parts in work.items()]
+            self._advance([job for job in jobs if job is not None], stepped)
         finally:
             if self._offload is not None:
                 self._offload.finish(self.param_groups)
@@ -364,6 +365,7 @@ class FusedOptimizer(torch.optim.Optimizer):
                 for p in params if i not in ready else ():
                     if not self._has_state(p):
                         fresh[p] = self._new_state(p, groups[i]["master"])
+        totals.inherit(self.program, groups, self.state, fresh)
         self._complete(fresh)  # all of it or, out of memory, nothing: the step can be retried
         if self._locals is None and self._dtensors:
             self._locals = sharded.Locals(self.program)
@@ -418,30 +420,34 @@ class FusedOptimizer(torch.optim.Optimizer):
                 stepped = self._offload.gradient(backend, index, p, group, state)
                 notice(stepped, False)
                 return stepped
-            self._run(backend, [Task(p, {**group, "params": [made]}, [made], state)], {}, None)
+            task = Task(p, {**group, "params": [made]}, [made], state)
+            backend.step(task, self._prepare(backend, [task], {}, None), self._grad_scale)
         if made is not p and self._locals is not None:
             self._locals.done(p, self.state[p])
         notice([p], False)
         return [p]
 
-    def _sums(self, work: Work) -> norms.Sums:
-        """Sums of squares of the gradients; none yet where one backend has tables of all of them
-        and ``_run`` adds them up faster."""
-        sums = norms.Sums(self.program.norm)
+    def _sums(self, work: Work) -> totals.Sums | None:
+        """Sums of squares of the gradients, where the program reads their norm; none in it yet
+        where one backend has tables of all of them and ``_job`` adds them up faster."""
+        if not self.program.norm:
+            return None
+        sums = totals.Sums(self.program.norm)
         if self._offload is not None or len(work) > 1:
             for parts in work.values():
-                norms.of_parameters(sums, parts)
+                totals.of_parameters(sums, parts)
         return sums
 
-    def _step_device(
+    def _job(
         self,
         device: torch.device,
         parts: list[tuple[int, list[Tensor]]],
         ready: Mapping[int, torch.device],
-        sums: norms.Sums | None,
+        sums: totals.Sums | None,
         inputs: extras.Inputs,
-    ) -> None:
-        """Step the given parameters of the groups with the given indices, all on one device."""
+    ) -> totals.Job | None:
+        """Prepare the given parameters of the groups with the given indices, all on one device;
+        None where they were stepped already, offloaded."""
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
         groups: Sequence[Mapping[str, Any]] = self.param_groups
         gathered: list[tuple[int, list[Tensor]]] = []
@@ -453,39 +459,53 @@ class FusedOptimizer(torch.optim.Optimizer):
         far = [p for _, params in gathered for p in params]
         skippable = any(self.param_groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered))
         backend = self.backend_for(device)
+        scale = self._grad_scale
         if self._offload is not None:
             every = [p for _, params in parts for p in params]
             with backend.on_device(device):
-                skip = self._run(backend, [], {}, (device, every) if skippable else None)
-                scale = getattr(self, "grad_scale", None)
+                skip = self._prepare(backend, [], {}, (device, every) if skippable else None)
                 found = {i: sums.norm(i).to(device) for i, _ in parts} if sums else {}
                 self._offload.step(backend, parts, groups, state, skip, scale, found, inputs)
-            return
+            return None
         with backend.on_device(device):
-            look = (device, far) if skippable else None
-            skip = self._run(backend, tasks, ready, look, sums, gathered)
-            if self._locals is not None:
-                self._locals.finish(self.state)
-            for i, params in gathered:
-                norm = sums.norm(i).to(device) if sums else None
-                kind = type(backend)
-                self._step_gathered(kind, self.param_groups[i], params, skip, norm, inputs)
+            skip = self._prepare(backend, tasks, ready, (device, far) if skippable else None)
+            if sums is not None and not sums.groups and self._locals is not None:
+                totals.of_parts(sums, backend, tasks, self._locals.whole, gathered)
+            elif sums is not None and not sums.groups:
+                totals.of_tasks(sums, backend, tasks)
+            tasks = [task if sums is None else sums.given(task) for task in tasks]
 
-    def _run(
+            norms = {i: sums.norm(i).to(device) for i, _ in gathered} if sums else {}
+        return totals.Job(
+            backend,
+            device,
+            tasks,
+            skip,
+            scale,
+            [
+                Task((i, device), self.param_groups[i], params, self.state, norms.get(i), inputs)
+                for i, params in gathered
+            ],
+            self._on_whole,
+            None if self._locals is None else self._locals.whole,
+        )
+
+    @property
+    def _grad_scale(self) -> Tensor | None:
+        """What gradients are divided by, where somebody set it by hand."""
+        return getattr(self, "grad_scale", None)
+
+    def _prepare(
         self,
         backend: Backend,
         tasks: list[Task],
         ready: Mapping[int, torch.device],
         look: tuple[torch.device, list[Tensor]] | None,
-        sums: norms.Sums | None = None,
-        gathered: Sequence[tuple[int, list[Tensor]]] = (),
     ) -> Tensor | None:
-        """Prepare all tasks, then step all; returns the flag by which the step is skipped.
+        """Prepare all tasks; returns the flag by which the step is skipped.
 
         ready: groups whose tasks are prepared already; look: where Inf and NaN are looked for (of
-        the tasks and of further tensors), None where they are not; sums: of the squares of all
-        gradients, or still without them, where the program reads a norm; gathered: DTensors that
-        are stepped after the tasks.
+        the tasks and of further tensors), None where they are not.
         """
         for task in tasks:
             if not (isinstance(task.key, tuple) and task.key[0] in ready):
@@ -501,32 +521,48 @@ class FusedOptimizer(torch.optim.Optimizer):
                 flag = sharded.agree(flag, self._dtensors)
             self._count_skip(device, flag)
             skip = flag if skip is None else flag.maximum(skip.to(device).reshape(()))
-        if sums is not None and not sums.groups and self._locals is not None:
-            norms.of_parts(sums, backend, tasks, self._locals.whole, gathered)
-        elif sums is not None and not sums.groups:
-            norms.of_tasks(sums, backend, tasks)
-        for task in tasks:
-            given = task if sums is None else sums.given(task)
-            backend.step(given, skip, getattr(self, "grad_scale", None))
         return skip
 
-    def _step_gathered(
+    def _advance(self, jobs: Sequence[totals.Job], stepped: Sequence[Tensor]) -> None:
+        """Step what is prepared, and find the totals before it and behind it."""
+        read = self.program.totals
+        known = found = None if read is None else totals.Sums(read.over)
+        for _ in range(0 if read is None else read.rounds):
+            assert read is not None
+            found = totals.Sums(read.over)
+            for job in jobs:
+                job.sum(known, found)
+            known = found
+        trailing = totals.Sums(read.over) if read is not None and read.trailing else None
+        for job in jobs:
+            job.step(known, trailing)
+        if self._locals is not None:
+            self._locals.finish(self.state)
+        if read is None:
+            return
+        if trailing is not None:
+            for job in jobs:
+                job.settle(trailing)
+        totals.share(self.program, self.param_groups, self.state, stepped)
+
+    def _on_whole(
         self,
         kind: type[Backend],
-        group: Mapping[str, Any],
-        params: list[Tensor],
-        skip: Tensor | None,
-        norm: Tensor | None,
-        inputs: extras.Inputs,
+        task: Task,
+        run: Callable[[Backend, Task], None],
+        writes: bool,
     ) -> None:
-        """Step the whole of DTensors that cannot be stepped in parts, and keep this rank's part."""
-        for batch in sharded.batches(params, self.state):
-            full, entries, whole = sharded.gather_all(batch, self.state, inputs)
+        """``run`` on the whole of the task's DTensors, which cannot be stepped in parts; this
+        rank's part of what it ``writes`` is kept."""
+        for batch in sharded.batches(task.params, self.state):
+            full, entries, inputs = sharded.gather_all(batch, self.state, task.inputs)
             once = kind(self.program)  # whose tables go with it
-            task = Task(0, {**group, "params": full}, full, entries, norm, whole)
-            once.prepare(task)
-            once.step(task, skip, getattr(self, "grad_scale", None))
-            sharded.keep_all(batch, self.state, full, entries)
+            group = {**task.group, "params": full}
+            gathered = replace(task, group=group, params=full, state=entries, inputs=inputs)
+            once.prepare(gathered)
+            run(once, gathered)
+            if writes:
+                sharded.keep_all(batch, self.state, full, entries)
 
     def _count_skip(self, device: torch.device, flag: Tensor) -> None:
         if device not in self._skipped:

@@ -180,12 +180,32 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Sums over all elements of many tensors, those of the param "group" or of "all" that the
+    optimizer steps: float64 numbers ``names``, which the scalar functions read behind all else.
+
+    The functions are called as those of a pass over elements (``Sums``), with what the step reads.
+    rounds: how many passes before the step find those that it reads; trailing: whether the step
+    finds others on its way, for the next; shared: scalar states that are one number for all
+    parameters of a group, of which each has a copy.
+    """
+
+    names: tuple[str, ...]
+    over: str
+    reference: Any
+    kernel: Any
+    rounds: int = 0
+    trailing: bool = False
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Step:
     """The functions of a generated module in one language, Python with PyTorch or Triton.
 
     scalars(t, initial_lr, hypers, states) -> (outputs, new scalar states), float64 numbers, with
     the norm of all gradients behind the hypers where the program reads it, then the extra inputs
-    per step and for every extra input 1 or 0, whether it was passed;
+    per step, for every extra input 1 or 0, whether it was passed, and the ``Totals``;
     math(p, g, moments, scalars, noise) -> (new parameter, new moments), fp32 and elementwise, with
     scalars the outputs and then the values ``reads`` of stages, and the extra inputs per element
     behind the moments, 0 where one was not passed.  In Triton math takes CODEC as well
@@ -218,8 +238,8 @@ class OptimizerProgram:
     noise: the kind of a sign that is drawn (NOISES; none: ""); other_noises: hashes of the programs
     that differ in it alone.  decay: the kind of weight decay.  norm: whose gradients' norm it
     reads, those of the param "group" or of "all" that the optimizer steps; none: "".  extras: what
-    ``step`` takes beside.  evaluation: at which point, None: the parameter.  removed:
-    hyperparameters and extra inputs that passes took away, and why.
+    ``step`` takes beside.  totals: what is summed over many tensors.  evaluation: at which point,
+    None: the parameter.  removed: hyperparameters and extra inputs that passes took away, and why.
     """
 
     name: str
@@ -244,6 +264,7 @@ class OptimizerProgram:
     reads: tuple[str, ...] = ()
     kept: tuple[Kept, ...] = ()
     shapes: tuple[str, ...] = ()
+    totals: Totals | None = None
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None
     other_noises: Mapping[str, str] = field(default_factory=dict)
@@ -274,7 +295,8 @@ class OptimizerProgram:
             for r in s.results
         )
         derives = any(stage.derived for stage in self.stages)
-        return whole and len(sums) < 2 and not derives and not self.shapes
+        plain = whole and len(sums) < 2 and not derives and not self.shapes
+        return plain and self.totals is None
 
     @property
     def tensors(self) -> list[str]:
@@ -289,7 +311,8 @@ class OptimizerProgram:
     @property
     def behind(self) -> int:
         """How many numbers the scalar code reads behind hyperparameters and norm."""
-        return len(self.numbers) + len(self.extras)
+        totals = 0 if self.totals is None else len(self.totals.names)
+        return len(self.numbers) + len(self.extras) + totals
 
     @property
     def formats(self) -> dict[str, str]:

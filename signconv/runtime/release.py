@@ -231,9 +231,9 @@ def gradient_release(
 
     Raises TypeError for an optimizer not made by signconv and for DTensors with ``average``;
     ValueError with ``skip_nonfinite``, for an optimizer that reads the norm of all gradients
-    (``--convert clip``) or has extra inputs, and for a max_norm that is not positive; RuntimeError
-    if it is on already, with plain parameters on several ranks and no ``average``, and for an
-    ``average`` without a process group of this rank.
+    (``--convert clip``) or sums over all tensors, or has extra inputs, and for a max_norm that is
+    not positive; RuntimeError if it is on already, with plain parameters on several ranks and no
+    ``average``, and for an ``average`` without a process group of this rank.
     """
     ours = unwrapped(optimizer, "gradient_release")
     if ours.released:
@@ -256,6 +256,13 @@ def gradient_release(
             f"gradient_release cannot step {type(ours).__name__} inside backward, where the norm "
             "of all gradients is not known: build it without clip, and give gradient_release "
             "max_norm=",
+        )
+    if ours.program.totals is not None:
+        raise coded(
+            ValueError,
+            "SC471",
+            f"gradient_release steps {type(ours).__name__} parameter by parameter, and it reads "
+            "sums over all of them: take ordinary steps",
         )
     if ours.program.extras:
         names = ", ".join(x.name for x in ours.program.extras)

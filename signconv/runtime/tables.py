@@ -33,17 +33,18 @@ class Column(IntEnum):
     PARAM = 6
     GRAD = 7
     STATE = 8  #: two for each moment, to codes and scales (the same twice where there are none),
-    #: then two for a master weight, then one for each extra input per element
+    #: then two for a master weight, one for each extra input per element, and one to the partial
+    #: sums of totals
 
 
 #: Pointers of a master weight: none, the rests of its bits and their checksums, or its fp32 values.
 _MASTERS = {PLAIN: (), SPLIT: (MASTER, CHECK), WHOLE: (MASTER, MASTER)}
 
 
-def width(moments: int, extras: int = 0) -> int:
-    """int64 numbers in a row for a program with so many stored moments and extra inputs per
-    element: a power of two, so that a kernel finds a row by a shift."""
-    return 1 << (extra_column(moments) + extras - 1).bit_length()
+def width(moments: int, more: int = 0) -> int:
+    """int64 numbers in a row for a program with so many stored moments, and ``more`` behind the
+    master weight: a power of two, so that a kernel finds a row by a shift."""
+    return 1 << (extra_column(moments) + more - 1).bit_length()
 
 
 def extra_column(moments: int) -> int:
@@ -53,7 +54,7 @@ def extra_column(moments: int) -> int:
 
 def columns(program: OptimizerProgram) -> int:
     """``width`` of a program."""
-    return width(len(program.moments), len(program.tensors))
+    return width(len(program.moments), len(program.tensors) + (program.totals is not None))
 
 
 def state_names(program: OptimizerProgram, param_format: int = PLAIN) -> list[str]:

@@ -13,7 +13,7 @@ import signconv
 from signconv.dsl import Optimizer, grad, hyper, norm, state, t, where
 from signconv.errors import SignconvError
 from signconv.ir.evaluate import Evaluator
-from signconv.runtime.norms import Sums
+from signconv.runtime.totals import Sums
 from signconv.verification.bits import different
 
 

@@ -279,6 +279,34 @@ def sm3(x, g, memory, t, lr, weight_decay):
     return x - lr * (step + weight_decay * x)
 
 
+def prodigy(x, g, memory, t, lr, beta1, beta2, eps, weight_decay, d0, d_coef):
+    d, r = memory.get("d", d0), memory.get("r", 0.0)
+    start = memory.setdefault("x0", x.copy())
+    share = beta2**0.5
+    m, v, s = (memory.get(name, np.zeros_like(x)) for name in "mvs")
+    memory["m"] = m = beta1 * m + (1 - beta1) * d * g
+    memory["v"] = v = beta2 * v + (1 - beta2) * d**2 * g**2
+    memory["r"] = r = share * r + (1 - share) * lr * d**2 * np.dot(g, start - x)
+    memory["s"] = s = share * s + (1 - share) * lr * d**2 * g
+    size = np.abs(s).sum()
+    memory["d"] = max(d, d_coef * r / size) if size > 0 else d
+    return x - lr * weight_decay * d * x - lr * d * m / (np.sqrt(v) + d * eps)
+
+
+def dadapt_adam(x, g, memory, t, lr, beta1, beta2, eps, weight_decay, d0):
+    d, r = memory.get("d", d0), memory.get("r", 0.0)
+    share = beta2**0.5
+    m, v, s = (memory.get(name, np.zeros_like(x)) for name in "mvs")
+    memory["m"] = m = beta1 * m + (1 - beta1) * d * lr * g
+    memory["v"] = v = beta2 * v + (1 - beta2) * g**2
+    scale = np.sqrt(v) + eps
+    memory["r"] = r = share * r + (1 - share) * d * lr * np.dot(g, s / scale)
+    memory["s"] = s = share * s + (1 - share) * d * lr * g
+    size = np.abs(s).sum()
+    memory["d"] = max(d, r / ((1 - share) * size)) if size > 0 else d
+    return x - lr * weight_decay * d * x - m / scale
+
+
 def schedulefree_adamw(
     y: Array, g: Array, memory: dict, t: int, lr: float, beta1: float, beta2: float, eps: float,
     weight_decay: float, warmup_steps: float, r: float, weight_lr_power: float,
@@ -358,6 +386,12 @@ ORACLES = {
         weight_decay=0.1,
     ),
     "cautious_adamw": by_hand("Liang et al. 2024, Alg. 1", cautious_adamw, **ADAM),
+    "dadapt_adam": by_hand(
+        "Defazio & Mishchenko 2023, Alg. 5",
+        dadapt_adam,
+        **{**ADAM, "weight_decay": 3.0},
+        d0=0.1,
+    ),
     "lamb": by_hand("You et al. 2020, Alg. 2", lamb, **ADAM),
     "laprop": by_hand("Ziyin et al. 2020, Alg. 1", laprop, **ADAM),
     "lion": by_hand("Chen et al. 2023, Alg. 2", lion, **BETAS, weight_decay=0.1),
@@ -375,6 +409,13 @@ ORACLES = {
         alpha=0.9,
         eps=1e-3,
         weight_decay=0.1,
+    ),
+    "prodigy": by_hand(
+        "Mishchenko & Defazio 2023, Alg. 4",
+        prodigy,
+        **{**ADAM, "weight_decay": 3.0},
+        d0=0.01,
+        d_coef=170.0,
     ),
     "rprop": by_torch(
         lambda p, lr: torch.optim.Rprop(p, lr, (0.6, 1.3), (0.2 * lr, 1.5 * lr)),

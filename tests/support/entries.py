@@ -28,6 +28,7 @@ CORE = (
     Entry("lamb"),
     Entry("lion"),
     Entry("nadam"),
+    Entry("prodigy"),
     Entry("rprop"),
     Entry("s3"),
     Entry("s3gd", state="fp8-raw", math="bf16"),

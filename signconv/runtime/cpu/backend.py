@@ -66,13 +66,17 @@ class CpuBackend(Backend):
     def total(self, task: Task, sums: Tensor) -> Tensor:
         return self._reference.total(task, sums)
 
-    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
-        if skip is not None and bool(skip):
-            return
+    def sums(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor:
+        return self._reference.sums(task, skip, grad_scale)
+
+    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor | None:
         known, rest = self._parts(task)
-        if known:
+        if known and (skip is None or not bool(skip)):
             self._engines[task.key].step(task, known, grad_scale)
-        self._reference.step(rest, None, grad_scale)
+        return self._reference.step(rest, skip, grad_scale)
+
+    def settle(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+        self._reference.settle(task, skip, grad_scale)
 
     def _parts(self, task: Task) -> tuple[list[Tensor], Task]:
         """What the kernels step, and what they do not know."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.errors import coded
+from signconv.runtime.kernel.constants import STEPS, SUMS_ALONE, SUMS_TOO
 from signconv.runtime.kernel.engine import GroupEngine
 from signconv.runtime.kernel.launch import interpreted, on_device
 from signconv.runtime.program import OptimizerProgram
@@ -76,5 +77,28 @@ class TritonBackend(Backend):
     def total(self, task: Task, sums: Tensor) -> Tensor:
         return self._engines[task.key].total(sums)
 
-    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
-        self._engines[task.key].step(task.group, skip, grad_scale, task.norm, task.inputs)
+    def sums(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor:
+        found = self._run(task, skip, grad_scale, SUMS_ALONE.value, settles=False)
+        assert found is not None
+        return found
+
+    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor | None:
+        trailing = self.program.totals is not None and self.program.totals.trailing
+        mode = (SUMS_TOO if trailing else STEPS).value
+        return self._run(task, skip, grad_scale, mode, settles=not trailing)
+
+    def _run(
+        self,
+        task: Task,
+        skip: Tensor | None,
+        grad_scale: Tensor | None,
+        mode: int,
+        *,
+        settles: bool,
+    ) -> Tensor | None:
+        given = task.norm, task.inputs, task.totals
+        return self._engines[task.key].step(task.group, skip, grad_scale, *given, mode, settles)
+
+    def settle(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+        given = task.norm, task.inputs, task.totals
+        self._engines[task.key].scale(task.group, skip, grad_scale, *given)

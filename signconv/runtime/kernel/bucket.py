@@ -22,6 +22,7 @@ from signconv.runtime.dense import Dense
 from signconv.runtime.extras import NONE, Inputs, Kinds
 from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
 from signconv.runtime.kernel import launch, step
+from signconv.runtime.kernel.constants import STEPS, SUMS_ALONE
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.reading import across
 from signconv.runtime.kernel.stages import Stages
@@ -88,10 +89,17 @@ class Bucket:
             shapes = [p.shape for p in members]
             self.stages = Stages(program, device, shapes, blocks, self.variant)
         self.squares: tuple[Tensor, Reducer, Launcher] | None = None  # where a norm is asked for
+        self.sums: Reducer | None = None  # of what members add to totals
+        if program.totals is not None:
+            pieces = [-(-n // launch.piece(self.shape)) for n in blocks]
+            width = len(program.totals.names)
+            self.sums = Reducer(pieces, width, device, torch.float64)
+            starts = torch.tensor([0, *pieces[:-1]], dtype=torch.int64, device="cpu").cumsum(0)
+            self.places = self.sums.partials.data_ptr() + 8 * width * starts
         self.dense = Dense(())
         self.entries: list[dict[str, Tensor]] = []
         self.fixed = torch.empty(0, dtype=torch.int64, device="cpu")
-        self.launchers: dict[tuple[bool, Kinds], Launcher] = {}
+        self.launchers: dict[tuple[bool, Kinds, int], Launcher] = {}
         self.given: list[list[int]] = [[0] * len(members) for _ in program.tensors]
 
     def follow(self) -> bool:
@@ -178,6 +186,9 @@ class Bucket:
         for i, given in enumerate(self.given, tables.extra_column(len(self.program.moments))):
             host[:, i] = torch.tensor(given, dtype=torch.int64, device="cpu")
             host[:, Column.ALIGNED] &= host[:, i] % 16 == 0
+        if self.sums is not None:
+            more = len(self.program.tensors)
+            host[:, tables.extra_column(len(self.program.moments)) + more] = self.places
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
@@ -206,24 +217,35 @@ class Bucket:
         run(self.table, pieces, reducer.partials)
         return reducer.run().view(-1)
 
-    def step(self, scalars: Tensor, keys: Tensor, scaled: bool, inputs: Inputs = NONE) -> None:
+    def step(
+        self,
+        scalars: Tensor,
+        keys: Tensor,
+        scaled: bool,
+        inputs: Inputs = NONE,
+        mode: int = STEPS.value,
+    ) -> Tensor | None:
         """The one step launch of this bucket; stages take several before it, and one after it.
 
-        ``scaled``: whether gradients are multiplied by a factor that may not be 1.
+        ``scaled``: whether gradients are multiplied by a factor that may not be 1; ``mode``:
+        whether it sums for totals (``constants.STEPS``), float64 [members, names], until the next.
         """
         kinds, lent = inputs.kinds(self.members), inputs.lent(self.members)
         self._point(lent)
-        if (scaled, kinds) not in self.launchers:
-            self.launchers[scaled, kinds] = self._launcher(scaled, kinds)
-        run = self.launchers[scaled, kinds]
+        if (scaled, kinds, mode) not in self.launchers:
+            self.launchers[scaled, kinds, mode] = self._launcher(scaled, kinds, mode)
+        run = self.launchers[scaled, kinds, mode]
         if self.stages is None:
             run(self.table, self.chunks, scalars, keys, self.table, self.table)
         else:
             self.stages.run(self.table, scalars, keys, scaled, kinds)
             chunks, values, maps = self.stages.step_tables(self.chunks)
             run(self.table, chunks, scalars, keys, values, maps)
-            self.stages.commit(keys)
-        self.dense.write_back()
+            if mode != SUMS_ALONE.value:
+                self.stages.commit(keys)
+        if mode != SUMS_ALONE.value:
+            self.dense.write_back()
+        return None if self.sums is None or mode == STEPS.value else self.sums.run()
 
     def _point(self, lent: list[list[Tensor] | None]) -> None:
         """Let the table say where the extra inputs are that were passed."""
@@ -235,8 +257,8 @@ class Bucket:
             self.given = given
             self._upload(self.pointers)
 
-    def _launcher(self, scaled: bool, kinds: Kinds) -> Launcher:
-        variant = replace(self.variant, extras=kinds)
+    def _launcher(self, scaled: bool, kinds: Kinds, mode: int) -> Launcher:
+        variant = replace(self.variant, extras=kinds, mode=mode)
         if self.stages is not None:
             return self.stages.step_launcher(variant, scaled, self.programs)
         given = launch.step_constants(self.program, variant, scaled)

@@ -65,7 +65,13 @@ FRESH = tl.constexpr(program.NOISES.index("fresh"))
 ANTITHETIC = tl.constexpr(program.NOISES.index("antithetic"))
 GOLDEN = tl.constexpr(program.NOISES.index("golden"))
 
+# What a step kernel does: step, sum for totals alone, or both.
+STEPS = tl.constexpr(0)
+SUMS_ALONE = tl.constexpr(1)
+SUMS_TOO = tl.constexpr(2)
+
 # Kinds of reductions (program.py).
+SUM = tl.constexpr(program.REDUCTION_KINDS.index("sum"))
 NORM = tl.constexpr(program.REDUCTION_KINDS.index("norm"))
 MEAN = tl.constexpr(program.REDUCTION_KINDS.index("mean"))
 AMAX = tl.constexpr(program.REDUCTION_KINDS.index("amax"))

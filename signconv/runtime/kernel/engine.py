@@ -13,6 +13,7 @@ from torch import Tensor
 from signconv.runtime.extras import NONE, Inputs
 from signconv.runtime.kernel import launch
 from signconv.runtime.kernel.bucket import Bucket
+from signconv.runtime.kernel.constants import STEPS
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.reading import across
 from signconv.runtime.kernel.scalars import scalar_kernel
@@ -41,9 +42,11 @@ class GroupEngine:
         self.uploaded: list[float] = []
         self.moving: list[tuple[int, Tensor]] = []  # hyperparameters that are tensors, but for lr
         #: Behind the hyperparameters the first lr and the gradients' sign, their norm where it is
-        #: read, and from ``given`` on extra inputs per step, and which of all were passed.
+        #: read, and from ``given`` on extra inputs per step, which of all were passed, and totals.
         self.given = len(program.hypers) + (3 if program.norm else 2)
         size = self.given + program.behind
+        names = () if program.totals is None else program.totals.names
+        self.summed = slice(size - len(names), size)
         self.hypers = torch.zeros(size, dtype=torch.float64, device=device)
         self.taken: dict[int, str] = {}  # numbers that are there …
         self.replays = False  # … unless a graph was captured, whose replays write others
@@ -53,8 +56,8 @@ class GroupEngine:
         self.one = torch.ones((), dtype=torch.float32, device=device)
         self.scalars = torch.empty(0, dtype=torch.float32, device=device)
         self.keys = torch.empty(0, dtype=torch.int32, device=device)
-        self.scalar_launcher: Launcher
-        self.totals: Reducer  # where the program reads a norm
+        self.scalar_launchers: dict[bool, Launcher]
+        self.reducers: dict[int, Reducer] = {}  # of norms (1) and totals (2), by their dimensions
         self.order: Tensor | None = None  # of the parameters in the buckets, if there are several
 
     def prepare(self, params: list[Tensor], state: Mapping[Tensor, dict[str, Tensor]]) -> None:
@@ -100,9 +103,12 @@ class GroupEngine:
         self.keys = torch.empty(
             (len(params), 1 + self.program.keys), dtype=torch.int32, device=self.device
         )
-        self.scalar_launcher = Launcher(
-            scalar_kernel, len(params), launch.scalar_constants(self.program)
-        )
+        self.scalar_launchers = {
+            settles: Launcher(
+                scalar_kernel, len(params), launch.scalar_constants(self.program, settles)
+            )
+            for settles in (True, False)
+        }
         buckets: dict[tuple[torch.dtype, torch.dtype, Rows, int, int], list[Tensor]] = {}
         for p in params:
             assert p.grad is not None
@@ -112,12 +118,11 @@ class GroupEngine:
             buckets.setdefault(kind, []).append(p)
         self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]
         self.order = None
-        if self.program.norm:
-            self.totals = Reducer([len(params)], 1, self.device, torch.float64)
-            if len(buckets) > 1:
-                places = {p: i for i, p in enumerate(p for b in self.buckets for p in b.members)}
-                order = [places[p] for p in params]
-                self.order = torch.tensor(order, dtype=torch.int64, device=self.device)
+        self.reducers = {}
+        if len(buckets) > 1:
+            places = {p: i for i, p in enumerate(p for b in self.buckets for p in b.members)}
+            order = [places[p] for p in params]
+            self.order = torch.tensor(order, dtype=torch.int64, device="cpu").to(self.device)
 
     def find_nonfinite(self, flag: Tensor) -> None:
         """Raise ``flag`` on the device if any gradient is Inf or NaN."""
@@ -126,13 +131,21 @@ class GroupEngine:
 
     def square_sums(self) -> Tensor:
         """Sums of squares of the gradients, float64 [params], in the order of the parameters."""
-        found = [b.square_sums() for b in self.buckets]
+        return self._ordered([b.square_sums() for b in self.buckets])
+
+    def _ordered(self, found: list[Tensor]) -> Tensor:
+        """What buckets have of each of their members, in the order of the parameters."""
         return found[0] if self.order is None else torch.cat(found)[self.order]
 
     def total(self, sums: Tensor) -> Tensor:
-        """Their sum, 0-dim, which the next call overwrites."""
-        self.totals.partials.copy_(sums.view(-1, 1))
-        return self.totals.run().view(())
+        """The sum over the first dimension, which the next call overwrites."""
+        if sums.dim() not in self.reducers:
+            width = sums[0].numel()
+            reducer = Reducer([len(sums)], width, self.device, torch.float64)
+            self.reducers[sums.dim()] = reducer
+        reducer = self.reducers[sums.dim()]
+        reducer.partials.copy_(sums.view(reducer.partials.shape))
+        return reducer.run().view(sums.shape[1:])
 
     def step(
         self,
@@ -141,15 +154,37 @@ class GroupEngine:
         grad_scale: Tensor | None,
         norm: Tensor | None,
         inputs: Inputs = NONE,
+        totals: Tensor | None = None,
+        mode: int = STEPS.value,
+        settles: bool = True,
+    ) -> Tensor | None:
+        """The scalar kernel, then one step launch per bucket; ``mode``: what those do, which sum
+        for totals return float64 [params, names]."""
+        self.scale(group, skip, grad_scale, norm, inputs, totals, settles)
+        scaled = grad_scale is not None or bool(group["maximize"])
+        found = [b.step(self.scalars, self.keys, scaled, inputs, mode) for b in self.buckets]
+        return self._ordered([x for x in found if x is not None]) if mode != STEPS.value else None
+
+    def scale(
+        self,
+        group: Mapping[str, Any],
+        skip: Tensor | None,
+        grad_scale: Tensor | None,
+        norm: Tensor | None,
+        inputs: Inputs = NONE,
+        totals: Tensor | None = None,
+        settles: bool = True,
     ) -> None:
-        """The scalar kernel, then one step launch per bucket."""
+        """The scalar kernel; settles: clocks and scalar states go on."""
         self._upload(group)
         if norm is not None:
             self.hypers[self.given - 1 : self.given].copy_(norm.reshape(1))
         self._take(inputs)
+        if totals is not None:
+            self.hypers[self.summed].copy_(totals)
         lr = group["lr"]
         lr_source = lr.to(self.device) if isinstance(lr, Tensor) else self.hypers
-        self.scalar_launcher(
+        self.scalar_launchers[settles](
             lr_source,
             self.hypers,
             self.clock,
@@ -160,9 +195,6 @@ class GroupEngine:
             self.scalars,
             self.keys,
         )
-        scaled = grad_scale is not None or bool(group["maximize"])
-        for b in self.buckets:
-            b.step(self.scalars, self.keys, scaled, inputs)
 
     def _take(self, inputs: Inputs) -> None:
         """Extra inputs per step, and which were passed, to the device: tensors without waiting for

@@ -91,7 +91,8 @@ NO_VALUES: dict[str, Any] = {
 class Variant:
     """What step and reduction are compiled for, beside the program: dtypes of parameter and
     gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC, how
-    extra inputs come, and how many blocks read values of stages together (``reading.across``)."""
+    extra inputs come, how many blocks read values of stages together (``reading.across``), and
+    whether the step sums for totals (``constants.STEPS`` and those after it)."""
 
     param: torch.dtype
     grad: torch.dtype
@@ -100,6 +101,16 @@ class Variant:
     codec: int = 0
     extras: Kinds = ()
     across: int = 0
+    mode: int = 0
+
+
+def piece(shape: LaunchShape) -> int:
+    """Blocks of which the step kernel stores one sum for each total."""
+    return min(shape.rows, _tail(shape))
+
+
+def _tail(shape: LaunchShape) -> int:
+    return shape.chunk if interpreted() else TAIL_ROWS
 
 
 def pass_shape() -> LaunchShape:
@@ -143,8 +154,12 @@ def step_constants(
         "FIELDS": tuple(m.bits.code for m in program.moments),
         "EIGHT": shape.eight and v.param_format == PLAIN,
         "ROWS": shape.rows,
-        "TAIL": shape.chunk if interpreted() else TAIL_ROWS,
+        "TAIL": _tail(shape),
         "TILES": shape.tiles,
+        "MODE": v.mode,
+        "TOTALS": program.totals.kernel if program.totals and v.mode else None,
+        "COUNT": len(program.totals.names) if program.totals else 0,
+        "PIECE": piece(shape),
         **shape.limits(v.codec),
     }
 
@@ -173,8 +188,9 @@ def finder_constants(program: OptimizerProgram, v: Variant) -> dict[str, Any]:
     }
 
 
-def scalar_constants(program: OptimizerProgram) -> dict[str, Any]:
-    """Constants and launch options of ``scalar_kernel``."""
+def scalar_constants(program: OptimizerProgram, settles: bool = True) -> dict[str, Any]:
+    """Constants and launch options of ``scalar_kernel``; settles: whether clocks and scalar states
+    go on."""
     names = [h.name for h in program.hypers]
     return {
         "SCALARS": program.kernel.scalars,
@@ -184,6 +200,7 @@ def scalar_constants(program: OptimizerProgram) -> dict[str, Any]:
         "OUTPUTS": len(program.outputs),
         "NORM": bool(program.norm),
         "EXTRAS": program.behind,
+        "SETTLES": settles,
         "WORDS": program.words,
         "NOISE": NOISES.index(program.noise or "fresh"),
         "num_warps": 1,

@@ -22,8 +22,8 @@ MOST = 4
 def across(program: OptimizerProgram, shape: Sequence[int]) -> int:
     """How many blocks of 32 elements read and make values together: dimensions that are reduced one
     next to the other, or those behind others, are multiples of them.  0 where none are."""
-    if not program.staged or math.prod(shape) % BLOCK:
-        return 0
+    if not program.staged or program.totals is not None or math.prod(shape) % BLOCK:
+        return 0  # totals are summed by the step kernel alone
     widths = [MOST]
     overs = {r.over for r in program.reductions} | {k.over for k in program.kept}
     for over in overs - {""}:

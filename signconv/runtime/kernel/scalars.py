@@ -175,21 +175,23 @@ def scalar_kernel(
     OUTPUTS: tl.constexpr,
     NORM: tl.constexpr,
     EXTRAS: tl.constexpr,
+    SETTLES: tl.constexpr,
     WORDS: tl.constexpr,
     NOISE: tl.constexpr,
 ):
-    """One program per parameter; a skipped step does not advance t.
+    """One program per parameter; a skipped step does not advance t, nor one that does not settle.
 
     ``hypers`` holds HYPERS numbers, of which that at LR comes from ``lr_ptr`` instead, then the
     first lr, the sign of the gradients, with NORM their norm, scaled as they are, and EXTRAS
-    numbers of extra inputs; ``states`` STATES scalar states per row; SCALARS is the generated
-    module's function.  A row of ``scalar_table`` is the gradients' factor and OUTPUTS numbers in
-    fp32, one of ``key_table`` whether the step is taken and the random keys.
+    numbers of extra inputs and totals; ``states`` STATES scalar states per row; SCALARS is the
+    generated module's function.  A row of ``scalar_table`` is the gradients' factor and OUTPUTS
+    numbers in fp32, one of ``key_table`` whether the step is taken and the random keys.
     """
     row = tl.program_id(0)
     active = tl.load(skip_ptr) == 0
     t = tl.load(clock + row) + 1
-    tl.store(clock + row, t, mask=active)
+    if SETTLES:
+        tl.store(clock + row, t, mask=active)
     values = ()
     for i in tl.static_range(HYPERS):
         if i == LR:
@@ -206,7 +208,7 @@ def scalar_kernel(
     for i in tl.static_range(STATES):
         remembered = remembered + (tl.load(states + row * STATES + i),)
     outputs, remembered = SCALARS(t, initial_lr, values, remembered)
-    for i in tl.static_range(STATES):
+    for i in tl.static_range(STATES if SETTLES else 0):
         tl.store(states + row * STATES + i, remembered[i], mask=active)
     out = scalar_table + row * (OUTPUTS + 1)
     factor = tl.load(hypers + HYPERS + 1) / scale

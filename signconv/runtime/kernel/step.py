@@ -31,6 +31,9 @@ from signconv.runtime.kernel.constants import (
     GIVEN_BF16,
     GIVEN_FP32,
     GOLDEN,
+    STEPS,
+    SUM,
+    SUMS_ALONE,
 )
 from signconv.runtime.kernel.values import find_values, tile_values
 
@@ -256,6 +259,50 @@ def step_tile(
 
 
 @triton.jit
+def total_tile(
+    stored,
+    at,
+    first,
+    end,
+    target,
+    masters,
+    factor,
+    scalars,
+    found,
+    TOTALS: tl.constexpr,
+    COUNT: tl.constexpr,
+    PIECE: tl.constexpr,
+    P_FORMAT: tl.constexpr,
+    FORMATS: tl.constexpr,
+    APART: tl.constexpr,
+    EXTRAS: tl.constexpr,
+    CODEC: tl.constexpr,
+    SCALED: tl.constexpr,
+    FULL: tl.constexpr,
+    READ_KINDS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """What a tile adds to COUNT totals: sums of blocks in fp32, and of PIECE blocks, which are
+    stored, in float64, neighbours first; ``first``: its first element, ``end``: behind the last
+    block's."""
+    p, g, moments = decode_tile(
+        stored, at, masters, factor, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, FULL
+    )
+    if len(READ_KINDS) > 0:
+        scalars = scalars + tile_values(found, at, READ_KINDS, BLOCKS, FULL)
+    sums = TOTALS(p, g, moments, scalars, CODEC)
+    PIECES: tl.constexpr = ROWS // PIECE
+    piece = first // (32 * PIECE) + tl.arange(0, PIECES)
+    for i in tl.static_range(COUNT):
+        x = tl.where(at[2], sums[i], 0.0)
+        blocks = ops.tree_rows(x, ROWS, 32, SUM).to(tl.float64)
+        made = ops.tree_rows(tl.reshape(blocks, [PIECES, PIECE]), PIECES, PIECE, SUM)
+        ptr = target.to(tl.pointer_type(tl.float64)) + piece * COUNT + i
+        tl.store(ptr, made, mask=piece * (32 * PIECE) < end)
+
+
+@triton.jit
 def step_kernel(
     table,
     chunks,
@@ -289,6 +336,10 @@ def step_kernel(
     ROWS: tl.constexpr,
     TAIL: tl.constexpr,
     TILES: tl.constexpr,
+    MODE: tl.constexpr,
+    TOTALS: tl.constexpr,
+    COUNT: tl.constexpr,
+    PIECE: tl.constexpr,
 ):
     """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned, or goes BY_ROW, is stepped TAIL rows at a time, with masks.
@@ -297,7 +348,8 @@ def step_kernel(
     which values of stages it reads and how, BLOCKS by block (``values.py``); WORDS: words of random
     bits per element; NOISE: the sign's kind; FIELDS: which field of the words rounds each moment;
     EXTRAS: how extra inputs per element come; EIGHT: whether bf16 parameters are rounded eight at a
-    time (``ptx.py``); BY_ROW and CUT: how rows lie (``ops.places``).
+    time (``ptx.py``); BY_ROW and CUT: how rows lie (``ops.places``); MODE: whether it sums what
+    TOTALS makes of an element as well (``total_tile``), or does that alone.
     """
     entry = table_entry(table, chunks, COLUMNS)
     start = chunk_start(chunks, TILES * ROWS * 32)
@@ -330,11 +382,16 @@ def step_kernel(
     if BY_ROW or CUT:
         length = tl.load(entry + COLUMN_ROW_LENGTH)
         pitch = tl.load(entry + COLUMN_PITCH)
-    left = numel - start
+    end = numel
+    if BY_ROW:
+        end = ops.block_elements(numel, length)
+    left = end - start
     whole = aligned & (left >= TILES * ROWS * 32)
     if BY_ROW:
-        left = ops.block_elements(numel, length) - start
         whole = False
+    target = start
+    if MODE != STEPS:
+        target = tl.load(entry + (COLUMN_STATE + 2 * len(FORMATS) + 2 + len(EXTRAS)))
     if not active:
         return
     if whole:
@@ -358,11 +415,18 @@ def step_kernel(
                 far = fetch_tile(
                     far_at, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, True
                 )
-            step_tile(
-                stored, at, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
-                EIGHT, True, False, CUT, READ_KINDS, BLOCKS,
-            )  # fmt: skip
+            if MODE != STEPS:
+                total_tile(
+                    stored, at, start + tile * (ROWS * 32), end, target, masters, factor, scalars,
+                    found, TOTALS, COUNT, PIECE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
+                    True, READ_KINDS, BLOCKS, ROWS,
+                )  # fmt: skip
+            if MODE != SUMS_ALONE:
+                step_tile(
+                    stored, at, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
+                    MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC,
+                    SCALED, EIGHT, True, False, CUT, READ_KINDS, BLOCKS,
+                )  # fmt: skip
             at = next_at
             stored = following
             next_at = far_at
@@ -373,11 +437,18 @@ def step_kernel(
             tail = fetch_tile(
                 place, p_ptr, g_ptr, pointers, given, P_TYPE, G_TYPE, FORMATS, EXTRAS, False
             )
-            step_tile(
-                tail, place, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
-                MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
-                EIGHT, False, BY_ROW, CUT, READ_KINDS, BLOCKS,
-            )  # fmt: skip
+            if MODE != STEPS:
+                total_tile(
+                    tail, place, start + first, end, target, masters, factor, scalars, found,
+                    TOTALS, COUNT, PIECE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, False,
+                    READ_KINDS, BLOCKS, TAIL,
+                )  # fmt: skip
+            if MODE != SUMS_ALONE:
+                step_tile(
+                    tail, place, offset, p_ptr, pointers, masters, factor, scalars, found, keys,
+                    MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC,
+                    SCALED, EIGHT, False, BY_ROW, CUT, READ_KINDS, BLOCKS,
+                )  # fmt: skip
 
 
 @triton.jit

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.dense import Dense
 from signconv.runtime.master import param_format
-from signconv.runtime.program import MomentSlot, check_shape, pitch_of, row_length
+from signconv.runtime.program import (
+    MomentSlot,
+    Rows,
+    Totals,
+    check_shape,
+    pitch_of,
+    row_length,
+    rows_of,
+)
 from signconv.runtime.reference import ops
-from signconv.runtime.reference.reduce import tree_sum
+from signconv.runtime.reference.reduce import sum_up
 from signconv.runtime.reference.squares import square_sum
 from signconv.runtime.reference.step import step_numbers, step_tensor
 from signconv.runtime.settings import alone_if_others_flush, has_float64, host_numbers
@@ -30,28 +40,62 @@ class ReferenceBackend(Backend):
         for p in task.params:
             check_shape(p, task.state[p], self.program)
 
-    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+    def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor | None:
+        found = self._all(task, skip, grad_scale, stepping=True)
+        totals = self.program.totals
+        return _stacked(found, totals) if totals is not None and totals.trailing else None
+
+    def sums(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor:
+        assert self.program.totals is not None
+        found = self._all(task, skip, grad_scale, stepping=False)
+        return _stacked(found, self.program.totals)
+
+    def _all(
+        self, task: Task, skip: Tensor | None, grad_scale: Tensor | None, *, stepping: bool
+    ) -> list[Tensor | None]:
+        """Step all, or sum what they have; the sums, where there are any."""
         if skip is not None and bool(skip):
-            return
+            return [None for _ in task.params]
         hypers, factor = step_numbers(self.program, task, grad_scale)
         largest = max((p.numel() for p in task.params), default=0)
         with alone_if_others_flush(largest):
+            return [self._step_one(p, task, hypers, factor, stepping) for p in task.params]
+
+    def settle(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
+        if skip is None or not bool(skip):
+            hypers, _ = step_numbers(self.program, task, grad_scale)
             for p in task.params:
-                self._step_one(p, task, hypers, factor)
+                _, remembered = self._scalars(p, task, hypers)
+                self._go_on(task.state[p], remembered)
+
+    def _scalars(
+        self, p: Tensor, task: Task, hypers: list[float]
+    ) -> tuple[Sequence[float], Sequence[float]]:
+        program, entry = self.program, task.state[p]
+        states = [float(entry[name]) for name, _ in program.scalar_states]
+        t = int(entry["step"]) + 1
+        return program.reference.scalars(t, float(task.group["lr0"]), hypers, states)
+
+    def _go_on(self, entry: dict[str, Tensor], remembered: Sequence[float]) -> None:
+        for (name, _), value in zip(self.program.scalar_states, remembered, strict=True):
+            entry[name].fill_(value)
+        entry["step"].add_(1)
 
     def square_sums(self, task: Task) -> Tensor:
         return torch.stack([square_sum(g) for g in Dense(task.params).grads])
 
     def total(self, task: Task, sums: Tensor) -> Tensor:
-        return tree_sum(sums)
+        return sum_up(sums)
 
-    def _step_one(self, p: Tensor, task: Task, hypers: list[float], factor: float) -> None:
+    def _step_one(
+        self, p: Tensor, task: Task, hypers: list[float], factor: float, stepping: bool
+    ) -> Tensor | None:
+        """Step one parameter, or find its sums alone; these."""
         program, group, entry = self.program, task.group, task.state[p]
         # Apple's GPUs have no float64, by way of which roots are taken: there the host steps
         device = p.device if has_float64(p.device) else torch.device("cpu")
         t = int(entry["step"]) + 1
-        remembered = [float(entry[name]) for name, _ in program.scalar_states]
-        outputs, remembered = program.reference.scalars(t, float(group["lr0"]), hypers, remembered)
+        outputs, remembered = self._scalars(p, task, hypers)
         scalars = host_numbers([factor, *outputs]).to(torch.float32).to(device)
         first, *others = scalars.unbind()
         element = ops.element_numbers(
@@ -64,14 +108,28 @@ class ReferenceBackend(Backend):
         if not has_float64(p.device):
             stored = {n: to_host(x) for n, x in stored.items()}
         given = extras(task, p, device)
-        step_tensor(program, flat.params[0], flat.grads[0], stored, first, others, words, given)
+        by_row = rows_of(p, entry, program) == Rows.ENDING
+        found = step_tensor(
+            program, flat.params[0], flat.grads[0], stored, first, others, words, given,
+            stepping=stepping, by_row=by_row,
+        )  # fmt: skip
+        if not stepping:
+            return found
         flat.write_back()
         for n, x in stored.items():
             if x is not entry[n]:
                 entry[n].copy_(x)
-        for (name, _), value in zip(program.scalar_states, remembered, strict=True):
-            entry[name].fill_(value)
-        entry["step"].add_(1)
+        if program.totals is None or not program.totals.trailing:
+            self._go_on(entry, remembered)
+        return found
+
+
+def _stacked(found: Sequence[Tensor | None], totals: Totals) -> Tensor:
+    """[params, names]; zeros of a step that is skipped."""
+    rows = [x for x in found if x is not None]
+    if rows:
+        return torch.stack(rows)
+    return torch.zeros(len(found), len(totals.names), dtype=torch.float64, device="cpu")
 
 
 def extras(task: Task, p: Tensor, device: torch.device) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Sums of squares of gradients in float64: for the norm of all of them (``runtime/norms.py``)."""
+"""Sums of squares of gradients in float64: for the norm of all of them (``runtime/totals.py``)."""
 
 from __future__ import annotations
 

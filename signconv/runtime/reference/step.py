@@ -8,20 +8,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from signconv.runtime.axes import ELEMENTS
 from signconv.runtime.backend import Task
+from signconv.runtime.formats import BLOCK
 from signconv.runtime.program import (
     SUM_KINDS,
     MomentSlot,
     OptimizerProgram,
     Reduction,
     Sums,
+    block_shape,
 )
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.random_bits import Word
-from signconv.runtime.reference.stages import Values, run
+from signconv.runtime.reference.reduce import sum_up
+from signconv.runtime.reference.stages import Values, run, tree
 
 
 def step_numbers(
@@ -33,6 +37,9 @@ def step_numbers(
     if task.norm is not None:
         hypers.append(ops.divide64(float(task.norm), scale))
     hypers += map(float, task.inputs.values())
+    if program.totals is not None:  # what nobody knows yet is read by no output that counts
+        names = program.totals.names
+        hypers += [0.0 for _ in names] if task.totals is None else task.totals.tolist()
     return hypers, ops.divide64(-1.0 if task.group["maximize"] else 1.0, scale)
 
 
@@ -45,8 +52,13 @@ def step_tensor(
     scalars: Sequence[Tensor],
     words: Sequence[Word],
     extras: Sequence[Tensor] = (),
-) -> None:
+    *,
+    stepping: bool = True,
+    by_row: bool = False,
+) -> Any:
     """Step one contiguous parameter and its moments in place, all tensors on one device.
+
+    Returns what it adds to totals, float64 [names], if there are any; alone, without ``stepping``.
 
     factor: fp32, multiplies the gradient; scalars: the program's outputs, fp32; words: random bits
     of the elements; extras: the extra inputs per element, fp32 or bf16, zeros for one that was not
@@ -73,6 +85,12 @@ def step_tensor(
 
         run(program, values, scalars, elements, whole)
         scalars = [*scalars, *values.read(program.reads, ELEMENTS)]
+    found = None
+    if program.totals is not None:
+        summed = program.totals.reference(p, g, moments, scalars)
+        found = torch.stack([_total(x, p, param if by_row else None) for x in summed])
+        if not stepping:
+            return found
     p, moments = program.reference.math(p, g, moments, scalars, noise)
     ops.store_param(param, p, words[0].field(1), state)
     for m, x in zip(program.moments, moments, strict=True):
@@ -85,6 +103,18 @@ def step_tensor(
         )
     for k in program.kept:
         state[k.name].copy_(values.made[k.name].view(state[k.name].shape))
+    return found
+
+
+def _total(x: Any, p: Tensor, rows: Tensor | None) -> Tensor:
+    """The sum of ``x``, one number or one for each element of flat ``p``: in fp32 over blocks,
+    neighbours first, then in float64; rows: whose rows end in blocks of their own."""
+    x = torch.as_tensor(x, dtype=torch.float32, device=p.device).expand(p.shape)
+    if rows is None:
+        x = torch.nn.functional.pad(x, (0, -x.numel() % BLOCK))
+    else:
+        x = ops.padded(x.contiguous(), torch.empty(block_shape(rows), device="meta"))
+    return sum_up(tree(x.view(-1, BLOCK, 1)).view(-1).double()) + 0.0
 
 
 def _loaded(m: MomentSlot, state: Mapping[str, Tensor], numel: int) -> Any:
