@@ -4,7 +4,7 @@ Packages, not windows or files, are split into training and held-out text, so th
 has a neighbour in training.
 
     text = load_text("python")
-    text.train, text.held_out        # uint8, one token per byte
+    text.train, text.held_out        # uint8, one token per byte (bpe.py makes other tokens of it)
     text.facts()                     # what it was made of, with the hash of the split
 """
 
@@ -45,17 +45,24 @@ class Text:
     held_out_packages: dict[str, int]
     files: int
     digest: str  # sha256 over each file's path, side and contents
+    lengths: Tensor | None = None  # bytes of each token, where tokens are not bytes
+    tokenizer: dict[str, Any] | None = None  # settings and hash, likewise
 
     def facts(self) -> dict[str, Any]:
         """What a results file records of the text: everything but the text."""
+        if self.tokenizer:
+            sizes = (sum(self.packages.values()), sum(self.held_out_packages.values()))
+        else:
+            sizes = (len(self.train), len(self.held_out))
         return {
             "kind": self.kind,
-            "train_bytes": len(self.train),
-            "held_out_bytes": len(self.held_out),
+            "train_bytes": sizes[0],
+            "held_out_bytes": sizes[1],
             "files": self.files,
             "sha256": self.digest,
             "packages": self.packages,
             "held_out_packages": self.held_out_packages,
+            **({"tokenizer": self.tokenizer} if self.tokenizer else {}),
         }
 
 
@@ -144,7 +151,7 @@ def load_text(kind: str, max_bytes: int = 400_000_000, roots: list[Path] | None 
 
 
 def starts(text: Tensor, shape: tuple[int, ...], length: int, generator: torch.Generator) -> Tensor:
-    """Random starts of windows of `length` + 1 bytes, int64 of `shape`, on text's device."""
+    """Random starts of windows of `length` + 1 tokens, int64 of `shape`, on text's device."""
     return torch.randint(len(text) - length - 1, shape, generator=generator).to(text.device)
 
 

@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from claims import Record, Summary, of_kind, picture, spread, write
 from gpu_all import environment
 from optimizers import make, state_bytes
-from plan import search
 from records import RESULTS
 from runs import Run, final_loss, schedule
 from runs import parts as parts_of
+from search import search
 from torch import Tensor, nn
 
 OPTIMIZERS = {  # index on the grid of the middle of the first lrs

@@ -14,10 +14,9 @@ from typing import Any
 
 from claims import Record, Summary, main, of_kind, spread, sweep_table
 from plan import REFERENCE, Scale, full_sweep
-from runs import final_loss
+from runs import COLLAPSE_STEP, final_loss
 
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple", "tab:brown", "tab:pink")
-COLLAPSE_STEP = 103  # of their Table 12
 
 
 def steps_to(record: Record, target: float) -> float | None:

@@ -1,4 +1,4 @@
-"""A GPT-2-like byte-level transformer: learned positions, tied embedding, no tricks.
+"""A GPT-2-like transformer on bytes or byte-pair tokens: learned positions, tied embedding.
 
 There is no normalization of queries and keys and no clipping: what keeps a run stable here is the
 optimizer.  Every row is a multiple of 32 long, so that all blocks are whole.
@@ -6,10 +6,11 @@ optimizer.  Every row is a multiple of 32 long, so that all blocks are whole.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from fp8_matmul import FP8Linear
 from torch import Tensor, nn
 
 VOCAB = 256  # one token per byte
@@ -25,6 +26,8 @@ class Size:
     context: int
     batch: int
     held_out_windows: int  # of the held-out text, fixed; a multiple of batch
+    vocab: int = VOCAB  # more than 256: byte-pair tokens
+    matmul: str = "bf16"  # fp8: the products of the blocks' matrices (fp8_matmul.py)
 
     @property
     def tokens(self) -> int:
@@ -37,19 +40,40 @@ LARGE = Size(width=768, layers=16, heads=12, context=512, batch=64, held_out_win
 SMALL = Size(width=64, layers=1, heads=2, context=64, batch=16, held_out_windows=1024)
 TINY = Size(width=64, layers=2, heads=2, context=64, batch=16, held_out_windows=32)
 
+#: On byte-pair tokens.  42.2M parameters, the first stage; GPT-2 small's blocks, 111M; GPT-2
+#: medium's, 337M.
+GPT42 = replace(FULL, batch=32, held_out_windows=256, vocab=32_768)
+GPT42_FP8 = replace(GPT42, matmul="fp8")
+GPT110 = Size(
+    width=768, layers=12, heads=12, context=1024, batch=16, held_out_windows=128, vocab=32_768
+)
+GPT336 = replace(GPT110, width=1024, layers=24, heads=16)
+TINY_TOKENS = replace(TINY, vocab=512)
+#: By the names that plans give; one call trains one of them.
+MODELS = {
+    "full": FULL,
+    "large": LARGE,
+    "small": SMALL,
+    "gpt42": GPT42,
+    "gpt42_fp8": GPT42_FP8,
+    "gpt110": GPT110,
+    "gpt336": GPT336,
+}
+
 
 class Block(nn.Module):
     """Pre-norm causal attention, then a two-layer perceptron, each added to the stream."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, matmul: str) -> None:
         super().__init__()
+        linear = FP8Linear if matmul == "fp8" else nn.Linear
         self.heads = heads
         self.attention_norm = nn.LayerNorm(width, bias=False)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
+        self.qkv = linear(width, 3 * width, bias=False)
+        self.attention_out = linear(width, width, bias=False)
         self.mlp_norm = nn.LayerNorm(width, bias=False)
-        self.mlp_in = nn.Linear(width, 4 * width, bias=False)
-        self.mlp_out = nn.Linear(4 * width, width, bias=False)
+        self.mlp_in = linear(width, 4 * width, bias=False)
+        self.mlp_out = linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, context, width) in and out."""
@@ -66,20 +90,22 @@ class GPT(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.size = size
-        self.embedding = nn.Embedding(VOCAB, size.width)  # also the output matrix
+        self.embedding = nn.Embedding(size.vocab, size.width)  # also the output matrix
         self.position = nn.Embedding(size.context, size.width)
-        self.blocks = nn.ModuleList(Block(size.width, size.heads) for _ in range(size.layers))
+        self.blocks = nn.ModuleList(
+            Block(size.width, size.heads, size.matmul) for _ in range(size.layers)
+        )
         self.final_norm = nn.LayerNorm(size.width, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next byte, (batch, context, VOCAB)."""
+        """Logits of the next token, (batch, context, vocab)."""
         x = self.embedding(tokens) + self.position.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
         return F.linear(self.final_norm(x), self.embedding.weight)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per byte of windows, (batch, context + 1) uint8."""
+        """Mean cross-entropy in nats per token of windows, (batch, context + 1) of integers."""
         rows = rows.long()
         logits = self(rows[:, :-1]).float()
         return F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())

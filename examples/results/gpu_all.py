@@ -7,6 +7,7 @@ later call given that file with --done skips those runs.
     python examples/results/gpu_all.py --out build/results --seconds 500
     python examples/results/gpu_all.py --out build/more --done build/results/runs.jsonl
     python examples/results/gpu_all.py --claims large             # 114 million parameters
+    python examples/results/gpu_all.py --claims papers papers_s3  # byte-pair tokens (papers.py)
     python examples/results/gpu_all.py --device cpu --tiny        # the same, small, without a GPU
 """
 
@@ -23,15 +24,17 @@ import tempfile
 import time
 import traceback
 from collections.abc import Collection
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import papers
 import plan
 import torch
-from data import KINDS, Text, load_text
-from gpt import FULL, LARGE, SMALL, TINY, Size
+from gpt import MODELS, TINY, TINY_TOKENS, VOCAB, Size
 from records import read_records
 from runs import Run, Trainer, final_loss
+from texts import same_text, save_texts
 
 TINY_SCALE = plan.Scale(
     full=24 * TINY.tokens,
@@ -58,8 +61,14 @@ TINY_SCALE = plan.Scale(
     large_seeds=(1,),
     plateau=("adamw-stosign",),
     plateau_tokens=8 * TINY.tokens,
+    papers=papers.Part(
+        tokens=8 * TINY.tokens,
+        finetune=4 * TINY.tokens,
+        arms=("adamw-ours", "stosignsgd-theirs", "s3-p3-0.95", "s3-ours", "s3gd-ours"),
+        first_lrs=1,
+        seeds=(1,),
+    ),
 )
-MODELS = {"full": FULL, "large": LARGE, "small": SMALL}  # a call trains one of them
 OVERHEAD = 4.0  # seconds of a run that are not training: first compilation, evaluation
 GRACE = 10.0  # seconds after the deadline before workers are ended
 RESTARTS = 3  # of workers whose device broke, in all
@@ -87,8 +96,8 @@ def work(index: int, device: str, size: Size, scratch: str, inbox: Any, outbox: 
         texts = Path(scratch, "texts.pt")
         while not texts.exists():  # written whole by the main process, then renamed
             time.sleep(0.1)
-        for kind, (train, held_out) in torch.load(texts).items():
-            trainer.texts[kind] = (train.to(where), held_out.to(where))
+        for text in torch.load(texts, weights_only=False):
+            trainer.add_text(text)
         outbox.put(("ready", index, facts))
         while (job := inbox.get()) is not None:
             run, stop_at = job
@@ -269,34 +278,18 @@ class Scheduler:
                 worker.kill()
 
 
-def save_texts(max_bytes: int, scratch: Path) -> list[Text]:
-    """Read both kinds of text and put them where the workers wait for them."""
-    texts = [load_text(kind, max_bytes) for kind in KINDS]
-    torch.save({t.kind: (t.train, t.held_out) for t in texts}, scratch / "texts.partial")
-    (scratch / "texts.partial").rename(scratch / "texts.pt")
-    return texts
+def plain(x: Any) -> Any:
+    """For JSON: a part of the plan by its fields, a set as a list."""
+    return vars(x) if is_dataclass(x) else list(x)
 
 
-def same_text(texts: Collection[Text], done: Collection[Path]) -> None:
-    """SystemExit where the runs to resume, by the environments beside them, had another text."""
-    for path in (p for d in done for p in sorted(d.parent.glob("environment*.json"))):
-        before = {t["kind"]: t["sha256"] for t in json.loads(path.read_text("utf-8"))["texts"]}
-        for text in texts:
-            if before.get(text.kind, text.digest) != text.digest:
-                raise SystemExit(
-                    f"error: the {text.kind} text on this machine is not that of {path}, and "
-                    "losses on different texts cannot be compared; train where the same packages "
-                    "are installed, or without --done"
-                )
-
-
-def devices_of(kind: str) -> list[str]:
+def devices_of(kind: str, per_gpu: int = 1) -> list[str]:
     """One entry per worker: every GPU, or two processes on the CPU."""
     if kind == "cpu":
         return ["cpu", "cpu"]
     if not torch.cuda.is_available():
         raise SystemExit("error: torch finds no CUDA device; use --device cpu --tiny")
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [f"cuda:{i}" for _ in range(per_gpu) for i in range(torch.cuda.device_count())]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -312,6 +305,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--full-tokens", type=int, default=plan.FULL_SCALE.full)
     parser.add_argument("--short-tokens", type=int, default=plan.FULL_SCALE.short)
     parser.add_argument("--max-bytes", type=int, default=None, help="of each kind of text")
+    parser.add_argument("--per-gpu", type=int, default=1, help="processes on each GPU")
+    parser.add_argument("--arms", nargs="+", help="of the claims papers…: these alone")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("build/tokens"), help="where byte-pair tokens are kept"
+    )
     given = parser.parse_args(arguments)
 
     began = time.time()
@@ -321,26 +319,34 @@ def main(arguments: list[str] | None = None) -> None:
     models = {plan.MODELS.get(claim, "full") for claim in given.claims}
     if len(models) > 1 and not given.tiny:
         parser.error(f"--claims: these train models of {len(models)} sizes; name those of one")
-    size = TINY if given.tiny else MODELS[models.pop() if models else "full"]
+    size = MODELS[models.pop() if models else "full"]
+    if given.tiny:
+        size = replace(TINY if size.vocab == VOCAB else TINY_TOKENS, matmul=size.matmul)
     scale = TINY_SCALE if given.tiny else plan.Scale(
         full=given.full_tokens, short=given.short_tokens, finetune=plan.FULL_SCALE.finetune
     )  # fmt: skip
+    if given.arms:
+        if unknown := set(given.arms) - papers.arms():
+            parser.error(f"--arms: not in the plan of papers.py: {', '.join(sorted(unknown))}")
+        scale = replace(scale, papers=replace(scale.papers, arms=tuple(given.arms)))
+    stem = "environment" if size.vocab == VOCAB else "papers_environment"
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         os.environ.setdefault("SIGNCONV_CACHE", str(scratch / "signconv"))
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "12")
         scheduler = Scheduler(
-            devices_of(given.device), size, scale, given.claims, done, given.out, scratch,
-            began + given.seconds,
+            devices_of(given.device, given.per_gpu), size, scale, given.claims, done, given.out,
+            scratch, began + given.seconds,
         )  # fmt: skip
         try:
             texts = save_texts(
-                given.max_bytes or (3_000_000 if given.tiny else 400_000_000), scratch
-            )
+                given.max_bytes or (3_000_000 if given.tiny else 400_000_000),
+                size.vocab, given.cache, scratch,
+            )  # fmt: skip
             if not given.tiny:
-                same_text(texts, given.done)
+                same_text(texts, given.done, stem)
             for text in texts:
-                scheduler.say(f"{text.kind}: {len(text.train):,} + {len(text.held_out):,} bytes")
+                scheduler.say(f"{text.kind}: {len(text.train):,} + {len(text.held_out):,} tokens")
             facts = {
                 **environment(),
                 "arguments": sys.argv[1:],
@@ -348,8 +354,8 @@ def main(arguments: list[str] | None = None) -> None:
                 "scale": vars(scale),
                 "texts": [text.facts() for text in texts],
             }
-            path = given.out / "environment.json"
-            path.write_text(json.dumps(facts, indent=1, default=list))
+            path = given.out / f"{stem}.json"
+            path.write_text(json.dumps(facts, indent=1, default=plain))
             scheduler.run()
         except BaseException:
             scheduler.stop()
@@ -358,7 +364,7 @@ def main(arguments: list[str] | None = None) -> None:
         facts["seconds"] = round(time.time() - began, 1)
         left = list(plan.pending(done, scheduler.have(), scale, given.claims))
         facts["not_run"] = [run.id for run in left]
-        path.write_text(json.dumps(facts, indent=1, default=list))
+        path.write_text(json.dumps(facts, indent=1, default=plain))
         statuses = [record["status"] for record in done.values()]
         counts = {status: statuses.count(status) for status in sorted(set(statuses))}
         scheduler.say(f"records: {counts}; known and not run: {len(left)}")

@@ -1,14 +1,14 @@
 """Every optimizer of the results, by the name that the tables use.
 
 Learning rates come from one grid, two a decade: rate(-6) = 1e-3, rate(-7) = 3e-4 and so on.  The
-weight decay of each is DECAY / lr, so that lr * weight_decay is the same for all (the S3 paper's
-rule); it acts on matrices and embeddings only.
+weight decay of each is ``decay`` / lr, so that lr * weight_decay is the same for all (the S3
+paper's rule); it acts on matrices and embeddings only.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DECAY = 1e-4  # lr * weight_decay of every run
-E4M3_MAX = 448.0
+DECAY = 1e-4  # lr * weight_decay, unless an entry says otherwise
+SOURCES_DECAY = 3e-5  # the S3 paper's: AdamW's 3e-4 times Llama's 0.1; the other paper's is lost
+E4M3_MAX, E5M2_MAX = 448.0, 57344.0
 FORMS = Path(__file__).with_name("s3_forms.py")
 
 
@@ -42,6 +43,9 @@ class Choice:
     later: str | None = None  # passes from ``later_from`` on, with the same moments
     later_from: float = 0.3  # share of the steps
     long: int = -6  # index of the lr of long runs without a sweep of their own
+    gradient: str = "fp32"  # e5m2: rounded to nearest E5M2 without a scale, after ``scale``
+    masters: str = "fp32"  # bf16: the weights rounded to nearest bf16 after every step
+    decay: float = DECAY  # lr * weight_decay
 
 
 ADAM = {"betas": (0.9, 0.95)}
@@ -144,6 +148,68 @@ def _forms() -> dict[str, Choice]:
 #: Loss spikes: AdamW and the S3 paper's ablation, all on fp32 state.
 SPIKES: dict[str, Choice] = _forms()
 
+#: The two regimes of FP8.  OURS: state of FP8 with block scales, rounded without bias, beside fp32
+#: masters.  THEIRS, the StoSignSGD paper's as far as it is known: bf16 masters, E5M2 gradients,
+#: E4M3 state, all without scales and to nearest.  In both gradients are clipped to norm 1.
+OURS: dict[str, Any] = {"clip": 1.0}
+THEIRS: dict[str, Any] = {
+    "state": "fp32", "raw": True, "gradient": "e5m2", "masters": "bf16", "clip": 1.0,
+    "decay": SOURCES_DECAY,
+}  # fmt: skip
+#: With gradients 64 times as large, as a loss scale makes them: fewer of them are below E4M3.
+THEIRS_64 = {**THEIRS, "scale": 64.0}
+REGIMES = {"ours": OURS, "theirs": THEIRS, "theirs64": THEIRS_64}
+ZERO = "init:to=zero"
+FORGETS = {"beta2": 0.99}
+
+
+def _papers() -> dict[str, Choice]:
+    made: dict[str, Choice] = {}
+    for regime, setting in REGIMES.items():
+        aligned = -6 if regime == "ours" else -7  # on raw state every update is nearly a sign
+        arms = {
+            "adamw": Choice("adamw", hypers=ADAM, middle=aligned),
+            "signum": Choice("signum", middle=-7),
+            "lion": Choice("lion", middle=-7),
+            "stosignsgd": Choice("stosignsgd", ZERO, hypers=FORGETS, middle=aligned),
+            "stosignsgd-paper": Choice("stosignsgd", hypers=PAPER, middle=aligned),
+            "stosignsgd-v2": Choice("stosignsgd", hypers={"beta2": 0.99995}, middle=aligned),
+            "ie-stosignsgd": Choice("sgd", f"{ZERO},expected", hypers=FORGETS, middle=aligned),
+        }
+        made |= {f"{n}-{regime}": replace(arm, **setting) for n, arm in arms.items()}
+    ours = {
+        "stosignsgd-first": Choice("stosignsgd", hypers=FORGETS),
+        "adamw-expected": Choice("adamw", "expected", hypers=ADAM),
+        "adamw-stosign": Choice("adamw", FRESH, hypers=ADAM),
+        "adamax-stosign": Choice("adamax", FRESH),
+        "rmsprop-stosign": Choice("rmsprop", FRESH),
+        "nadam": Choice("nadam", hypers={"betas": (0.9, 0.95)}),
+        "adan": Choice("adan", middle=-5),
+        "signsgd": Choice("signsgd", middle=-7),
+        "s3gd": Choice("s3gd"),
+        "s3gd-raw": Choice("s3gd", state="fp8-raw"),
+        "adamw-fp32": Choice("adamw", state="fp32", hypers=ADAM),
+        "adamw-fp4": Choice("adamw", state="fp4", hypers=ADAM),
+        "adamw-golden-fp4": Choice("adamw", GOLDEN, state="fp4", hypers=ADAM),
+        "adamw-decay": Choice("adamw", hypers=ADAM, decay=SOURCES_DECAY),
+    }
+    made |= {f"{n}-ours": replace(arm, **OURS) for n, arm in ours.items()}
+    # Not clipped: S3, as its paper has it, and what clipping does to AdamW
+    made |= {
+        "s3-ours": Choice("s3", middle=-5),
+        "s3-fp32-ours": Choice("s3", state="fp32", middle=-5),
+        "adamw-noclip-ours": Choice("adamw", hypers=ADAM),
+    }
+    for p in (1, 2, 3, 5):  # the S3 paper's Figure 9
+        for beta in (0.9, 0.95, 0.98):
+            spec, hypers = f"{FORMS}:S3P{p}SameNesterov", {"beta": beta}
+            made[f"s3-p{p}-{beta:g}"] = Choice(spec, state="fp32", hypers=hypers, scale=2.0**16)
+    return made
+
+
+#: Arms of papers.py, by name and regime.
+PAPERS: dict[str, Choice] = _papers()
+
 FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd", "adamw-fp4", "adamw")
 
 CHOICES: dict[str, Choice] = {
@@ -152,6 +218,7 @@ CHOICES: dict[str, Choice] = {
     **NOISE,
     **STOSIGNSGD,
     **FOUR_BITS,
+    **PAPERS,
     **MORE,
     **TABLE,
 }
@@ -173,7 +240,7 @@ def make(name: str, weights: list[Tensor], lr: float, seed: int) -> torch.optim.
     matrices = [w for w in weights if w.dim() > 1]
     vectors = [w for w in weights if w.dim() < 2]
     groups = [
-        {"params": matrices, "weight_decay": DECAY / lr},
+        {"params": matrices, "weight_decay": choice.decay / lr},
         {"params": vectors, "weight_decay": 0.0},
     ]
     hypers = dict(choice.hypers)
@@ -218,6 +285,13 @@ def round_raw(optimizer: torch.optim.Optimizer) -> None:
         for name in names:
             value = state[name]
             value.copy_(value.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn))
+
+
+@torch.no_grad()
+def rounded_gradients(gradients: list[Tensor]) -> None:
+    """What E5M2 without a scale holds of the gradients: to nearest, saturating."""
+    for g in gradients:
+        g.copy_(g.clamp(-E5M2_MAX, E5M2_MAX).to(torch.float8_e5m2))
 
 
 def state_bytes(optimizer: torch.optim.Optimizer, raw: bool) -> float:

@@ -7,10 +7,10 @@ Sweeps are short; for some optimizers a second one of long runs begins around th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+import papers
 from optimizers import (
     ABLATION,
     CHOICES,
@@ -22,10 +22,9 @@ from optimizers import (
     TABLE,
     rate,
 )  # fmt: skip
-from runs import Run, final_loss
+from runs import Run
+from search import Records, search
 
-Records = Mapping[str, Mapping[str, Any]]
-WIDEST = 5  # lrs of one sweep, at most
 SWEEP_SEED = 0  # of no reported run
 CHECKPOINT = "pretrained.pt"  # AdamW's, where fine-tuning starts
 REFERENCE = "adamw-fp32"
@@ -34,10 +33,10 @@ LONG_FACTOR = 10  # of the long runs among them
 LEAST = -20  # index of the least lr of the grid
 CLAIMS = (
     "fp8_state", "finetune", "spikes", "ablation", "ema_stall", "noise", "stosignsgd", "four_bits",
-    "large", "plateau",
+    "large", "plateau", *papers.MODELS,
 )  # fmt: skip
-#: What a claim's runs train (gpu_all.MODELS), where it is not the model of 25 million parameters.
-MODELS = {"large": "large", "plateau": "small"}
+#: What a claim's runs train (gpt.MODELS), where it is not the model of 25 million parameters.
+MODELS = {"large": "large", "plateau": "small", **papers.MODELS}
 GRID = [rate(i) for i in range(LEAST, 5)]
 STOSIGN_FACTOR = 0.2  # of the base's lr: the root mean square of AdamW's update
 
@@ -76,36 +75,12 @@ class Scale:
     large_seeds: tuple[int, ...] = (1, 2, 3)
     plateau: tuple[str, ...] = tuple(NOISE)
     plateau_tokens: int = 3_000_000
+    papers: papers.Part = papers.ALL
 
 
 FULL_SCALE = Scale(full=100_000_000, short=10_000_000, finetune=5_000_000)
 
 # ---------------------------------------------------------------- sweeps
-
-
-def search(
-    done: Records, middle: int, first_lrs: int, make: Callable[[float], Run]
-) -> tuple[list[Run], float | None]:
-    """The runs of one sweep that are still missing, and the best lr once none is.
-
-    middle: index on the grid (optimizers.rate) of the middle of the first lrs.
-    """
-    half = first_lrs // 2
-    indexes = list(range(middle - half, middle - half + first_lrs))
-    widest = WIDEST if first_lrs > 1 else 1
-    while True:
-        runs = [make(rate(i)) for i in indexes]
-        missing = [run for run in runs if run.id not in done]
-        if missing:
-            return missing, None
-        losses = [final_loss(done[run.id]) for run in runs]
-        best = losses.index(min(losses))  # the smallest lr where all diverged
-        if len(indexes) >= widest or 0 < best < len(indexes) - 1:
-            return [], rate(indexes[best])
-        if best == 0:
-            indexes.insert(0, indexes[0] - 1)
-        else:
-            indexes.append(indexes[-1] + 1)
 
 
 def sweep(done: Records, name: str, scale: Scale) -> tuple[list[Run], float | None]:
@@ -353,6 +328,7 @@ def _stages(
                 yield from at_known_lr(
                     "plateau", scale.plateau, [seed], scale, factor, scale.plateau_tokens
                 )
+    yield from papers.runs(done, have, claims, scale.papers)
 
 
 def at_full_length(done: Records, scale: Scale) -> Iterator[Run]:

@@ -25,6 +25,7 @@ USUAL: dict[str, Any] = {
     "tokens_per_step": 32_768,
     "other_held_out": {},
     "spikes": 0,
+    "detail": False,
 }
 
 

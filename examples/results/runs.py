@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 from data import Text, starts, windows
-from gpt import GPT, Size, initial_weights
-from optimizers import CHOICES, make, moments, round_raw, state_bytes, successor
+from gpt import GPT, VOCAB, Size, initial_weights
+from measures import by_layer, histogram, sign_means, update_rms, zero_shares
+from optimizers import CHOICES, make, round_raw, rounded_gradients, state_bytes, successor
 from torch import Tensor
-
-from signconv.runtime.reference.ops import unpack
 
 WARMUP = 0.05  # share of the steps
 FLOOR = 0.1  # of the peak lr, at the end of the cosine
 CHECK_EVERY = 50  # steps between looks at the clock and for a loss that is not finite
-PROBES = (1, 3, 10, 30, 103, 300, 1000, 3000)  # steps after which the state is looked at
+COLLAPSE_STEP = 103  # of the StoSignSGD paper's Table 12
+PROBES = (1, 3, 10, 30, COLLAPSE_STEP, 300, 1000, 3000)  # steps after which the state is looked at
 TIMED = range(20, 60)  # steps whose optimizer is timed
 PARTS = 20  # of a training whose losses a record keeps apart
 
@@ -98,6 +98,7 @@ class Run:
     start: str = ""  # checkpoint to start from, a name in the scratch folder
     save: str = ""  # checkpoint to write at the end
     evaluations: int = 10
+    detail: bool = False  # also zeros by layer, sizes of m, the sign's mean
 
     def steps(self, size: Size) -> int:
         """Steps that make up the tokens."""
@@ -129,6 +130,7 @@ class Trainer:
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.model = GPT(size).to(device, self.dtype)
         self.texts: dict[str, tuple[Tensor, Tensor]] = {}
+        self.lengths: dict[str, Tensor] = {}  # bytes of each token, where tokens are not bytes
         self.loss: Callable[[Tensor], Tensor] = self.model.loss
         self.compiled = False
         self.problem = ""
@@ -148,9 +150,10 @@ class Trainer:
             self._warm()
 
     def _warm(self) -> None:
-        """Compile both graphs on random bytes, and time a step."""
+        """Compile both graphs on random tokens, and time a step."""
         shape = (self.size.batch, self.size.context + 1)
-        rows = torch.randint(256, shape, dtype=torch.uint8, device=self.device)
+        dtype = torch.uint8 if self.size.vocab == VOCAB else torch.int16
+        rows = torch.randint(self.size.vocab, shape, dtype=dtype, device=self.device)
         with torch.no_grad():
             self.loss(rows)
         for _ in range(3):
@@ -170,16 +173,27 @@ class Trainer:
     def add_text(self, text: Text) -> None:
         """Make a kind of text available, on the device."""
         self.texts[text.kind] = (text.train.to(self.device), text.held_out.to(self.device))
+        if text.lengths is not None:
+            self.lengths[text.kind] = text.lengths.to(self.device)
+
+    def held_out_windows(self, kind: str) -> Tensor:
+        """The fixed windows of a held-out text."""
+        held_out, context = self.texts[kind][1], self.size.context
+        generator = torch.Generator().manual_seed(0)
+        first = starts(held_out, (self.size.held_out_windows,), context, generator)
+        return windows(held_out, first, context)
+
+    def bytes_per_token(self, kind: str) -> float | None:
+        """Of what is predicted in the held-out windows; None where tokens are bytes."""
+        if (lengths := self.lengths.get(kind)) is None:
+            return None
+        return float(lengths[self.held_out_windows(kind)[:, 1:].long()].double().mean())
 
     @torch.no_grad()
     def evaluate(self, kind: str) -> float:
-        """Held-out loss of a kind of text on its fixed windows, nats per byte."""
-        held_out = self.texts[kind][1]
-        generator = torch.Generator().manual_seed(0)
-        context = self.size.context
-        first = starts(held_out, (self.size.held_out_windows,), context, generator)
-        parts = first.split(self.size.batch)
-        losses = [self.loss(windows(held_out, part, context)) for part in parts]
+        """Held-out loss of a kind of text on its fixed windows, nats per token."""
+        rows = self.held_out_windows(kind).split(self.size.batch)
+        losses = [self.loss(part) for part in rows]
         return float(torch.stack(losses).float().mean())
 
     def train(self, run: Run, stop_at: float = math.inf) -> dict[str, Any]:
@@ -196,7 +210,11 @@ class Trainer:
             if run.start
             else initial_weights(self.model, run.seed)
         )
+        if choice.masters == "bf16":
+            fresh = [w.bfloat16().float() for w in fresh]
         masters = [w.to(self.device).requires_grad_() for w in fresh]
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         optimizer = make(run.optimizer, masters, run.lr, run.seed)
         gradients = [torch.empty_like(w) for w in masters]
         rates = torch.tensor([run.lr * schedule(i, steps) for i in range(steps)]).to(self.device)
@@ -214,6 +232,8 @@ class Trainer:
         held_out = [(0, self.evaluate(run.text))]
         other_before = {k: self.evaluate(k) for k in others}
         zero: dict[int, Any] = {}
+        detail: dict[str, Any] = {"sign_means": {}} if run.detail else {}
+        named = list(zip([name for name, _ in self.model.named_parameters()], masters))
         rms: dict[int, float | None] = {}
         timers: list[tuple[Any, Any]] = []
         every = max(1, steps // run.evaluations)
@@ -231,12 +251,14 @@ class Trainer:
                 torch._foreach_copy_(gradients, [_grad(p) for p in params])
                 if choice.scale != 1.0:
                     torch._foreach_mul_(gradients, choice.scale)
+                if choice.gradient == "e5m2":
+                    rounded_gradients(gradients)
             for p in params:
                 p.grad = None
             for w, g in zip(masters, gradients):
                 w.grad = g
             if choice.clip:
-                torch.nn.utils.clip_grad_norm_(masters, choice.clip)
+                torch.nn.utils.clip_grad_norm_(masters, choice.clip * choice.scale)
             probe = step + 1 in PROBES
             before = [w.detach().clone() for w in masters] if probe else []
             timed = step in TIMED and self.device.type == "cuda"
@@ -251,7 +273,13 @@ class Trainer:
             if probe:
                 rms[step + 1] = update_rms(optimizer, masters, before)
                 zero[step + 1] = zero_shares(optimizer, masters[0])
+                if run.detail:
+                    detail["sign_means"][step + 1] = sign_means(optimizer, masters, step + 1)
+                if run.detail and step + 1 == COLLAPSE_STEP:
+                    detail["layers"] = by_layer(optimizer, named, self.size.layers)
             with torch.no_grad():
+                if choice.masters == "bf16":
+                    torch._foreach_copy_(masters, [w.bfloat16() for w in masters])
                 torch._foreach_copy_(params, masters)
             done = step + 1
             if done % every == 0 and done < steps:
@@ -271,6 +299,8 @@ class Trainer:
             partial = self.scratch / f"{run.save}.partial"
             torch.save([w.detach().cpu() for w in masters], partial)
             partial.rename(self.scratch / run.save)  # whole or absent
+        if run.detail:
+            detail["histogram"] = histogram(optimizer, masters)
         self._wait()
         seconds = time.perf_counter() - began
         milliseconds = [a.elapsed_time(b) for a, b in timers]
@@ -292,7 +322,18 @@ class Trainer:
             "optimizer_ms": statistics.median(milliseconds) if milliseconds else None,
             "seconds": round(seconds, 2),
             "tokens_per_second": round(done * self.size.tokens / seconds),
+            **self._beside(run, detail),
         }
+
+    def _beside(self, run: Run, detail: dict[str, Any]) -> dict[str, Any]:
+        """What records have beyond those of runs on bytes."""
+        if (ratio := self.bytes_per_token(run.text)) is None:
+            return detail
+        made = {"bytes_per_token": round(ratio, 4), **detail}
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            made["peak_gib"] = round(peak / 2**30, 2)
+        return made
 
 
 def _grad(p: Tensor) -> Tensor:
@@ -300,47 +341,14 @@ def _grad(p: Tensor) -> Tensor:
     return p.grad
 
 
-@torch.no_grad()
-def zero_shares(optimizer: torch.optim.Optimizer, embedding: Tensor) -> dict[str, list[float]]:
-    """Share of stored zeros of each moment: in all weights, and in the token embedding."""
-    made = {}
-    program = getattr(optimizer, "program", None)
-    formats = {m.name: m.stored for m in program.moments} if program else {}
-    for name in moments(optimizer):
-        zeros, count, first = torch.zeros((), device=embedding.device), 0, math.nan
-        for p, state in optimizer.state.items():
-            value = state[name]
-            none = value == 0
-            if value.dtype == torch.uint8 and formats[name].packed:
-                value = unpack(value)
-                none = value == 0
-            elif value.dtype == torch.uint8:  # a zero with a sign is one, of codes that have signs
-                layout = formats[name].float8
-                none = (value & (layout.magnitude if layout else 0xFF)) == 0
-            zeros, count = zeros + none.sum(), count + value.numel()
-            if p is embedding:
-                first = float(none.float().mean())
-        made[name] = [round(float(zeros) / count, 5), round(first, 5)]
-    return made
-
-
-@torch.no_grad()
-def update_rms(
-    optimizer: torch.optim.Optimizer, weights: list[Tensor], before: list[Tensor]
-) -> float | None:
-    """Root mean square of what lr multiplied in the last step, weight decay taken out."""
-    decay = {p: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
-    total, count = 0.0, 0
-    for w, old in zip(weights, before):
-        lr, wd = float(decay[w][0]), decay[w][1]
-        total += float((((1 - lr * wd) * old - w.detach()) / lr).double().square().sum())
-        count += w.numel()
-    return float(f"{math.sqrt(total / count):.5g}") if math.isfinite(total) else None
-
-
 def final_loss(record: Mapping[str, Any]) -> float:
-    """Final held-out loss of a record; infinity where the run diverged or failed."""
+    """Final held-out loss of a record, a token; infinity where the run diverged or failed."""
     if record.get("status") != "ok":
         return math.inf
     value = record["held_out"][-1][1]
     return math.inf if value is None else float(value)
+
+
+def per_byte(record: Mapping[str, Any]) -> float:
+    """The same in nats per byte, also where tokens are longer."""
+    return final_loss(record) / float(record.get("bytes_per_token", 1.0))

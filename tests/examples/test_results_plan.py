@@ -25,6 +25,7 @@ plan = pytest.importorskip("plan")
 runs = pytest.importorskip("runs")
 data = pytest.importorskip("data")
 gpu_all = pytest.importorskip("gpu_all")
+search = pytest.importorskip("search")
 optimizers = importlib.import_module("optimizers")
 sys.path.remove(str(RESULTS))
 
@@ -131,9 +132,9 @@ def test_spikes_in_long_runs_and_with_more_seeds() -> None:
 
 def test_a_sweep_in_which_all_diverges_ends() -> None:
     done: dict[str, Any] = {}
-    for _ in range(plan.WIDEST):
+    for _ in range(search.WIDEST):
         missing, lr = plan.sweep(done, "adamw-raw", SCALE)
-        assert lr is None or len(done) == plan.WIDEST
+        assert lr is None or len(done) == search.WIDEST
         done |= {r.id: {"id": r.id, "status": "diverged"} for r in missing}
     assert plan.sweep(done, "adamw-raw", SCALE) == ([], min(r["lr"] for r in _lrs(done)))
 
