@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import papers
 import plan
 import torch
-from data import KINDS, load_text
-from gpt import TINY
-from gpu_all import environment
+from gpt import TINY, TINY_TOKENS
+from gpu_all import environment, plain
 from records import RESULTS, committed, read_records
 from runs import Run, Trainer, final_loss
+from texts import load_texts
 
 Record = Mapping[str, Any]
 Summary = dict[str, Any]
@@ -52,6 +53,18 @@ QUICK = plan.Scale(
     large_seeds=(1,),
     plateau=("adamw-stosign",),
     plateau_tokens=20 * TINY.tokens,
+    papers=papers.Part(
+        tokens=20 * TINY.tokens,
+        arms=(
+            "stosignsgd-ours",
+            "adamw-ours",
+            "stosignsgd-theirs",
+            "adamw-theirs",
+            "s3-ours",
+        ),
+        first_lrs=1,
+        seeds=(1,),
+    ),
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
 
@@ -60,22 +73,24 @@ def train_quick(claim: str, scale: plan.Scale) -> tuple[dict[str, Any], dict[str
     """Train the claim's plan with the tiny model in this process; records and facts."""
     torch.set_num_threads(1)  # the model is too small for two, and waiting threads spin
     done: dict[str, Any] = {}
+    size = TINY_TOKENS if claim.startswith("papers") else TINY
+    asked = {"papers_speed": ["papers"], "papers_s3": ["papers", "papers_s3"]}.get(claim, [claim])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(TINY, torch.device("cpu"), Path(folder), compiled=False)
-        texts = [load_text(kind, QUICK_BYTES) for kind in KINDS]
+        trainer = Trainer(size, torch.device("cpu"), Path(folder), compiled=False)
+        texts = load_texts(QUICK_BYTES, size.vocab, Path(folder, "tokens"))
         for text in texts:
             trainer.add_text(text)
 
         def following() -> Run | None:
             have = {p.name for p in Path(folder).glob("*.pt")}
-            return next(plan.pending(done, have, scale, [claim]), None)
+            return next(plan.pending(done, have, scale, asked), None)
 
         while run := following():
             done[run.id] = trainer.train(run)
             print(f"{run.id}: held-out {final_loss(done[run.id]):.4f}", flush=True)
     facts = {
         **environment(),
-        "model": vars(TINY),
+        "model": vars(size),
         "scale": vars(scale),
         "texts": [text.facts() for text in texts],
     }
@@ -99,6 +114,8 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
         "four_bits": {("four_bits",): set(scale.four_bits)},
         "large": {("large",): set(scale.large)},
         "plateau": {("plateau",): set(scale.plateau)},
+        "papers_speed": {("papers",): papers.arms()},
+        "papers_s3": {("papers",): papers.arms()},
     }
     wanted, made = rests[claim], {}
     for key in sorted(records):
@@ -141,15 +158,16 @@ def main(
     if extra:
         summary |= extra(given.quick)
     write(claim, out, facts, summary, list(records.values()) if given.quick else sorted(records))
-    picture(out / f"{claim}.png", lambda figure: draw(records, summary, figure), size)
-    print(f"written: {out / claim}.json and .png")
+    if records:
+        picture(out / f"{claim}.png", lambda figure: draw(records, summary, figure), size)
+    print(f"written: {out / claim}.json{' and .png' if records else ', which is empty'}")
 
 
 def write(claim: str, out: Path, facts: Any, summary: Summary, runs: Sequence[Any] = ()) -> None:
     """OUT/<claim>.json; runs: records, or the ids of committed ones."""
     out.mkdir(parents=True, exist_ok=True)
     made = {"claim": claim, "facts": facts, "summary": summary, "runs": runs}
-    text = json.dumps(made, allow_nan=False, default=list)
+    text = json.dumps(made, allow_nan=False, default=plain)
     # One run a line: a diff of two such files can be read
     text = text.replace('{"id": ', '\n{"id": ')
     (out / f"{claim}.json").write_text(text + "\n", "utf-8")

@@ -1,9 +1,9 @@
-"""Write docs/results.md and docs/advice.md from the JSON of the claims.
+"""Write docs/results.md, docs/papers.md and docs/advice.md from the JSON of the claims.
 
     python examples/results/page.py            # after the scripts of the claims
     python examples/results/page.py --check    # exit code 1 if a page is not what the JSON says
 
-The prose lies in results.md.j2 and advice.md.j2 beside this file; every figure in it is looked up.
+The prose lies in the templates *.md.j2 beside this file; every figure in it is looked up.
 ``expect`` in a template stops the page where the figures no longer say what the sentence says.
 """
 
@@ -18,14 +18,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import papers
+import papers_page
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from records import RESULTS, committed, read_lines
 
 HERE = Path(__file__).parent
-PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md"}
+PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md", "papers.md.j2": "papers.md"}
 CLAIMS = (
     "converge", "fp8_state", "noise", "stosignsgd", "four_bits", "large", "plateau", "spikes",
-    "finetune", "ema_stall", "ablation", "digits",
+    "finetune", "ema_stall", "ablation", "digits", "papers_speed", "papers_s3",
 )  # fmt: skip
 
 
@@ -146,7 +148,9 @@ def context() -> dict[str, Any]:
     machines = [f"{len(e['gpus'])} {e['gpus'][0]}" for e in made["environments"]]
     made["machines"] = list(dict.fromkeys(machines))
     every = [record for path in committed() for record in read_lines(path)]
-    made["records"] = [r for r in every if r["claim"] != "plateau"]  # trained on a CPU
+    elsewhere = {"plateau", *papers.MODELS}  # trained on a CPU; docs/papers.md
+    made["records"] = [r for r in every if r["claim"] not in elsewhere]
+    made |= papers_page.context({r["id"]: r for r in every if r["id"].startswith("papers")})
     return made
 
 

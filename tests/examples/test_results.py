@@ -156,7 +156,7 @@ def test_committed_digits_follow_from_their_records() -> None:
     assert json.loads(json.dumps(summary)) == made["summary"]
 
 
-@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize("claim", [*CLAIMS, "papers_speed", "papers_s3"])
 def test_committed_figures_follow_from_the_records(claim: str) -> None:
     every = stored.read_records(stored.committed())
     records = claims.kept(every, claim, plan.FULL_SCALE)

@@ -23,10 +23,12 @@ plan = pytest.importorskip("plan")
 runs = pytest.importorskip("runs")
 data = pytest.importorskip("data")
 gpt = pytest.importorskip("gpt")
-bpe, fp8_matmul, gpu_all, measures, optimizers, texts = (
+bpe, fp8_matmul, measures, optimizers, page, speed, texts, verdicts = (
     importlib.import_module(name)
-    for name in ("bpe", "fp8_matmul", "gpu_all", "measures", "optimizers", "texts")
-)
+    for name in (
+        "bpe", "fp8_matmul", "measures", "optimizers", "page", "papers_speed", "texts", "verdicts",
+    )
+)  # fmt: skip
 sys.path.remove(str(RESULTS))
 
 
@@ -256,18 +258,85 @@ def test_the_reckoned_runs_are_those_of_the_plan() -> None:
     assert len(done) == sum(least for _, least, _ in papers.reckoned())
 
 
-@pytest.mark.long
-def test_the_scheduler_trains_the_papers(tmp_path: Path) -> None:
+# ---------------------------------------------------------------- verdicts
+
+
+def ended(name: str, lr: float, seed: int, loss: float) -> dict[str, Any]:
+    """A record whose held-out loss falls in a straight line from 10 to ``loss``."""
+    made = papers.make("papers", name, lr, seed, papers.TOKENS)
+    return {
+        **vars(made), "status": "ok", "steps": 100, "steps_done": 100, "tokens_per_step": 16_384,
+        "held_out": [[0, 10.0], [100, loss]], "bytes_per_token": 4.0, "tokens_per_second": 1,
+        "state_bytes_per_parameter": 2.0, "spikes": 0,
+        "zero_shares": {}, "update_rms": {},
+    }  # fmt: skip
+
+
+def regime(gain: float, seeds: tuple[int, ...] = papers.SEEDS) -> Any:
+    """The summary of "ours" where StoSignSGD is at every baseline's loss ``gain`` times sooner."""
+    records = {}
+    for name in papers.FOUR:
+        arm = f"{name}-ours"
+        middle = optimizers.CHOICES[arm].middle
+        for place in (-1, 0, 1):
+            for seed in seeds if place == 0 else (1,):
+                fall = (5 + 0.01 * seed) * (gain if name == "stosignsgd" else 1) - 0.1 * abs(place)
+                r = ended(arm, optimizers.rate(middle + place), seed, 10 - fall)
+                records[r["id"]] = r
+    return speed.regime(records, "ours", papers.ALL)
+
+
+def test_verdicts_on_tokens_to_equal_loss() -> None:
+    assert speed.regime({}, "ours", papers.ALL)["verdict"] == verdicts.NOT_RUN
+    assert regime(1.6, seeds=(1,))["verdict"] == verdicts.OPEN
+    found = regime(1.6)
+    assert found["verdict"] == verdicts.REPRODUCED
+    assert found["factors"]["signum"]["factor"]["mean"] == pytest.approx(1.6, abs=0.01)
+    assert found["rows"][0]["per_byte"]["mean"] == found["rows"][0]["held_out"]["mean"] / 4
+    assert regime(1.2)["verdict"] == verdicts.REFUTED and "by less than" in regime(1.2)["why"]
+    assert regime(0.8)["verdict"] == verdicts.REFUTED
+
+
+def test_the_page_says_what_was_not_run() -> None:
+    text = page.render()["papers.md"]
+    made = json.loads((ROOT / "docs" / "results" / "papers_speed.json").read_text())
+    if not made["runs"]:
+        assert text.count("| not yet run |") == 5 and "papers_speed.png" not in text
+    assert all(f"| {stage.number} | {stage.question} |" in text for stage in papers.STAGES)
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def run(script: str, *arguments: str) -> None:
+    """A script of examples/results on the tiny model."""
     package = pytest.importorskip("tokenizers", reason="byte-pair tokens need tokenizers")
     paths = (str(ROOT), str(Path(package.__file__).parents[1]))
-    claims = [c for c in papers.MODELS if papers.MODELS[c] == "gpt42"]
-    command = [sys.executable, str(RESULTS / "gpu_all.py"), "--device", "cpu", "--tiny"]
-    command += ["--max-bytes", "800000", "--cache", str(tmp_path / "c"), "--claims", *claims]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "a")],
-        env=environment(PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1"), capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, str(RESULTS / script), *arguments],
+        env=environment(PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("claim", ["papers_speed", "papers_s3"])
+def test_quick(claim: str, tmp_path: Path) -> None:
+    run(f"{claim}.py", "--quick", "--out", str(tmp_path))
+    made = json.loads((tmp_path / f"{claim}.json").read_text())
+    assert made["claim"] == claim and made["runs"] and made["summary"]["rows"]
+    assert (tmp_path / f"{claim}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.long
+def test_the_scheduler_trains_the_papers(tmp_path: Path) -> None:
+    claims = [c for c in papers.MODELS if papers.MODELS[c] == "gpt42"]
+    run(
+        "gpu_all.py", "--device", "cpu", "--tiny", "--max-bytes", "800000",
+        "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "a"), "--claims", *claims,
+    )  # fmt: skip
     records = [json.loads(x) for x in (tmp_path / "a" / "runs.jsonl").read_text().splitlines()]
     assert {r["status"] for r in records} == {"ok"}
     assert {r["claim"] for r in records} >= {"papers", "papers_finetune"}

@@ -195,7 +195,7 @@ def test_too_little_text_is_an_error(tmp_path: Path) -> None:
 
 def test_runs_on_another_text_are_not_resumed(tmp_path: Path) -> None:
     class Part:
-        kind, digest = "python", "a"
+        kind, digest, tokenizer = "python", "a", None
 
     facts = {"texts": [{"kind": "python", "sha256": "a"}]}
     (tmp_path / "environment1.json").write_text(json.dumps(facts))
