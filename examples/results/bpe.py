@@ -29,7 +29,8 @@ PIECE = 65_536  # bytes that are encoded at once, about; cut at line ends
 BATCH = 512  # pieces whose tokens are Python objects at one time
 
 
-def _package() -> Any:
+def package() -> Any:
+    """The module ``tokenizers``; SystemExit where it is not installed."""
     try:
         import tokenizers
     except ImportError:
@@ -56,12 +57,12 @@ def sample(text: bytes, limit: int) -> list[str]:
 
 def train(text: bytes, size: int, limit: int = SAMPLE) -> Any:
     """A byte-level BPE tokenizer as GPT-2 has it, of ``size`` tokens, learned from a sample."""
-    package = _package()
-    level = package.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    made = package.Tokenizer(package.models.BPE())
+    module = package()
+    level = module.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    made = module.Tokenizer(module.models.BPE())
     made.pre_tokenizer = level
-    made.decoder = package.decoders.ByteLevel()
-    trainer = package.trainers.BpeTrainer(
+    made.decoder = module.decoders.ByteLevel()
+    trainer = module.trainers.BpeTrainer(
         vocab_size=size,
         show_progress=False,
         special_tokens=[],
@@ -97,7 +98,7 @@ def lengths(tokenizer: Any) -> Tensor:
 
 def _settings(size: int, limit: int) -> dict[str, Any]:
     return {
-        "package": f"tokenizers {_package().__version__}",
+        "package": f"tokenizers {package().__version__}",
         "model": "byte-level BPE, the pattern of GPT-2, no special tokens",
         "vocabulary": size,
         "sample_bytes": limit,

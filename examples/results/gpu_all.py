@@ -31,6 +31,7 @@ from typing import Any
 import papers
 import plan
 import torch
+from bpe import package
 from gpt import MODELS, TINY, TINY_TOKENS, VOCAB, Size
 from records import read_records
 from runs import Run, Trainer, final_loss
@@ -329,7 +330,10 @@ def main(arguments: list[str] | None = None) -> None:
         if unknown := set(given.arms) - papers.arms():
             parser.error(f"--arms: not in the plan of papers.py: {', '.join(sorted(unknown))}")
         scale = replace(scale, papers=replace(scale.papers, arms=tuple(given.arms)))
-    stem = "environment" if size.vocab == VOCAB else "papers_environment"
+    stem = "environment"
+    if size.vocab != VOCAB:
+        stem = "papers_environment"
+        package()  # told at once where it is missing
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         os.environ.setdefault("SIGNCONV_CACHE", str(scratch / "signconv"))

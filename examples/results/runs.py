@@ -193,7 +193,7 @@ class Trainer:
     def evaluate(self, kind: str) -> float:
         """Held-out loss of a kind of text on its fixed windows, nats per token."""
         rows = self.held_out_windows(kind).split(self.size.batch)
-        losses = [self.loss(part) for part in rows]
+        losses = [self.loss(part.clone()) for part in rows]  # whole tensors, as when compiled
         return float(torch.stack(losses).float().mean())
 
     def train(self, run: Run, stop_at: float = math.inf) -> dict[str, Any]:

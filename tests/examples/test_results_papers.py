@@ -88,7 +88,7 @@ def test_pieces_are_the_text() -> None:
 def test_a_machine_without_the_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(SystemExit, match="pip install tokenizers"):
-        bpe._package()
+        bpe.package()
 
 
 def test_runs_on_another_vocabulary_are_not_resumed(text: Any, tokens: Any, tmp_path: Path) -> None:
