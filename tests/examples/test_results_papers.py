@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,15 @@ def test_runs_on_another_vocabulary_are_not_resumed(text: Any, tokens: Any, tmp_
 
 
 @pytest.fixture(scope="module")
-def trainer(tokens: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def trainer(tokens: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the model is too small for two, and waiting threads spin
     made = runs.Trainer(
         gpt.TINY_TOKENS, torch.device("cpu"), tmp_path_factory.mktemp("scratch"), compiled=False
     )
     made.add_text(tokens)
-    return made
+    yield made
+    torch.set_num_threads(threads)
 
 
 def short(name: str, steps: int, lr: float = 1e-3) -> Any:
