@@ -22,8 +22,8 @@ from signconv.runtime import mesh
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference.backend import ReferenceBackend
-from signconv.runtime.reference.reduce import sum_up
 from signconv.runtime.reference.squares import square_sum
+from signconv.runtime.reference.stages import sum_up
 
 
 class Sums:
@@ -32,11 +32,12 @@ class Sums:
     def __init__(self, scope: str) -> None:
         self.scope = scope
         self.groups: dict[int, Tensor] = {}
-        self._total: Tensor | None = None  # over all groups, once it was asked for
+        self._total: Tensor | None = None  # over all groups, once it was asked for …
+        self._norm: Tensor | None = None  # … and its root
 
     def add(self, group: int, total: Tensor) -> None:
         """What a group has on one device."""
-        before, self._total = self.groups.get(group), None
+        before, self._total, self._norm = self.groups.get(group), None, None
         self.groups[group] = total if before is None else before + total.to(before.device)
 
     def total(self, group: int) -> Tensor:
@@ -52,7 +53,11 @@ class Sums:
 
     def norm(self, group: int) -> Tensor:
         """Its root."""
-        return self.total(group).sqrt()
+        if self.scope == "group":
+            return self.total(group).sqrt()
+        if self._norm is None:
+            self._norm = self.total(group).sqrt()
+        return self._norm
 
     def given(self, task: Task) -> Task:
         """The task of a group with the norm that it reads."""

@@ -37,7 +37,7 @@ class DAdaptAdam(Optimizer):
     r = state(0)
     r.next = beta3 * r.prev + (1 - beta3) * sum(rate * grad * s.prev / scale, over="all")
     size = sum(abs(s), over="all")
-    d.next = max(now, where(size > 0, r / ((1 - beta3) * size), 0))
+    d.next = max(now, where(size == 0, 0, r / ((1 - beta3) * size)))
 
     numerator = m
     denominator = scale * where(lr > 0, lr, 1)

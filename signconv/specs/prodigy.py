@@ -37,7 +37,7 @@ class Prodigy(Optimizer):
     r = state(0)
     r.next = beta3 * r.prev + (1 - beta3) * sum(rate * grad * (start - param), over="all")
     size = sum(abs(s), over="all")
-    d.next = max(now, where(size > 0, d_coef * r / size, 0))
+    d.next = max(now, where(size == 0, 0, d_coef * r / size))
 
     m = ema(now * grad, beta1)
     v = ema((now * grad) ** 2, beta2)

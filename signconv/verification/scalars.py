@@ -34,13 +34,16 @@ def remembered(program: OptimizerProgram) -> list[float]:
 NORM = 3.7
 #: Of an extra input per step; all of them are passed.
 NUMBER = 0.7
+#: Of sums over many tensors, as many as are read.
+TOTALS = tuple(1.3 / n for n in range(1, 100))
 
 
 def hypers(program: OptimizerProgram, lr: float) -> list[float]:
     """What the scalars are made of beside t, the first lr and their own states."""
     made = [lr if h.name == "lr" else h.default for h in program.hypers]
     made += [NORM] if program.norm else []
-    return [*made, *(NUMBER for _ in program.numbers), *(1.0 for _ in program.extras)]
+    made += [*(NUMBER for _ in program.numbers), *(1.0 for _ in program.extras)]
+    return [*made, *(() if program.totals is None else TOTALS[: len(program.totals.names)])]
 
 
 def cases(program: OptimizerProgram) -> list[tuple[int, float, float]]:

@@ -91,7 +91,7 @@ class Bucket:
         self.squares: tuple[Tensor, Reducer, Launcher] | None = None  # where a norm is asked for
         self.sums: Reducer | None = None  # of what members add to totals
         if program.totals is not None:
-            pieces = [-(-n // launch.piece(self.shape)) for n in blocks]
+            pieces = [-(-n // self.shape.rows) for n in blocks]
             width = len(program.totals.names)
             self.sums = Reducer(pieces, width, device, torch.float64)
             starts = torch.tensor([0, *pieces[:-1]], dtype=torch.int64, device="cpu").cumsum(0)

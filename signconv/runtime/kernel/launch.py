@@ -104,13 +104,15 @@ class Variant:
     mode: int = 0
 
 
-def piece(shape: LaunchShape) -> int:
-    """Blocks of which the step kernel stores one sum for each total."""
-    return min(shape.rows, _tail(shape))
+#: Constants of ``step_kernel`` alone.
+OF_TOTALS = "MODE", "TOTALS", "COUNT"
 
 
-def _tail(shape: LaunchShape) -> int:
-    return shape.chunk if interpreted() else TAIL_ROWS
+def _tail(program: OptimizerProgram, shape: LaunchShape) -> int:
+    """Rows at a time where masks are needed; a tile's where totals have a sum of each."""
+    if interpreted():
+        return shape.chunk
+    return TAIL_ROWS if program.totals is None else shape.rows
 
 
 def pass_shape() -> LaunchShape:
@@ -154,12 +156,11 @@ def step_constants(
         "FIELDS": tuple(m.bits.code for m in program.moments),
         "EIGHT": shape.eight and v.param_format == PLAIN,
         "ROWS": shape.rows,
-        "TAIL": _tail(shape),
+        "TAIL": _tail(program, shape),
         "TILES": shape.tiles,
         "MODE": v.mode,
         "TOTALS": program.totals.kernel if program.totals and v.mode else None,
         "COUNT": len(program.totals.names) if program.totals else 0,
-        "PIECE": piece(shape),
         **shape.limits(v.codec),
     }
 

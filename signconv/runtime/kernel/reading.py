@@ -106,7 +106,8 @@ def step_kernel(
     given = launch.step_constants(program, variant, scaled, reading)
     if not walk:
         return step.step_kernel, given
-    for name in ("BLOCKS", "BY_ROW", "CUT", "ROWS", "TAIL", "TILES"):  # all of them are whole
+    # All blocks are whole, and no totals are summed
+    for name in ("BLOCKS", "BY_ROW", "CUT", "ROWS", "TAIL", "TILES", *launch.OF_TOTALS):
         del given[name]
     given |= {"WALK": layout.maps[ELEMENTS, walk], "ACROSS": variant.across}
     # Eight neighbours are one thread's, whatever the width

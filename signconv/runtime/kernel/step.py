@@ -271,7 +271,6 @@ def total_tile(
     found,
     TOTALS: tl.constexpr,
     COUNT: tl.constexpr,
-    PIECE: tl.constexpr,
     P_FORMAT: tl.constexpr,
     FORMATS: tl.constexpr,
     APART: tl.constexpr,
@@ -282,6 +281,7 @@ def total_tile(
     READ_KINDS: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
+    PIECE: tl.constexpr,
 ):
     """What a tile adds to COUNT totals: sums of blocks in fp32, and of PIECE blocks, which are
     stored, in float64, neighbours first; ``first``: its first element, ``end``: behind the last
@@ -339,7 +339,6 @@ def step_kernel(
     MODE: tl.constexpr,
     TOTALS: tl.constexpr,
     COUNT: tl.constexpr,
-    PIECE: tl.constexpr,
 ):
     """One program per chunk of TILES tiles, each fetched while the two before are stepped; a chunk
     that is not full or not aligned, or goes BY_ROW, is stepped TAIL rows at a time, with masks.
@@ -418,8 +417,8 @@ def step_kernel(
             if MODE != STEPS:
                 total_tile(
                     stored, at, start + tile * (ROWS * 32), end, target, masters, factor, scalars,
-                    found, TOTALS, COUNT, PIECE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED,
-                    True, READ_KINDS, BLOCKS, ROWS,
+                    found, TOTALS, COUNT, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, True,
+                    READ_KINDS, BLOCKS, ROWS, ROWS,
                 )  # fmt: skip
             if MODE != SUMS_ALONE:
                 step_tile(
@@ -440,8 +439,8 @@ def step_kernel(
             if MODE != STEPS:
                 total_tile(
                     tail, place, start + first, end, target, masters, factor, scalars, found,
-                    TOTALS, COUNT, PIECE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, False,
-                    READ_KINDS, BLOCKS, TAIL,
+                    TOTALS, COUNT, P_FORMAT, FORMATS, APART, EXTRAS, CODEC, SCALED, False,
+                    READ_KINDS, BLOCKS, TAIL, ROWS,
                 )  # fmt: skip
             if MODE != SUMS_ALONE:
                 step_tile(

@@ -20,8 +20,8 @@ from signconv.runtime.program import (
     rows_of,
 )
 from signconv.runtime.reference import ops
-from signconv.runtime.reference.reduce import sum_up
 from signconv.runtime.reference.squares import square_sum
+from signconv.runtime.reference.stages import sum_up
 from signconv.runtime.reference.step import step_numbers, step_tensor
 from signconv.runtime.settings import alone_if_others_flush, has_float64, host_numbers
 from signconv.runtime.tables import state_names

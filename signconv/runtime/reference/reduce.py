@@ -20,15 +20,6 @@ def tree_sum(x: Tensor) -> Tensor:
     return x.reshape(())
 
 
-def sum_up(x: Tensor) -> Tensor:
-    """The sum over the first dimension, neighbours first."""
-    while x.shape[0] > 1:
-        if x.shape[0] % 2:
-            x = torch.cat((x, x.new_zeros(1, *x.shape[1:])))
-        x = x[0::2] + x[1::2]
-    return x[0]
-
-
 def norm_of_sum(total: Tensor, numel: int) -> Tensor:
     """The Euclidean norm from the sum of squares."""
     if has_torch_function_unary(total):

@@ -108,3 +108,8 @@ def tree(x: Tensor) -> Tensor:
             x = torch.cat((x, x.new_zeros(x.shape[0], 1, x.shape[2])), dim=1)
         x = x[:, 0::2] + x[:, 1::2]
     return x[:, 0]
+
+
+def sum_up(x: Tensor) -> Tensor:
+    """The sum over the first dimension, neighbours first."""
+    return tree(x.reshape(1, x.shape[0], -1)).reshape(x.shape[1:])

@@ -24,8 +24,7 @@ from signconv.runtime.program import (
 )
 from signconv.runtime.reference import ops
 from signconv.runtime.reference.random_bits import Word
-from signconv.runtime.reference.reduce import sum_up
-from signconv.runtime.reference.stages import Values, run, tree
+from signconv.runtime.reference.stages import Values, run, sum_up, tree
 
 
 def step_numbers(
@@ -113,7 +112,9 @@ def _total(x: Any, p: Tensor, rows: Tensor | None) -> Tensor:
     if rows is None:
         x = torch.nn.functional.pad(x, (0, -x.numel() % BLOCK))
     else:
-        x = ops.padded(x.contiguous(), torch.empty(block_shape(rows), device="meta"))
+        x = ops.padded(
+            x.contiguous(), torch.empty(block_shape(rows), dtype=torch.uint8, device="meta")
+        )
     return sum_up(tree(x.view(-1, BLOCK, 1)).view(-1).double()) + 0.0
 
 
