@@ -12,6 +12,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,33 +43,63 @@ class Run:
     by_shape: Mapping[tuple[int, ...], Mapping[str, float]]
     #: Entries of the collection's param group that its constructor does not take.
     group: Mapping[str, Any]
+    #: Those of the group that tensors of a shape are in, each tensor a group then.
+    groups: Mapping[tuple[int, ...], Mapping[str, Any]]
+    #: Names of the parameters in the model, where the collection's class takes a model.
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
     scheduled: bool
+    #: Extra inputs of the spec, by name: "element" or "step"; passed in every so many steps.
+    extras: Mapping[str, str]
+    every: int
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Tensors pulled to targets by springs of unlike strength, and noise that both sides see."""
+    """Tensors pulled to targets by springs of unlike strength, and noise that both sides see.
+
+    The diagonal of the Hessian is estimated with noise too, and may come out negative; the loss is
+    drawn, so that it rises and falls as a loss of batches does.
+    """
 
     start: tuple[Array, ...]
     target: tuple[Array, ...]
     strength: tuple[Array, ...]
     noise: tuple[tuple[Array, ...], ...]
+    hessian: tuple[tuple[Array, ...], ...]
+    loss: tuple[float, ...]
 
     @classmethod
-    def make(cls, seed: int = 0) -> Problem:
+    def make(cls, seed: int = 0, shapes: tuple[tuple[int, ...], ...] = SHAPES) -> Problem:
         """The problem of one seed."""
         random = np.random.default_rng(seed)
 
         def tensors(scale: float) -> tuple[Array, ...]:
-            return tuple(scale * random.standard_normal(shape) for shape in SHAPES)
+            return tuple(scale * random.standard_normal(shape) for shape in shapes)
 
         strength = tuple(np.exp(x) for x in tensors(1.0))
-        return cls(tensors(1.0), tensors(1.0), strength, tuple(tensors(0.3) for _ in range(STEPS)))
+        start, target = tensors(1.0), tensors(1.0)
+        noise = tuple(tensors(0.3) for _ in range(STEPS))
+        hessian = tuple(
+            tuple(s * (1 + e) for s, e in zip(strength, tensors(0.6), strict=True))
+            for _ in range(STEPS)
+        )
+        loss = tuple(float(x) for x in np.exp(random.standard_normal(STEPS)))
+        return cls(start, target, strength, noise, hessian, loss)
 
     def grads(self, params: tuple[Array, ...], t: int) -> tuple[Array, ...]:
         """Gradients at these parameters in step ``t``, from 1."""
         parts = zip(params, self.target, self.strength, self.noise[t - 1], strict=True)
         return tuple(s * (p - x) + e for p, x, s, e in parts)
+
+    def extras(self, run: Run, t: int) -> dict[str, tuple[Array, ...] | float]:
+        """What is passed beside the gradients in step ``t``: a tensor for each, or one number."""
+        now: dict[str, tuple[Array, ...] | float] = {
+            "element": self.hessian[t - 1],
+            "step": self.loss[t - 1],
+        }
+        given = (t - 1) % run.every == 0
+        return {name: now[per] for name, per in run.extras.items() if given}
 
 
 def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
@@ -81,14 +112,15 @@ def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
     made = []
     for t in range(1, STEPS + 1):
         grads = problem.grads(params, t)
+        extras = problem.extras(run, t)
         # The group of this comparison is all there is
         norm = np.sqrt(sum(np.sum(g * g) for g in grads)) if norm_scope(program) else None
         if run.scheduled and t == HALVED:
             for e in evaluators:
                 e.hypers["lr"] /= 2
         stepped = [
-            e.step(p, g, s, t, norm=norm)
-            for e, p, g, s in zip(evaluators, params, grads, states, strict=True)
+            e.step(p, g, s, t, norm=norm, extras={n: of_one(x, i) for n, x in extras.items()})
+            for i, (e, p, g, s) in enumerate(zip(evaluators, params, grads, states, strict=True))
         ]
         params = tuple(p for p, _ in stepped)
         states = [s for _, s in stepped]
@@ -96,7 +128,12 @@ def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
     if program.eval_param is not None:
         parts = zip(evaluators, params, states, strict=True)
         made.append(tuple(e.evaluated(p, s) for e, p, s in parts))
-    return [np.stack(of_one) for of_one in zip(*made, strict=True)]
+    return [np.stack(steps) for steps in zip(*made, strict=True)]
+
+
+def of_one(given: tuple[Array, ...] | float, i: int) -> Array:
+    """What tensor ``i`` is given of an extra input."""
+    return given[i] if isinstance(given, tuple) else np.asarray(given)
 
 
 def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
@@ -108,8 +145,12 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
     if unknown:
         raise ValueError(f"{name} has no {unknown[0]!r}")
     params = [torch.nn.Parameter(torch.from_numpy(p.copy())) for p in problem.start]
-    model = "model" in inspect.signature(made_by).parameters
-    given = torch.nn.ParameterList(params) if model else [{"params": params, **run.group}]
+    if "model" in inspect.signature(made_by).parameters:
+        given: Any = model_of(params, run.names)
+    elif run.groups:
+        given = [{"params": [p], **run.groups[tuple(p.shape)]} for p in params]
+    else:
+        given = [{"params": params, **run.group}]
     optimizer = made_by(given, **known)
     fused = hasattr(optimizer, "fused_backward")
     lr = run.values["lr"]
@@ -120,18 +161,24 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
         if run.scheduled and t == HALVED:
             lr /= 2
         if fused:  # it takes a model, and steps in the backward pass of a loss with these gradients
-            optimizer.grad_norm(loss_of(params, grads))
+            if "clip_grad_norm" in known:
+                optimizer.grad_norm(loss_of(params, grads))
             optimizer.fused_backward(loss_of(params, grads), lr)
         else:
-            optimizer.param_groups[0]["lr"] = lr
+            for group in optimizer.param_groups:
+                group["lr"] = lr
             for p, g in zip(params, grads, strict=True):
                 p.grad = g
-            optimizer.step()
+            extras = problem.extras(run, t)
+            tensors = {n: tensors_of(x) for n, x in extras.items() if isinstance(x, tuple)}
+            numbers = [x for x in extras.values() if isinstance(x, float)]
+            # A closure is how the collection's classes come by a loss
+            optimizer.step(partial(float, numbers[0]) if numbers else None, **tensors)
         made.append([p.detach().numpy().copy() for p in params])
     if hasattr(optimizer, "eval"):
         optimizer.eval()
         made.append([p.detach().numpy().copy() for p in params])
-    return [np.stack(of_one) for of_one in zip(*made, strict=True)]
+    return [np.stack(steps) for steps in zip(*made, strict=True)]
 
 
 def compiled(spec: str, run: Run, problem: Problem) -> list[Array]:
@@ -150,9 +197,13 @@ def compiled(spec: str, run: Run, problem: Problem) -> list[Array]:
         if run.scheduled and t == HALVED:
             for group in optimizer.param_groups:
                 group["lr"] /= 2
-        optimizer.step()
+        inputs: dict[str, Any] = {
+            n: [y.float() for y in tensors_of(x)] if isinstance(x, tuple) else x
+            for n, x in problem.extras(run, t).items()
+        }
+        optimizer.step(**inputs)
         made.append([p.detach().double().numpy() for p in params])
-    return [np.stack(of_one) for of_one in zip(*made, strict=True)]
+    return [np.stack(steps) for steps in zip(*made, strict=True)]
 
 
 def tupled(values: Mapping[str, float], *stems: str) -> dict[str, Any]:
@@ -166,6 +217,24 @@ def tupled(values: Mapping[str, float], *stems: str) -> dict[str, Any]:
     return made
 
 
+def tensors_of(arrays: tuple[Array, ...]) -> list[torch.Tensor]:
+    """Copies as tensors: some classes write into what they are given."""
+    return [torch.from_numpy(x.copy()) for x in arrays]
+
+
+def model_of(params: list[torch.nn.Parameter], names: tuple[str, ...]) -> torch.nn.Module:
+    """A model with these parameters; without names they are called by their numbers."""
+    model = torch.nn.Module()
+    for p, name in zip(params, names or map(str, range(len(params))), strict=True):
+        *path, last = name.split(".")
+        owner = model
+        for part in path:
+            owner.add_module(part, torch.nn.Module())
+            owner = owner.get_submodule(part)
+        owner.register_parameter(last, p)
+    return model
+
+
 def loss_of(params: list[torch.nn.Parameter], grads: list[torch.Tensor]) -> torch.Tensor:
     """A loss with these gradients."""
     return torch.stack([(p * g).sum() for p, g in zip(params, grads, strict=True)]).sum()
@@ -176,13 +245,13 @@ def deviation(program: Program, name: str, run: Run) -> float:
 
     NaN where either side makes one.
     """
-    problem = Problem.make()
+    problem = Problem.make(shapes=run.shapes)
     return apart(ours(program, run, problem), theirs(name, run, problem), problem)
 
 
 def rounding(spec: str, program: Program, run: Run) -> float:
     """The same between the compiled optimizer and its float64 meaning."""
-    problem = Problem.make()
+    problem = Problem.make(shapes=run.shapes)
     meant = [x[:STEPS] for x in ours(program, run, problem)]
     return apart(compiled(spec, run, problem), meant, problem)
 
@@ -190,4 +259,5 @@ def rounding(spec: str, program: Program, run: Run) -> float:
 def apart(a: list[Array], b: list[Array], problem: Problem) -> float:
     """The largest difference of two runs, over the displacement of its tensor in the second."""
     made = zip(a, b, problem.start, strict=True)
-    return max(float(np.max(np.abs(x - y)) / np.max(np.abs(y - start))) for x, y, start in made)
+    parts = [np.max(np.abs(x - y)) / np.max(np.abs(y - start)) for x, y, start in made]
+    return float(np.max(parts))  # Python's max loses a NaN that is not the first

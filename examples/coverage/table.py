@@ -14,7 +14,7 @@ from typing import Any
 
 from signconv.ir.nodes import Program
 
-from .compare import TOLERANCE, Run, tupled
+from .compare import SHAPES, TOLERANCE, Run, tupled
 
 #: What rows without values of their own take, where the spec has the hyperparameter.
 USUAL = {
@@ -38,8 +38,15 @@ class Row:
     by_shape: Mapping[tuple[int, ...], Mapping[str, float]] = field(default_factory=dict)
     #: Entries of the collection's param group that its constructor does not take.
     group: Mapping[str, Any] = field(default_factory=dict)
+    #: Those of the group that tensors of a shape are in.
+    groups: Mapping[tuple[int, ...], Mapping[str, Any]] = field(default_factory=dict)
+    #: Names of the parameters, for a class of the collection that goes by them.
+    names: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = SHAPES
     #: Whether lr halves on the way.
     scheduled: bool = True
+    #: Extra inputs are passed in the first step, and every so many after it.
+    every: int = 1
 
     def run(self, program: Program) -> Run:
         """Values of all hyperparameters of the spec, and the collection's keywords for them."""
@@ -47,7 +54,11 @@ class Row:
         values = {n: v for n, v in {**USUAL, **self.values}.items() if n in names}
         keywords = tupled(values, "beta", "nu") | dict(self.theirs)
         keywords = {n: v for n, v in keywords.items() if v is not None}
-        return Run(values, keywords, self.by_shape, self.group, self.scheduled)
+        extras = {x.name: x.per for x in program.extras}
+        return Run(
+            values, keywords, self.by_shape, self.group, self.groups, self.names, self.shapes,
+            self.scheduled, extras, self.every,
+        )  # fmt: skip
 
 
 AGREES: dict[str, Row] = {
