@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from signconv.ir.nodes import Program
 
-from .compare import SHAPES, TOLERANCE, Run, tupled
+from .compare import SHAPES, STEPS, TOLERANCE, Run, tupled
 
 #: What rows without values of their own take, where the spec has the hyperparameter.
 USUAL = {
@@ -77,6 +79,12 @@ AGREES: dict[str, Row] = {
         {"base_lr": None},
     ),
     "adadelta": Row("adadelta", {"lr": 0.5, "rho": 0.8}),
+    "adafactor": Row(
+        "factored.py:AdaFactor",
+        {"decay_rate": 0.7, "eps1": 1e-8, "eps2": 0.9, "clip_threshold": 0.7, "beta2": 0.85},
+        {"decay_rate": -0.7, "relative_step": False, "momentum_dtype": torch.float64},
+        "With lr as it is given (`relative_step=False`), and momentum in float64 in place of bf16.",
+    ),
     "adagc": Row(
         "tensor_norms.py:AdaGC",
         {
@@ -88,6 +96,25 @@ AGREES: dict[str, Row] = {
         },
         note="The collection sums the norm of all gradients in float32.",
         tolerance=1e-7,
+    ),
+    "adahessian": Row(
+        "extras.py:AdaHessian",
+        {"hessian_power": 0.8},
+        {"update_period": STEPS},
+        "The same estimate of the Hessian's diagonal is passed to both, in every third step.",
+        every=3,
+    ),
+    "adalite": Row(
+        "factored.py:Adalite",
+        {"g_norm_min": 0.1, "ratio_min": 0.05, "tau": 0.5, "eps1": 1e-4, "eps2": 1e-4},
+    ),
+    "adalomo": Row(
+        "factored.py:AdaLOMO",
+        {"lr": 0.03, "decay_rate": 0.7, "eps1": 1e-8, "eps2": 0.9, "clip_threshold": 0.7},
+        {"decay_rate": -0.7},
+        "The collection computes in float32, and cannot step the weights of a convolution.",
+        tolerance=1e-5,
+        shapes=SHAPES[:2],
     ),
     "adam": Row("adam"),
     "adamax": Row("adam_like.py:AdaMax"),
@@ -103,12 +130,35 @@ AGREES: dict[str, Row] = {
         {"lr": 0.4, "scale": 0.3, "power": 0.3},
         {"scale": None, "power": None, "p": 0.3, "q": 0.3},
     ),
+    "adammini": Row(
+        "factored.py:AdamMini",
+        {"blocks": 1, "weight_decay": 0.2},
+        {"blocks": None, "num_embeds": 5, "num_heads": 5},
+        "Blocks, which the collection takes from the names of a model's parameters, are given by "
+        "param group; heads have one row. The collection computes in float32.",
+        tolerance=1e-6,
+        by_shape={(7,): {"blocks": 2}, (3, 2, 2, 2): {"blocks": 0}},
+        names=("wq.weight", "bias", "embed"),
+    ),
     "adamod": Row("adam_like.py:AdaMod", {"beta3": 0.99}),
+    "adamp": Row("channels.py:AdamP", {"lr": 0.1, "delta": 1.2, "wd_ratio": 0.3}),
     "adamw": Row("adamw"),
+    "adamwsn": Row(
+        "factored.py:AdamWSN",
+        groups={
+            (6, 5): {"sn": True, "subset_size": 5},
+            (7,): {"sn": False},
+            (3, 2, 2, 2): {"sn": True, "subset_size": 8},
+        },
+        note="Subsets are what one index of the first dimension has, which `subset_size` by param "
+        "group makes of the collection's; its default is runs of about sqrt(n) elements.",
+    ),
     "adan": Row("adan", {}, {"weight_decouple": True}),
     "adanorm": Row("adam_like.py:AdaNorm", {"r": 0.8}),
     "adapnm": Row("adam_like.py:AdaPNM", {"beta3": 0.9}),
+    "adashift": Row("tensor_norms.py:AdaShift"),
     "adasmooth": Row("averaged.py:AdaSmooth", {"beta1": 0.4}),
+    "adatam": Row("channels.py:AdaTAM", {"decay_rate": 0.8}),
     "ademamix": Row(
         "ademamix",
         {"alpha": 3.0, "warmup": 15.0, "beta3": 0.99},
@@ -124,6 +174,14 @@ AGREES: dict[str, Row] = {
     ),
     "aggmo": Row("momentum.py:AggMo", {"beta1": 0.1, "beta2": 0.8, "beta3": 0.95}),
     "aida": Row("tensor_norms.py:Aida", {"xi": 1e-3}),
+    "alig": Row(
+        "extras.py:AliG",
+        {"lr": 0.01, "momentum": 0.7},
+        {"lr": None, "max_lr": 0.01},
+        "The collection sums the norm of all gradients in float32. Its cap is lr here.",
+        tolerance=1e-7,
+        scheduled=False,
+    ),
     "amos": Row(
         "tensor_norms.py:Amos",
         {"beta": 0.9, "extra_l2": 1e-3, "c_coef": 0.3, "d_coef": 0.4, "eps": 1e-6, "scale": 0.5},
@@ -141,9 +199,31 @@ AGREES: dict[str, Row] = {
     "bcos": Row(
         "adam_like.py:BCOS", {"beta": 0.8, "weight_decay": 0.2}, note="Mode c, the default."
     ),
+    "came": Row("came", {"eps1": 1e-8, "eps2": 1e-6, "clip_threshold": 0.7}),
     "diffgrad": Row("adam_like.py:DiffGrad"),
     "dualadam": Row("adam_like.py:DualAdam", {"switch_rate": 0.07}),
+    "emofact": Row(
+        "extras.py:EmoFact",
+        {"beta": 0.8},
+        {"beta": None, "betas": (0.8, 0.95)},
+        "Without shadow weights, off by default.",
+    ),
+    "emolynx": Row("extras.py:EmoLynx", note="Without shadow weights, off by default."),
+    "emonavi": Row("extras.py:EmoNavi", note="Without shadow weights, off by default."),
     "exadam": Row("adam_like.py:EXAdam"),
+    "fadam": Row(
+        "tensor_norms.py:FAdam",
+        {"clip_at": 0.7, "power": 0.4, "eps": 0.03, "eps_2": 0.02, "weight_decay": 0.2},
+        {
+            "clip_at": None,
+            "power": None,
+            "clip": 0.7,
+            "p": 0.4,
+            "momentum_dtype": torch.float64,
+            "fim_dtype": torch.float64,
+        },
+        "Both states in float64.",
+    ),
     "flashadamw": Row(
         "adamw", {}, {"quantize": False}, "Without its storage: that is an option of a build here."
     ),
@@ -154,6 +234,12 @@ AGREES: dict[str, Row] = {
         {"lr": 0.1, "lr_power": -0.4, "beta": 0.5, "lambda_1": 0.1, "lambda_2": 0.1},
     ),
     "grams": Row("adam_like.py:Grams"),
+    "gravity": Row(
+        "tensor_norms.py:Gravity",
+        {"lr": 0.3, "beta": 0.8},
+        {"alpha": 0.0},
+        "Momentum starts from 0 (`alpha=0`), not from noise.",
+    ),
     "grokfastadamw": Row(
         "adam_like.py:GrokFastAdamW",
         {"grokfast_alpha": 0.9, "grokfast_lamb": 1.5, "grokfast_after_step": 3},
@@ -162,13 +248,7 @@ AGREES: dict[str, Row] = {
     "kate": Row("variance.py:Kate", {"delta": 0.1}),
     "lamb": Row("tensor_norms.py:LAMB"),
     "laprop": Row("adam_like.py:LaProp"),
-    "lars": Row(
-        "tensor_norms.py:LARS",
-        {"lr": 0.1, "trust_coefficient": 0.01, "adapt": 1},
-        {"adapt": None},
-        "The collection takes vectors out by itself; here they are a param group.",
-        by_shape={(7,): {"adapt": 0, "weight_decay": 0.0}},
-    ),
+    "lars": Row("tensor_norms.py:LARS", {"lr": 0.1, "trust_coefficient": 0.01}),
     "lion": Row("lion"),
     "lomo": Row(
         "tensor_norms.py:LOMO",
@@ -178,10 +258,17 @@ AGREES: dict[str, Row] = {
     ),
     "madgrad": Row("averaged.py:MADGRAD"),
     "mars": Row(
-        "adam_like.py:MARS",
-        {"lr": 2e-3, "gamma": 0.05},
-        {"optimize_1d": True},
-        "Vectors too, which the collection leaves to AdamW.",
+        "tensor_norms.py:MARS",
+        {
+            "lr": 2e-3,
+            "base_lr": 2e-3,
+            "gamma": 0.05,
+            "lr_1d": 5e-3,
+            "beta_1d": 0.7,
+            "beta_sq_1d": 0.9,
+            "weight_decay_1d": 0.2,
+        },
+        {"base_lr": None, "beta_1d": None, "beta_sq_1d": None, "betas_1d": (0.7, 0.9)},
     ),
     "msvag": Row("variance.py:MSVAG", {"beta": 0.8}),
     "nadam": Row(
@@ -191,6 +278,7 @@ AGREES: dict[str, Row] = {
         "torch keeps the running product of the momenta in float32.",
         tolerance=1e-8,
     ),
+    "nero": Row("channels.py:Nero", {"beta": 0.8}),
     "novograd": Row("tensor_norms.py:NovoGrad"),
     "padam": Row("adam_like.py:PAdam", {"partial": 0.3}),
     "pid": Row("momentum.py:PID", {"integral": 3.0, "derivative": 5.0}),
@@ -202,19 +290,21 @@ AGREES: dict[str, Row] = {
         tolerance=1e-7,
     ),
     "qhm": Row("momentum.py:QHM", {"nu": 0.6}),
+    "racs": Row("factored.py:RACS", {"beta": 0.8, "alpha": 0.4, "gamma": 1.05}),
     "radam": Row("rectified.py:RAdam", {"n_sma_threshold": 6}),
     "ranger": Row(
         "rectified.py:Ranger",
         {"alpha": 0.4, "k": 4, "n_sma_threshold": 6},
-        {"use_gc": False, "degenerated_to_sgd": True},
-        "Without gradient centralization (means by row); with `degenerated_to_sgd`, since without "
-        "it the collection's first steps go up the gradient.",
+        {"degenerated_to_sgd": True},
+        "With `degenerated_to_sgd`, since without it the collection's first steps go up the "
+        "gradient.",
     ),
     "rmsprop": Row(
         "rmsprop",
         {"alpha": 0.8, "weight_decay": 0.0},
         note="torch's weight decay is l2, that of the catalogue decoupled; compared without.",
     ),
+    "rose": Row("channels.py:ROSE"),
     "sara": Row(
         "variance.py:SaRA",
         {"threshold": 0.8, "progressive_iter": 6},
@@ -228,18 +318,37 @@ AGREES: dict[str, Row] = {
         "averaged.py:ScheduleFreeSGD", {"r": 0.5, "weight_lr_power": 1.5, "warmup_steps": 5}
     ),
     "sgd": Row("momentum.py:SGD"),
+    "sgdp": Row("channels.py:SGDP", {"delta": 1.5, "wd_ratio": 0.3}),
     "sgdsai": Row(
         "tensor_norms.py:SGDSaI",
-        {"spread": 1},
-        {"spread": None},
-        by_shape={(7,): {"spread": 0}},
-        note="The collection takes vectors out by itself; here they are a param group.",
+        note="A matrix of one row is a matrix here, and to the collection a vector.",
     ),
     "sgdw": Row("momentum.py:SGDW", {}, {"nesterov": True}, "With Nesterov's look-ahead."),
     "signsgd": Row("momentum.py:SignSGD"),
     "simplifiedademamix": Row("adam_like.py:SimplifiedAdEMAMix", {"beta2": 0.9, "alpha": 0.5}),
+    "sm3": Row(
+        "sm3",
+        {"weight_decay": 0.0},
+        {"weight_decay": None, "eps": 0.0},
+        "Of matrices and vectors: of the weights of a convolution the collection keeps the largest "
+        "by each of four dimensions. It has no weight decay.",
+        shapes=SHAPES[:2],
+    ),
+    "sophiah": Row(
+        "sophia",
+        {"gamma": 1.0, "rho": 0.4, "weight_decay": 0.2},
+        {"gamma": None, "rho": None, "p": 0.4, "update_period": STEPS},
+        "The same estimate of the Hessian's diagonal is passed to both, in every third step.",
+        every=3,
+    ),
     "srmm": Row("momentum.py:SRMM", {"beta": 0.6, "memory_length": 7}),
     "stableadamw": Row("stableadamw"),
+    "stablespam": Row(
+        "tensor_norms.py:StableSPAM",
+        {"gamma1": 0.6, "gamma2": 0.8, "theta": 0.9, "update_proj_gap": 8},
+        note="Without the cosine decay of the betas, off by default.",
+    ),
+    "tam": Row("channels.py:TAM", {"decay_rate": 0.8}),
     "tiger": Row("momentum.py:Tiger", {"beta": 0.8}),
     "vsgd": Row("variance.py:VSGD", {"ghattg": 20.0, "ps": 1e-3, "tau1": 0.7, "tau2": 0.8}),
     "yogi": Row("variance.py:Yogi", {"initial_accumulator": 1e-3, "eps": 1e-2}),

@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 import signconv
@@ -22,11 +23,11 @@ waits = pytest.importorskip("examples.coverage.waits")
 sys.path.remove(str(ROOT))
 
 OWN = sorted(n for n, row in table.AGREES.items() if ":" in row.spec)
-#: A sign, a reduction, states that start from the weights; the quickest first.
-SAMPLE = ("tiger", "fromage", "schedulefreesgd")
+#: A sign, a reduction, states that start from the weights, an extra input; the quickest first.
+SAMPLE = ("tiger", "fromage", "schedulefreesgd", "emolynx")
 #: Values that are the default because the other side has no such hyperparameter, or must be.
-AT_DEFAULT = {("a2grad", "lr"), ("lars", "adapt"), ("sgdsai", "spread"), ("amos", "scale")}
-AT_DEFAULT |= {("rmsprop", "weight_decay")}
+AT_DEFAULT = {("a2grad", "lr"), ("amos", "scale"), ("rmsprop", "weight_decay")}
+AT_DEFAULT |= {("sm3", "weight_decay")}
 known = json.loads(run.FIGURES.read_text(encoding="utf-8"))
 
 
@@ -81,6 +82,13 @@ def test_a_wrong_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compare.deviation(program, "tiger", given) == 0
     monkeypatch.setattr(compare, "theirs", theirs)
     assert compare.deviation(program, "tiger", given) > 0.01
+
+
+def test_nan_of_any_tensor_is_seen() -> None:
+    problem = compare.Problem.make()
+    good = [np.stack([x, x + 1]) for x in problem.start]
+    assert compare.apart(good, good, problem) == 0
+    assert np.isnan(compare.apart([*good[:2], good[2] * np.nan], good, problem))
 
 
 @pytest.mark.parametrize("name", SAMPLE)

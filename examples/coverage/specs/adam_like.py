@@ -377,24 +377,3 @@ class LaProp(Optimizer):
     usual_lr.next = beta1 * usual_lr.prev + (1 - beta1) * lr
     update = m / usual_lr
     new_param = stepped * (1 - lr * weight_decay)
-
-
-class MARS(Optimizer):
-    """AdamW on gradients of less variance (Yuan et al. 2024, arXiv 2411.10438, MARS-approx), the
-    gradient before the first one taken to be 0, as in the authors' code."""
-
-    lr = hyper(3e-3, ge=0)
-    beta1, beta2 = hyper(0.95, ge=0, lt=1), hyper(0.99, ge=0, lt=1)
-    gamma = hyper(0.025, ge=0)
-    eps = hyper(1e-8, ge=0)
-    weight_decay = hyper(0.0, ge=0)
-
-    last = state()
-    last.next = grad
-    c = grad + gamma * beta1 / (1 - beta1) * (grad - last.prev)
-    clipped = c / max(norm(c), 1)
-    m = ema(clipped, beta1)
-    v = ema(clipped**2, beta2)
-    numerator = m.corrected
-    denominator = (sqrt(v) + eps) / sqrt(1 - beta2**t)
-    decay = decoupled(weight_decay)

@@ -7,6 +7,8 @@ from signconv.dsl import (
     grad,
     hyper,
     max,
+    mean,
+    ndim,
     param,
     sqrt,
     state,
@@ -41,7 +43,8 @@ class RAdam(Optimizer):
 
 
 class Ranger(Optimizer):
-    """RAdam in Lookahead (Wright 2019, github.com/lessw2020/Ranger-Deep-Learning-Optimizer)."""
+    """RAdam in Lookahead, on gradients that are centered by channel (Wright 2019,
+    github.com/lessw2020/Ranger-Deep-Learning-Optimizer)."""
 
     lr = hyper(1e-3, ge=0)
     beta1, beta2 = hyper(0.95, ge=0, lt=1), hyper(0.999, ge=0, lt=1)
@@ -53,8 +56,9 @@ class Ranger(Optimizer):
     whole = 2 / (1 - beta2) - 1
     n = whole - 2 * t * beta2**t / (1 - beta2**t)
     share = (n - 4) / (whole - 4) * (n - 2) / n * whole / (whole - 2)
-    m = ema(grad, beta1)
-    v = ema(grad**2, beta2)
+    centered = where(ndim >= 2, grad - mean(grad, axis=(1, ...)), grad)
+    m = ema(centered, beta1)
+    v = ema(centered**2, beta2)
     size = sqrt((1 - beta2**t) * max(share, 0))
     update = where(n >= n_sma_threshold, size * m.corrected / (sqrt(v) + eps), m.corrected)
     decay = decoupled(weight_decay)
