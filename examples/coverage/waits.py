@@ -52,7 +52,6 @@ WAITS: dict[str, Wait] = {
     "muonclip": Wait(("matrix",), "Newton-Schulz"),
     "normuon": Wait(("matrix",), "Newton-Schulz"),
     "prodigy": Wait(("all",), "the estimated distance, from sums over all tensors"),
-    "ranger21": Wait(("all",), "the variance of all tensors, by which it decays weights"),
     "scalableshampoo": Wait(("matrix",), "inverse roots of block preconditioners"),
     "scion": Wait(("matrix",), "Newton-Schulz, unless norms by row or column are asked for"),
     "scionlight": Wait(("matrix",), "Newton-Schulz, unless norms by row or column are asked for"),

@@ -6,10 +6,13 @@ from signconv.dsl import (
     abs,
     decoupled,
     ema,
+    exp,
     grad,
     hyper,
     l2,
+    log,
     max,
+    max_ema,
     mean,
     min,
     ndim,
@@ -18,6 +21,7 @@ from signconv.dsl import (
     param,
     sqrt,
     state,
+    stepped,
     sum,
     t,
     where,
@@ -170,3 +174,61 @@ class ROSE(Optimizer):
     numerator = centered
     denominator = where(blended == 0, 1, blended)
     decay = l2(weight_decay)
+
+
+class Ranger21(Optimizer):
+    """AdamW with clipped, centered and normalized gradients, positive-negative momentum, a norm
+    loss, a schedule and Lookahead (Wright & Demeure 2021, arXiv 2106.13731), without its weight
+    decay. ``base_lr`` is the lr at construction.
+
+    The collection normalizes twice, the second time what has a deviation of nearly 1.
+    """
+
+    lr, base_lr = hyper(1e-3, gt=0), hyper(1e-3, ge=0)
+    warm_up, warm_down, total = hyper(100, ge=1), hyper(300, ge=1), hyper(1000, ge=1)
+    min_lr = hyper(3e-5, ge=0)
+    amplitude = hyper(0.9, ge=0, lt=1)
+    beta1, beta2 = hyper(0.9, ge=0, lt=1), hyper(0.999, ge=0, lt=1)
+    beta_softplus = hyper(50.0, gt=0)
+    agc_clipping_value, agc_eps = hyper(1e-2, ge=0), hyper(1e-3, ge=0)
+    norm_loss_factor = hyper(1e-4, ge=0)
+    k, alpha = hyper(5, ge=1), hyper(0.5, ge=0, le=1)
+    eps = hyper(1e-8, gt=0)
+
+    # Units are what one output has, of a kernel in one dimension each place of it
+    by_unit = where(ndim == 3, norm(param, axis=-2), norm(param, axis=(1, ...)))
+    weights = where(ndim >= 2, by_unit, norm(param))
+    grad_by_unit = where(ndim == 3, norm(grad, axis=-2), norm(grad, axis=(1, ...)))
+    size = max(where(ndim >= 2, grad_by_unit, norm(grad)), 1e-6)
+    most = max(weights, agc_eps) * agc_clipping_value
+    clipped = where(size > most, grad * (most / size), grad)
+    centered = where(ndim >= 2, clipped - mean(clipped, axis=(1, ...)), clipped)
+    deviation = sqrt(mean((centered - mean(centered)) ** 2) * (numel / (numel - 1)))
+    normed = where(numel > 2, centered / (deviation + 1e-8), centered)
+    again = where(numel > 2, normed / (deviation / (deviation + 1e-8) + 1e-8), normed)
+    twice = where(ndim >= 2, again - mean(again, axis=(1, ...)), again)
+
+    warmed = where(t > warm_up, lr, lr * min(t / warm_up, 1))
+    down = max(t + 1 - (total - warm_down), 1) / (warm_down + 1)
+    cooled = max(base_lr - (base_lr - min_lr) * min(down, 1), min_lr)
+    rate = where(t < total - warm_down, warmed, cooled)
+
+    v = ema(normed**2, beta2)
+    largest = max_ema(v)
+    root_of = sqrt(largest) / sqrt(1 - beta2**t) + eps
+    sharp = beta_softplus * root_of
+    soft = where(sharp > 20, root_of, log(1 + exp(min(sharp, 20))) / beta_softplus)
+    odd = t % 2 == 1
+    slow = beta1**2
+    first, second = state(), state()
+    first.next = where(odd, slow * first.prev + (1 - slow) * twice, first.prev)
+    second.next = where(odd, second.prev, slow * second.prev + (1 - slow) * twice)
+    now, before = where(odd, first, second), where(odd, second, first)
+    mixed = ((1 + amplitude) * now - amplitude * before) / sqrt((1 + amplitude) ** 2 + amplitude**2)
+    norm_loss = 2 * norm_loss_factor * (1 - 1 / (weights + eps)) * param
+    update = rate / lr * (mixed / (1 - beta1**t) / soft + norm_loss)
+
+    anchor = state(param)
+    merged = t % k == 0
+    anchor.next = where(merged, stepped + (1 - alpha) * (anchor.prev - stepped), anchor.prev)
+    new_param = where(merged, anchor, stepped)
