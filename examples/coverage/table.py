@@ -2,8 +2,10 @@
 
 A row of ``AGREES`` names a spec of the catalogue, or a class of a file in specs/, with a value for
 each of its hyperparameters. The collection's class gets the same ones by name, ``beta1``,
-``beta2``, … as its ``betas``; ``theirs`` holds what it calls or does otherwise. To cover one more:
-write its spec, move its name from waits.py to here and run ``python -m examples.coverage.run``.
+``beta2``, … as its ``betas``; ``theirs`` holds what it calls or does otherwise. An extra input has
+the name that the class's ``step`` gives it; a number is what the closure returns. To cover one
+more: write its spec, move its name from waits.py to here and run
+``python -m examples.coverage.run``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Optimizers that look at channels: what one index of the first dimension has, or the whole first
 dimension."""
 
+from typing import Any
+
 from signconv.dsl import (
     Optimizer,
     abs,
@@ -28,11 +30,30 @@ from signconv.dsl import (
 )
 
 
-class SGDP(Optimizer):
-    """SGD whose momentum does not lengthen weights that are scale-invariant (Heo et al. 2021, arXiv
-    2006.08217, Alg. 1): those whose gradient is at right angles to them, channel by channel or as a
-    whole, which are decayed less.
+def radial(step: Any, delta: Any, wd_ratio: Any, eps: Any) -> tuple[Any, Any]:
+    """What to take out of a step, and how much of the weight decay is left.
+
+    Weights are scale-invariant where gradients are at right angles to them: channel by channel, or
+    all together. Steps along them only make them longer.
     """
+    weights, size = norm(param, axis=(1, ...)), norm(grad, axis=(1, ...))
+    product = sum(grad * param, axis=(1, ...))
+    elements = sum(where(grad > 0, 1, 1), axis=(1, ...))
+    cosines = abs(product) / (max(weights, eps) * max(size, eps))
+    cosine = abs(sum(grad * param)) / (max(norm(param), eps) * max(norm(grad), eps))
+    by_channel = max(cosines * sqrt(elements)) < delta
+    as_whole = cosine * sqrt(numel) < delta
+    of_channel, of_whole = param / (weights + eps), param / (norm(param) + eps)
+    along_channel = of_channel * sum(of_channel * step, axis=(1, ...))
+    along_whole = of_whole * sum(of_whole * step)
+    along = where(by_channel, along_channel, where(as_whole, along_whole, 0))
+    ratio = where(by_channel, wd_ratio, where(as_whole, wd_ratio, 1))
+    return where(ndim >= 2, along, 0), where(ndim >= 2, ratio, 1)
+
+
+class SGDP(Optimizer):
+    """SGD whose momentum does not lengthen scale-invariant weights, which are decayed less (Heo et
+    al. 2021, arXiv 2006.08217, Alg. 1)."""
 
     lr = hyper(1e-3, ge=0)
     momentum, dampening = hyper(0.9, ge=0, lt=1), hyper(0.0, ge=0, lt=1)
@@ -43,27 +64,13 @@ class SGDP(Optimizer):
     m = state()
     m.next = momentum * m.prev + (1 - dampening) * grad
 
-    weights, size = norm(param, axis=(1, ...)), norm(grad, axis=(1, ...))
-    product = sum(grad * param, axis=(1, ...))
-    elements = sum(where(grad > 0, 1, 1), axis=(1, ...))
-    cosines = abs(product) / (max(weights, eps) * max(size, eps))
-    cosine = abs(sum(grad * param)) / (max(norm(param), eps) * max(norm(grad), eps))
-    by_channel = max(cosines * sqrt(elements)) < delta
-    as_whole = cosine * sqrt(numel) < delta
-    of_channel = param / (weights + eps)
-    of_whole = param / (norm(param) + eps)
-    radial = of_channel * sum(of_channel * m, axis=(1, ...))
-    along = where(by_channel, radial, where(as_whole, of_whole * sum(of_whole * m), 0))
-    less = where(by_channel, wd_ratio, where(as_whole, wd_ratio, 1))
-    ratio = where(ndim >= 2, less, 1)
-    update = m - where(ndim >= 2, along, 0) + weight_decay * ratio / (1 - momentum) * param
+    along, ratio = radial(m, delta, wd_ratio, eps)
+    update = m - along + weight_decay * ratio / (1 - momentum) * param
 
 
 class AdamP(Optimizer):
-    """Adam whose steps do not lengthen weights that are scale-invariant (Heo et al. 2021, arXiv
-    2006.08217, Alg. 2): those whose gradient is at right angles to them, channel by channel or as a
-    whole, which are decayed less.
-    """
+    """Adam whose steps do not lengthen scale-invariant weights, which are decayed less (Heo et al.
+    2021, arXiv 2006.08217, Alg. 2)."""
 
     lr = hyper(1e-3, ge=0)
     beta1, beta2 = hyper(0.9, ge=0, lt=1), hyper(0.999, ge=0, lt=1)
@@ -75,20 +82,8 @@ class AdamP(Optimizer):
     v = ema(grad**2, beta2)
     adam = m.corrected * sqrt(1 - beta2**t) / (sqrt(v) + eps)
 
-    weights, size = norm(param, axis=(1, ...)), norm(grad, axis=(1, ...))
-    product = sum(grad * param, axis=(1, ...))
-    elements = sum(where(grad > 0, 1, 1), axis=(1, ...))
-    cosines = abs(product) / (max(weights, eps) * max(size, eps))
-    cosine = abs(sum(grad * param)) / (max(norm(param), eps) * max(norm(grad), eps))
-    by_channel = max(cosines * sqrt(elements)) < delta
-    as_whole = cosine * sqrt(numel) < delta
-    of_channel = param / (weights + eps)
-    of_whole = param / (norm(param) + eps)
-    radial = of_channel * sum(of_channel * adam, axis=(1, ...))
-    along = where(by_channel, radial, where(as_whole, of_whole * sum(of_whole * adam), 0))
-    less = where(by_channel, wd_ratio, where(as_whole, wd_ratio, 1))
-    ratio = where(ndim >= 2, less, 1)
-    update = adam - where(ndim >= 2, along, 0) + weight_decay * ratio * param
+    along, ratio = radial(adam, delta, wd_ratio, eps)
+    update = adam - along + weight_decay * ratio * param
 
 
 class TAM(Optimizer):

@@ -67,7 +67,9 @@ class AliG(Optimizer):
 def emotion(short: Any, medium: Any, long: Any) -> Any:
     """How much of a step to take, from a short, a medium and a long average of the loss.
 
-    It is the paper's scalar, how far the loss has fallen of late, and what is made of it.
+    ``trend`` says how far the loss has fallen of late, from -1 to 1: a step is longer where that is
+    middling, and little is left of it where that is much. The two products of ``nearer`` are one
+    number but for their rounding, which decides in the collection's class too.
     """
     change = long - short
     by_long, by_medium = change / max(long, 1e-5), change / max(medium, 1e-5)
