@@ -134,7 +134,7 @@ def context() -> dict[str, Any]:
         summary = {**whole["summary"], "facts": whole["facts"]}
         rows = summary["rows"]
         if isinstance(rows, list):
-            summary["by_name"] = {row["optimizer"]: row for row in rows}
+            summary["by_name"] = {row.get("arm") or row["optimizer"]: row for row in rows}
         made[claim] = summary
     short = made["fp8_state"]["short_rows"]
     made["fp8_state"]["short_by_name"] = {row["optimizer"]: row for row in short}
