@@ -31,7 +31,7 @@ TOKENS = 32_768_000  # of a run: 2,000 steps
 FINETUNE_TOKENS = 5_000_000
 SEEDS = (1, 2, 3)
 #: Tokens a second on one H200, reckoned; what runs say is in their records.
-RATE = {"gpt42": 900_000, "gpt42_fp8": 900_000, "gpt110": 380_000, "gpt336": 140_000}
+RATE = {"gpt42": 1_050_000, "gpt42_fp8": 900_000, "gpt110": 380_000, "gpt336": 140_000}
 OVERHEAD = 5.0  # seconds of a run that are not training
 CHECKPOINT = "papers_base.pt"
 BASE = "adamw-ours"  # what fine-tuning starts from, and whose lr its forms are run at

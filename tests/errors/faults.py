@@ -20,6 +20,7 @@ from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.s3 import S3
+from signconv.generated.prodigy import Prodigy
 from signconv.generated.schedulefree_adamw import ScheduleFreeAdamW
 from signconv.generated.sophia import Sophia
 
@@ -846,6 +847,14 @@ fault("SC469", r"the hessian of a torch.float32 parameter of shape \[3\] has sha
 )
 fault("SC470", "steps Sophia inside backward, where nobody can pass it hessian")(
     lambda *_: gradient_release(Sophia([parameter(3)]))
+)
+
+
+fault("SC471", "steps Prodigy parameter by parameter, and it reads sums over all of them")(
+    lambda *_: gradient_release(Prodigy([parameter(3)]))
+)
+fault("SC472", "offload steps Prodigy batch by batch, and it reads sums over all tensors")(
+    lambda *_: offload.offload(Prodigy([parameter(3)]))
 )
 
 

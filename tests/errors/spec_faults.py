@@ -57,7 +57,7 @@ BODIES: dict[str, tuple[str, str]] = {
         "a = norm(grad, over='all')\nnumerator = grad * a / norm(grad, over='group')",
         "over all and over group: a step has one",
     ),
-    "SC158": ("numerator = grad * norm(abs(grad), over='all')", "is of grad alone, as it comes"),
+    "SC158": ("numerator = grad * sum(abs(grad), over='every')", r"sum\(…, over='every'\)"),
     "SC159": (
         "a = state(param)\na.next = stepped\nnumerator = grad * a",
         "reads 'a', which is known after it: use .prev",
@@ -77,6 +77,14 @@ BODIES: dict[str, tuple[str, str]] = {
         "so the update would do nothing: write it as a change of stepped",
     ),
     "SC165": ("h = extra(per='tensor')\nupdate = grad * h", r"per='tensor'\); .*element"),
+    "SC167": (
+        "d = state()\nd.next = d.prev + sum(grad, over='all') / t\nnumerator = grad * d.prev",
+        "'d' is made of sums over all tensors.*count in a state",
+    ),
+    "SC168": (
+        "numerator = grad\ndecay = l2(norm(param, over='all'))",
+        "l2 decay is part of the gradient before anything is summed",
+    ),
     "SC166": ("update = where(given(grad), grad, 0)", r"given\(x\) asks for an extra input"),
     "SC156": ("m = ema(grad, 0.9, store='fp5')\nnumerator = m", "no state format; did you mean"),
 }

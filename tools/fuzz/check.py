@@ -272,8 +272,8 @@ def _enclose(
 ) -> Wanted | None:
     """The enclosure of the next step, from the reference's own state; ``norm``: of all gradients,
     which are one param group's; ``extras``: this step's extra inputs."""
-    if not p.numel():
-        return None
+    if not p.numel() or (optimizer.program.totals and len(case.shapes) > 1):
+        return None  # of one tensor nobody knows what all of them sum to
     entry = optimizer.state[p]
     unit = 2.0**-24 if precision == "fp32" else 2.0**-8
     t = int(entry["step"]) + 1

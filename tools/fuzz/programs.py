@@ -237,8 +237,10 @@ class _Author:
             pair = self.pick(f"{a}, {other}", f"{other}, {a}")
             return f"{self.pick('max', 'min')}({pair})"
         if kind == "reduction" and self.reducible:
-            axis = self.pick("", "", ", axis=-1", ", axis=-2", ", axis=0", ", axis=(1, ...)")
-            kind = self.pick("norm", "mean", "mean", "sum", "max", "min")
+            axis = self.pick("", "", ", axis=-1", ", axis=-2", ", axis=0", ", axis=(1, ...)",
+                             ', over="all"')  # fmt: skip
+            every = ("max", "min") if "over" not in axis else ()
+            kind = self.pick("norm", "mean", "mean", "sum", *every)
             r = f"{kind}({a}{axis})"
             if axis == ", axis=-1" and self.pick(False, True):  # a reduction of a reduction
                 r = f"({r} / (1 + abs(mean({r}, axis=-2))))"
@@ -270,7 +272,8 @@ class _Author:
             (self.nonneg_names if ge else self.any_names).append(made)
 
     def moment(self, i: int) -> None:
-        kind = self.pick("ema", "second", "max", "order", "state", "previous", "scalar", "slow")
+        kind = self.pick("ema", "second", "max", "order", "state", "previous", "scalar", "slow",
+                         "shared")  # fmt: skip
         name = f"{self.pick('m', 'buf')}{i}"
         if kind == "ema":
             init = self.pick("", ', init="first"', "")
@@ -307,6 +310,11 @@ class _Author:
         elif kind == "previous":
             self.define(name, f"{name} = state(init=0)\n{name}.next = grad")
             self.any_names.append(f"{name}.prev")
+        elif kind == "shared":  # by all tensors, and known after the step
+            what = f'{self.pick("mean", "norm")}({self.element(1)}, over="all")'
+            self.define(name, f"{name} = state(init={self.pick(1, 0.5)})\n"
+                              f"{name}.next = max({name}.prev / 2, min({what}, 1))")  # fmt: skip
+            self.any_names.append(f"({name}.prev * grad)")
         elif kind == "scalar":
             self.define(name, f"{name} = state(init={self.pick(1, 0.5)})\n"
                               f"{name}.next = {name}.prev * {self.beta()} + {self.scalar(1)}"
@@ -447,6 +455,7 @@ FEATURES = {
     "scalar edges": r"\(t - [25]|1 - t|t\*\*-1|1e30|1e18|% -3",
     "fractional powers": r"\*\*[12]\.5|, 2\.5\)",
     "reductions": r"norm\(|mean\(",
+    "sums over all tensors": 'over="all"',
     "remainders": "%",
     "exp, log or tanh": r"exp\(|log\(|tanh\(",
     "comparisons": r"where\(",
