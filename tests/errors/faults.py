@@ -19,8 +19,8 @@ import torch.distributed as dist
 from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
-from signconv.generated.s3 import S3
 from signconv.generated.prodigy import Prodigy
+from signconv.generated.s3 import S3
 from signconv.generated.schedulefree_adamw import ScheduleFreeAdamW
 from signconv.generated.sophia import Sophia
 
