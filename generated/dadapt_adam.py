@@ -213,9 +213,7 @@ def _math_reference(
     return p, (s, m, v)
 
 
-def _totals_reference(
-    p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]
-) -> Tensors:
+def _totals_reference(p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]) -> Tensors:
     """What is summed over many tensors."""
     s_prev, _, v_prev = moments
     v_code, v_scale = v_prev

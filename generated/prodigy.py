@@ -220,9 +220,7 @@ def _math_reference(
     return p, (start, s, m, v)
 
 
-def _totals_reference(
-    p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]
-) -> Tensors:
+def _totals_reference(p: Tensor, g: Tensor, moments: Tensors, scalars: Sequence[Tensor]) -> Tensors:
     """What is summed over many tensors."""
     start_prev, s_prev, _, _ = moments
     s_code, s_scale = s_prev

@@ -330,9 +330,7 @@ def _enclose(
     return Wanted(np.reshape(param, -1), flat, complaint)
 
 
-def _outside(
-    wanted: Wanted, optimizer: FusedOptimizer, p: Tensor, tally: Tally
-) -> list[str]:
+def _outside(wanted: Wanted, optimizer: FusedOptimizer, p: Tensor, tally: Tally) -> list[str]:
     """Where the reference's step is not what the program means."""
     problems = [wanted.complaint] if wanted.complaint else []
     box = wanted.param
