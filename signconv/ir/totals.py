@@ -74,8 +74,8 @@ class Totals:
 
     @cached_property
     def shared(self) -> frozenset[str]:
-        """Scalar states that are made of totals, and those that they read: there is one for all
-        parameters of a group, whichever of them have gradients."""
+        """Scalar states that are made of totals or of the norm of all gradients, and those that
+        they read: there is one for all parameters of a group, whichever of them have gradients."""
         scalar = scalar_moments(self.p)
         reads = {
             name: self.names(self.p.moment(name).reads, lambda r: r.kind in ("value", "prev"))
@@ -83,6 +83,9 @@ class Totals:
             for name in scalar
         }
         found = {m for m in scalar if any(self.reached(e) for e in self.p.moment(m).reads)}
+        found |= {
+            m for m in scalar if self.names(self.p.moment(m).reads, lambda r: r.kind == "norm")
+        }
         while True:
             more = {m for m in scalar if reads[m] & found} | {n for m in found for n in reads[m]}
             if more <= found:

@@ -161,7 +161,7 @@ class Totals:
     what one function makes of an element; over one of ``ir.nodes.SCOPES``.
 
     rounds: how many passes over the tensors make those that the step reads; trailing: whether the
-    step itself finds others on its way; shared: scalar states that all parameters have together.
+    step itself finds others on its way.
     """
 
     names: tuple[str, ...]
@@ -169,7 +169,6 @@ class Totals:
     sums: Sums
     rounds: int
     trailing: bool
-    shared: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,8 @@ class KernelProgram:
     reads of a parameter's shape.
     ``functions`` are those that the elementwise statements call, each after what it calls itself.
     ``evaluation``: what the model is evaluated with, where it is not the parameter; ``totals``:
-    what is summed over many tensors.
+    what is summed over many tensors, ``shared``: scalar states made of that, of which there is one
+    for all parameters of a group.
     """
 
     program: Program
@@ -232,6 +232,7 @@ class KernelProgram:
     functions: tuple[Function, ...] = ()
     evaluation: Evaluation | None = None
     totals: Totals | None = None
+    shared: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -47,10 +47,12 @@ TENSOR = ""
 class Places(ScalarCode):
     """Statements by place, and the reductions between places."""
 
-    def __init__(self, p: Program, bf16: bool = False) -> None:
+    def __init__(self, p: Program, bf16: bool = False, written: Program | None = None) -> None:
+        """written: ``p`` with what its totals sum, where names stand for those in ``p``."""
         super().__init__(p, bf16)
-        self.once, self.plain = reduced_moments(p), not has_axes(p)
-        read = {n for e in everything(p) for n in references(e, "shape")}
+        written = p if written is None else written
+        self.once, self.plain = reduced_moments(p), not has_axes(written)
+        read = {n for e in everything(written) for n in references(e, "shape")}
         self.shapes = tuple(n for n in SHAPES if n in read)
         self.place = ELEMENTS
         self.lists: dict[str, list[Statement]] = {ELEMENTS: []}
@@ -147,8 +149,8 @@ class Places(ScalarCode):
         """The totals as one pass."""
         math = list(dict.fromkeys(s for _, statements in self.totals for s in statements))
         reductions = tuple(r for r, _ in self.totals)
-        known = [*self.before(), *(n for n in self.overs if n not in self.before())]
-        reads = read_of(known, [*(s.expr for s in math), *(r.operand for r in reductions)])
+        known = dict.fromkeys([*self.before(), *self.overs, *self.once])
+        reads = read_of([*known], [*(s.expr for s in math), *(r.operand for r in reductions)])
         return Sums(ELEMENTS, tuple(math), reductions, reads)
 
     # ---------------------------------------------------------------- stages
@@ -216,8 +218,9 @@ class Places(ScalarCode):
                     same = self.overs.get(name, place) == place != ELEMENTS
                     if not same or level.get(name) != level.get(s.target):
                         found.add(name)
-        for r, operands in zip(self.reductions, self.operands, strict=True):
-            found.add(local_name(r.operand))  # type: ignore[arg-type]
+        pairs = [*zip(self.reductions, self.operands, strict=True), *self.totals]
+        for r, operands in pairs:
+            found |= {local_name(r.operand)} if isinstance(r.operand, Ref) else set()
             found |= {local_name(n) for s in operands for n in walk(s.expr) if isinstance(n, Ref)}
         return found
 

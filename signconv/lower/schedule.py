@@ -76,7 +76,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
     moments = plan(p, state)
     spec, known = p, Totals(p)
     p, totals = _named_totals(p, known)
-    low = Lowerer(p, bf16=precision == "bf16")
+    low = Lowerer(p, precision == "bf16", spec)
     if totals and low.bf16:
         raise LoweringError(
             "SC304", f"{p.name}: --math bf16 does not go with sums over all tensors"
@@ -151,8 +151,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
             sums=low.total_sums(),
             rounds=known.rounds,
             trailing=known.trailing,
-            shared=tuple(m.name for m in p.moments if m.name in known.shared),
         ),
+        shared=tuple(m.name for m in p.moments if m.name in known.shared),
     ).check()
 
 
@@ -187,8 +187,8 @@ def _evaluation(p: Program) -> Evaluation | None:
 class Lowerer(Places):
     """Collects scalar and elementwise statements; one instance per program."""
 
-    def __init__(self, p: Program, bf16: bool = False) -> None:
-        super().__init__(p, bf16)
+    def __init__(self, p: Program, bf16: bool = False, written: Program | None = None) -> None:
+        super().__init__(p, bf16, written)
         self.ranges, self.ties = Ranges(p), Ties(p)
         self.lowest: list[str] = []  # floors, as scalar states
 

@@ -101,6 +101,7 @@ def render(k: KernelProgram, class_name: str, file_name: str, spec: str, command
         "norm": scope,
         "evaluation": k.evaluation and _evaluation(k, k.evaluation),
         "totals": k.totals and _totals(k, k.totals),
+        "shared": signature.tuple_literal(k.shared),
         "outputs": k.outputs,
         "words": k.words,
         "moments": k.moments,
@@ -188,7 +189,6 @@ def _totals(k: KernelProgram, x: Totals) -> dict[str, object]:
         "kernel": "_totals",
         "rounds": x.rounds or "",
         "trailing": x.trailing or "",
-        "shared": signature.tuple_literal(x.shared) if x.shared else "",
     }
     return {**made, "slots": [f"{name}={value}" for name, value in given.items() if value != ""]}
 

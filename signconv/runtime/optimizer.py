@@ -327,7 +327,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         try:
             sums = self._sums(work)
             jobs = [self._job(device, parts, ready, sums, inputs) for device, parts in work.items()]
-            self._advance([job for job in jobs if job is not None], stepped)
+            self._advance([job for job in jobs if job is not None])
+            if self.program.shared:
+                totals.share(self.program, self.param_groups, self.state, stepped)
         finally:
             if self._offload is not None:
                 self._offload.finish(self.param_groups)
@@ -523,27 +525,23 @@ class FusedOptimizer(torch.optim.Optimizer):
             skip = flag if skip is None else flag.maximum(skip.to(device).reshape(()))
         return skip
 
-    def _advance(self, jobs: Sequence[totals.Job], stepped: Sequence[Tensor]) -> None:
+    def _advance(self, jobs: Sequence[totals.Job]) -> None:
         """Step what is prepared, and find the totals before it and behind it."""
         read = self.program.totals
-        known = found = None if read is None else totals.Sums(read.over)
-        for _ in range(0 if read is None else read.rounds):
-            assert read is not None
-            found = totals.Sums(read.over)
+        known: totals.Sums | None = None
+        for _ in range(read.rounds if read is not None else 0):
+            found = totals.Sums(read.over)  # type: ignore[union-attr]
             for job in jobs:
                 job.sum(known, found)
             known = found
         trailing = totals.Sums(read.over) if read is not None and read.trailing else None
         for job in jobs:
             job.step(known, trailing)
-        if self._locals is not None:
-            self._locals.finish(self.state)
-        if read is None:
-            return
         if trailing is not None:
             for job in jobs:
                 job.settle(trailing)
-        totals.share(self.program, self.param_groups, self.state, stepped)
+        if self._locals is not None:
+            self._locals.finish(self.state)
 
     def _on_whole(
         self,

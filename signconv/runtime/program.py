@@ -186,8 +186,7 @@ class Totals:
 
     The functions are called as those of a pass over elements (``Sums``), with what the step reads.
     rounds: how many passes before the step find those that it reads; trailing: whether the step
-    finds others on its way, for the next; shared: scalar states that are one number for all
-    parameters of a group, of which each has a copy.
+    finds others on its way, for the next.
     """
 
     names: tuple[str, ...]
@@ -196,7 +195,6 @@ class Totals:
     kernel: Any
     rounds: int = 0
     trailing: bool = False
-    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -238,8 +236,10 @@ class OptimizerProgram:
     noise: the kind of a sign that is drawn (NOISES; none: ""); other_noises: hashes of the programs
     that differ in it alone.  decay: the kind of weight decay.  norm: whose gradients' norm it
     reads, those of the param "group" or of "all" that the optimizer steps; none: "".  extras: what
-    ``step`` takes beside.  totals: what is summed over many tensors.  evaluation: at which point,
-    None: the parameter.  removed: hyperparameters and extra inputs that passes took away, and why.
+    ``step`` takes beside.  totals: what is summed over many tensors; shared: scalar states made of
+    it or of the norm, one number for all parameters of a group, of which each has a copy.
+    evaluation: at which point, None: the parameter.  removed: hyperparameters and extra inputs that
+    passes took away, and why.
     """
 
     name: str
@@ -265,6 +265,7 @@ class OptimizerProgram:
     kept: tuple[Kept, ...] = ()
     shapes: tuple[str, ...] = ()
     totals: Totals | None = None
+    shared: tuple[str, ...] = ()
     floors: tuple[str, ...] = ()
     former: tuple[str, Mapping[str, str]] | None = None
     other_noises: Mapping[str, str] = field(default_factory=dict)

@@ -209,7 +209,7 @@ def inherit(
     fresh: Mapping[Tensor, dict[str, Tensor]],
 ) -> None:
     """Parameters that come later begin with the states that their group shares."""
-    shared = () if program.totals is None else program.totals.shared
+    shared = program.shared
     for group in groups if shared and fresh else ():
         held = (state[p] for p in group["params"] if p not in fresh and p in state)
         old = next((entry for entry in held if shared[0] in entry), None)
@@ -226,7 +226,6 @@ def share(
     stepped: Sequence[Tensor],
 ) -> None:
     """Parameters that had no gradient get the states that those of their group share."""
-    assert program.totals is not None
     if sum(len(g["params"]) for g in groups) == len(stepped):
         return
     active = {*map(id, stepped)}
@@ -234,5 +233,5 @@ def share(
         first = next((state[p] for p in group["params"] if id(p) in active), None)
         if first is not None:
             for entry in (state[p] for p in group["params"] if id(p) not in active and p in state):
-                for name in (n for n in program.totals.shared if n in entry):
+                for name in (n for n in program.shared if n in entry):
                     entry[name].copy_(first[name])

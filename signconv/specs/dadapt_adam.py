@@ -34,10 +34,12 @@ class DAdaptAdam(Optimizer):
     m = ema(rate * grad, beta1)
     v = ema(grad**2, beta2)
     scale = sqrt(v) + eps
-    r = state(0)
-    r.next = beta3 * r.prev + (1 - beta3) * sum(rate * grad * s.prev / scale, over="all")
+    progress = state(0)
+    progress.next = beta3 * progress.prev + (1 - beta3) * sum(
+        rate * grad * s.prev / scale, over="all"
+    )
     size = sum(abs(s), over="all")
-    d.next = max(now, where(size == 0, 0, r / ((1 - beta3) * size)))
+    d.next = max(now, where(size == 0, 0, progress / ((1 - beta3) * size)))
 
     numerator = m
     denominator = scale * where(lr > 0, lr, 1)

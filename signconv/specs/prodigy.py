@@ -34,10 +34,12 @@ class Prodigy(Optimizer):
     start = state(param)
     start.next = start.prev
     s = ema(rate * grad, beta3)
-    r = state(0)
-    r.next = beta3 * r.prev + (1 - beta3) * sum(rate * grad * (start - param), over="all")
+    progress = state(0)
+    progress.next = beta3 * progress.prev + (1 - beta3) * sum(
+        rate * grad * (start - param), over="all"
+    )
     size = sum(abs(s), over="all")
-    d.next = max(now, where(size == 0, 0, d_coef * r / size))
+    d.next = max(now, where(size == 0, 0, d_coef * progress / size))
 
     m = ema(now * grad, beta1)
     v = ema((now * grad) ** 2, beta2)

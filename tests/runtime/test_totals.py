@@ -24,6 +24,7 @@ from signconv.dsl import (
     hyper,
     mean,
     norm,
+    numel,
     param,
     sqrt,
     state,
@@ -65,6 +66,29 @@ class Spread(Optimizer):
     total = state(0)
     total.next = sum(count * grad**2, over="group")
     update = m / (level + 0.1) + 0.01 * past.prev / (1 + total.prev)
+
+
+class Own(Optimizer):
+    """Sums of what each tensor has of its own: its shape, and states of a number or a row."""
+
+    lr = hyper(1e-2, ge=0)
+    level = state(0)
+    level.next = 0.9 * level.prev + mean(grad)
+    seen = state(0)
+    seen.next = 0.5 * seen.prev + mean(level * grad, over="all")
+    row = ema(mean(abs(grad), axis=-1), 0.9)
+    rows = state(0)
+    rows.next = sum(row * abs(grad) / numel, over="all")
+    update = grad + seen.prev + 0.1 * rows.prev * row + sum(grad / numel, over="all")
+
+
+class Grown(Optimizer):
+    """A state of the norm of all gradients alone."""
+
+    lr = hyper(1e-3, ge=0)
+    size = state(0)
+    size.next = size.prev + norm(grad, over="all")
+    update = size.prev * grad
 
 
 @cache
@@ -109,7 +133,9 @@ def made(spec: Any, backend: str, dtype: torch.dtype, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("spec", [Prodigy, DAdaptAdam, Trust, Spread], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "spec", [Prodigy, DAdaptAdam, Trust, Spread, Own], ids=lambda s: s.__name__
+)
 def test_every_backend_has_the_same_bits(spec: Any, dtype: torch.dtype) -> None:
     options = {"master": "split"} if dtype == torch.bfloat16 else {}
     params, optimizer = made(spec, "reference", dtype, **options)
@@ -151,6 +177,31 @@ def test_all_tensors_together_are_one_long_one(spec: str, backend: str) -> None:
     for p in params:
         assert math.isclose(float(optimizer.state[p]["d"]), d, rel_tol=1e-5)
     assert np.max(np.abs(flat([p.data for p in params]) - x)) < 1e-5
+
+
+@pytest.mark.parametrize("spec", [Trust, Spread, Own, Grown], ids=lambda s: s.__name__)
+def test_of_one_tensor_the_sums_are_its_own(spec: type[Optimizer]) -> None:
+    evaluator = Evaluator(spec.program)
+    p = nn.Parameter(torch.randn(6, 33, generator=torch.Generator().manual_seed(1)))
+    optimizer = compiled(spec, "fp32")([p], backend="reference")
+    x = p.detach().double().numpy().copy()
+    memory = evaluator.initial_state(x)
+    for t in range(1, 6):
+        gradients([p], t)
+        assert p.grad is not None
+        x, memory = evaluator.step(x, p.grad.double().numpy(), memory, t)
+        optimizer.step()
+    assert np.max(np.abs(p.detach().double().numpy() - x)) < 1e-5
+    for name, _ in optimizer.program.scalar_states:
+        number = float(memory[name].reshape(-1)[0])
+        assert math.isclose(float(optimizer.state[p][name]), number, rel_tol=1e-5), name
+
+
+def test_a_state_of_the_norm_alone_is_shared_too() -> None:
+    params = parameters()
+    optimizer = compiled(Grown)(params, backend="reference")
+    run(optimizer, params, range(1, 4))
+    assert len({float(optimizer.state[p]["size"]) for p in params}) == 1
 
 
 @every

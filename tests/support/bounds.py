@@ -12,8 +12,8 @@ from signconv.prove.proofs import prove
 from tests.support.entries import FIRST_LENGTH
 
 #: Updates that grow with the gradient (sgd), with the parameter (lamb, adafactor), or with what a
-#: row has beside a column (came): finite, without bound.
-UNSCALED = ("sgd", "lamb", "adafactor", "adalomo", "came")
+#: row has beside a column (came), or with an estimate of the distance: finite, without bound.
+UNSCALED = ("sgd", "lamb", "adafactor", "adalomo", "came", "dadapt_adam", "prodigy")
 #: Ratios that are finite without a useful bound: here they stay within Adam's.
 UNBOUNDED = ("adabelief", "cautious_adamw")
 STEPS = 12
@@ -54,7 +54,7 @@ BOUNDS = {
 UNSCALED_UNTIL = {"radam": 5}
 #: What the largest step exceeds, in units of lr, where that is not a tenth: RAdam's rectification
 #: at step 6 is 0.026.
-LEAST = {"adadelta": 0.99 * FIRST_LENGTH["adadelta"], "radam": 0.025}
+LEAST = {"radam": 0.025} | {name: 0.99 * x for name, x in FIRST_LENGTH.items()}
 
 
 @cache

@@ -43,9 +43,15 @@ CORE = (
 #: Specs whose first steps move nothing, by their definition: the step that moves first.  ADOPT's
 #: first sets its second moment alone (arXiv 2411.02853, Alg. 2).
 FIRST_MOVE = {"adopt": 2}
+#: Of those that estimate the distance: d0, and AdamW's first step without bias correction.
+FIRST_DISTANCE = 1e-6 * 0.1 / 0.001**0.5
 #: Specs whose first step is small: its length in units of lr, where eps is small beside (1 - rho) *
 #: g**2.  Adadelta's root of past steps begins at sqrt(eps), over sqrt((1 - rho) * g**2).
-FIRST_LENGTH = {"adadelta": (1e-6 / 0.1) ** 0.5}
+FIRST_LENGTH = {
+    "adadelta": (1e-6 / 0.1) ** 0.5,
+    "dadapt_adam": FIRST_DISTANCE,
+    "prodigy": FIRST_DISTANCE,
+}
 
 
 def marks(core: bool) -> tuple[pytest.MarkDecorator, ...]:
