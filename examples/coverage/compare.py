@@ -1,8 +1,9 @@
 """A spec of ours beside the collection's class, both in float64, over the same noisy steps.
 
 Ours is the spec's program under ``signconv.ir.evaluate.Evaluator``, the float64 interpreter that
-gives a program its meaning: neither kernels nor state formats take part. The compiled optimizer
-runs beside it in fp32. What is compared is how far each tensor has moved, not where it is: a wrong
+gives a program its meaning: neither kernels nor state formats take part. It steps one tensor at a
+time; sums over all tensors are made of what it sums over each. The compiled optimizer runs beside
+it in fp32. What is compared is how far each tensor has moved, not where it is: a wrong
 step does not hide behind a large parameter.
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +21,9 @@ import numpy as np
 import torch
 
 import signconv
-from signconv.ir.evaluate import Array, Evaluator
-from signconv.ir.nodes import Program, norm_scope
+from signconv.ir.evaluate import Array, Evaluator, State
+from signconv.ir.nodes import Op, Program, norm_scope
+from signconv.ir.totals import Totals
 
 #: A matrix, a vector and the weights of a convolution.
 SHAPES = ((6, 5), (7,), (3, 2, 2, 2))
@@ -102,13 +105,70 @@ class Problem:
         return {name: now[per] for name, per in run.extras.items() if given}
 
 
+class Part(Evaluator):
+    """The evaluator of one tensor of several, with its share of every sum over all of them."""
+
+    def __init__(self, program: Program, sums: Mapping[Op, Array], **hypers: float) -> None:
+        super().__init__(program, **hypers)
+        #: Sums over all tensors that are known by now.
+        self.sums = sums
+        self.shares: dict[Op, Array] = {}
+
+    def operation(self, e: Op, *args: Array) -> Array:
+        """A sum over all tensors is what is known of it, and until then this tensor's share."""
+        made = super().operation(e, *args)
+        if e.fn != "total":
+            return made
+        self.shares[e] = made
+        return self.sums.get(e, made)
+
+
+class Together:
+    """One evaluator for each tensor. What their sums over all tensors read is found first: as many
+    passes as such sums depend on each other, then the step."""
+
+    def __init__(self, program: Program, run: Run, params: tuple[Array, ...]) -> None:
+        self.totals = Totals(program)
+        self.sums: dict[Op, Array] = {}
+        self.parts = [
+            Part(program, self.sums, **{**run.values, **run.by_shape.get(p.shape, {})})
+            for p in params
+        ]
+        self.states = [e.initial_state(p) for e, p in zip(self.parts, params, strict=True)]
+
+    def step(
+        self,
+        params: tuple[Array, ...],
+        grads: tuple[Array, ...],
+        t: int,
+        norm: Array | None,
+        extras: Mapping[str, tuple[Array, ...] | float],
+    ) -> tuple[Array, ...]:
+        """All tensors after step ``t``."""
+
+        def stepped() -> list[tuple[Array, State]]:
+            each = zip(self.parts, params, grads, self.states, strict=True)
+            return [
+                e.step(p, g, s, t, norm=norm, extras={n: of_one(x, i) for n, x in extras.items()})
+                for i, (e, p, g, s) in enumerate(each)
+            ]
+
+        self.sums.clear()
+        level = self.totals.level
+        for now in sorted({level(x) for x in self.totals.every}):
+            stepped()
+            for x in self.totals.every:
+                if level(x) == now:
+                    self.sums[x] = np.sum([e.shares[x] for e in self.parts], axis=0)
+        made = stepped()
+        self.states = [s for _, s in made]
+        return tuple(p for p, _ in made)
+
+
 def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
     """Each tensor after each step, and as it is evaluated with, by the evaluator."""
-    evaluators = [
-        Evaluator(program, **{**run.values, **run.by_shape.get(p.shape, {})}) for p in problem.start
-    ]
+    together = Together(program, run, problem.start)
     params = problem.start
-    states = [e.initial_state(p) for e, p in zip(evaluators, params, strict=True)]
     made = []
     for t in range(1, STEPS + 1):
         grads = problem.grads(params, t)
@@ -116,17 +176,12 @@ def ours(program: Program, run: Run, problem: Problem) -> list[Array]:
         # The group of this comparison is all there is
         norm = np.sqrt(sum(np.sum(g * g) for g in grads)) if norm_scope(program) else None
         if run.scheduled and t == HALVED:
-            for e in evaluators:
+            for e in together.parts:
                 e.hypers["lr"] /= 2
-        stepped = [
-            e.step(p, g, s, t, norm=norm, extras={n: of_one(x, i) for n, x in extras.items()})
-            for i, (e, p, g, s) in enumerate(zip(evaluators, params, grads, states, strict=True))
-        ]
-        params = tuple(p for p, _ in stepped)
-        states = [s for _, s in stepped]
+        params = together.step(params, grads, t, norm, extras)
         made.append(params)
     if program.eval_param is not None:
-        parts = zip(evaluators, params, states, strict=True)
+        parts = zip(together.parts, params, together.states, strict=True)
         made.append(tuple(e.evaluated(p, s) for e, p, s in parts))
     return [np.stack(steps) for steps in zip(*made, strict=True)]
 
@@ -136,6 +191,18 @@ def of_one(given: tuple[Array, ...] | float, i: int) -> Array:
     return given[i] if isinstance(given, tuple) else np.asarray(given)
 
 
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """What is made without a dtype, such as a sum over all tensors, is float64 as they are."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@in_float64()
 def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
     """The same by the collection's class of this name."""
     made_by = importlib.import_module("pytorch_optimizer").load_optimizer(name)
@@ -158,14 +225,15 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
     for t in range(1, STEPS + 1):
         now = tuple(p.detach().numpy() for p in params)
         grads = [torch.from_numpy(g) for g in problem.grads(now, t)]
-        if run.scheduled and t == HALVED:
+        halved = run.scheduled and t == HALVED
+        if halved:
             lr /= 2
         if fused:  # it takes a model, and steps in the backward pass of a loss with these gradients
             if "clip_grad_norm" in known:
                 optimizer.grad_norm(loss_of(params, grads))
             optimizer.fused_backward(loss_of(params, grads), lr)
         else:
-            for group in optimizer.param_groups:
+            for group in optimizer.param_groups if halved else ():  # some change lr themselves
                 group["lr"] = lr
             for p, g in zip(params, grads, strict=True):
                 p.grad = g
