@@ -20,7 +20,8 @@ from signconv.ir.nodes import Program
 from signconv.pipeline import resolve
 
 from .compare import ROUNDING, STEPS, TOLERANCE, deviation, rounding
-from .table import AGREES, Row
+from .row import Row
+from .table import AGREES
 from .waits import REASONS, WAITS
 
 HERE = Path(__file__).resolve().parent

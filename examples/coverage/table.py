@@ -10,60 +10,10 @@ more: write its spec, move its name from waits.py to here and run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
 
-from signconv.ir.nodes import Program
-
-from .compare import SHAPES, STEPS, TOLERANCE, Run, tupled
-
-#: What rows without values of their own take, where the spec has the hyperparameter.
-USUAL = {
-    "lr": 3e-3, "beta1": 0.8, "beta2": 0.95, "beta3": 0.7, "momentum": 0.8, "dampening": 0.1,
-    "eps": 1e-3, "weight_decay": 0.1,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison. ``note`` says what the two do otherwise, and may be empty."""
-
-    spec: str
-    values: Mapping[str, float] = field(default_factory=dict)
-    #: Keywords of the collection's class in place of, or beside, the hyperparameters; None: none.
-    theirs: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
-    tolerance: float = TOLERANCE
-    #: Hyperparameters of the param group that tensors of a shape are in; the collection sees only
-    #: the shape.
-    by_shape: Mapping[tuple[int, ...], Mapping[str, float]] = field(default_factory=dict)
-    #: Entries of the collection's param group that its constructor does not take.
-    group: Mapping[str, Any] = field(default_factory=dict)
-    #: Those of the group that tensors of a shape are in.
-    groups: Mapping[tuple[int, ...], Mapping[str, Any]] = field(default_factory=dict)
-    #: Names of the parameters, for a class of the collection that goes by them.
-    names: tuple[str, ...] = ()
-    shapes: tuple[tuple[int, ...], ...] = SHAPES
-    #: Whether lr halves on the way.
-    scheduled: bool = True
-    #: Extra inputs are passed in the first step, and every so many after it.
-    every: int = 1
-
-    def run(self, program: Program) -> Run:
-        """Values of all hyperparameters of the spec, and the collection's keywords for them."""
-        names = [h.name for h in program.hypers]
-        values = {n: v for n, v in {**USUAL, **self.values}.items() if n in names}
-        keywords = tupled(values, "beta", "nu") | dict(self.theirs)
-        keywords = {n: v for n, v in keywords.items() if v is not None}
-        extras = {x.name: x.per for x in program.extras}
-        return Run(
-            values, keywords, self.by_shape, self.group, self.groups, self.names, self.shapes,
-            self.scheduled, extras, self.every,
-        )  # fmt: skip
-
+from .compare import SHAPES, STEPS
+from .row import Row
 
 AGREES: dict[str, Row] = {
     "a2grad": Row(
@@ -106,6 +56,7 @@ AGREES: dict[str, Row] = {
         "The same estimate of the Hessian's diagonal is passed to both, in every third step.",
         every=3,
     ),
+    "adai": Row("together.py:Adai", {"lr": 0.03, "beta1": 0.3, "dampening": 0.8, "eps": 1e-2}),
     "adalite": Row(
         "factored.py:Adalite",
         {"g_norm_min": 0.1, "ratio_min": 0.05, "tau": 0.5, "eps1": 1e-4, "eps2": 1e-4},
@@ -144,6 +95,7 @@ AGREES: dict[str, Row] = {
     ),
     "adamod": Row("adam_like.py:AdaMod", {"beta3": 0.99}),
     "adamp": Row("channels.py:AdamP", {"lr": 0.1, "delta": 1.2, "wd_ratio": 0.3}),
+    "adams": Row("together.py:AdamS"),
     "adamw": Row("adamw"),
     "adamwsn": Row(
         "factored.py:AdamWSN",
@@ -198,10 +150,42 @@ AGREES: dict[str, Row] = {
         {"base_lr": None},
         "Constant rebound, the default.",
     ),
+    "asgd": Row(
+        "together.py:ASGD",
+        {"lr": 0.02, "amplifier": 0.8, "theta": 0.8, "dampening": 3.0},
+        note="The collection takes the norms of all weights and gradients in float32. lr is not "
+        "halved, since it changes lr itself.",
+        tolerance=1e-5,
+        scheduled=False,
+    ),
+    "avagrad": Row("together.py:AvaGrad", {"lr": 0.02}),
     "bcos": Row(
         "adam_like.py:BCOS", {"beta": 0.8, "weight_decay": 0.2}, note="Mode c, the default."
     ),
     "came": Row("came", {"eps1": 1e-8, "eps2": 1e-6, "clip_threshold": 0.7}),
+    "dadaptadagrad": Row("distances.py:DAdaptAdaGrad", {"lr": 0.8, "d0": 1e-2, "momentum": 0.5}),
+    "dadaptadam": Row(
+        "distances.py:DAdaptAdam",
+        {"lr": 0.8, "d0": 1e-2},
+        {"weight_decouple": True},
+        "The collection's distance is made of the second moment before the step, unlike that of "
+        "the paper and of `dadapt_adam` in the catalogue.",
+    ),
+    "dadaptadan": Row(
+        "distances.py:DAdaptAdan",
+        {"lr": 0.8, "d0": 1e-2, "beta3": 0.98},
+        {"weight_decouple": True},
+        "The collection's second moment is of fourth powers, Adan's of squares.",
+    ),
+    "dadaptlion": Row(
+        "distances.py:DAdaptLion", {"lr": 0.8, "d0": 1e-2}, {"weight_decouple": True}
+    ),
+    "dadaptsgd": Row(
+        "distances.py:DAdaptSGD",
+        {"lr": 0.8, "d0": 1e-2},
+        note="The collection sums the norm of the first gradients in float32.",
+        tolerance=1e-6,
+    ),
     "diffgrad": Row("adam_like.py:DiffGrad"),
     "dualadam": Row("adam_like.py:DualAdam", {"switch_rate": 0.07}),
     "emofact": Row(
@@ -273,18 +257,18 @@ AGREES: dict[str, Row] = {
         {"base_lr": None, "beta_1d": None, "beta_sq_1d": None, "betas_1d": (0.7, 0.9)},
     ),
     "msvag": Row("variance.py:MSVAG", {"beta": 0.8}),
-    "nadam": Row(
-        "nadam",
-        {"momentum_decay": 0.01},
-        {"decoupled_weight_decay": True},
-        "torch keeps the running product of the momenta in float32.",
-        tolerance=1e-8,
-    ),
+    "nadam": Row("nadam", {"momentum_decay": 0.01}, {"decoupled_weight_decay": True}),
     "nero": Row("channels.py:Nero", {"beta": 0.8}),
     "novograd": Row("tensor_norms.py:NovoGrad"),
     "padam": Row("adam_like.py:PAdam", {"partial": 0.3}),
     "pid": Row("momentum.py:PID", {"integral": 3.0, "derivative": 5.0}),
     "pnm": Row("momentum.py:PNM", {"beta2": 0.9}),
+    "prodigy": Row(
+        "distances.py:Prodigy",
+        {"lr": 0.8, "d0": 1e-2, "d_coef": 1.5, "eps": 1e-2},
+        note="The collection multiplies eps by the new distance, the paper and `prodigy` in the "
+        "catalogue by the one before.",
+    ),
     "qhadam": Row(
         "adam_like.py:QHAdam",
         {"nu1": 0.7, "nu2": 0.9},
@@ -317,6 +301,7 @@ AGREES: dict[str, Row] = {
             "norm_loss_factor": 0.1,
             "k": 4,
             "alpha": 0.6,
+            "weight_decay": 0.3,
         },
         {
             "base_lr": None,
@@ -334,9 +319,7 @@ AGREES: dict[str, Row] = {
             "warm_down_min_lr": 1e-3,
             "lookahead_merge_time": 4,
             "lookahead_blending_alpha": 0.6,
-            "weight_decay": 0.0,
         },
-        "Without weight decay, which the collection scales by the variances of all tensors.",
     ),
     "rmsprop": Row(
         "rmsprop",
@@ -386,6 +369,14 @@ AGREES: dict[str, Row] = {
         "tensor_norms.py:StableSPAM",
         {"gamma1": 0.6, "gamma2": 0.8, "theta": 0.9, "update_proj_gap": 8},
         note="Without the cosine decay of the betas, off by default.",
+    ),
+    "swats": Row(
+        "together.py:SWATS",
+        {"lr": 1e-2, "eps": 4e-3},
+        note="Where several tensors are ready for SGD in one step, the collection takes the rate "
+        "of the last, the spec the mean of theirs. Here one is, in step 8. lr is not halved, since "
+        "the collection changes it itself.",
+        scheduled=False,
     ),
     "tam": Row("channels.py:TAM", {"decay_rate": 0.8}),
     "tiger": Row("momentum.py:Tiger", {"beta": 0.8}),

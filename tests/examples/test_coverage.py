@@ -5,6 +5,7 @@ Whether the collection's classes do the same is seen where pytorch_optimizer is 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import signconv
+from signconv.ir.evaluate import Evaluator
 from tests.support import ROOT
 
 sys.path.insert(0, str(ROOT))
@@ -25,6 +27,8 @@ sys.path.remove(str(ROOT))
 OWN = sorted(n for n, row in table.AGREES.items() if ":" in row.spec)
 #: A sign, a reduction, states that start from the weights, an extra input; the quickest first.
 SAMPLE = ("tiger", "fromage", "schedulefreesgd", "emolynx")
+#: Those that estimate a distance.
+GROWING = sorted(n for n, row in table.AGREES.items() if "d0" in row.values)
 #: Values that are the default because the other side has no such hyperparameter, or must be.
 AT_DEFAULT = {("a2grad", "lr"), ("amos", "scale"), ("rmsprop", "weight_decay")}
 AT_DEFAULT |= {("sm3", "weight_decay")}
@@ -89,6 +93,55 @@ def test_nan_of_any_tensor_is_seen() -> None:
     good = [np.stack([x, x + 1]) for x in problem.start]
     assert compare.apart(good, good, problem) == 0
     assert np.isnan(compare.apart([*good[:2], good[2] * np.nan], good, problem))
+
+
+def last_of(state: str, name: str, values: dict[str, float]) -> float:
+    """What a scalar state comes to in the comparison of an optimizer, by values of its own."""
+    row = table.AGREES[name]
+    program = run.program_of(row)
+    problem = compare.Problem.make()
+    given = dataclasses.replace(row, values={**row.values, **values}).run(program)
+    together = compare.Together(program, given, problem.start)
+    x = problem.start
+    for t in range(1, compare.STEPS + 1):
+        x = together.step(x, problem.grads(x, t), t, None, {})
+    each = {float(s[state].reshape(-1)[0]) for s in together.states}
+    assert len(each) == 1  # all tensors share it
+    return each.pop()
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_distances_grow(name: str) -> None:
+    """Otherwise a comparison over these steps would prove nothing."""
+    d0 = table.AGREES[name].values["d0"]
+    assert last_of("d", name, {}) > 10 * d0
+
+
+def test_swats_changes_to_sgd_in_the_midst_of_its_comparison() -> None:
+    assert last_of("rate", "swats", {}) > 0
+    assert last_of("rate", "swats", {"eps": 1e-9}) == 0
+
+
+def test_sums_over_all_tensors_are_those_of_one_long_one() -> None:
+    """Of specs that reduce nothing else, the evaluator's own on all tensors next to each other."""
+    for name in GROWING:
+        row = table.AGREES[name]
+        program = run.program_of(row)
+        given, problem = row.run(program), compare.Problem.make()
+        alone = Evaluator(program, **given.values)
+        together = compare.Together(program, given, problem.start)
+        x = problem.start
+        flat = joined(x)
+        state = alone.initial_state(flat)
+        for t in range(1, compare.STEPS + 1):
+            grads = problem.grads(x, t)
+            x = together.step(x, grads, t, None, {})
+            flat, state = alone.step(flat, joined(grads), state, t)
+        assert np.allclose(joined(x), flat, rtol=1e-12, atol=0), name
+
+
+def joined(tensors: tuple[Any, ...]) -> Any:
+    return np.concatenate([x.reshape(-1) for x in tensors])
 
 
 @pytest.mark.parametrize("name", SAMPLE)

@@ -173,10 +173,11 @@ class ROSE(Optimizer):
 
 class Ranger21(Optimizer):
     """AdamW with clipped, centered and normalized gradients, positive-negative momentum, a norm
-    loss, a schedule and Lookahead (Wright & Demeure 2021, arXiv 2106.13731), without its weight
-    decay. ``base_lr`` is the lr at construction.
+    loss, a schedule and Lookahead (Wright & Demeure 2021, arXiv 2106.13731). ``base_lr`` is the lr
+    at construction.
 
-    The collection normalizes twice, the second time what has a deviation of nearly 1.
+    The collection normalizes twice, the second time what has a deviation of nearly 1, and adds 1 to
+    the sum of all variances, by whose mean it divides the weight decay.
     """
 
     lr, base_lr = hyper(1e-3, gt=0), hyper(1e-3, ge=0)
@@ -189,6 +190,7 @@ class Ranger21(Optimizer):
     norm_loss_factor = hyper(1e-4, ge=0)
     k, alpha = hyper(5, ge=1), hyper(0.5, ge=0, le=1)
     eps = hyper(1e-8, gt=0)
+    weight_decay = hyper(1e-4, ge=0)
 
     # Units are what one output has, of a kernel in one dimension each place of it
     by_unit = where(ndim == 3, norm(param, axis=-2), norm(param, axis=(1, ...)))
@@ -220,8 +222,13 @@ class Ranger21(Optimizer):
     second.next = where(odd, second.prev, slow * second.prev + (1 - slow) * twice)
     now, before = where(odd, first, second), where(odd, second, first)
     mixed = ((1 + amplitude) * now - amplitude * before) / sqrt((1 + amplitude) ** 2 + amplitude**2)
-    norm_loss = 2 * norm_loss_factor * (1 - 1 / (weights + eps)) * param
-    update = rate / lr * (mixed / (1 - beta1**t) / soft + norm_loss)
+    elements = sum(where(grad > 0, 1, 1), over="all")
+    variance = mean(v.corrected, over="all") + 1 / elements
+    decayed = weight_decay / sqrt(variance)
+    left = 1 - rate * decayed
+    norm_loss = 2 * norm_loss_factor * (1 - 1 / (abs(left) * weights + eps))
+    shrunk = (decayed + norm_loss - rate * decayed * norm_loss) * param
+    update = rate / lr * (mixed / (1 - beta1**t) / soft + shrunk)
 
     anchor = state(param)
     merged = t % k == 0
