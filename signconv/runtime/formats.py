@@ -225,3 +225,6 @@ PLAIN, SPLIT, WHOLE = range(3)
 ABSENT, GIVEN_FP32, GIVEN_BF16 = range(3)
 #: Keys of ``state[p]``: rests of the bits or whole weights, and the checksums beside rests.
 MASTER, CHECK = "master", "master_check"
+
+#: What the step kernel does: step, sum for totals alone, or both.
+STEPS, SUMS_ALONE, SUMS_TOO = range(3)

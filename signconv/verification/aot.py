@@ -19,9 +19,8 @@ import torch
 from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.extras import DTYPES
-from signconv.runtime.formats import BLOCK, GIVEN_BF16, PLAIN
+from signconv.runtime.formats import BLOCK, GIVEN_BF16, PLAIN, STEPS, SUMS_TOO
 from signconv.runtime.kernel import launch, step
-from signconv.runtime.kernel.constants import STEPS, SUMS_TOO
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.reading import across, step_kernel
 from signconv.runtime.kernel.scalars import scalar_kernel
@@ -149,7 +148,7 @@ def compile_step(
     totals = optimizer.program.totals
     whole = 4 if rows == Rows.FLAT and optimizer.program.staged and totals is None else 0
     mode = SUMS_TOO if totals is not None and totals.trailing else STEPS
-    variant = Variant(dtype, dtype, rows, master, codec, extras, whole, mode.value)
+    variant = Variant(dtype, dtype, rows, master, codec, extras, whole, mode)
     kernel, constants = step_kernel(optimizer.program, variant, scaled)
     return _compile(kernel, STEP, constants, target)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.errors import coded
-from signconv.runtime.kernel.constants import STEPS, SUMS_ALONE, SUMS_TOO
+from signconv.runtime.formats import STEPS, SUMS_ALONE, SUMS_TOO
 from signconv.runtime.kernel.engine import GroupEngine
 from signconv.runtime.kernel.launch import interpreted, on_device
 from signconv.runtime.program import OptimizerProgram
@@ -78,13 +78,13 @@ class TritonBackend(Backend):
         return self._engines[task.key].total(sums)
 
     def sums(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor:
-        found = self._run(task, skip, grad_scale, SUMS_ALONE.value, settles=False)
+        found = self._run(task, skip, grad_scale, SUMS_ALONE, settles=False)
         assert found is not None
         return found
 
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor | None:
         trailing = self.program.totals is not None and self.program.totals.trailing
-        mode = (SUMS_TOO if trailing else STEPS).value
+        mode = SUMS_TOO if trailing else STEPS
         return self._run(task, skip, grad_scale, mode, settles=not trailing)
 
     def _run(

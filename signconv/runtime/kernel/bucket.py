@@ -20,9 +20,8 @@ from torch import Tensor
 from signconv.runtime import tables
 from signconv.runtime.dense import Dense
 from signconv.runtime.extras import NONE, Inputs, Kinds
-from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH
+from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH, STEPS, SUMS_ALONE
 from signconv.runtime.kernel import launch, step
-from signconv.runtime.kernel.constants import STEPS, SUMS_ALONE
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.reading import across
 from signconv.runtime.kernel.stages import Stages
@@ -223,7 +222,7 @@ class Bucket:
         keys: Tensor,
         scaled: bool,
         inputs: Inputs = NONE,
-        mode: int = STEPS.value,
+        mode: int = STEPS,
     ) -> Tensor | None:
         """The one step launch of this bucket; stages take several before it, and one after it.
 
@@ -241,11 +240,11 @@ class Bucket:
             self.stages.run(self.table, scalars, keys, scaled, kinds)
             chunks, values, maps = self.stages.step_tables(self.chunks)
             run(self.table, chunks, scalars, keys, values, maps)
-            if mode != SUMS_ALONE.value:
+            if mode != SUMS_ALONE:
                 self.stages.commit(keys)
-        if mode != SUMS_ALONE.value:
+        if mode != SUMS_ALONE:
             self.dense.write_back()
-        return None if self.sums is None or mode == STEPS.value else self.sums.run()
+        return None if self.sums is None or mode == STEPS else self.sums.run()
 
     def _point(self, lent: list[list[Tensor] | None]) -> None:
         """Let the table say where the extra inputs are that were passed."""

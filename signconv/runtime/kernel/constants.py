@@ -65,10 +65,10 @@ FRESH = tl.constexpr(program.NOISES.index("fresh"))
 ANTITHETIC = tl.constexpr(program.NOISES.index("antithetic"))
 GOLDEN = tl.constexpr(program.NOISES.index("golden"))
 
-# What a step kernel does: step, sum for totals alone, or both.
-STEPS = tl.constexpr(0)
-SUMS_ALONE = tl.constexpr(1)
-SUMS_TOO = tl.constexpr(2)
+# What the step kernel does (formats.py).
+STEPS = tl.constexpr(formats.STEPS)
+SUMS_ALONE = tl.constexpr(formats.SUMS_ALONE)
+SUMS_TOO = tl.constexpr(formats.SUMS_TOO)
 
 # Kinds of reductions (program.py).
 SUM = tl.constexpr(program.REDUCTION_KINDS.index("sum"))

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from signconv.runtime.extras import NONE, Inputs
+from signconv.runtime.formats import STEPS
 from signconv.runtime.kernel import launch
 from signconv.runtime.kernel.bucket import Bucket
-from signconv.runtime.kernel.constants import STEPS
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.reading import across
 from signconv.runtime.kernel.scalars import scalar_kernel
@@ -155,7 +155,7 @@ class GroupEngine:
         norm: Tensor | None,
         inputs: Inputs = NONE,
         totals: Tensor | None = None,
-        mode: int = STEPS.value,
+        mode: int = STEPS,
         settles: bool = True,
     ) -> Tensor | None:
         """The scalar kernel, then one step launch per bucket; ``mode``: what those do, which sum
@@ -163,7 +163,7 @@ class GroupEngine:
         self.scale(group, skip, grad_scale, norm, inputs, totals, settles)
         scaled = grad_scale is not None or bool(group["maximize"])
         found = [b.step(self.scalars, self.keys, scaled, inputs, mode) for b in self.buckets]
-        return self._ordered([x for x in found if x is not None]) if mode != STEPS.value else None
+        return self._ordered([x for x in found if x is not None]) if mode != STEPS else None
 
     def scale(
         self,
