@@ -197,19 +197,25 @@ def sign(x: Any) -> Term:
     return call("sign", x)
 
 
-def max(a: Any, b: Any = None, *, axis: Any = None) -> Term:
+def max(a: Any, b: Any = None, *, axis: Any = None, over: str = "tensor") -> Term:
     """The larger of two; of one expression its largest element, as ``mean`` takes its mean.  NaN if
     any is NaN."""
-    return _extreme("max", a, b, axis)
+    return _extreme("max", a, b, axis, over)
 
 
-def min(a: Any, b: Any = None, *, axis: Any = None) -> Term:
+def min(a: Any, b: Any = None, *, axis: Any = None, over: str = "tensor") -> Term:
     """The smaller of two; of one expression its smallest element, as ``mean`` takes its mean.  NaN
     if any is NaN."""
-    return _extreme("min", a, b, axis)
+    return _extreme("min", a, b, axis, over)
 
 
-def _extreme(fn: str, a: Any, b: Any, axis: Any) -> Term:
+def _extreme(fn: str, a: Any, b: Any, axis: Any, over: str) -> Term:
+    if _many(fn, axis, over):
+        raise SpecError(
+            "SC158",
+            f"{fn}(…, over={over!r}): over many tensors there are sum, mean, norm",
+            caller(),
+        )
     if b is None:
         return call(f"a{fn}", a, over=_over(fn, axis))
     if axis is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 from signconv.ir.analysis import scalar_moments
@@ -75,7 +75,8 @@ class Totals:
     @cached_property
     def shared(self) -> frozenset[str]:
         """Scalar states that are made of totals or of the norm of all gradients, and those that
-        they read: there is one for all parameters of a group, whichever of them have gradients."""
+        they read: there is one for all parameters of a group, whichever of them have gradients.
+        One of the norm that reads t is each parameter's own."""
         scalar = scalar_moments(self.p)
         reads = {
             name: self.names(self.p.moment(name).reads, lambda r: r.kind in ("value", "prev"))
@@ -83,14 +84,26 @@ class Totals:
             for name in scalar
         }
         found = {m for m in scalar if any(self.reached(e) for e in self.p.moment(m).reads)}
-        found |= {
-            m for m in scalar if self.names(self.p.moment(m).reads, lambda r: r.kind == "norm")
+        found |= {m for m in scalar if self._reads_any(m, "norm", reads)} - {
+            m for m in scalar if self._reads_any(m, "t", reads)
         }
         while True:
             more = {m for m in scalar if reads[m] & found} | {n for m in found for n in reads[m]}
             if more <= found:
                 return frozenset(found)
             found |= more
+
+    def _reads_any(self, name: str, kind: str, reads: Mapping[str, set[str]]) -> bool:
+        """Whether a scalar state has references of a kind, itself or by the states it reads."""
+        seen: set[str] = set()
+        pending = {name}
+        while pending:
+            m = pending.pop()
+            seen.add(m)
+            if self.names(self.p.moment(m).reads, lambda r: r.kind == kind):
+                return True
+            pending |= reads[m] - seen
+        return False
 
     def names(self, expressions: Iterable[Expr], wanted: Callable[[Ref], bool]) -> set[str]:
         """Names of the ``wanted`` references in expressions, through temporaries, but not in what

@@ -149,7 +149,9 @@ class Places(ScalarCode):
         """The totals as one pass."""
         math = list(dict.fromkeys(s for _, statements in self.totals for s in statements))
         reductions = tuple(r for r, _ in self.totals)
-        known = dict.fromkeys([*self.before(), *self.overs, *self.once])
+        places = (ss for place, ss in self.lists.items() if place != ELEMENTS)
+        made = (s.target for ss in places for s in ss)
+        known = dict.fromkeys([*self.before(), *self.overs, *self.once, *made])
         reads = read_of([*known], [*(s.expr for s in math), *(r.operand for r in reductions)])
         return Sums(ELEMENTS, tuple(math), reductions, reads)
 

@@ -85,6 +85,8 @@ class View:
                 raise Unproved(f"it reads the extra input {e.name}")
             return symbol(self.p, e.name) if e.kind == "hyper" else self._state(e)
         assert isinstance(e, Op)
+        if e.fn == "total":
+            raise Unproved("it reads a sum over all tensors")
         if e.fn == "where":
             return self._where(e)
         a = [self._scalar(x) for x in e.args]

@@ -528,6 +528,8 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _advance(self, jobs: Sequence[totals.Job]) -> None:
         """Step what is prepared, and find the totals before it and behind it."""
         read = self.program.totals
+        if read is not None:
+            totals.skip_together(jobs)
         known: totals.Sums | None = None
         for _ in range(read.rounds if read is not None else 0):
             found = totals.Sums(read.over)  # type: ignore[union-attr]

@@ -81,7 +81,7 @@ def is_local(p: Tensor, program: OptimizerProgram, entry: Mapping[str, Tensor]) 
         return True
     if program.reductions or "numel" in program.shapes:
         return False
-    if program.scaled or CHECK in entry:
+    if program.scaled or CHECK in entry or program.totals is not None:  # which sum blocks
         return on_blocks(p)
     return all(dim < 2 for dim in mesh.cuts(p))
 

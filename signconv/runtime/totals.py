@@ -165,6 +165,8 @@ class Job:
                 made = run(self, self.backend, _knowing(task, known))
                 if made is None or found is None:
                     continue
+                if self.skip is not None:  # kernels of a skipped step write no sums
+                    made = torch.where(self.skip.to(made.device).reshape(()) != 0, 0.0, made)
                 if self.whole is None:
                     found.add(index(task), self.backend.total(task, made))
                 else:
@@ -202,21 +204,39 @@ def _knowing(task: Task, known: Sums | None) -> Task:
     return replace(task, totals=known.total(index(task)).to(task.params[0].device))
 
 
+def skip_together(jobs: Sequence[Job]) -> None:
+    """One answer for all devices to whether the step is skipped: its sums are over them."""
+    flags = [job.skip for job in jobs if job.skip is not None]
+    if len(jobs) > 1 and flags:
+        for job in jobs:
+            flag, *others = (x.to(job.device).reshape(()) for x in flags)
+            for x in others:
+                flag = flag.maximum(x)
+            job.skip = flag
+
+
 def inherit(
     program: OptimizerProgram,
     groups: Sequence[Mapping[str, Any]],
     state: Mapping[Tensor, Mapping[str, Tensor]],
     fresh: Mapping[Tensor, dict[str, Tensor]],
 ) -> None:
-    """Parameters that come later begin with the states that their group shares."""
+    """Parameters that come later begin with the states that their group shares; those of a group
+    that comes later, where sums are over all, with those of another."""
     shared = program.shared
+    every = [p for group in groups for p in group["params"]]
     for group in groups if shared and fresh else ():
-        held = (state[p] for p in group["params"] if p not in fresh and p in state)
+        near = [*group["params"], *(every if _over(program) == "all" else ())]
+        held = (state[p] for p in near if p not in fresh and p in state)
         old = next((entry for entry in held if shared[0] in entry), None)
         if old is not None:
             for p in (p for p in group["params"] if p in fresh):
                 for name in shared:
                     fresh[p][name].copy_(old[name])
+
+
+def _over(program: OptimizerProgram) -> str:
+    return program.norm if program.totals is None else program.totals.over
 
 
 def share(
@@ -225,12 +245,15 @@ def share(
     state: Mapping[Tensor, Mapping[str, Tensor]],
     stepped: Sequence[Tensor],
 ) -> None:
-    """Parameters that had no gradient get the states that those of their group share."""
+    """Parameters that had no gradient get the states that those of their group share; those of a
+    group without any, where sums are over all, those of the first that had one."""
     if sum(len(g["params"]) for g in groups) == len(stepped):
         return
     active = {*map(id, stepped)}
+    every = [p for group in groups for p in group["params"]]
     for group in groups:
-        first = next((state[p] for p in group["params"] if id(p) in active), None)
+        near = [*group["params"], *(every if _over(program) == "all" else ())]
+        first = next((state[p] for p in near if id(p) in active), None)
         if first is not None:
             for entry in (state[p] for p in group["params"] if id(p) not in active and p in state):
                 for name in (n for n in program.shared if n in entry):

@@ -20,7 +20,7 @@ from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.extras import DTYPES
 from signconv.runtime.formats import BLOCK, GIVEN_BF16, PLAIN, STEPS, SUMS_TOO
-from signconv.runtime.kernel import launch, step
+from signconv.runtime.kernel import gradients, launch
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.reading import across, step_kernel
 from signconv.runtime.kernel.scalars import scalar_kernel
@@ -183,7 +183,7 @@ def compile_squares(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     """Compile what sums the squares of gradients, bf16, in chunks of a generated class."""
     variant = Variant(torch.bfloat16, torch.bfloat16)
     constants = launch.square_constants(optimizer.program, variant)
-    return _compile(step.sum_squares, STEP | {"partials": "*fp64"}, constants, target)
+    return _compile(gradients.sum_squares, STEP | {"partials": "*fp64"}, constants, target)
 
 
 def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
@@ -193,7 +193,7 @@ def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     """
     variant = Variant(torch.bfloat16, torch.bfloat16)
     constants = launch.finder_constants(optimizer.program, variant)
-    return _compile(step.find_nonfinite, STEP | {"flag": "*fp32"}, constants, target)
+    return _compile(gradients.find_nonfinite, STEP | {"flag": "*fp32"}, constants, target)
 
 
 def _compile(kernel: Any, pointers: dict[str, str], given: dict[str, Any], target: str) -> Compiled:

@@ -82,6 +82,18 @@ class Own(Optimizer):
     update = grad + seen.prev + 0.1 * rows.prev * row + sum(grad / numel, over="all")
 
 
+class Named(Optimizer):
+    """Reductions over dimensions that a sum over all tensors reads by their names."""
+
+    lr = hyper(1e-2, ge=0)
+    row = mean(grad**2, axis=-1)
+    column = norm(grad, axis=0)
+    size = mean(row, over="all")
+    kept = state(0)
+    kept.next = mean(column * abs(grad), over="all")
+    update = grad / sqrt(size + 1e-3) + kept.prev * grad
+
+
 class Grown(Optimizer):
     """A state of the norm of all gradients alone."""
 
@@ -134,7 +146,7 @@ def made(spec: Any, backend: str, dtype: torch.dtype, **options: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "spec", [Prodigy, DAdaptAdam, Trust, Spread, Own], ids=lambda s: s.__name__
+    "spec", [Prodigy, DAdaptAdam, Trust, Spread, Own, Named], ids=lambda s: s.__name__
 )
 def test_every_backend_has_the_same_bits(spec: Any, dtype: torch.dtype) -> None:
     options = {"master": "split"} if dtype == torch.bfloat16 else {}
@@ -179,7 +191,7 @@ def test_all_tensors_together_are_one_long_one(spec: str, backend: str) -> None:
     assert np.max(np.abs(flat([p.data for p in params]) - x)) < 1e-5
 
 
-@pytest.mark.parametrize("spec", [Trust, Spread, Own, Grown], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("spec", [Trust, Spread, Own, Named, Grown], ids=lambda s: s.__name__)
 def test_of_one_tensor_the_sums_are_its_own(spec: type[Optimizer]) -> None:
     evaluator = Evaluator(spec.program)
     p = nn.Parameter(torch.randn(6, 33, generator=torch.Generator().manual_seed(1)))
@@ -219,6 +231,46 @@ def test_a_group_has_one_of_what_it_shares(backend: str) -> None:
         assert len(shared) == (4 if t < 4 else 5)
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 5, 6, 6, 6]
     assert float(optimizer.state[params[0]]["d"]) > 1e-2
+
+
+@every
+def test_a_group_that_comes_later_has_the_distance_of_the_others(backend: str) -> None:
+    """Whether it is added later or has no gradients at first."""
+    params = parameters()
+    groups = [{"params": params[:2]}, {"params": params[2:3]}]
+    optimizer = Prodigy(groups, lr=1.0, d0=1e-2, backend=backend)
+    for t in range(6):
+        if t == 3:
+            optimizer.add_param_group({"params": params[3:]})
+        gradients(params, t, 2 if t < 4 else None)
+        optimizer.step()
+        found = [float(optimizer.state[p]["d"]) for p in params if "d" in optimizer.state[p]]
+        assert len({*found}) == 1
+        assert len(found) == (2 if t < 3 else 4 if t < 4 else 5)
+    assert found[0] > 1e-2
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_devices_skip_a_step_together(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum over two devices, one of which has an Inf, is no sum: as if both were one."""
+
+    def halves(params: list[Tensor]) -> dict[torch.device, list[Tensor]]:
+        return {torch.device("cpu"): params[:2], torch.device("cpu", 0): params[2:]}
+
+    monkeypatch.setattr("signconv.runtime.optimizer.by_device", halves)
+    params = parameters()
+    optimizer = Prodigy(params, lr=1.0, d0=1e-2, backend=backend, skip_nonfinite=True)
+    for t in range(5):
+        gradients(params, t)
+        if t == 2:
+            assert params[0].grad is not None
+            params[0].grad[0, 0] = torch.inf
+            before = copy.deepcopy(everything(optimizer, params))
+        optimizer.step()
+        if t == 2:
+            assert same(everything(optimizer, params), before)
+    assert len({float(optimizer.state[p]["d"]) for p in params}) == 1
+    assert [int(optimizer.state[p]["step"]) for p in params] == [4] * 5
 
 
 def test_groups_are_summed_apart_where_the_spec_says_so() -> None:

@@ -313,7 +313,7 @@ MUTANTS = (
     ),
     Mutant(
         "kernel: scales read from the column of the codes",
-        ((KERNEL, "scale_ptr = _pointer(pointers[2 * i + 1], tl.uint8, FULL)", "scale_ptr = _pointer(pointers[2 * i], tl.uint8, FULL)"),),
+        ((KERNEL, "scale_ptr = typed_pointer(pointers[2 * i + 1], tl.uint8, FULL)", "scale_ptr = typed_pointer(pointers[2 * i], tl.uint8, FULL)"),),
         (SAME,),
     ),
     Mutant(
@@ -378,7 +378,7 @@ MUTANTS = (
     ),
     Mutant(
         "launches: a factor for gradients goes the first step's way for ever",
-        ((BUCKET, "        if (scaled, kinds) not in self.launchers:\n", "        scaled = next(iter(self.launchers), [scaled])[0]\n        if (scaled, kinds) not in self.launchers:\n"),),
+        ((BUCKET, "        if (scaled, kinds, mode) not in self.launchers:\n", "        scaled = next(iter(self.launchers), [scaled])[0]\n        if (scaled, kinds, mode) not in self.launchers:\n"),),
         (f"{RUNNING}::test_gradients_are_multiplied_at_the_steps_that_ask_for_it",),
     ),
     Mutant(
@@ -869,7 +869,7 @@ MUTANTS = (
     ),
     Mutant(
         "clip: each group has its own norm",
-        (("signconv/runtime/norms.py", 'if self.scope == "group":', "if True:"),),
+        (("signconv/runtime/totals.py", 'if self.scope == "group":\n            return self.groups', "if True:\n            return self.groups"), ("signconv/runtime/totals.py", 'if self.scope == "group":\n            return self.total', "if True:\n            return self.total")),
         ("tests/passes/test_clip.py::test_the_norm_is_clipped_as_torch_does",),
     ),
     Mutant(

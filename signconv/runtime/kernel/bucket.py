@@ -21,7 +21,7 @@ from signconv.runtime import tables
 from signconv.runtime.dense import Dense
 from signconv.runtime.extras import NONE, Inputs, Kinds
 from signconv.runtime.formats import BLOCK, SQUARE_ROWS, SQUARE_WIDTH, STEPS, SUMS_ALONE
-from signconv.runtime.kernel import launch, step
+from signconv.runtime.kernel import gradients, launch, step
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.reading import across
 from signconv.runtime.kernel.stages import Stages
@@ -195,7 +195,7 @@ class Bucket:
 
     def find_nonfinite(self, flag: Tensor) -> None:
         """Raise ``flag`` on the device if any gradient is Inf or NaN."""
-        step.find_nonfinite[(self.programs,)](
+        gradients.find_nonfinite[(self.programs,)](
             self.table,
             self.chunks,
             flag,
@@ -211,7 +211,7 @@ class Bucket:
             pieces = torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(self.device)
             reducer = Reducer(counts, 1, self.device, torch.float64)
             given = launch.square_constants(self.program, self.variant)
-            self.squares = pieces, reducer, Launcher(step.sum_squares, len(pieces), given)
+            self.squares = pieces, reducer, Launcher(gradients.sum_squares, len(pieces), given)
         pieces, reducer, run = self.squares
         run(self.table, pieces, reducer.partials)
         return reducer.run().view(-1)

@@ -39,7 +39,7 @@ from signconv.runtime.kernel.values import find_values, tile_values
 
 
 @triton.jit
-def _pointer(address, TYPE: tl.constexpr, FULL: tl.constexpr):
+def typed_pointer(address, TYPE: tl.constexpr, FULL: tl.constexpr):
     """An address of the table.  Only here do 16-byte accesses come from: the hint belongs to the
     cast, passed through another function it is lost."""
     ptr = address.to(tl.pointer_type(TYPE))
@@ -104,12 +104,12 @@ def fetch_tile(
     """A tile as it is stored: parameter, gradient, (codes, scales) of each moment, and each extra
     input, 0 where one was not passed; ``at`` is where it lies (``ops.places``)."""
     start, offsets, mask, row, row_mask, halves, half_mask, _ = at
-    p = ops.load(_pointer(p_ptr, P_TYPE, FULL) + start, offsets, mask, FULL)
-    g = ops.load(_pointer(g_ptr, G_TYPE, FULL) + start, offsets, mask, FULL)
+    p = ops.load(typed_pointer(p_ptr, P_TYPE, FULL) + start, offsets, mask, FULL)
+    g = ops.load(typed_pointer(g_ptr, G_TYPE, FULL) + start, offsets, mask, FULL)
     stored = (p, g)
     for i in tl.static_range(len(FORMATS)):
-        ptr = _pointer(pointers[2 * i], tl.uint8, FULL)
-        scale_ptr = _pointer(pointers[2 * i + 1], tl.uint8, FULL)
+        ptr = typed_pointer(pointers[2 * i], tl.uint8, FULL)
+        scale_ptr = typed_pointer(pointers[2 * i + 1], tl.uint8, FULL)
         moment = ops.fetch_moment(
             ptr, scale_ptr, start, offsets, mask, row, row_mask, halves, half_mask,
             FORMATS[i], FULL,
@@ -117,10 +117,10 @@ def fetch_tile(
         stored = stored + (moment,)
     for i in tl.static_range(len(EXTRAS)):
         if EXTRAS[i] == GIVEN_FP32:
-            ptr = _pointer(given[i], tl.float32, FULL)
+            ptr = typed_pointer(given[i], tl.float32, FULL)
             stored = stored + (ops.load(ptr + start, offsets, mask, FULL),)
         elif EXTRAS[i] == GIVEN_BF16:
-            ptr = _pointer(given[i], tl.bfloat16, FULL)
+            ptr = typed_pointer(given[i], tl.bfloat16, FULL)
             stored = stored + (ops.load(ptr + start, offsets, mask, FULL),)
         else:
             stored = stored + (tl.zeros(offsets.shape, tl.float32),)
@@ -220,7 +220,7 @@ def step_tile(
         scalars = scalars + tile_values(found, at, READ_KINDS, BLOCKS, FULL)
     p, moments = MATH(p, g, moments, scalars, noise, CODEC)
     ops.store_param(
-        _pointer(p_ptr, P_TYPE, FULL),
+        typed_pointer(p_ptr, P_TYPE, FULL),
         masters,
         start,
         offsets,
@@ -240,8 +240,8 @@ def step_tile(
         else:
             field = ops.field(hashed[FIELDS[i] // 3], FIELDS[i] % 3)
         ops.store_moment(
-            _pointer(pointers[2 * i], tl.uint8, FULL),
-            _pointer(pointers[2 * i + 1], tl.uint8, FULL),
+            typed_pointer(pointers[2 * i], tl.uint8, FULL),
+            typed_pointer(pointers[2 * i + 1], tl.uint8, FULL),
             start,
             offsets,
             moments[i],
@@ -448,59 +448,3 @@ def step_kernel(
                     MATH, WORDS, NOISE, FIELDS, P_TYPE, P_FORMAT, FORMATS, APART, EXTRAS, CODEC,
                     SCALED, EIGHT, False, BY_ROW, CUT, READ_KINDS, BLOCKS,
                 )  # fmt: skip
-
-
-@triton.jit
-def sum_squares(
-    table,
-    chunks,
-    partials,
-    COLUMNS: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LEVELS: tl.constexpr,
-):
-    """Sums of squares of gradients in float64 over pieces of ROWS rows of WIDTH = 2**LEVELS: of a
-    piece row after row, then neighbours first; ``chunks`` are (tensor, piece)."""
-    entry = table_entry(table, chunks, COLUMNS)
-    start = chunk_start(chunks, ROWS * WIDTH)
-    aligned = tl.load(entry + COLUMN_ALIGNED) != 0
-    address = tl.load(entry + COLUMN_GRAD)
-    left = tl.load(entry + COLUMN_NUMEL) - start
-    i = tl.arange(0, WIDTH)
-    total = tl.full([WIDTH], 0.0, tl.float64)
-    if aligned & (left >= ROWS * WIDTH):
-        for row in tl.static_range(ROWS):
-            g = tl.load(_pointer(address, G_TYPE, True) + start + row * WIDTH + i)
-            g = g.to(tl.float32).to(tl.float64)
-            total += g * g
-    else:
-        for first in range(0, ops.extent(left, ROWS * WIDTH), WIDTH):
-            g_ptr = _pointer(address, G_TYPE, False) + start + first
-            g = tl.load(g_ptr + i, mask=i < left - first, other=0).to(tl.float32).to(tl.float64)
-            total += g * g
-    tl.store(partials + tl.program_id(0) + tl.arange(0, 1), ops.tree_sum(total, WIDTH, LEVELS))
-
-
-@triton.jit
-def find_nonfinite(
-    table,
-    chunks,
-    flag,
-    COLUMNS: tl.constexpr,
-    G_TYPE: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """Set ``flag`` to 1 if any gradient of the chunk is Inf or NaN."""
-    entry = table_entry(table, chunks, COLUMNS)
-    start = chunk_start(chunks, TILES * ROWS * 32)
-    g_ptr = tl.load(entry + COLUMN_GRAD).to(tl.pointer_type(G_TYPE)) + start
-    left = tl.load(entry + COLUMN_NUMEL) - start
-    for tile in tl.static_range(TILES):
-        offsets = tile * (ROWS * 32) + tl.arange(0, ROWS * 32)
-        g = tl.load(g_ptr + offsets, mask=offsets < left, other=0)
-        bad = (g.to(tl.float32).to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
-        if tl.max(bad.to(tl.int32), axis=0) > 0:
-            tl.store(flag, 1.0)

@@ -38,7 +38,8 @@ def test_tails_of_several_tiles(cls: type, small_tiles: str) -> None:
 def test_the_interpreter_takes_no_bound_of_a_loop_from_a_tensor() -> None:
     """Triton 3.6's cannot, with NumPy 2.4 (both are in our bounds): every loop of a kernel ends
     at a constant, or at what ``extent`` makes one there; generated functions have none."""
-    kernels = (ROOT / "signconv/runtime/kernel/step.py").read_text(encoding="utf-8")
+    rooms = [ROOT / f"signconv/runtime/kernel/{name}.py" for name in ("step", "gradients")]
+    kernels = "".join(path.read_text(encoding="utf-8") for path in rooms)
     bounds = re.findall(r"in range\((.*)\):", kernels)
     assert bounds == [
         "0, ops.extent(left, TILES * ROWS * 32), TAIL * 32",

@@ -635,6 +635,7 @@ BESIDE = {
             "constants",
             "engine",
             "folds",
+            "gradients",
             "interpreter",
             "launch",
             "ops",
