@@ -476,7 +476,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             elif sums is not None and not sums.groups:
                 totals.of_tasks(sums, backend, tasks)
             tasks = [task if sums is None else sums.given(task) for task in tasks]
-
             norms = {i: sums.norm(i).to(device) for i, _ in gathered} if sums else {}
         return totals.Job(
             backend,

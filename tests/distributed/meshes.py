@@ -15,6 +15,7 @@ from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.adamw_stosign_golden import AdamWStoSignGolden
 from signconv.generated.came import CAME
 from signconv.generated.lamb import LAMB
+from signconv.generated.prodigy import Prodigy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -81,6 +82,9 @@ def cases() -> dict[str, Case]:
         "lamb": (LAMB, plain),
         "came": (CAME, plain),
         "numel": (signconv.compile(Counted), plain),
+        # Sums over all tensors: float64 has room for those of so few, in whatever order
+        "prodigy": (Prodigy, plain),
+        "prodigy fp32 state": (signconv.compile("prodigy", state="fp32"), plain),
         "clip": (signconv.compile("adamw", convert="clip:norm=0.05,stosign"), plain),
         "split": (AdamWStoSign, {"master": "split", **bf16}),
         "skip": (AdamWStoSign, {"skip_nonfinite": True, **plain}),

@@ -144,10 +144,16 @@ def made(spec: Any, backend: str, dtype: torch.dtype, **options: Any) -> Any:
     return params, cls(groups, lr=lr, backend=backend, seed=3, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(
-    "spec", [Prodigy, DAdaptAdam, Trust, Spread, Own, Named], ids=lambda s: s.__name__
-)
+SPECS = (Prodigy, DAdaptAdam, Trust, Spread, Own, Named)
+#: Each with one of the two, the rest in `make test-long`.
+PAIRS = [
+    pytest.param(spec, dtype, id=f"{spec.__name__}-{name}", marks=[pytest.mark.long] * (i % 2 != j))
+    for i, spec in enumerate(SPECS)
+    for j, (name, dtype) in enumerate((("bf16", torch.bfloat16), ("fp32", torch.float32)))
+]
+
+
+@pytest.mark.parametrize(("spec", "dtype"), PAIRS)
 def test_every_backend_has_the_same_bits(spec: Any, dtype: torch.dtype) -> None:
     options = {"master": "split"} if dtype == torch.bfloat16 else {}
     params, optimizer = made(spec, "reference", dtype, **options)
@@ -301,7 +307,7 @@ def test_a_skipped_step_moves_nothing(backend: str) -> None:
     assert not same(everything(optimizer, params), before)
 
 
-@every
+@pytest.mark.parametrize("backend", ["reference", pytest.param("triton", marks=pytest.mark.long)])
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(backend: str) -> None:
     params, optimizer = made(Spread, backend, torch.float32)
     run(optimizer, params, range(2))
