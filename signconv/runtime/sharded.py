@@ -81,7 +81,9 @@ def is_local(p: Tensor, program: OptimizerProgram, entry: Mapping[str, Tensor]) 
         return True
     if program.reductions or "numel" in program.shapes:
         return False
-    if program.scaled or CHECK in entry or program.totals is not None:  # which sum blocks
+    if program.totals is not None and not (program.scaled or whole_blocks(p)):
+        return False  # totals sum blocks, which go through rows as they lie there
+    if program.scaled or CHECK in entry or program.totals is not None:
         return on_blocks(p)
     return all(dim < 2 for dim in mesh.cuts(p))
 
