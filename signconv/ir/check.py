@@ -162,9 +162,9 @@ def _totals(p: Program) -> None:
         if totals.names(m.reads, lambda r: r.kind == "t"):
             raise SpecError(
                 "SC167",
-                f"{name!r} is made of sums over all tensors, and there is one for all parameters, "
-                "while t is each parameter's own: count in a state, n = state(); n.next = n.prev "
-                "+ 1, and read n",
+                f"{name!r} is made of sums over all tensors, or goes with a state that is, and "
+                "there is one for all parameters, while t is each parameter's own: count in a "
+                "state, n = state(); n.next = n.prev + 1, and read n",
                 m.origin,
             )
 

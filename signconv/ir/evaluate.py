@@ -29,8 +29,8 @@ class Evaluator:
     ``step`` takes and returns float64 arrays of one parameter, in its shape where anything runs
     over dimensions, else in any; ``noise`` is the draw of a stochastic sign, uniform on (-1, 1),
     given by the caller; ``norm`` that of all gradients, of this one alone unless it is given, as
-    totals are of this tensor alone;
-    ``extras`` the extra inputs of this step by name, without those that are not passed.
+    totals are of this tensor alone; ``extras`` the extra inputs of this step by name, without those
+    that are not passed.
     """
 
     def __init__(self, program: Program, **hypers: float) -> None:
@@ -44,8 +44,8 @@ class Evaluator:
         self.before, self.after = around_step(program)
         self.once = reduced_moments(program)
         #: What a weight of l2 decay may read, which is known before the gradient is.
-        self.scalars = [x for x in self.before if is_scalar(_ref_to(x), program)]
-        self.scalars = [x for x in self.scalars if not Totals(program).reached(_ref_to(x))]
+        totals, names = Totals(program), [(x, _ref_to(x)) for x in self.before]
+        self.scalars = [x for x, r in names if is_scalar(r, program) and not totals.reached(r)]
         self.needed = needed(program)
         self.absent = np.zeros(())  # in place of an extra input that was not passed
         self.shape: tuple[int, ...] = ()  # of the tensor that is stepped

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, count
 
 from signconv.errors import LoweringError
 from signconv.ir.axes import SCALAR, has_axes, over, reduced_moments
@@ -24,13 +26,18 @@ from signconv.ir.nodes import (
     Ref,
     Temp,
     everything,
+    map_expressions,
     references,
+    rewrite,
     walk,
 )
 from signconv.ir.show import text
+from signconv.ir.totals import Totals
+from signconv.lower.fusion import fused, scales_apart, with_scales
 from signconv.lower.kernel_program import (
     Derived,
     Kept,
+    MomentPlan,
     Reduction,
     Stage,
     Statement,
@@ -155,6 +162,37 @@ class Places(ScalarCode):
         reads = read_of([*known], [*(s.expr for s in math), *(r.operand for r in reductions)])
         return Sums(ELEMENTS, tuple(math), reductions, reads)
 
+    # ---------------------------------------------------------------- once all is there
+
+    def fuse(self) -> None:
+        """Fused multiply-adds in all statements."""
+        self.lists = {place: [fused(s) for s in ss] for place, ss in self.lists.items()}
+        self.operands = [tuple(fused(s) for s in ss) for ss in self.operands]
+        self.totals = [(r, tuple(fused(s) for s in ss)) for r, ss in self.totals]
+
+    def scales_apart(self, moments: tuple[MomentPlan, ...]) -> tuple[MomentPlan, ...]:
+        """Give block scales to coefficients where that can be (``fusion.scales_apart``)."""
+        scalars = frozenset(self.outputs)
+        summed = [*zip(self.reductions, self.operands, strict=True), *self.totals]
+        statements = (*self.math, *(s for _, ss in summed for s in ss))
+        taken = {s.target for s in statements} | {r.name for r in self.reductions}
+        read = [*(s.expr for s in statements), *(r.operand for r, _ in summed)]
+        moments = scales_apart(moments, read, scalars, taken)
+
+        def moved(s: Statement) -> Statement:
+            return replace(s, expr=with_scales(s.expr, moments, scalars))
+
+        self.math = [moved(s) for s in self.math]
+        summed = [
+            (replace(r, operand=with_scales(r.operand, moments, scalars)), tuple(map(moved, ss)))
+            for r, ss in summed
+        ]
+        several = len(self.reductions)
+        self.reductions = [r for r, _ in summed[:several]]
+        self.operands = [ss for _, ss in summed[:several]]
+        self.totals = summed[several:]
+        return moments
+
     # ---------------------------------------------------------------- stages
 
     def stages(self) -> tuple[Stage, ...]:
@@ -254,6 +292,26 @@ class Places(ScalarCode):
             init = m.init.value if isinstance(m.init, Const) else 0.0
             made.append(Kept(name, place, init))
         return tuple(made)
+
+
+def named_totals(p: Program, totals: Totals) -> tuple[Program, list[tuple[str, Expr]]]:
+    """A program that reads its totals by names, and what they sum, in order."""
+    names: dict[Expr, Ref] = {}
+    taken = set(p.names) | {f"{m.name}_prev" for m in p.moments}
+    made: list[tuple[str, Expr]] = []
+
+    def named(e: Expr) -> Expr | None:
+        return names.get(e)
+
+    for total in totals.every:  # each after those that its operand reads
+        operand = rewrite(total.args[0], named)
+        hint = next((f"total_{x.name}" for x in p.temps if x.expr == total), "total")
+        more = (f"{hint}{i}" for i in count(2))
+        name = next(n for n in chain([hint], more) if n not in taken)
+        taken.add(name)
+        made.append((name, operand))
+        names[total] = names[replace(total, args=(operand,))] = Ref("total", name)
+    return (map_expressions(p, named) if made else p), made
 
 
 def read_of(known: Sequence[str], expressions: Iterable[Expr]) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import chain, count
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import (
@@ -36,7 +35,6 @@ from signconv.ir.nodes import (
     Temp,
     add,
     div,
-    map_expressions,
     mul,
     op,
     references,
@@ -47,18 +45,16 @@ from signconv.ir.nodes import (
 from signconv.ir.show import link_text, step_text, text
 from signconv.ir.totals import Totals
 from signconv.lower.decompositions import functions
-from signconv.lower.fusion import fused, scales_apart, with_scales
 from signconv.lower.kernel_program import (
     Evaluation,
     KernelProgram,
-    MomentPlan,
     Statement,
     local_name,
 )
 from signconv.lower.kernel_program import Totals as TotalSums
 from signconv.lower.powers import lowered_power, lowered_root
 from signconv.lower.quotients import folded, quotient
-from signconv.lower.reductions import Places, needed_by
+from signconv.lower.reductions import Places, named_totals, needed_by
 from signconv.lower.scalars import ROUNDED, bias, index, scalar_form
 from signconv.lower.sign_form import ONE, over, sign_argument, times
 from signconv.lower.storage import plan, shortest
@@ -75,7 +71,7 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         raise LoweringError("SC303", f"--math {precision}: arithmetic is fp32 or bf16")
     moments = plan(p, state)
     spec, known = p, Totals(p)
-    p, totals = _named_totals(p, known)
+    p, totals = named_totals(p, known)
     low = Lowerer(p, precision == "bf16", spec)
     if totals and low.bf16:
         raise LoweringError(
@@ -154,26 +150,6 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         ),
         shared=tuple(m.name for m in p.moments if m.name in known.shared),
     ).check()
-
-
-def _named_totals(p: Program, totals: Totals) -> tuple[Program, list[tuple[str, Expr]]]:
-    """A program that reads its totals by names, and what they sum, in order."""
-    names: dict[Expr, Ref] = {}
-    taken = set(p.names) | {f"{m.name}_prev" for m in p.moments}
-    made: list[tuple[str, Expr]] = []
-
-    def named(e: Expr) -> Expr | None:
-        return names.get(e)
-
-    for total in totals.every:  # each after those that its operand reads
-        operand = rewrite(total.args[0], named)
-        hint = next((f"total_{x.name}" for x in p.temps if x.expr == total), "total")
-        more = (f"{hint}{i}" for i in count(2))
-        name = next(n for n in chain([hint], more) if n not in taken)
-        taken.add(name)
-        made.append((name, operand))
-        names[total] = names[replace(total, args=(operand,))] = Ref("total", name)
-    return (map_expressions(p, named) if made else p), made
 
 
 def _evaluation(p: Program) -> Evaluation | None:
@@ -261,39 +237,6 @@ class Lowerer(Places):
         """Drop statements that neither the parameter nor a stored moment needs."""
         ends: list[Expr] = [PARAM, *(Ref("value", m) for m in moments)]
         self.math = [*needed_by(self.math, ends)]
-
-    def fuse(self) -> None:
-        """Fused multiply-adds in all statements."""
-        self.lists = {place: [fused(s) for s in ss] for place, ss in self.lists.items()}
-        self.operands = [tuple(fused(s) for s in ss) for ss in self.operands]
-        self.totals = [(r, tuple(fused(s) for s in ss)) for r, ss in self.totals]
-
-    def scales_apart(self, moments: tuple[MomentPlan, ...]) -> tuple[MomentPlan, ...]:
-        """Give block scales to coefficients where that can be (``fusion.scales_apart``)."""
-        scalars = frozenset(self.outputs)
-        operands = [r.operand for r in (*self.reductions, *(r for r, _ in self.totals))]
-        before = [*self.operands, *(ss for _, ss in self.totals)]
-        statements = (*self.math, *(s for ss in before for s in ss))
-        taken = {s.target for s in statements} | {r.name for r in self.reductions}
-        read = [*(s.expr for s in statements), *operands]
-        moments = scales_apart(moments, read, scalars, taken)
-
-        def moved(s: Statement) -> Statement:
-            return replace(s, expr=with_scales(s.expr, moments, scalars))
-
-        self.math = [moved(s) for s in self.math]
-        self.reductions = [
-            replace(r, operand=with_scales(r.operand, moments, scalars)) for r in self.reductions
-        ]
-        self.operands = [tuple(moved(s) for s in ss) for ss in self.operands]
-        self.totals = [
-            (
-                replace(r, operand=with_scales(r.operand, moments, scalars)),
-                tuple(moved(s) for s in ss),
-            )
-            for r, ss in self.totals
-        ]
-        return moments
 
     def _corrected(self, e: Op) -> Expr:
         m = e.args[0]

@@ -327,7 +327,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         try:
             sums = self._sums(work)
             jobs = [self._job(device, parts, ready, sums, inputs) for device, parts in work.items()]
-            self._advance([job for job in jobs if job is not None])
+            totals.advance(self.program, [job for job in jobs if job is not None])
+            if self._locals is not None:
+                self._locals.finish(self.state)
             if self.program.shared:
                 totals.share(self.program, self.param_groups, self.state, stepped)
         finally:
@@ -523,26 +525,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._count_skip(device, flag)
             skip = flag if skip is None else flag.maximum(skip.to(device).reshape(()))
         return skip
-
-    def _advance(self, jobs: Sequence[totals.Job]) -> None:
-        """Step what is prepared, and find the totals before it and behind it."""
-        read = self.program.totals
-        if read is not None:
-            totals.skip_together(jobs)
-        known: totals.Sums | None = None
-        for _ in range(read.rounds if read is not None else 0):
-            found = totals.Sums(read.over)  # type: ignore[union-attr]
-            for job in jobs:
-                job.sum(known, found)
-            known = found
-        trailing = totals.Sums(read.over) if read is not None and read.trailing else None
-        for job in jobs:
-            job.step(known, trailing)
-        if trailing is not None:
-            for job in jobs:
-                job.settle(trailing)
-        if self._locals is not None:
-            self._locals.finish(self.state)
 
     def _on_whole(
         self,

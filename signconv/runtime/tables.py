@@ -52,6 +52,11 @@ def extra_column(moments: int) -> int:
     return Column.STATE + 2 * moments + 2
 
 
+def totals_column(program: OptimizerProgram) -> int:
+    """The column of the partial sums."""
+    return extra_column(len(program.moments)) + len(program.tensors)
+
+
 def columns(program: OptimizerProgram) -> int:
     """``width`` of a program."""
     return width(len(program.moments), len(program.tensors) + (program.totals is not None))

@@ -165,8 +165,6 @@ class Job:
                 made = run(self, self.backend, _knowing(task, known))
                 if made is None or found is None:
                     continue
-                if self.skip is not None:  # kernels of a skipped step write no sums
-                    made = torch.where(self.skip.to(made.device).reshape(()) != 0, 0.0, made)
                 if self.whole is None:
                     found.add(index(task), self.backend.total(task, made))
                 else:
@@ -204,8 +202,31 @@ def _knowing(task: Task, known: Sums | None) -> Task:
     return replace(task, totals=known.total(index(task)).to(task.params[0].device))
 
 
+def advance(program: OptimizerProgram, jobs: Sequence[Job]) -> None:
+    """Step what is prepared, and find the totals before it and on its way."""
+    read = program.totals
+    if read is None:
+        for job in jobs:
+            job.step(None, None)
+        return
+    skip_together(jobs)
+    known: Sums | None = None
+    for _ in range(read.rounds):
+        found = Sums(read.over)
+        for job in jobs:
+            job.sum(known, found)
+        known = found
+    trailing = Sums(read.over) if read.trailing else None
+    for job in jobs:
+        job.step(known, trailing)
+    if trailing is not None:
+        for job in jobs:
+            job.settle(trailing)
+
+
 def skip_together(jobs: Sequence[Job]) -> None:
-    """One answer for all devices to whether the step is skipped: its sums are over them."""
+    """One answer for all devices to whether the step is skipped: its sums are over them, and one
+    that skips it writes none."""
     flags = [job.skip for job in jobs if job.skip is not None]
     if len(jobs) > 1 and flags:
         for job in jobs:
@@ -224,8 +245,10 @@ def inherit(
     """Parameters that come later begin with the states that their group shares; those of a group
     that comes later, where sums are over all, with those of another."""
     shared = program.shared
+    if not (shared and fresh):
+        return
     every = [p for group in groups for p in group["params"]]
-    for group in groups if shared and fresh else ():
+    for group in groups:
         near = [*group["params"], *(every if _over(program) == "all" else ())]
         held = (state[p] for p in near if p not in fresh and p in state)
         old = next((entry for entry in held if shared[0] in entry), None)

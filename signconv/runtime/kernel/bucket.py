@@ -186,8 +186,7 @@ class Bucket:
             host[:, i] = torch.tensor(given, dtype=torch.int64, device="cpu")
             host[:, Column.ALIGNED] &= host[:, i] % 16 == 0
         if self.sums is not None:
-            more = len(self.program.tensors)
-            host[:, tables.extra_column(len(self.program.moments)) + more] = self.places
+            host[:, tables.totals_column(self.program)] = self.places
         if self.device.type == "cuda":
             host = host.pin_memory()
         self.table.copy_(host, non_blocking=True)
@@ -227,7 +226,7 @@ class Bucket:
         """The one step launch of this bucket; stages take several before it, and one after it.
 
         ``scaled``: whether gradients are multiplied by a factor that may not be 1; ``mode``:
-        whether it sums for totals (``constants.STEPS``), float64 [members, names], until the next.
+        whether it sums for totals (``formats.STEPS``), float64 [members, names], until the next.
         """
         kinds, lent = inputs.kinds(self.members), inputs.lent(self.members)
         self._point(lent)

@@ -92,7 +92,7 @@ class Variant:
     """What step and reduction are compiled for, beside the program: dtypes of parameter and
     gradient, whether rows end in partial blocks, how parameters are stored (formats.py), CODEC, how
     extra inputs come, how many blocks read values of stages together (``reading.across``), and
-    whether the step sums for totals (``constants.STEPS`` and those after it)."""
+    whether the step sums for totals (``formats.STEPS`` and those after it)."""
 
     param: torch.dtype
     grad: torch.dtype
