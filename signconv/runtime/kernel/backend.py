@@ -78,27 +78,13 @@ class TritonBackend(Backend):
         return self._engines[task.key].total(sums)
 
     def sums(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor:
-        found = self._run(task, skip, grad_scale, SUMS_ALONE, settles=False)
+        found = self._engines[task.key].step(task, skip, grad_scale, SUMS_ALONE)
         assert found is not None
         return found
 
     def step(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> Tensor | None:
         trailing = self.program.totals is not None and self.program.totals.trailing
-        mode = SUMS_TOO if trailing else STEPS
-        return self._run(task, skip, grad_scale, mode, settles=not trailing)
-
-    def _run(
-        self,
-        task: Task,
-        skip: Tensor | None,
-        grad_scale: Tensor | None,
-        mode: int,
-        *,
-        settles: bool,
-    ) -> Tensor | None:
-        given = task.norm, task.inputs, task.totals
-        return self._engines[task.key].step(task.group, skip, grad_scale, *given, mode, settles)
+        return self._engines[task.key].step(task, skip, grad_scale, SUMS_TOO if trailing else STEPS)
 
     def settle(self, task: Task, skip: Tensor | None, grad_scale: Tensor | None) -> None:
-        given = task.norm, task.inputs, task.totals
-        self._engines[task.key].scale(task.group, skip, grad_scale, *given)
+        self._engines[task.key].scale(task, skip, grad_scale, settles=True)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime.extras import NONE, Inputs
+from signconv.runtime.backend import Task
+from signconv.runtime.extras import Inputs
 from signconv.runtime.formats import STEPS
 from signconv.runtime.kernel import launch
 from signconv.runtime.kernel.bucket import Bucket
@@ -148,41 +149,27 @@ class GroupEngine:
         return reducer.run().view(sums.shape[1:])
 
     def step(
-        self,
-        group: Mapping[str, Any],
-        skip: Tensor | None,
-        grad_scale: Tensor | None,
-        norm: Tensor | None,
-        inputs: Inputs = NONE,
-        totals: Tensor | None = None,
-        mode: int = STEPS,
-        settles: bool = True,
+        self, task: Task, skip: Tensor | None, grad_scale: Tensor | None, mode: int = STEPS
     ) -> Tensor | None:
-        """The scalar kernel, then one step launch per bucket; ``mode``: what those do, which sum
-        for totals return float64 [params, names]."""
-        self.scale(group, skip, grad_scale, norm, inputs, totals, settles)
-        scaled = grad_scale is not None or bool(group["maximize"])
-        found = [b.step(self.scalars, self.keys, scaled, inputs, mode) for b in self.buckets]
+        """The scalar kernel, then one step launch per bucket; ``mode``: what those do
+        (``formats.STEPS``). Where they sum for totals clocks and scalar states stay, and the sums
+        are returned, float64 [params, names]."""
+        self.scale(task, skip, grad_scale, settles=mode == STEPS)
+        scaled = grad_scale is not None or bool(task.group["maximize"])
+        found = [b.step(self.scalars, self.keys, scaled, task.inputs, mode) for b in self.buckets]
         return self._ordered([x for x in found if x is not None]) if mode != STEPS else None
 
     def scale(
-        self,
-        group: Mapping[str, Any],
-        skip: Tensor | None,
-        grad_scale: Tensor | None,
-        norm: Tensor | None,
-        inputs: Inputs = NONE,
-        totals: Tensor | None = None,
-        settles: bool = True,
+        self, task: Task, skip: Tensor | None, grad_scale: Tensor | None, *, settles: bool
     ) -> None:
         """The scalar kernel; settles: clocks and scalar states go on."""
-        self._upload(group)
-        if norm is not None:
-            self.hypers[self.given - 1 : self.given].copy_(norm.reshape(1))
-        self._take(inputs)
-        if totals is not None:
-            self.hypers[self.summed].copy_(totals)
-        lr = group["lr"]
+        self._upload(task.group)
+        if task.norm is not None:
+            self.hypers[self.given - 1 : self.given].copy_(task.norm.reshape(1))
+        self._take(task.inputs)
+        if task.totals is not None:
+            self.hypers[self.summed].copy_(task.totals)
+        lr = task.group["lr"]
         lr_source = lr.to(self.device) if isinstance(lr, Tensor) else self.hypers
         self.scalar_launchers[settles](
             lr_source,
