@@ -49,6 +49,7 @@ def arm_rows() -> list[dict[str, Any]]:
     for name in sorted(papers.arms()):
         choice = CHOICES[name]
         spec = choice.spec.rpartition("/")[2].removeprefix("s3_forms.py:")
+        spec += " (a reconstruction)" if spec == "stosignsgd_v2" else ""
         hypers = ", ".join(f"{k} {v}" for k, v in choice.hypers.items())
         state = "raw E4M3, nearest" if choice.raw else choice.state
         rows.append(

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,33 @@ def test_masters_gradients_and_state_of_their_regime(
             assert torch.equal(x, x.to(torch.float8_e4m3fn).float())
     total = torch.stack([g.square().sum() for g in kept["gradients"]]).sum().sqrt()
     assert float(total) <= 1.001
+
+
+#: What recorded runs were trained with before the catalogue had these two by name.
+RECORDED = {
+    "ie-stosignsgd-ours": {"spec": "sgd", "convert": "init:to=zero,expected"},
+    "stosignsgd-v2-theirs": {"spec": "stosignsgd", "hypers": {"beta2": 0.99995}},
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_arms_by_name_train_what_was_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(19)
+    start = torch.randn(32, 64)
+    grads = [torch.randn(32, 64) * 10 ** torch.empty(32, 64).uniform_(-7, 0) for _ in range(6)]
+    recorded = replace(optimizers.CHOICES[name], **RECORDED[name])
+    monkeypatch.setitem(optimizers.CHOICES, "recorded", recorded)
+    ends = []
+    for arm in (name, "recorded"):
+        weight = start.clone().requires_grad_()
+        optimizer = optimizers.make(arm, [weight], 1e-3, seed=1)
+        for g in grads:
+            weight.grad = g.clone()
+            optimizer.step()
+            if recorded.raw:
+                optimizers.round_raw(optimizer)
+        ends.append(weight.detach())
+    assert not torch.equal(ends[0], start) and torch.equal(*ends)
 
 
 def test_gradients_are_rounded_to_e5m2() -> None:
