@@ -9,7 +9,10 @@ import papers
 from claims import Record
 from gpt import GPT42, GPT110, GPT336, MODELS
 from optimizers import CHOICES, rate
-from verdicts import lrs_text
+from verdicts import factor_text, lrs_text, middle
+
+#: The scripts whose JSON the page reads.
+CLAIMS = ("papers_speed", "papers_s3", "papers_settings", "papers_finetune", "papers_larger")
 
 
 def stage_rows(records: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -85,4 +88,7 @@ def context(records: Mapping[str, Record]) -> dict[str, Any]:
         "tokens": papers.TOKENS,
         "run_seconds": {m: papers.OVERHEAD + papers.TOKENS / r for m, r in papers.RATE.items()},
         "lrs_text": lrs_text,
+        "middle": middle,
+        "factor_text": factor_text,
+        "papers_claims": CLAIMS,
     }
