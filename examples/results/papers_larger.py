@@ -126,7 +126,8 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
     for axes, (claim, said) in zip(panels, LARGER.items()):
         for i, found in enumerate(summary["rows"][claim]["rows"]):
             label = found["arm"] + (", broke down" if down(found) else "")
-            curve(axes, records, found, color=f"C{i}", label=label)
+            style = "--" if found["arm"].endswith("-theirs") else "-"
+            curve(axes, records, found, color=f"C{i}", ls=style, label=label)
         axes.set(title=said, xlabel="million tokens", ylabel="held-out loss (nats per token)")
     last = panels[-1]
     for i, found in enumerate(summary["rows"]["papers_336"]["rows"]):

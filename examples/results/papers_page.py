@@ -9,7 +9,7 @@ import papers
 from claims import Record
 from gpt import GPT42, GPT110, GPT336, MODELS
 from optimizers import CHOICES, rate
-from verdicts import factor_text, lrs_text, middle
+from verdicts import factor_text, lrs_text, middle, short
 
 #: The scripts whose JSON the page reads.
 CLAIMS = ("papers_speed", "papers_s3", "papers_settings", "papers_finetune", "papers_larger")
@@ -90,5 +90,6 @@ def context(records: Mapping[str, Record]) -> dict[str, Any]:
         "lrs_text": lrs_text,
         "middle": middle,
         "factor_text": factor_text,
+        "short": short,
         "papers_claims": CLAIMS,
     }

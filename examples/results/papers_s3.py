@@ -114,7 +114,7 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
         "verdicts": [
             line(
                 "S3 reaches AdamW's loss in half of the steps (arXiv 2507.06464)",
-                "AdamW clipped at 1, each at its best lr", found,
+                "AdamW clipped at 1, each at its best lr", sooner,
             ),
             line(
                 "S3 has no loss spikes at 10 times the lr (same)",

@@ -133,9 +133,8 @@ def of_growth(compared: Sequence[Summary]) -> Verdict:
         return OPEN, "not yet run at 10 times the best lr"
     if not any(map(sum, counts.values())):
         return UNTESTABLE, "it has none at 1 and 10 times its best lr"
-    verdict, why = together({n: told[1] > told[0] for n, told in counts.items()})
-    text = ", ".join(f"{n} {told[0]} and {told[1]}" for n, told in counts.items())
-    return verdict, f"{why}: {text}"
+    verdict, _ = together({n: told[1] > told[0] for n, told in counts.items()})
+    return verdict, ", ".join(f"{n} {told[0]} and {told[1]}" for n, told in counts.items())
 
 
 # ---------------------------------------------------------------- noise of converted optimizers

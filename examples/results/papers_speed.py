@@ -178,12 +178,14 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
 
 
 def curve(axes: Any, records: Mapping[str, Record], found: Summary, **look: Any) -> None:
-    """Held-out loss of a row's runs against million tokens; the first alone has the label."""
+    """Held-out loss of a row's runs against million tokens, where it is not above its start; a
+    label for the first alone."""
     label = look.pop("label")
     for j, r in enumerate(by_lr(records, found["arm"], found["kind"])[found["lr"]]):
+        start = r["held_out"][0][1]
         steps, losses = zip(*r["held_out"][1:])
         tokens = [s * r["tokens_per_step"] / 1e6 for s in steps]
-        ends = [math.nan if x is None else x for x in losses]
+        ends = [math.nan if x is None or x > start else x for x in losses]
         axes.plot(tokens, ends, lw=1, label=label if j == 0 else None, **look)
 
 

@@ -244,9 +244,9 @@ def ends_below(
 
 
 def lent(rows: Sequence[Summary | None]) -> str:
-    """A remark on spreads that are borrowed."""
+    """A remark on spreads that are borrowed, all of them from the sweeps of 42M."""
     names = sorted({r["borrowed"] for r in rows if r and r["borrowed"]})
-    return f" (one seed, spread of {', '.join(names)})" if names else ""
+    return f" (one seed; spread of {', '.join(names)} at 42M)" if names else ""
 
 
 def faster(
@@ -351,3 +351,14 @@ def factor_text(found: Mapping[str, Any] | None, seconds: float | None = None) -
     return f"{text}; {abs(found['gap']):.4f} {side} it at the end, the spreads together " + (
         f"{found['spread']:.4f}" if found["spread"] else "not known yet"
     )
+
+
+def short(found: Mapping[str, Any] | None) -> str:
+    """The factor of ``speedup`` alone, for a table."""
+    if not found:
+        return "one breaks down"
+    if not found["factor"]:
+        return "not reached"
+    least, most = found["range"]
+    text = f"{found['factor']['median']:.2f}"
+    return f"{text} ({least:.2f} to {most:.2f})" if found["spread"] else text
