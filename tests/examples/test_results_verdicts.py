@@ -145,6 +145,35 @@ def test_rows_have_medians_and_a_spread_of_all_seeds() -> None:
     assert "1 diverged" in verdicts.middle(found["held_out"])
 
 
+def swept(losses: Mapping[int, float]) -> Any:
+    """AdamW's row of all seeds at these places beside the middle of its sweep."""
+    middle = optimizers.CHOICES["adamw-ours"].middle
+    records = {}
+    for place, loss in losses.items():
+        for seed in papers.SEEDS:
+            lr = optimizers.rate(middle + place)
+            run = papers.make("papers", "adamw-ours", lr, seed, papers.TOKENS)
+            records[run.id] = record(run, loss)
+    return verdicts.row(records, "adamw-ours", papers.ALL)
+
+
+@pytest.mark.parametrize(
+    ("losses", "complete", "interior"),
+    [
+        ((3.2, 3.0, 3.1), True, True),
+        ((3.2, 3.1, 3.0), False, False),  # the next lr is wanted
+        ((3.2, 3.1, 3.0, 2.9, 2.8), True, False),  # the widest sweep ends at its edge
+        ((3.2, None, 3.0, 3.1), False, True),
+    ],
+)
+def test_a_sweep_settles_if_it_is_whole_and_has_its_best_inside(
+    losses: tuple[float | None, ...], complete: bool, interior: bool
+) -> None:
+    found = swept({i - 1: x for i, x in enumerate(losses) if x is not None})
+    assert (found["complete"], found["interior"]) == (complete, interior)
+    assert verdicts.settled([found]) is (complete and interior)
+
+
 def test_arms_of_one_seed_borrow_the_widest_spread() -> None:
     one, _ = row("signum-ours", 3.0, seeds=(1,))
     wide, narrow = ({**row("adamw-ours", 3.0)[0], "spread": x, "arm": str(x)} for x in (0.2, 0.1))
@@ -218,12 +247,19 @@ def good(name: str) -> float:
 BROKEN = [[0, START], [100, 8.0], [STEPS, 9.0]]
 
 
-def adamw_breaks(run: Any) -> Mapping[str, Any]:
-    """AdamW on raw state; its zeros at step 103."""
-    if not run.optimizer.startswith("adamw-theirs"):
-        return {}
-    layers = {"embedding": {"m": 0.9999, "v": 1.0, "largest_g": 0.1}}
-    return {"held_out": BROKEN, **({"layers": layers} if run.detail else {})}
+def breaks(*names: str, zeros: float = 0.9999) -> Callable[[Any], Mapping[str, Any]]:
+    """Arms that break down, with shares of zeros at step 103."""
+
+    def changed(run: Any) -> Mapping[str, Any]:
+        if not run.optimizer.startswith(names):
+            return {}
+        layers = {"embedding": {"m": zeros, "v": 1.0, "largest_g": 0.1}}
+        return {"held_out": BROKEN, **({"layers": layers} if run.detail else {})}
+
+    return changed
+
+
+adamw_breaks = breaks("adamw-theirs")
 
 
 def test_headline_of_a_whole_plan() -> None:
@@ -235,6 +271,9 @@ def test_headline_of_a_whole_plan() -> None:
     records = whole(good, only, adamw_breaks)
     found = said("papers_speed", records)
     assert the(found, "AdamW fails") == the(found, "all zeros") == verdicts.CONDITION
+    records_ = whole(good, only, breaks("adamw-theirs", "stosignsgd-theirs", zeros=0.99))
+    found = said("papers_speed", records_)
+    assert the(found, "AdamW fails") == the(found, "all zeros") == verdicts.REFUTED
     made = summary("papers_speed", records)["rows"]["theirs"]
     assert made["zeros"]["broken"] == ["adamw-theirs"] and made["factors"]["adamw"] is None
     del records[next(k for k in records if k.startswith("papers/adamw-theirs64/") and k[-1] == "2")]
@@ -369,6 +408,11 @@ def test_larger_models_have_the_spreads_of_the_small() -> None:
     assert first["seconds"] == pytest.approx(2 * first["found"]["factor"]["median"], rel=1e-3)
     found = said("papers_larger", whole(good, changed=adamw_breaks))
     assert the(found, "AdamW fails") == verdicts.CONDITION
+    both = whole(good, changed=breaks("adamw-theirs", "stosignsgd-theirs"))
+    assert the(said("papers_larger", both), "AdamW fails") == verdicts.REFUTED
+    for key in [k for k in records if k.startswith("papers/signum-") and k[-1] == "2"]:
+        del records[key]  # its spread is that of another arm
+    assert list(said("papers_larger", records).values()).count(verdicts.REPRODUCED) == 5
     for key in [k for k in records if k.endswith("/2")]:
         del records[key]
     assert set(said("papers_larger", records).values()) == {verdicts.OPEN}
