@@ -96,7 +96,8 @@ def collapse(records: Mapping[str, Record], name: str) -> list[Summary]:
 
 def zeros_table(held: Sequence[Summary]) -> Summary:
     """Shares of zeros, a line a layer and a column a moment of an arm; the largest abs(g) that any
-    of them got."""
+    of them got which did not break down."""
+    trained = [arm for arm in held if not arm["broken"]] or held
     columns = [(arm, m) for arm in held for m in arm["zeros"]]
     layers = held[0]["layers"] if held else ()
     return {
@@ -105,7 +106,7 @@ def zeros_table(held: Sequence[Summary]) -> Summary:
             {
                 "layer": layer,
                 "shares": [arm["layers"][layer][m] for arm, m in columns],
-                "largest_g": max(arm["layers"][layer]["largest_g"] for arm in held),
+                "largest_g": max(arm["layers"][layer]["largest_g"] for arm in trained),
             }
             for layer in layers
         ],

@@ -253,7 +253,7 @@ def breaks(*names: str, zeros: float = 0.9999) -> Callable[[Any], Mapping[str, A
     def changed(run: Any) -> Mapping[str, Any]:
         if not run.optimizer.startswith(names):
             return {}
-        layers = {"embedding": {"m": zeros, "v": 1.0, "largest_g": 0.1}}
+        layers = {"embedding": {"m": zeros, "v": 1.0, "largest_g": 7.0}}
         return {"held_out": BROKEN, **({"layers": layers} if run.detail else {})}
 
     return changed
@@ -275,6 +275,8 @@ def test_headline_of_a_whole_plan() -> None:
     found = said("papers_speed", records_)
     assert the(found, "AdamW fails") == the(found, "all zeros") == verdicts.REFUTED
     made = summary("papers_speed", records)["rows"]["theirs"]
+    (zeros,) = made["zeros"]["rows"]
+    assert zeros["largest_g"] == 0.1 and zeros["shares"][4:6] == [0.9999, 1.0]
     assert made["zeros"]["broken"] == ["adamw-theirs"] and made["factors"]["adamw"] is None
     del records[next(k for k in records if k.startswith("papers/adamw-theirs64/") and k[-1] == "2")]
     assert the(said("papers_speed", records), "AdamW fails") == verdicts.CONDITION  # it is broken
