@@ -105,6 +105,7 @@ def build(
     """Build an optimizer: one Python module with its kernel, reference and class."""
     from signconv import pipeline
     from signconv.pipeline.catalogue import GENERATED
+    from signconv.pipeline.files import MODULE
 
     if everything == (spec is not None):
         raise typer.BadParameter("give either SPEC or --all")
@@ -123,7 +124,7 @@ def build(
         if check:
             changed |= _print_diff(path, b.module.source)
             continue
-        path, written = pipeline.write(b.module, out_dir)
+        path, written = pipeline.write(b.module, out_dir, MODULE)
         words = "written" if written else "unchanged"
         line = f"{path} {words}: class {b.module.class_name}, {b.kernel.storage} state"
         out.print(_plain(line), soft_wrap=True, markup=False)
