@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ from rich.table import Table
 from signconv import __version__
 from signconv.errors import SignconvError
 from signconv.ir.nodes import DEFAULT_STATE, STATES
+
+if TYPE_CHECKING:
+    from signconv.pipeline import Build
 
 app = typer.Typer(
     name="signconv",
@@ -151,15 +154,36 @@ def show(
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
     format: Annotated[Format, typer.Option(help="output format")] = Format.text,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="write a page instead, which needs no network"),
+    ] = None,
 ) -> None:
     """Print the algorithm after conversion, what it costs, and what can be proved of it."""
     from signconv import pipeline
     from signconv.prove import report
 
+    if html is not None:
+        if format is not Format.text:
+            raise typer.BadParameter("--html writes a page: leave out --format")
+        return _write_page(html, pipeline.build(spec, convert=convert, state=state))
     with _busy("proving"):
         made = report.assemble(pipeline.build(spec, convert=convert, state=state))
     render = {"text": report.as_text, "latex": report.as_latex, "json": report.as_json}
     typer.echo(render[format.value](made))
+
+
+def _write_page(path: Path, made: Build) -> None:
+    from signconv.pipeline.files import refuse_stranger, write_own
+    from signconv.prove import page
+
+    refuse_stranger(path, page.MARK)  # before the proof, which takes seconds
+    with _busy("proving"):
+        text = page.as_html(made)
+    path, written = write_own(path, text, page.MARK)
+    words = "written" if written else "unchanged"
+    line = f"{path} {words}: {made.module.class_name}, {made.kernel.storage} state"
+    out.print(_plain(line), soft_wrap=True, markup=False)
 
 
 @app.command()

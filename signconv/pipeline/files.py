@@ -32,15 +32,9 @@ def write_own(path: Path, text: str, mark: str) -> tuple[Path, bool]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        present = path.read_bytes() if path.is_file() else b""
-        if present == text.encode():
+        if path.is_file() and path.read_bytes() == text.encode():
             return path, False
-        if present and mark.encode() not in present:
-            raise BuildError(
-                "SC316",
-                f"{path} is there already and signconv did not write it: choose another name or "
-                "folder, or move it away",
-            )
+        refuse_stranger(path, mark)
         for attempts_left in range(99, -1, -1):
             try:
                 replace(path, text)
@@ -51,6 +45,20 @@ def write_own(path: Path, text: str, mark: str) -> tuple[Path, bool]:
     except OSError as error:
         raise BuildError("SC308", f"cannot write {path}: {error.strerror or error}") from error
     return path, True
+
+
+def refuse_stranger(path: Path, mark: str) -> None:
+    """Raise BuildError for a file that is there and lacks ``mark``; an empty one is nobody's."""
+    try:
+        present = path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise BuildError("SC308", f"cannot write {path}: {error.strerror or error}") from error
+    if present and mark.encode() not in present:
+        raise BuildError(
+            "SC316",
+            f"{path} is there already and signconv did not write it: choose another name or "
+            "folder, or move it away",
+        )
 
 
 def create(texts: Mapping[Path, str]) -> None:
