@@ -1,4 +1,4 @@
-"""The command line: build, show, verify, bench, lr, convert-state, list, doctor.
+"""The command line: build, show, verify, bench, lr, convert-state, new, list, doctor.
 
 Exit codes: 0 fine, 1 a check failed, 2 bad input (one line that says what is wrong).
 """
@@ -342,6 +342,25 @@ def lr(
     )  # fmt: skip
     out.print(command.table(curves))
     out.print(command.HINT, markup=False)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="of the file: my_adam, say")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("."),
+) -> None:
+    """Begin an optimizer of your own: a commented spec, and a test that passes."""
+    from signconv.pipeline import starter
+
+    made = starter.new(name, out_dir)
+    lines = [
+        f"{made.spec} written: class {made.class_name}, AdamW to begin with",
+        f"{made.test} written: its test",
+        "Next:",
+        *(f"    {command}" for command in made.commands),
+    ]
+    for line in lines:
+        out.print(_plain(line), soft_wrap=True, markup=False)
 
 
 @app.command(name="list")

@@ -140,6 +140,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC315": ("The evaluator needs an extra input that the step cannot do without", "`extras={name: …}`"),
     "SC316": ("What is to be written is there already, and signconv did not write it", "another name or folder; move the file away"),
     "SC317": ("A file that `new` would write is there already", "another name; move the file away"),
+    "SC318": ("A name that `new` cannot give to a file and a class", "the message says why; `my_adam`, say"),
     "SC390": ("The compiler contradicts itself: a fault of signconv", "please report the spec and the message"),
     "SC401": ("No backend has this name", "`backend=\"auto\"`"),
     "SC402": ("The seed is no integer in range", "0 ≤ seed < 2**63"),
