@@ -10,7 +10,6 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +20,23 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from signconv import __version__
+from signconv.cli_options import (
+    Convert,
+    Device,
+    DeviceOption,
+    Dtype,
+    Format,
+    Math,
+    MathOption,
+    Spec,
+    StateOption,
+    passes,
+    specs,
+    subjects,
+    targets,
+)
 from signconv.errors import SignconvError
-from signconv.ir.nodes import DEFAULT_STATE, STATES
+from signconv.ir.nodes import DEFAULT_STATE
 
 if TYPE_CHECKING:
     from signconv.pipeline import Build
@@ -31,7 +45,6 @@ app = typer.Typer(
     name="signconv",
     help="Write an optimizer as mathematics; get a fused GPU optimizer with FP8 state.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -43,55 +56,12 @@ _SEEN = sys.stdout is not None and sys.stdout.isatty()
 out = Console(highlight=False, emoji=False, width=None if _SEEN else 140, soft_wrap=False)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
-Spec = Annotated[
-    str, typer.Argument(help="built-in name, path/to/file.py:Name or package.module:Name")
-]
-Convert = Annotated[str | None, typer.Option(help="passes, comma-separated: stosign, …")]
-
-
-class Math(StrEnum):
-    """Arithmetic of the step."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Device(StrEnum):
-    """Where the kernel runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    """Parameters and gradients of a benchmark."""
-
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-class Format(StrEnum):
-    """How ``show`` prints."""
-
-    text = "text"
-    latex = "latex"
-    json = "json"
-
-
-StateOption = Annotated[
-    str,
-    typer.Option(
-        metavar="STATE", help=f"storage of the moments: {', '.join(STATES)}; by name: m=fp8,v=fp4"
-    ),
-]
-MathOption = Annotated[Math, typer.Option(help="arithmetic: fp32, or every result rounded to bf16")]
-
 
 @app.command()
 def build(
     spec: Annotated[
-        str | None, typer.Argument(help="built-in name, file.py:Name or module:Name")
+        str | None,
+        typer.Argument(help="built-in name, file.py:Name or module:Name", autocompletion=specs),
     ] = None,
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
@@ -189,12 +159,15 @@ def _write_page(path: Path, made: Build) -> None:
 @app.command()
 def verify(
     subject: Annotated[
-        str, typer.Argument(metavar="SPEC|MODULE", help="a spec, or a generated file")
+        str,
+        typer.Argument(
+            metavar="SPEC|MODULE", help="a spec, or a generated file", autocompletion=specs
+        ),
     ],
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
     math: MathOption = Math.fp32,
-    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
+    device: DeviceOption = Device.auto,
     steps: Annotated[int, typer.Option(min=1, help="steps compared bit for bit")] = 3,
 ) -> None:
     """Check one optimizer: oracle, passes, reference and kernel against each other."""
@@ -221,15 +194,20 @@ def verify(
 def bench(
     specs: Annotated[
         list[str],
-        typer.Argument(metavar="SPEC…", help="SPEC[+PASS…][@STATE][@math=MATH][@params=DTYPE]"),
+        typer.Argument(
+            metavar="SPEC…",
+            help="SPEC[+PASS…][@STATE][@math=MATH][@params=DTYPE]",
+            autocompletion=subjects,
+        ),
     ],
     convert: Annotated[
-        str | None, typer.Option(help="passes of every SPEC that names none itself")
+        str | None,
+        typer.Option(help="passes of every SPEC that names none itself", autocompletion=passes),
     ] = None,
     state: StateOption = DEFAULT_STATE,
     math: MathOption = Math.fp32,
     param_dtype: Annotated[Dtype, typer.Option(help="parameters and gradients")] = Dtype.bf16,
-    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
+    device: DeviceOption = Device.auto,
     workload: Annotated[str, typer.Option(help="A, B, C, D, comma-separated, or all")] = "all",
     with_peers: Annotated[
         bool, typer.Option("--peers", help="measure other libraries too, where installed")
@@ -281,15 +259,22 @@ def convert_state(
     source: Annotated[Path, typer.Argument(help="a checkpoint that torch.save wrote")],
     target: Annotated[Path, typer.Argument(help="the file to write")],
     to: Annotated[
-        str, typer.Option("--to", help="optimizer that is to load it; torch: torch.optim's keys")
+        str,
+        typer.Option(
+            "--to",
+            help="optimizer that is to load it; torch: torch.optim's keys",
+            autocompletion=targets,
+        ),
     ],
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
     of: Annotated[
-        str | None, typer.Option("--from", help="optimizer of signconv that wrote it")
+        str | None,
+        typer.Option("--from", help="optimizer of signconv that wrote it", autocompletion=specs),
     ] = None,
     of_convert: Annotated[
-        str | None, typer.Option("--from-convert", help="its passes, comma-separated")
+        str | None,
+        typer.Option("--from-convert", help="its passes, comma-separated", autocompletion=passes),
     ] = None,
     key: Annotated[
         str | None, typer.Option(help="where in the checkpoint the optimizer's state_dict is")
@@ -405,7 +390,7 @@ def main() -> None:
     A reader of the output that goes away (``signconv list | head -1``) ends the program quietly.
     """
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="signconv")
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:

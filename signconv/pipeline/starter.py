@@ -14,8 +14,8 @@ from signconv.dsl import __all__ as language
 from signconv.errors import BuildError, SignconvError
 from signconv.pipeline.chain import build
 from signconv.pipeline.files import create
-from signconv.pipeline.resolve import builtin_names
 from signconv.render.environment import environment
+from signconv.specs import builtin_names
 
 
 @dataclass(frozen=True)
