@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from signconv import __version__
@@ -37,6 +35,7 @@ from signconv.cli_options import (
 )
 from signconv.errors import SignconvError
 from signconv.ir.nodes import DEFAULT_STATE
+from signconv.terminal import Fitting, busy, err, fit, out, plain, prose, say
 
 if TYPE_CHECKING:
     from signconv.pipeline import Build
@@ -48,13 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Wide where nobody sees a window, so that a log keeps a row on a line.
-for _stream in (sys.stdout, sys.stderr):
-    if hasattr(_stream, "reconfigure"):  # a path may hold bytes that are no text
-        _stream.reconfigure(errors="backslashreplace")
-_SEEN = sys.stdout is not None and sys.stdout.isatty()
-out = Console(highlight=False, emoji=False, width=None if _SEEN else 140, soft_wrap=False)
-err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 @app.command()
@@ -100,7 +92,7 @@ def build(
         path, written = pipeline.write(b.module, out_dir, MODULE)
         words = "written" if written else "unchanged"
         line = f"{path} {words}: class {b.module.class_name}, {b.kernel.storage} state"
-        out.print(_plain(line), soft_wrap=True, markup=False)
+        say(line)
     if changed:
         raise typer.Exit(1)
 
@@ -109,7 +101,7 @@ def _print_diff(path: Path, source: str) -> bool:
     """Print how the file differs from what would be built; returns whether it does."""
     present = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     if present == source:
-        out.print(_plain(f"{path} is up to date"), soft_wrap=True, markup=False)
+        say(f"{path} is up to date")
         return False
     lines = difflib.unified_diff(
         present.splitlines(keepends=True), source.splitlines(keepends=True), str(path), "rebuilt"
@@ -137,10 +129,12 @@ def show(
         if format is not Format.text:
             raise typer.BadParameter("--html writes a page: leave out --format")
         return _write_page(html, pipeline.build(spec, convert=convert, state=state))
-    with _busy("proving"):
+    with busy("proving"):
         made = report.assemble(pipeline.build(spec, convert=convert, state=state))
-    render = {"text": report.as_text, "latex": report.as_latex, "json": report.as_json}
-    typer.echo(render[format.value](made))
+    if format is Format.text:
+        typer.echo(report.as_text(made, prose()))
+    else:
+        typer.echo({"latex": report.as_latex, "json": report.as_json}[format.value](made))
 
 
 def _write_page(path: Path, made: Build) -> None:
@@ -148,12 +142,12 @@ def _write_page(path: Path, made: Build) -> None:
     from signconv.prove import page
 
     refuse_stranger(path, page.MARK)  # before the proof, which takes seconds
-    with _busy("proving"):
+    with busy("proving"):
         text = page.as_html(made)
     path, written = write_own(path, text, page.MARK)
     words = "written" if written else "unchanged"
     line = f"{path} {words}: {made.module.class_name}, {made.kernel.storage} state"
-    out.print(_plain(line), soft_wrap=True, markup=False)
+    say(line)
 
 
 @app.command()
@@ -173,7 +167,7 @@ def verify(
     """Check one optimizer: oracle, passes, reference and kernel against each other."""
     from signconv.verification import verify as verification
 
-    with _busy("checking") as progress:
+    with busy("checking") as progress:
         report = verification.verify(
             subject,
             convert=convert,
@@ -185,7 +179,7 @@ def verify(
                 progress.task_ids[0], description=f"checked {row.witness}"
             ),
         )
-    out.print(report.table())
+    out.print(Fitting(report.table()))
     if not report:
         raise typer.Exit(1)
 
@@ -244,16 +238,6 @@ def bench(
         raise typer.Exit(1)
 
 
-def _busy(words: str) -> Progress:
-    """A spinner on a terminal, nothing elsewhere."""
-    progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-        console=err, transient=True, disable=not err.is_terminal,
-    )  # fmt: skip
-    progress.add_task(words, total=None)
-    return progress
-
-
 @app.command()
 def convert_state(
     source: Annotated[Path, typer.Argument(help="a checkpoint that torch.save wrote")],
@@ -292,7 +276,7 @@ def convert_state(
         source, target, Target(to, convert, state), (of and Target(of, of_convert)) or None, key,
         {"fp32": torch.float32, "bf16": torch.bfloat16}[param_dtype.value],
     )  # fmt: skip
-    out.print(f"{_plain(str(target))} written: {name}, state of {count} parameters", markup=False)
+    say(f"{target} written: {name}, state of {count} parameters")
 
 
 @app.command()
@@ -323,9 +307,9 @@ def lr(
 
     curves = command.run(
         model, spec, convert, state, low=low, high=high, steps=steps, seed=seed,
-        picture=picture, json_file=json_file, busy=_busy,
+        picture=picture, json_file=json_file, busy=busy,
     )  # fmt: skip
-    out.print(command.table(curves))
+    out.print(Fitting(command.table(curves)))
     out.print(command.HINT, markup=False)
 
 
@@ -345,7 +329,7 @@ def new(
         *(f"    {command}" for command in made.commands),
     ]
     for line in lines:
-        out.print(_plain(line), soft_wrap=True, markup=False)
+        say(line)
 
 
 @app.command(name="list")
@@ -360,15 +344,22 @@ def list_() -> None:
     for name in pipeline.builtin_names():
         p = pipeline.resolve(name)
         state = ", ".join(m.name for m in p.moments) or "none"
-        specs.add_row(name, state, escape(p.doc.strip().splitlines()[0]))
-    out.print(specs)
+        specs.add_row(name, state, escape(_sentence(p.doc)))
+    out.print(Fitting(specs))
     passes = Table(title="passes (--convert), in the order they are applied", title_justify="left")
     for column in ("name", "does", "requires", "options"):
         passes.add_column(column)
     for x in registry().values():
         options = ", ".join(f"{k}={v}" for k, v in x.options.items())
         passes.add_row(x.name, x.summary, x.requires, escape(options))
-    out.print(passes)
+    out.print(Fitting(passes))
+
+
+def _sentence(doc: str) -> str:
+    """The first sentence of a docstring; "et al. 2020" and "Alg. 2" end none."""
+    text = " ".join(doc.split())
+    found = re.match(r".*?(?<!\bal)(?<!\bAlg)(?<!\bEq)(?<!\bSec)\.(?= |$)", text)
+    return found[0] if found else text
 
 
 @app.command()
@@ -381,7 +372,11 @@ def doctor() -> None:
         table.add_column(column)
     for what, ok, detail in diagnose():
         table.add_row(what, "[green]yes[/]" if ok else "[yellow]no[/]", escape(detail))
-    out.print(table)
+    out.print(Fitting(table))
+
+
+for _command in app.registered_commands:  # or the list of commands cuts their first sentences
+    _command.short_help = " ".join((_command.callback.__doc__ or "").split())
 
 
 def main() -> None:
@@ -389,8 +384,10 @@ def main() -> None:
 
     A reader of the output that goes away (``signconv list | head -1``) ends the program quietly.
     """
+    fit()
     try:
-        code = app(standalone_mode=False, prog_name="signconv")
+        width = max(min(out.width, 80) - 2, 24)  # typer's own is 50 at least
+        code = app(standalone_mode=False, prog_name="signconv", terminal_width=width)
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -425,14 +422,5 @@ def _usage(error: Any, message: str) -> str:
 
 
 def _fail(message: str) -> None:
-    err.print(_plain(f"signconv: {message}"), markup=False)
+    err.print(plain(f"signconv: {message}"), markup=False)
     sys.exit(2)
-
-
-def _plain(line: str) -> str:
-    """One line on every terminal: what is no printable character, a line break or a change of
-    writing direction say, is spelled out."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in line
-    )

@@ -82,7 +82,7 @@ def _after(incomplete: str, separator: str) -> list[str]:
     before, sign, last = incomplete.rpartition(separator)
     typed = [x.partition(":")[0] for x in before.split(separator)]
     groups = {known[x].group for x in typed if x in known}
-    name, colon, options = last.partition(":")
+    name, colon, _ = last.partition(":")
     if colon and name in known:
         words = [
             f"{name}:{key}={value}"
