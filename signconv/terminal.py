@@ -8,7 +8,7 @@ import sys
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 #: Columns where nobody sees a window, so that a log keeps a row on a line; COLUMNS says another.
@@ -65,8 +65,9 @@ def busy(words: str) -> Progress:
 
 
 class Fitting:
-    """A table no word of which is cut: its columns are as wide as their longest words and share the
-    rest.  Where that does not fit, or the window is narrow and cells would break, a list of rows.
+    """A table no word of which is cut: narrow columns as wide as they want to be, the others equal,
+    and none narrower than its longest word.  Where that does not fit, or the window is narrow and
+    cells would break, a list of rows.
     """
 
     def __init__(self, table: Table) -> None:
@@ -83,9 +84,11 @@ class Fitting:
         if sum(most) > room:
             if sum(least) > room or options.max_width < NARROW:
                 return self._rows(console, options)
-            spare, wanted = room - sum(least), sum(most) - sum(least)
-            for column, low, high in zip(self.table.columns, least, most):
-                column.width = low + spare * (high - low) // wanted
+            left, reserved, columns = room, sum(least), len(least)
+            for high, low, column in sorted(zip(most, least, self.table.columns), key=_high):
+                reserved -= low
+                column.width = min(high, max(low, min(left // columns, left - reserved)))
+                left, columns = left - column.width, columns - 1
         return iter([self.table])
 
     def _columns(self, console: Console) -> list[list[Text]]:
@@ -107,6 +110,10 @@ class Fitting:
                     yield Text.assemble("  ", part)
         if self.table.caption:
             yield _text(console, self.table.caption)
+
+
+def _high(column: tuple[int, int, Column]) -> int:
+    return column[0]
 
 
 def _text(console: Console, cell: object) -> Text:
