@@ -66,14 +66,12 @@ def main(steps: int = 400, verify: bool = True) -> dict[str, list[float]]:
 
     # 4. Train with it. compile returns a torch.optim.Optimizer.
     print(f"\nA wave, {steps} steps each, lr 3e-3 with a cosine:\n")
-    return {
-        name: train(name, cls, steps)
-        for name, cls in {
-            "torch.optim.AdamW, fp32": torch.optim.AdamW,
-            "RMSMomentum, FP8": signconv.compile(RMSMomentum),
-            "RMSMomentum + stosign, FP8": signconv.compile(RMSMomentum, convert="stosign"),
-        }.items()
+    optimizers: dict[str, type[torch.optim.Optimizer]] = {
+        "torch.optim.AdamW, fp32": torch.optim.AdamW,
+        "RMSMomentum, FP8": signconv.compile(RMSMomentum),
+        "RMSMomentum + stosign, FP8": signconv.compile(RMSMomentum, convert="stosign"),
     }
+    return {name: train(name, cls, steps) for name, cls in optimizers.items()}
 
 
 if __name__ == "__main__":

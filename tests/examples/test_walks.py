@@ -20,6 +20,7 @@ def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return importlib.import_module(request.param)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("example", ["first_optimizer"], indirect=True)
 def test_the_first_optimizer_learns(
     example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
