@@ -1,4 +1,4 @@
-"""The command line: build, show, verify, bench, lr, convert-state, list, doctor.
+"""The command line: build, show, verify, bench, lr, convert-state, new, list, doctor.
 
 Exit codes: 0 fine, 1 a check failed, 2 bad input (one line that says what is wrong).
 """
@@ -10,85 +10,50 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from signconv import __version__
+from signconv.cli_options import (
+    Convert,
+    Device,
+    DeviceOption,
+    Dtype,
+    Format,
+    Math,
+    MathOption,
+    Spec,
+    StateOption,
+    passes,
+    specs,
+    subjects,
+    targets,
+)
 from signconv.errors import SignconvError
-from signconv.ir.nodes import DEFAULT_STATE, STATES
+from signconv.ir.nodes import DEFAULT_STATE
+from signconv.terminal import Fitting, busy, err, fit, out, plain, prose, say
+
+if TYPE_CHECKING:
+    from signconv.pipeline import Build
 
 app = typer.Typer(
     name="signconv",
     help="Write an optimizer as mathematics; get a fused GPU optimizer with FP8 state.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Wide where nobody sees a window, so that a log keeps a row on a line.
-for _stream in (sys.stdout, sys.stderr):
-    if hasattr(_stream, "reconfigure"):  # a path may hold bytes that are no text
-        _stream.reconfigure(errors="backslashreplace")
-_SEEN = sys.stdout is not None and sys.stdout.isatty()
-out = Console(highlight=False, emoji=False, width=None if _SEEN else 140, soft_wrap=False)
-err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-
-Spec = Annotated[
-    str, typer.Argument(help="built-in name, path/to/file.py:Name or package.module:Name")
-]
-Convert = Annotated[str | None, typer.Option(help="passes, comma-separated: stosign, …")]
-
-
-class Math(StrEnum):
-    """Arithmetic of the step."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Device(StrEnum):
-    """Where the kernel runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    """Parameters and gradients of a benchmark."""
-
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-class Format(StrEnum):
-    """How ``show`` prints."""
-
-    text = "text"
-    latex = "latex"
-    json = "json"
-
-
-StateOption = Annotated[
-    str,
-    typer.Option(
-        metavar="STATE", help=f"storage of the moments: {', '.join(STATES)}; by name: m=fp8,v=fp4"
-    ),
-]
-MathOption = Annotated[Math, typer.Option(help="arithmetic: fp32, or every result rounded to bf16")]
 
 
 @app.command()
 def build(
     spec: Annotated[
-        str | None, typer.Argument(help="built-in name, file.py:Name or module:Name")
+        str | None,
+        typer.Argument(help="built-in name, file.py:Name or module:Name", autocompletion=specs),
     ] = None,
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
@@ -105,6 +70,7 @@ def build(
     """Build an optimizer: one Python module with its kernel, reference and class."""
     from signconv import pipeline
     from signconv.pipeline.catalogue import GENERATED
+    from signconv.pipeline.files import MODULE
 
     if everything == (spec is not None):
         raise typer.BadParameter("give either SPEC or --all")
@@ -123,10 +89,10 @@ def build(
         if check:
             changed |= _print_diff(path, b.module.source)
             continue
-        path, written = pipeline.write(b.module, out_dir)
+        path, written = pipeline.write(b.module, out_dir, MODULE)
         words = "written" if written else "unchanged"
         line = f"{path} {words}: class {b.module.class_name}, {b.kernel.storage} state"
-        out.print(_plain(line), soft_wrap=True, markup=False)
+        say(line)
     if changed:
         raise typer.Exit(1)
 
@@ -135,7 +101,7 @@ def _print_diff(path: Path, source: str) -> bool:
     """Print how the file differs from what would be built; returns whether it does."""
     present = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     if present == source:
-        out.print(_plain(f"{path} is up to date"), soft_wrap=True, markup=False)
+        say(f"{path} is up to date")
         return False
     lines = difflib.unified_diff(
         present.splitlines(keepends=True), source.splitlines(keepends=True), str(path), "rebuilt"
@@ -150,32 +116,58 @@ def show(
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
     format: Annotated[Format, typer.Option(help="output format")] = Format.text,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="write a page instead, which needs no network"),
+    ] = None,
 ) -> None:
     """Print the algorithm after conversion, what it costs, and what can be proved of it."""
     from signconv import pipeline
     from signconv.prove import report
 
-    with _busy("proving"):
+    if html is not None:
+        if format is not Format.text:
+            raise typer.BadParameter("--html writes a page: leave out --format")
+        return _write_page(html, pipeline.build(spec, convert=convert, state=state))
+    with busy("proving"):
         made = report.assemble(pipeline.build(spec, convert=convert, state=state))
-    render = {"text": report.as_text, "latex": report.as_latex, "json": report.as_json}
-    typer.echo(render[format.value](made))
+    if format is Format.text:
+        typer.echo(report.as_text(made, prose()))
+    else:
+        typer.echo({"latex": report.as_latex, "json": report.as_json}[format.value](made))
+
+
+def _write_page(path: Path, made: Build) -> None:
+    from signconv.pipeline.files import refuse_stranger, write_own
+    from signconv.prove import page
+
+    refuse_stranger(path, page.MARK)  # before the proof, which takes seconds
+    with busy("proving"):
+        text = page.as_html(made)
+    path, written = write_own(path, text, page.MARK)
+    words = "written" if written else "unchanged"
+    line = f"{path} {words}: {made.module.class_name}, {made.kernel.storage} state"
+    say(line)
 
 
 @app.command()
 def verify(
     subject: Annotated[
-        str, typer.Argument(metavar="SPEC|MODULE", help="a spec, or a generated file")
+        str,
+        typer.Argument(
+            metavar="SPEC|MODULE", help="a spec, or a generated file", autocompletion=specs
+        ),
     ],
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
     math: MathOption = Math.fp32,
-    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
+    device: DeviceOption = Device.auto,
     steps: Annotated[int, typer.Option(min=1, help="steps compared bit for bit")] = 3,
 ) -> None:
     """Check one optimizer: oracle, passes, reference and kernel against each other."""
     from signconv.verification import verify as verification
 
-    with _busy("checking") as progress:
+    with busy("checking") as progress:
         report = verification.verify(
             subject,
             convert=convert,
@@ -187,7 +179,7 @@ def verify(
                 progress.task_ids[0], description=f"checked {row.witness}"
             ),
         )
-    out.print(report.table())
+    out.print(Fitting(report.table()))
     if not report:
         raise typer.Exit(1)
 
@@ -196,15 +188,20 @@ def verify(
 def bench(
     specs: Annotated[
         list[str],
-        typer.Argument(metavar="SPEC…", help="SPEC[+PASS…][@STATE][@math=MATH][@params=DTYPE]"),
+        typer.Argument(
+            metavar="SPEC…",
+            help="SPEC[+PASS…][@STATE][@math=MATH][@params=DTYPE]",
+            autocompletion=subjects,
+        ),
     ],
     convert: Annotated[
-        str | None, typer.Option(help="passes of every SPEC that names none itself")
+        str | None,
+        typer.Option(help="passes of every SPEC that names none itself", autocompletion=passes),
     ] = None,
     state: StateOption = DEFAULT_STATE,
     math: MathOption = Math.fp32,
     param_dtype: Annotated[Dtype, typer.Option(help="parameters and gradients")] = Dtype.bf16,
-    device: Annotated[Device, typer.Option(help="auto: the GPU if there is one")] = Device.auto,
+    device: DeviceOption = Device.auto,
     workload: Annotated[str, typer.Option(help="A, B, C, D, comma-separated, or all")] = "all",
     with_peers: Annotated[
         bool, typer.Option("--peers", help="measure other libraries too, where installed")
@@ -241,30 +238,27 @@ def bench(
         raise typer.Exit(1)
 
 
-def _busy(words: str) -> Progress:
-    """A spinner on a terminal, nothing elsewhere."""
-    progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-        console=err, transient=True, disable=not err.is_terminal,
-    )  # fmt: skip
-    progress.add_task(words, total=None)
-    return progress
-
-
 @app.command()
 def convert_state(
     source: Annotated[Path, typer.Argument(help="a checkpoint that torch.save wrote")],
     target: Annotated[Path, typer.Argument(help="the file to write")],
     to: Annotated[
-        str, typer.Option("--to", help="optimizer that is to load it; torch: torch.optim's keys")
+        str,
+        typer.Option(
+            "--to",
+            help="optimizer that is to load it; torch: torch.optim's keys",
+            autocompletion=targets,
+        ),
     ],
     convert: Convert = None,
     state: StateOption = DEFAULT_STATE,
     of: Annotated[
-        str | None, typer.Option("--from", help="optimizer of signconv that wrote it")
+        str | None,
+        typer.Option("--from", help="optimizer of signconv that wrote it", autocompletion=specs),
     ] = None,
     of_convert: Annotated[
-        str | None, typer.Option("--from-convert", help="its passes, comma-separated")
+        str | None,
+        typer.Option("--from-convert", help="its passes, comma-separated", autocompletion=passes),
     ] = None,
     key: Annotated[
         str | None, typer.Option(help="where in the checkpoint the optimizer's state_dict is")
@@ -282,7 +276,7 @@ def convert_state(
         source, target, Target(to, convert, state), (of and Target(of, of_convert)) or None, key,
         {"fp32": torch.float32, "bf16": torch.bfloat16}[param_dtype.value],
     )  # fmt: skip
-    out.print(f"{_plain(str(target))} written: {name}, state of {count} parameters", markup=False)
+    say(f"{target} written: {name}, state of {count} parameters")
 
 
 @app.command()
@@ -313,10 +307,29 @@ def lr(
 
     curves = command.run(
         model, spec, convert, state, low=low, high=high, steps=steps, seed=seed,
-        picture=picture, json_file=json_file, busy=_busy,
+        picture=picture, json_file=json_file, busy=busy,
     )  # fmt: skip
-    out.print(command.table(curves))
+    out.print(Fitting(command.table(curves)))
     out.print(command.HINT, markup=False)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="of the file: my_adam, say")],
+    out_dir: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("."),
+) -> None:
+    """Begin an optimizer of your own: a commented spec, and a test that passes."""
+    from signconv.pipeline import starter
+
+    made = starter.new(name, out_dir)
+    lines = [
+        f"{made.spec} written: class {made.class_name}, AdamW to begin with",
+        f"{made.test} written: its test",
+        "Next:",
+        *(f"    {command}" for command in made.commands),
+    ]
+    for line in lines:
+        say(line)
 
 
 @app.command(name="list")
@@ -331,15 +344,22 @@ def list_() -> None:
     for name in pipeline.builtin_names():
         p = pipeline.resolve(name)
         state = ", ".join(m.name for m in p.moments) or "none"
-        specs.add_row(name, state, escape(p.doc.strip().splitlines()[0]))
-    out.print(specs)
+        specs.add_row(name, state, escape(_sentence(p.doc)))
+    out.print(Fitting(specs))
     passes = Table(title="passes (--convert), in the order they are applied", title_justify="left")
     for column in ("name", "does", "requires", "options"):
         passes.add_column(column)
     for x in registry().values():
         options = ", ".join(f"{k}={v}" for k, v in x.options.items())
         passes.add_row(x.name, x.summary, x.requires, escape(options))
-    out.print(passes)
+    out.print(Fitting(passes))
+
+
+def _sentence(doc: str) -> str:
+    """The first sentence of a docstring; "et al. 2020" and "Alg. 2" end none."""
+    text = " ".join(doc.split())
+    found = re.match(r".*?(?<!\bal)(?<!\bAlg)(?<!\bEq)(?<!\bSec)\.(?= |$)", text)
+    return found[0] if found else text
 
 
 @app.command()
@@ -352,7 +372,11 @@ def doctor() -> None:
         table.add_column(column)
     for what, ok, detail in diagnose():
         table.add_row(what, "[green]yes[/]" if ok else "[yellow]no[/]", escape(detail))
-    out.print(table)
+    out.print(Fitting(table))
+
+
+for _command in app.registered_commands:  # or the list of commands cuts their first sentences
+    _command.short_help = " ".join((_command.callback.__doc__ or "").split())
 
 
 def main() -> None:
@@ -360,8 +384,10 @@ def main() -> None:
 
     A reader of the output that goes away (``signconv list | head -1``) ends the program quietly.
     """
+    fit()
     try:
-        code = app(standalone_mode=False)
+        width = max(min(out.width, 80) - 2, 24)  # typer's own is 50 at least
+        code = app(standalone_mode=False, prog_name="signconv", terminal_width=width)
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -396,14 +422,5 @@ def _usage(error: Any, message: str) -> str:
 
 
 def _fail(message: str) -> None:
-    err.print(_plain(f"signconv: {message}"), markup=False)
+    err.print(plain(f"signconv: {message}"), markup=False)
     sys.exit(2)
-
-
-def _plain(line: str) -> str:
-    """One line on every terminal: what is no printable character, a line break or a change of
-    writing direction say, is spelled out."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for c in line
-    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from signconv.errors import BuildError
 from signconv.pipeline import build, builtin_names, resolve
 from signconv.pipeline.catalogue import GENERATED, Entry
 from tests.support import HEAD, python, spec_file
@@ -184,13 +185,31 @@ def test_out_is_a_device(run: Run) -> None:
     assert_one_line(run("build", "adamw", "--out", "/dev/full"), "cannot write")
 
 
-def test_existing_file_that_is_not_text_is_replaced(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "adamw.py").write_bytes(b"\xff\xfe")
+@pytest.mark.parametrize("there", [b"\xff\xfe", b"x = 1\n"], ids=["no text", "a module"])
+def test_a_file_that_signconv_did_not_write_stays(there: bytes, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "adamw.py").write_bytes(there)
     checked = run("build", "adamw", "--out", tmp_path, "--check")
     assert (checked.code, "Traceback" in checked.err) == (1, False)
-    done = run("build", "adamw", "--out", tmp_path)
-    assert (done.code, done.err) == (0, "")
-    assert (tmp_path / "adamw.py").read_text() == build("adamw").module.source
+    assert_one_line(run("build", "adamw", "--out", tmp_path), "adamw.py is there already.*SC316")
+    with pytest.raises(BuildError, match="SC316"):
+        build("adamw").write(tmp_path)
+    assert snapshot(tmp_path) == {"adamw.py": there}
+
+
+def test_a_build_beside_its_spec_does_not_replace_it(run: Run, tmp_path: Path) -> None:
+    """Mine in mine.py is built into mine.py."""
+    spec = spec_file(tmp_path, "numerator = grad")
+    before = snapshot(tmp_path)
+    assert_one_line(run("build", spec.spec, "--out", tmp_path), "mine.py is there already.*SC316")
+    assert snapshot(tmp_path) == before
+
+
+def test_an_empty_file_and_an_edited_module_are_replaced(run: Run, tmp_path: Path) -> None:
+    path, source = tmp_path / "adamw.py", build("adamw").module.source
+    for there in ("", source + "# edited"):
+        path.write_text(there)
+        assert run("build", "adamw", "--out", tmp_path).code == 0
+        assert path.read_text() == source
 
 
 # ---------------------------------------------------------------- what works

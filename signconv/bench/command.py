@@ -17,6 +17,7 @@ from signconv.bench import run as running
 from signconv.bench.peers import PEERS
 from signconv.bench.subjects import Subject, parse
 from signconv.errors import BenchError, nearest
+from signconv.terminal import Fitting
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def run(options: Options, arguments: list[str], out: Console, err: Console) -> d
 
         record = running.run(plan, report, options.json_file)
     for t in table.tables(record):
-        out.print(table.as_rich(t))
+        out.print(Fitting(table.as_rich(t)))
     if options.chart_file is not None:
         chart.draw(record, options.chart_file)
     for path in filter(None, (options.json_file, options.chart_file)):

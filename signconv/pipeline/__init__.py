@@ -5,7 +5,8 @@ from signconv.pipeline.chain import Build, apply_passes, build, requests_of
 from signconv.pipeline.classes import compile
 from signconv.pipeline.files import cache_folder, write
 from signconv.pipeline.naming import DEFAULT_MATH
-from signconv.pipeline.resolve import builtin_names, resolve
+from signconv.pipeline.resolve import resolve
+from signconv.specs import builtin_names
 
 __all__ = [
     "DEFAULT_MATH",

@@ -11,7 +11,7 @@ from signconv.ir.nodes import DEFAULT_STATE, Program
 from signconv.lower import lower
 from signconv.lower.kernel_program import KernelProgram
 from signconv.passes.base import Request, canonical, parse, transform
-from signconv.pipeline.files import write
+from signconv.pipeline.files import MODULE, write
 from signconv.pipeline.naming import DEFAULT_MATH, command_of, label_of, names_of
 from signconv.pipeline.resolve import Spec, named, resolve
 from signconv.render.module import Module, render
@@ -36,9 +36,10 @@ class Build:
     def write(self, folder: str | Path) -> Path:
         """Write the module into ``folder``, atomically; returns its path.
 
-        Raises BuildError where the folder cannot be written.
+        Raises BuildError where the folder cannot be written, and where a file of this name is
+        there that signconv did not write.
         """
-        return write(self.module, Path(folder))[0]
+        return write(self.module, Path(folder), MODULE)[0]
 
 
 def build(

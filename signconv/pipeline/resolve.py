@@ -6,7 +6,6 @@ import contextlib
 import dis
 import importlib
 import importlib.util
-import pkgutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,16 +16,10 @@ from types import FrameType, ModuleType
 from signconv.dsl.optimizer import PREBOUND, Optimizer
 from signconv.errors import Origin, SignconvError, SpecError, nearest
 from signconv.ir.nodes import Program
+from signconv.specs import builtin_names
 
 #: What names an optimizer: a string, or the class that describes it.
 Spec = str | type[Optimizer]
-
-
-def builtin_names() -> list[str]:
-    """Names of the built-in specs."""
-    import signconv.specs as package
-
-    return sorted(info.name for info in pkgutil.iter_modules(package.__path__))
 
 
 def named(spec: Spec) -> Spec:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -261,37 +261,45 @@ def as_latex(report: dict[str, Any]) -> str:
     return "\n".join([*lines, report["latex"]])
 
 
-def as_text(report: dict[str, Any]) -> str:
-    """The report for a terminal of 100 columns."""
+def as_text(report: dict[str, Any], width: int = WIDTH) -> str:
+    """The report for a terminal of ``width`` columns."""
     r = report
-    lines = [*_wrapped(f"{r['name']}: {r['doc']}", ""), r["command"], ""]
+
+    def wrapped(text: str, indent: str = "", hanging: str | None = None) -> list[str]:
+        return textwrap.wrap(
+            text, width, initial_indent=indent,
+            subsequent_indent=f"{indent}    " if hanging is None else hanging,
+            break_on_hyphens=False, break_long_words=False,
+        )  # fmt: skip
+
+    lines = [*wrapped(f"{r['name']}: {r['doc']}"), r["command"], ""]
     for x in r["algorithm"]:
-        lines += _wrapped(x, "    ")
+        lines += wrapped(x, "    ")
     for x in ["", *r["remarks"]]:
-        lines += _wrapped(x, "") or [""]
+        lines += wrapped(x) or [""]
     lines += ["", "Hyperparameters"]
-    lines += [f"    {h['name']} = {h['default']:g}   ({h['range']})" for h in r["hyperparameters"]]
+    for h in r["hyperparameters"]:
+        lines += wrapped(f"{h['name']} = {h['default']:g}   ({h['range']})", "    ")
     for x in r["removed"]:
-        lines += _wrapped(f"{x['name']}: removed; {x['reason']}", "    ")
-    lines += ["", f"Passes: {', '.join(x['request'] for x in r['passes']) or 'none'}"]
+        lines += wrapped(f"{x['name']}: removed; {x['reason']}", "    ")
+    lines += ["", *wrapped(f"Passes: {', '.join(x['request'] for x in r['passes']) or 'none'}")]
     for x in r["passes"]:
         words = f"{x['request']}: {x['summary']} ({x['source']}). Provides {x['provides']}."
-        lines += _wrapped(words, "    ")
-    lines += ["", *_table(r), "", "What is proved, and what is measured"]
+        lines += wrapped(words, "    ")
+    lines += ["", *(_table(r) if width >= WIDTH else _list(r, wrapped)), ""]
+    lines += wrapped("Operations per parameter and step, storage and random bits apart")
+    ops = r["operations"]
+    words = f"{ops['arithmetic']} arithmetic, {ops['other']} others (abs, max, …)"
+    if ops["passes"] > 1:
+        words += f"; {ops['passes']} passes over the tensor, for its norms and means"
+    lines += [*wrapped(words, "    "), "", "What is proved, and what is measured"]
     for sentence in [x for group in r["claims"].values() for x in group]:
-        lines += _wrapped(sentence, "  - ", "    ")
+        lines += wrapped(sentence, "  - ", "    ")
     return "\n".join(lines)
 
 
-def _wrapped(text: str, indent: str, hanging: str | None = None) -> list[str]:
-    after = f"{indent}    " if hanging is None else hanging
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=after,
-        break_on_hyphens=False, break_long_words=False,
-    )  # fmt: skip
-
-
 def _table(r: dict[str, Any]) -> list[str]:
+    """Bytes of state, a row for each moment and a column for each storage."""
     states = list(r["state"])
     rows = [("State, bytes per parameter (rows of whole 32s)", *states)]
     for name in next(iter(r["state"].values()))["moments"]:
@@ -302,14 +310,24 @@ def _table(r: dict[str, Any]) -> list[str]:
         cells = [f"{r['state'][s]['moved'][dtype]:.3f}" for s in states]
         rows.append((f"    read and written per step, {dtype} parameters", *cells))
     width = max(len(row[0]) for row in rows) + 2
-    room = min(17, (100 - width) // len(states))
+    room = min(17, (WIDTH - width) // len(states))
     lines = [row[0].ljust(width) + "".join(c.rjust(room) for c in row[1:]) for row in rows]
-    built = r["built"]
-    total = sum(m["bytes"] for m in built["moments"].values())
-    lines.append(f"    {total:.3f}  in all as built here, --state {built['state']}")
-    ops = r["operations"]
-    lines += ["", "Operations per parameter and step, storage and random bits apart"]
-    lines.append(f"    {ops['arithmetic']} arithmetic, {ops['other']} others (abs, max, …)")
-    if ops["passes"] > 1:
-        lines[-1] += f"; {ops['passes']} passes over the tensor, for its norms and means"
-    return lines
+    return [*lines, f"    {_built(r)}"]
+
+
+def _list(r: dict[str, Any], wrapped: Callable[[str, str], list[str]]) -> list[str]:
+    """The same, storage after storage, for a terminal that the table does not fit."""
+    lines = wrapped("State, bytes per parameter (rows of whole 32s)", "")
+    for name, s in r["state"].items():
+        cells = [f"{m} {c['format']} {c['bytes']:.3f}" for m, c in s["moments"].items()]
+        lines += wrapped(
+            f"{name}: {s['bytes']:.3f} in all{''.join(f', {c}' for c in cells)}", "    "
+        )
+        moved = " and ".join(f"{n:.3f} ({dtype} parameters)" for dtype, n in s["moved"].items())
+        lines += wrapped(f"read and written per step: {moved}", "        ")
+    return [*lines, *wrapped(_built(r), "    ")]
+
+
+def _built(r: dict[str, Any]) -> str:
+    total = sum(m["bytes"] for m in r["built"]["moments"].values())
+    return f"{total:.3f}  in all as built here, --state {r['built']['state']}"

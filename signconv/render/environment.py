@@ -32,5 +32,6 @@ def _environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # the output is Python, and only identifiers and numbers enter it
+        # What is no page is Python, and only identifiers and numbers enter it
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
     )

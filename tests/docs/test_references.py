@@ -25,7 +25,7 @@ NAME = re.compile(r"(?<![\w/.:<>*-])([\w][\w./-]*\.(?:md|py|j2))\b(?!\.\w)(#[\w-
 #: Stand for a reader's own file, or for what a command or a test writes.
 NOT_OURS = {
     "path/to/file.py", "file.py", "FILE.py", "mine.py", "optimizers/adams_stosign.py",
-    "adamw_stosign_fp32.py", "claim.py",
+    "adamw_stosign_fp32.py", "claim.py", "NAME.py", "test_NAME.py", "test_my_optimizer.py",
 }  # fmt: skip
 #: Of other projects, cited as theirs.
 ELSEWHERE = {"test/test_optim.py"}

@@ -33,7 +33,7 @@ from signconv.ir.check import check
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import GRAD, Op, Ref
 from signconv.lower.kernel_program import Statement
-from signconv.pipeline import checkpoint
+from signconv.pipeline import checkpoint, files, starter
 from signconv.render import environment
 from signconv.runtime import averaging, cast, checks, offload, release, seeds, staging
 from signconv.runtime.cpu import backend as cpu_backend
@@ -141,6 +141,23 @@ fault("SC309", "AdamW has no hyperparameter 'momentum'")(
 )
 fault("SC390", r"scalars \['gain'\] are read but never computed")(
     lambda *_: kernel(outputs=("gain",)).check()
+)
+
+
+@fault("SC316", "sgd.py is there already and signconv did not write it")
+def _(folder: Path, _: Any) -> None:
+    (folder / "sgd.py").write_text("mine = 1")
+    pipeline.build("sgd").write(folder)
+
+
+@fault("SC317", "sgd.py is there already: choose another name")
+def _(folder: Path, _: Any) -> None:
+    (folder / "sgd.py").write_text("")
+    files.create({folder / "test_sgd.py": "", folder / "sgd.py": ""})
+
+
+fault("SC318", "'adam_w' cannot name a new optimizer: signconv has an optimizer of that name")(
+    lambda folder, _: starter.new("adam_w", folder)
 )
 
 

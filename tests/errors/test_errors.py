@@ -26,6 +26,7 @@ INTERNAL = {
     "AttributeError",  # what hasattr, getattr and __getattr__ ask for
     "KeyError",  # what a class body's mapping raises for a name of another scope
     "NotImplementedError",  # cpu/lanes': cpu/compile names the program and adds the code
+    "SyntaxError",  # prove/mathml's: the line stands on the page as text
     "Unproved",  # becomes the reason in `show`
     "typer.BadParameter",  # a usage error, SC700
     "typer.Exit",

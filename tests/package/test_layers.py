@@ -38,7 +38,7 @@ ALLOWED = {
     "generated": set(),
 }
 #: They describe and measure what was built, for `signconv show`: above the pipeline.
-ABOVE = {"prove/report.py", "prove/excess.py"}
+ABOVE = {"prove/report.py", "prove/page.py", "prove/excess.py"}
 #: The files of the runtime that need the extra ``cpu``.
 LLVM = {
     f"runtime/cpu/{name}.py" for name in ("compile", "lanes", "pieces", "rows", "trace", "walk")

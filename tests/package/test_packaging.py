@@ -8,6 +8,7 @@ site-packages is a plain path entry, and .pth files found through one (an editab
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -215,6 +216,41 @@ def test_wheel_builds_the_committed_file(from_wheel: Place, tmp_path: Path) -> N
     Place(from_wheel.script, from_wheel.cwd).run(*build)
     built = (tmp_path / "adamw_stosign.py").read_bytes()
     assert built == (ROOT / "generated" / "adamw_stosign.py").read_bytes()
+
+
+def test_the_checkout_makes_the_wheel_of_its_sdist(
+    distributions: dict[str, Path], tmp_path: Path
+) -> None:
+    """Byte for byte, the dates in the archive apart."""
+    place = Place(Path(sys.executable), tmp_path)
+    place.run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT))
+    (direct,) = tmp_path.glob("*.whl")
+    assert direct.name == distributions["wheel"].name and direct.name.endswith("-py3-none-any.whl")
+    one, other = (zipfile.ZipFile(p) for p in (direct, distributions["wheel"]))
+    assert sorted(one.namelist()) == sorted(other.namelist())
+    assert [n for n in one.namelist() if one.read(n) != other.read(n)] == []
+
+
+WITHOUT_TRITON = """
+import signconv, torch
+weight = torch.nn.Parameter(torch.ones(4, 32))
+optimizer = signconv.compile("adamw", convert="stosign")([weight], lr=1e-3)
+weight.grad = torch.randn(4, 32)
+optimizer.step()
+print((weight.detach() - 1).abs().max().item() < 2e-3 and (weight != 1).all().item())
+"""
+
+
+def test_wheel_works_where_triton_is_absent(from_wheel: Place, tmp_path: Path) -> None:
+    """As on macOS and Windows: an import of it fails, in the commands too."""
+    (tmp_path / "triton.py").write_text('raise ModuleNotFoundError("no triton", name="triton")\n')
+    env = {"PYTHONPATH": str(tmp_path), "SIGNCONV_CACHE": str(tmp_path / "cache")}
+    place = Place(from_wheel.python, from_wheel.cwd, env)
+    assert place.run("-c", WITHOUT_TRITON).stdout == "True\n"
+    script = Place(from_wheel.script, from_wheel.cwd, env)
+    assert re.search(r"│ Triton +│ no ", script.run("doctor").stdout)
+    script.run("new", "my_adam", "--out", str(tmp_path))  # it builds what it writes
+    assert "class MyAdam(Optimizer):" in (tmp_path / "my_adam.py").read_text("utf-8")
 
 
 # ---- from a checkout ----

@@ -83,6 +83,8 @@ def environment(**changes: str | None) -> dict[str, str]:
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Workers share the cores (conftest.py): threads that wait for one another spin meanwhile
         merged.setdefault("OMP_NUM_THREADS", "1")
+    if "COLUMNS" not in changes:  # of this run's own window, not of the program's
+        merged.pop("COLUMNS", None)
     merged.setdefault("TRITON_INTERPRET", "")
     if "TRITON_INTERPRET" not in changes:
         del merged["TRITON_INTERPRET"]

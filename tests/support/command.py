@@ -27,6 +27,7 @@ for line in sys.stdin:
         for target, fd in enumerate((os.open(os.devnull, os.O_RDONLY), out.fileno(), err.fileno())):
             os.dup2(fd, target)
         os.chdir(request["cwd"])
+        os.environ.update(request["environment"])
         sys.argv = ["signconv", *request["arguments"]]
         code = 0
         try:
@@ -71,8 +72,11 @@ def running() -> Iterator[Run]:
         text=True,
     )
 
-    def ask(*arguments: str | Path, cwd: Path = ROOT) -> Done:
-        request = {"arguments": [str(a) for a in arguments], "cwd": str(cwd)}
+    def ask(*arguments: str | Path, cwd: Path = ROOT, columns: int | None = None) -> Done:
+        changes = {} if columns is None else {"COLUMNS": str(columns)}
+        request = {
+            "arguments": [str(a) for a in arguments], "cwd": str(cwd), "environment": changes,
+        }  # fmt: skip
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         return Done(*json.loads(server.stdout.readline()))

@@ -809,7 +809,7 @@ MUTANTS = (
     ),
     Mutant(
         "paths are markup",
-        (("signconv/cli.py", "out.print(_plain(line), soft_wrap=True, markup=False)", "out.print(_plain(line), soft_wrap=True)"),),
+        (("signconv/terminal.py", "out.print(plain(line), soft_wrap=True, markup=False)", "out.print(plain(line), soft_wrap=True)"),),
         ("tests/pipeline/test_hostile.py::test_paths_are_printed_as_they_are_and_on_one_line",),
     ),
     Mutant(
