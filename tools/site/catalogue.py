@@ -154,9 +154,11 @@ def _state(made: Build, report: dict[str, Any]) -> str:
         f"| moment | {' | '.join(order)} |\n|---|{'---|' * len(order)}",
     ]
     for m in states["fp32"]["moments"]:
-        cells = [states[s]["moments"][m] for s in order]
-        lines[-1] += f"\n| `{m}` | {' | '.join(f'{c["bytes"]:.2f} {c["format"]}' for c in cells)} |"
-    lines[-1] += f"\n| in all | {' | '.join(f'{states[s]["bytes"]:.2f}' for s in order)} |"
+        moments = [states[s]["moments"][m] for s in order]
+        cells = [f"{x['bytes']:.2f} {x['format']}" for x in moments]
+        lines[-1] += f"\n| `{m}` | {' | '.join(cells)} |"
+    cells = [f"{states[s]['bytes']:.2f}" for s in order]
+    lines[-1] += f"\n| in all | {' | '.join(cells)} |"
     if "fp4" not in states:
         try:
             plan(without_widths(p), "fp4")
