@@ -30,15 +30,14 @@ INTEGRATIONS = ("names.by_name", "names.optimizer_class", "health.metrics", "tim
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Every page of the reference: where it goes, and its text."""
-    names = [getattr(signconv, n) for n in signconv.__all__ if not n.startswith("_")]
-    top = [f"{x.__module__}.{x.__qualname__}" for x in names]
+    top = [f"signconv.{n}" for n in signconv.__all__ if not n.startswith("_")]
     words = "Functions of the package, imported from `signconv` itself: `signconv.compile`."
-    yield Path("api/signconv.md"), _page("signconv", words, [*top, "signconv.pipeline.chain.Build"])
+    yield Path("api/signconv.md"), _page("signconv", words, [*top, "signconv.pipeline.Build"])
     yield Path("api/optimizer.md"), OPTIMIZER
     own = [n for n in signconv.dsl.__all__ if inspect.isfunction(getattr(functions, n, None))]
     words = "What a class body is written with, from `signconv.dsl`; [the language](../dsl.md) has "
     words += "all of it, with examples."
-    listed = [f"signconv.dsl.functions.{n}" for n in own]
+    listed = [f"signconv.dsl.{n}" for n in own]
     yield Path("api/dsl.md"), _page("signconv.dsl", words, listed)
     words = "Each module needs the library that it is named after; [how](../using.md)."
     listed = [f"signconv.integrations.{n}" for n in INTEGRATIONS]

@@ -66,7 +66,12 @@ def _row(entry: Entry) -> str:
     passes = "; ".join(f"with {x}" for x in made.program.history)
     about = _sentence(made.program) + (f", {passes}" if passes else "")
     size = sum(m["bytes"] for m in assemble_(entry)["built"]["moments"].values())
-    return f"| {name} | {about} | {size:.2f} | {algorithms.bound(made)} |"
+    return f"| {name} | {about} | {size:.2f} | {bound_of(entry)} |"
+
+
+@cache
+def bound_of(entry: Entry) -> str:
+    return algorithms.bound(built(entry))
 
 
 @cache
@@ -80,26 +85,31 @@ def _sentence(p: Program) -> str:
     return re.split(r" \(|\.$|\. ", first)[0]
 
 
+def escaped(text: str) -> str:
+    """Plain text as Markdown that shows it as it is."""
+    return re.sub(r"([*_<|`\[\]\\])", r"\\\1", text)
+
+
 def page(entry: Entry, runs: list[paths.Path_] | None) -> str:
     """The page of one optimizer, as Markdown."""
     made, report = built(entry), assemble_(entry)
     name, file = made.module.class_name, stem(entry)
     parts = [
         f"# {name}",
-        made.program.doc.strip(),
+        escaped(made.program.doc.strip()),
         _sources(made),
         f"```python\nfrom signconv.generated.{file} import {name}\n```",
         f"```console\n{made.command}\n```",
         "## Algorithm",
         f"$$\n{report['latex']}\n$$",
-        *report["remarks"],
+        *map(escaped, report["remarks"]),
         _hypers(report),
         "## Spec",
         f"```python\n{_spec(entry.spec)}\n```",
         f"[signconv/specs/{entry.spec}.py]({REPOSITORY}/blob/main/signconv/specs/{entry.spec}.py); "
         f"what is generated from it: [{file}.py]({REPOSITORY}/blob/main/generated/{file}.py).",
         "## Bound on a step",
-        *_bound(made, report),
+        *_bound(entry, report),
         "## State",
         _state(made, report),
         "## Path on two test functions",
@@ -133,15 +143,15 @@ def _spec(spec: str) -> str:
 
 
 def _hypers(report: dict[str, Any]) -> str:
-    rows = [f"| `{h['name']}` | {h['default']:g} | {h['range']} |" for h in report["hyperparameters"]]
-    gone = [f"| `{h['name']}` | removed | {h['reason']} |" for h in report["removed"]]
+    rows = [f"| `{h['name']}` | {h['default']:g} | {escaped(h['range'])} |" for h in report["hyperparameters"]]
+    gone = [f"| `{h['name']}` | removed | {escaped(h['reason'])} |" for h in report["removed"]]
     return "\n".join(["| hyperparameter | default | range |", "|---|---|---|", *rows, *gone])
 
 
-def _bound(made: Build, report: dict[str, Any]) -> Iterator[str]:
-    yield f"abs(numerator/denominator): **{algorithms.bound(made)}**."
+def _bound(entry: Entry, report: dict[str, Any]) -> Iterator[str]:
+    yield f"abs(numerator/denominator): **{bound_of(entry)}**."
     claims = [x for group in report["claims"].values() for x in group]
-    yield "\n".join(f"- {x}" for x in claims)
+    yield "\n".join(f"- {escaped(x)}" for x in claims)
 
 
 def _state(made: Build, report: dict[str, Any]) -> str:
@@ -163,7 +173,7 @@ def _state(made: Build, report: dict[str, Any]) -> str:
         try:
             plan(without_widths(p), "fp4")
         except LoweringError as error:
-            lines.append(f"Not on 4 bits: {error.message} (`{error.code}`).")
+            lines.append(f"Not on 4 bits: {escaped(error.message)} (`{error.code}`).")
     return "\n\n".join(lines)
 
 
@@ -214,7 +224,7 @@ def _passes(entry: Entry) -> str:
                 build(entry.spec, convert=asked, state=entry.state, math=entry.math)
             except SignconvError as error:
                 code = f"[{error.code}](../errors.md#{error.code.lower()})"
-                rows.append(f"| {link} | no | {error.message} ({code}) |")
+                rows.append(f"| {link} | no | {escaped(error.message)} ({code}) |")
             else:
                 rows.append(f"| {link} | yes | {made.summary} |")
     return "\n".join(rows)

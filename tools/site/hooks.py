@@ -42,7 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The generated pages: none of them is written under docs/."""
     made = {Path("index.md"): (ROOT / "README.md").read_text("utf-8")}
     made |= dict(api.pages()) | dict(catalogue.pages())
-    made[Path("site.css")] = Path(__file__).with_name("site.css").read_text("utf-8")
+    for own in ("site.css", "iframe-worker.js"):
+        made[Path(own)] = Path(__file__).with_name(own).read_text("utf-8")
     for path, text in made.items():
         files.append(File.generated(config, path.as_posix(), content=text))
     return files
