@@ -87,7 +87,8 @@ def _sentence(p: Program) -> str:
 
 def escaped(text: str) -> str:
     """Plain text as Markdown that shows it as it is."""
-    return re.sub(r"([*_<|`\[\]\\])", r"\\\1", text)
+    text = re.sub(r"([*_`\[\]\\])", r"\\\1", text)
+    return text.replace("<", "&lt;").replace("|", "&#124;")
 
 
 def page(entry: Entry, runs: list[paths.Path_] | None) -> str:
@@ -96,7 +97,7 @@ def page(entry: Entry, runs: list[paths.Path_] | None) -> str:
     name, file = made.module.class_name, stem(entry)
     parts = [
         f"# {name}",
-        escaped(made.program.doc.strip()),
+        escaped(inspect.cleandoc(made.program.doc)),
         _sources(made),
         f"```python\nfrom signconv.generated.{file} import {name}\n```",
         f"```console\n{made.command}\n```",

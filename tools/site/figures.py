@@ -67,11 +67,16 @@ def drawn(name: str, caption: str, size: tuple[float, float] = (4.2, 3.4)) -> It
     picture.html = _element(text.getvalue(), name, caption)
 
 
+def _rounded(tag: re.Match[str]) -> str:
+    """A tag's coordinates with one decimal."""
+    return re.sub(r"\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), tag[0])
+
+
 def _element(svg: str, name: str, caption: str) -> str:
     """One line without blank lines, which would end an element in Markdown."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"\d+\.\d{2,}", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), svg)
+    svg = re.sub(r"<[^>]*>", _rounded, svg)  # in tags alone: what stands between them is text
     svg = re.sub(r'(?<= )(width|height)="[\d.]+pt"', "", svg, count=2)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
     svg = re.sub(r'id="(?:figure|axes|patch|line2d|text|matplotlib|xtick|ytick)\w*"', "", svg)

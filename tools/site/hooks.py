@@ -46,6 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         made[Path(own)] = Path(__file__).with_name(own).read_text("utf-8")
     for path, text in made.items():
         files.append(File.generated(config, path.as_posix(), content=text))
+    files.append(File.generated(config, "math.woff", content=formulas.font()))
     return files
 
 
