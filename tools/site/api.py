@@ -43,8 +43,13 @@ def pages() -> Iterator[tuple[Path, str]]:
     listed = [f"signconv.integrations.{n}" for n in INTEGRATIONS]
     yield Path("api/integrations.md"), _page("signconv.integrations", words, listed)
     words = "What is raised; every message ends in a [code](../errors.md)."
-    classes = [n for n, x in vars(errors).items() if inspect.isclass(x) and issubclass(x, Exception)]
-    yield Path("api/errors.md"), _page("signconv.errors", words, [f"signconv.errors.{n}" for n in classes])
+    classes = [
+        n for n, x in vars(errors).items() if inspect.isclass(x) and issubclass(x, Exception)
+    ]
+    yield (
+        Path("api/errors.md"),
+        _page("signconv.errors", words, [f"signconv.errors.{n}" for n in classes]),
+    )
 
 
 def _page(title: str, words: str, objects: list[str]) -> str:

@@ -144,7 +144,10 @@ def _spec(spec: str) -> str:
 
 
 def _hypers(report: dict[str, Any]) -> str:
-    rows = [f"| `{h['name']}` | {h['default']:g} | {escaped(h['range'])} |" for h in report["hyperparameters"]]
+    rows = [
+        f"| `{h['name']}` | {h['default']:g} | {escaped(h['range'])} |"
+        for h in report["hyperparameters"]
+    ]
     gone = [f"| `{h['name']}` | removed | {escaped(h['reason'])} |" for h in report["removed"]]
     return "\n".join(["| hyperparameter | default | range |", "|---|---|---|", *rows, *gone])
 

@@ -11,9 +11,7 @@ from fontTools import subset
 from latex2mathml.converter import convert
 
 #: What pymdownx.arithmatex leaves of ``$…$`` and ``$$…$$``.
-FORMULA = re.compile(
-    r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL
-)
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
 
 #: ``\\mathrm{rate}`` letter by letter; one identifier of several letters is upright by itself.
 LETTERS = re.compile(r'(?:<mi mathvariant="normal">[^<]*</mi>){2,}')

@@ -55,7 +55,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = page.file.src_uri
     if source == "errors.md":
         markdown = re.sub(
-            r"^\| (SC\d+) \|", lambda m: f'| <a id="{m[1].lower()}"></a>{m[1]} |', markdown, flags=re.M
+            r"^\| (SC\d+) \|",
+            lambda m: f'| <a id="{m[1].lower()}"></a>{m[1]} |',
+            markdown,
+            flags=re.M,
         )
     markdown = re.sub(r"^```python .*$", "```python", markdown, flags=re.MULTILINE)
     home = PurePosixPath("." if source == "index.md" else f"docs/{source}").parent
