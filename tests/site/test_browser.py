@@ -1,4 +1,4 @@
-"""Every page in Chromium: what it asks for, whether it fits a phone, whether the dark is readable."""
+"""Pages in Chromium: what they ask for, whether they fit a phone, whether dark is readable."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ CONTRASTS = """() => {
   };
   const ground = element => {
     const layers = [];
-    for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
+    for (let e = element; e; e = e.parentElement)
+      layers.push(rgba(getComputedStyle(e).backgroundColor));
     return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255]);
   };
   const chosen = ".md-content :is(p, li, td, th, pre code, math mi, figcaption, svg text)";

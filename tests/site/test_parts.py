@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import statistics
 from typing import Any
@@ -12,6 +13,8 @@ from signconv.pipeline import build
 from tests.support import ROOT
 
 pytest.importorskip("mkdocs", reason="needs MkDocs: `make site` installs it")
+
+from markdown import markdown
 
 from tools.site import catalogue, curves, docstrings, figures, formulas, paths
 
@@ -74,10 +77,10 @@ def test_pictures_keep_their_labels_and_take_the_pages_colours() -> None:
     with figures.drawn("one", 'a "caption" < b') as picture:
         picture.axes.plot([0, 1.23456], [0, 1], color=figures.LINES[0], label="lr=0.00125")
         picture.axes.legend()
-    html = picture.html
-    assert "lr=0.00125" in html and "\n" not in html and "var(--figure-1)" in html
-    assert not any(stand_in in html for stand_in in figures.COLOURS)
-    assert "a &quot;caption&quot; &lt; b" in html and "<style" not in html
+    made = picture.html
+    assert "lr=0.00125" in made and "\n" not in made and "var(--figure-1)" in made
+    assert not any(stand_in in made for stand_in in figures.COLOURS)
+    assert "a &quot;caption&quot; &lt; b" in made and "<style" not in made
     colours = set(figures.COLOURS.values())
     style = (ROOT / "tools" / "site" / "site.css").read_text("utf-8")
     assert all(style.count(f"{c[4:-1]}:") == 2 for c in colours), "light and dark each have one"
@@ -91,18 +94,21 @@ def test_formulas_of_a_page_become_mathml() -> None:
 
 
 def test_arguments_in_a_docstring_become_a_list() -> None:
-    text = "First.\n\nlow, high: the first\n    and the last\nsteps: how many\n\nRaises: nothing"
-    listed = docstrings.listed(text)
-    assert "- `low`, `high`: the first\n    and the last\n- `steps`: how many" in listed
-    assert listed.startswith("First.\n\n")
-    assert docstrings.listed("One of:\n    indented") == "One of:\n    indented"
+    text = (
+        "First.\n\nlow, high: the first\n    and the last\nsteps: how many\n\nAll: of it, or\nnot"
+    )
+    made = docstrings.markdown(text)
+    assert "- `low`, `high`: the first\n    and the last\n- `steps`: how many" in made
+    assert made.startswith("First.\n\n") and made.endswith("\n\nAll: of it, or\nnot")
+
+
+def test_a_docstring_keeps_its_products_and_links_to_pages() -> None:
+    made = docstrings.markdown("lr*w*p and ``*norm*`` (docs/using.md#in-and-out)\n\n    a*b")
+    assert made == ("lr\\*w\\*p and ``*norm*`` ([using.md](../using.html#in-and-out))\n\n    a*b")
 
 
 def test_text_is_shown_as_it_is() -> None:
-    from markdown import markdown
-
     text = "abs(a_k)**q * c_k**(1 - q) < 1 | [x] `y` \\z"
     shown = markdown(catalogue.escaped(text))
-    import html
-
     assert html.unescape(shown) == f"<p>{text}</p>"
+    assert markdown(catalogue.escaped("of ``a_b``")) == "<p>of <code>a_b</code></p>"

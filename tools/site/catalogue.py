@@ -86,9 +86,10 @@ def _sentence(p: Program) -> str:
 
 
 def escaped(text: str) -> str:
-    """Plain text as Markdown that shows it as it is."""
-    text = re.sub(r"([*_`\[\]\\])", r"\\\1", text)
-    return text.replace("<", "&lt;").replace("|", "&#124;")
+    """Plain text, with ``code`` in it, as Markdown that shows it as it is."""
+    parts = re.split(r"(``[^`]+``)", text)
+    parts[::2] = [re.sub(r"([*_`\[\]\\])", r"\\\1", x).replace("<", "&lt;") for x in parts[::2]]
+    return "".join(parts).replace("|", "&#124;")
 
 
 def page(entry: Entry, runs: list[paths.Path_] | None) -> str:
@@ -135,7 +136,7 @@ def _sources(made: Build) -> str:
         source = re.sub(
             r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", found.source
         )
-        lines.append(f"[{text}](../passes/{found.name}.md): {found.summary} ({source}).")
+        lines.append(f"[{text}](../passes/{found.name}.md): {escaped(found.summary)} ({source}).")
     return "  \n".join(lines)
 
 
@@ -219,7 +220,7 @@ def _passes(entry: Entry) -> str:
     for name, made in registry().items():
         link = f"[{name}](../passes/{name}.md)"
         if name in applied:
-            rows.append(f"| {link} | applied | {made.summary} |")
+            rows.append(f"| {link} | applied | {escaped(made.summary)} |")
             continue
         for request in WITH_OPTIONS.get(name, (name,)):
             link = f"[{request}](../passes/{name}.md)"
@@ -230,7 +231,7 @@ def _passes(entry: Entry) -> str:
                 code = f"[{error.code}](../errors.md#{error.code.lower()})"
                 rows.append(f"| {link} | no | {escaped(error.message)} ({code}) |")
             else:
-                rows.append(f"| {link} | yes | {made.summary} |")
+                rows.append(f"| {link} | yes | {escaped(made.summary)} |")
     return "\n".join(rows)
 
 

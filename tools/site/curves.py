@@ -48,7 +48,7 @@ YARDSTICK = "adamw-fp32"
 
 @dataclass(frozen=True)
 class Curve:
-    """An optimizer at its best lr: (bytes, mean held-out loss of the runs), and how it was found."""
+    """An optimizer at its best lr: (bytes, mean held-out loss of the runs), and its choice."""
 
     hypers: Mapping[str, Any]
     lr: float

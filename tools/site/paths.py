@@ -1,4 +1,4 @@
-"""The path of a generated optimizer on two test functions, run on the CPU while the site is built."""
+"""The path of a generated optimizer on two test functions, run while the site is built."""
 
 from __future__ import annotations
 
