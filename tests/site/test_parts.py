@@ -104,7 +104,7 @@ def test_arguments_in_a_docstring_become_a_list() -> None:
 
 def test_a_docstring_keeps_its_products_and_links_to_pages() -> None:
     made = docstrings.markdown("lr*w*p and ``*norm*`` (docs/using.md#in-and-out)\n\n    a*b")
-    assert made == ("lr\\*w\\*p and ``*norm*`` ([using.md](../using.html#in-and-out))\n\n    a*b")
+    assert made == ("lr\\*w\\*p and ``*norm*`` ([using.md](../using.md#in-and-out))\n\n    a*b")
 
 
 def test_text_is_shown_as_it_is() -> None:

@@ -34,7 +34,7 @@ def _paragraph(text: str) -> str:
 
 
 def _link(found: re.Match[str]) -> str:
-    return f"[{found[1]}.md](../{found[1]}.html{found[2] or ''})"
+    return f"[{found[1]}.md](../{found[1]}.md{found[2] or ''})"
 
 
 def _item(found: re.Match[str]) -> str:
