@@ -49,6 +49,12 @@ def test_what_was_never_run_has_no_curve() -> None:
     made = build("lamb")
     assert curves.recorded(made) is None
     assert "No training run" in "".join(catalogue._loss(made))
+    assert "runs_large.jsonl" in curves.elsewhere(build("adamw")) and not curves.elsewhere(made)
+
+
+def test_runs_of_other_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "SETTINGS", ())
+    assert "runs_noise.jsonl" in "".join(catalogue._loss(build("adamw", convert="stosign")))
 
 
 def test_an_lr_that_nothing_was_compared_with_is_said_to_be_so() -> None:

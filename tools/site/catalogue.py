@@ -200,10 +200,12 @@ def _paths(made: Build, runs: list[paths.Path_] | None) -> Iterator[str]:
 def _loss(made: Build) -> Iterator[str]:
     found = curves.recorded(made)
     if found is None:
-        yield (
-            "No training run of this optimizer with this storage is recorded in "
-            f"[docs/results]({REPOSITORY}/tree/main/docs/results)."
-        )
+        records = f"{REPOSITORY}/tree/main/docs/results"
+        if others := curves.elsewhere(made):
+            names = ", ".join(others)
+            yield f"Its runs in {names} are of [other settings]({records}): no curve here."
+        else:
+            yield f"No training run of this optimizer with this storage is [recorded]({records})."
         return
     setting, shown = found
     yield f'<div class="figures">{curves.figure(made.module.class_name, setting, shown)}</div>'

@@ -147,6 +147,14 @@ def recorded(made: Build) -> tuple[Setting, list[Curve]] | None:
     return None
 
 
+def elsewhere(made: Build) -> list[str]:
+    """The files of records that have runs of this optimizer in any setting."""
+    names = set(arms(made))
+    files = sorted(RECORDS.glob("runs_*.jsonl"))
+    runs = {f: map(json.loads, f.read_text("utf-8").splitlines()) for f in files}
+    return [f.name for f in files if any(r["optimizer"] in names for r in runs[f])]
+
+
 def label(curve: Curve) -> str:
     """The hyperparameters that are not the defaults, and the lr."""
     hypers = [f"{k}={v}" for k, v in curve.hypers.items()]
