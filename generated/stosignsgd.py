@@ -4,8 +4,8 @@ StoSignSGD, practical form (arXiv 2604.15416, Alg. 3): an unbiased sign of the m
 
 G is the running maximum of abs(m), so abs(m) <= G always. The paper's G never forgets (beta2 =
 1), which its theorem needs; by default it does, since a G that the first gradients set for good
-ended 0.17 nats higher (docs/results.md). beta2 < 1 is StoSignSGDv2 as far as the sources allow
-to recover it (its Alg. 11 is not in them; a value of 0.99995 is reported by a third party).
+ended 0.17 nats higher (docs/results.md). What is known of StoSignSGDv2 is the spec
+stosignsgd_v2; the mean of this sign, without noise, is ie_stosignsgd.
 
 Step t, for every element, with gradient g, parameter p and learning rate lr:
 

@@ -55,18 +55,33 @@ QUICK = plan.Scale(
     plateau_tokens=20 * TINY.tokens,
     papers=papers.Part(
         tokens=20 * TINY.tokens,
+        finetune=10 * TINY.tokens,
         arms=(
             "stosignsgd-ours",
             "adamw-ours",
             "stosignsgd-theirs",
             "adamw-theirs",
             "s3-ours",
+            "stosignsgd-paper-ours",
+            "adamw-noclip-ours",
+            "rmsprop-stosign-ours",
+            "s3-p3-0.95",
+            "s3gd-ours",
+            "adamw-fp32-ours",
         ),
         first_lrs=1,
         seeds=(1,),
     ),
 )
 QUICK_BYTES = 1_500_000  # of each kind of text
+#: What scripts train with --quick beside the claim of their own name.
+ASKED = {
+    "papers_speed": ["papers"],
+    "papers_s3": ["papers", "papers_s3"],
+    "papers_settings": ["papers", "papers_s3", "papers_settings"],
+    "papers_finetune": ["papers", "papers_finetune"],
+    "papers_larger": ["papers", "papers_s3", "papers_110", "papers_matmul", "papers_336"],
+}
 
 
 def train_quick(claim: str, scale: plan.Scale) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -74,7 +89,7 @@ def train_quick(claim: str, scale: plan.Scale) -> tuple[dict[str, Any], dict[str
     torch.set_num_threads(1)  # the model is too small for two, and waiting threads spin
     done: dict[str, Any] = {}
     size = TINY_TOKENS if claim.startswith("papers") else TINY
-    asked = {"papers_speed": ["papers"], "papers_s3": ["papers", "papers_s3"]}.get(claim, [claim])
+    asked = ASKED.get(claim, [claim])
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(size, torch.device("cpu"), Path(folder), compiled=False)
         texts = load_texts(QUICK_BYTES, size.vocab, Path(folder, "tokens"))
@@ -116,6 +131,11 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
         "plateau": {("plateau",): set(scale.plateau)},
         "papers_speed": {("papers",): papers.arms()},
         "papers_s3": {("papers",): papers.arms()},
+        "papers_settings": {("papers",): papers.arms()},
+        "papers_finetune": {("papers_finetune",): papers.arms()},
+        "papers_larger": {
+            ("papers", "papers_110", "papers_matmul", "papers_336"): papers.arms(),
+        },
     }
     wanted, made = rests[claim], {}
     for key in sorted(records):
@@ -158,9 +178,10 @@ def main(
     if extra:
         summary |= extra(given.quick)
     write(claim, out, facts, summary, list(records.values()) if given.quick else sorted(records))
-    if records:
-        picture(out / f"{claim}.png", lambda figure: draw(records, summary, figure), size)
-    print(f"written: {out / claim}.json{' and .png' if records else ', which is empty'}")
+    drawn = bool(records) and picture(
+        out / f"{claim}.png", lambda figure: draw(records, summary, figure), size
+    )
+    print(f"written: {out / claim}.json{' and .png' if drawn else '; there is nothing to draw'}")
 
 
 def write(claim: str, out: Path, facts: Any, summary: Summary, runs: Sequence[Any] = ()) -> None:
@@ -173,14 +194,17 @@ def write(claim: str, out: Path, facts: Any, summary: Summary, runs: Sequence[An
     (out / f"{claim}.json").write_text(text + "\n", "utf-8")
 
 
-def picture(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) -> None:
-    """Draw one PNG without a display."""
+def picture(path: Path, draw: Callable[[Any], None], size: tuple[float, float]) -> bool:
+    """Draw one PNG without a display; False: none of its panels would show anything."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     draw(figure)
+    if not any(axes.has_data() for axes in figure.axes):
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+    return True
 
 
 # ---------------------------------------------------------------- numbers

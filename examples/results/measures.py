@@ -18,8 +18,9 @@ from signconv.runtime.exchange import decoded
 from signconv.runtime.reference.ops import unpack
 
 HISTOGRAM = range(-36, 5, 2)  # powers of two between the bins of abs(m)
-#: Moments whose quotient is the mean of a stochastic sign; of Adam's v the root.
-SIGNED = ({"m", "G"}, {"m", "u"}, {"m", "v"})
+#: Moments whose quotient is the mean of a stochastic sign; of v the root, and without m (RMSprop)
+#: the gradient above it.
+SIGNED = ({"m", "G"}, {"m", "u"}, {"m", "v"}, {"v"})
 
 
 @torch.no_grad()
@@ -147,7 +148,9 @@ def sign_means(
     total = 0
     for p in weights:
         kept = values(optimizer, p)
-        m, sigma = kept["m"], kept[under]
+        sigma = kept[under]
+        m = kept.get("m", p.grad)
+        assert m is not None
         if under != "G":
             m = m / (1 - betas[0] ** step)
         if under == "v":

@@ -173,8 +173,8 @@ def _papers() -> dict[str, Choice]:
             "lion": Choice("lion", middle=-7),
             "stosignsgd": Choice("stosignsgd", ZERO, hypers=FORGETS, middle=aligned),
             "stosignsgd-paper": Choice("stosignsgd", hypers=PAPER, middle=aligned),
-            "stosignsgd-v2": Choice("stosignsgd", hypers={"beta2": 0.99995}, middle=aligned),
-            "ie-stosignsgd": Choice("sgd", f"{ZERO},expected", hypers=FORGETS, middle=aligned),
+            "stosignsgd-v2": Choice("stosignsgd_v2", middle=aligned),
+            "ie-stosignsgd": Choice("ie_stosignsgd", ZERO, hypers=FORGETS, middle=aligned),
         }
         made |= {f"{n}-{regime}": replace(arm, **setting) for n, arm in arms.items()}
     ours = {

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 PAGES = {"results.md.j2": "results.md", "advice.md.j2": "advice.md", "papers.md.j2": "papers.md"}
 CLAIMS = (
     "converge", "fp8_state", "noise", "stosignsgd", "four_bits", "large", "plateau", "spikes",
-    "finetune", "ema_stall", "ablation", "digits", "papers_speed", "papers_s3",
+    "finetune", "ema_stall", "ablation", "digits", *papers_page.CLAIMS,
 )  # fmt: skip
 
 
@@ -150,6 +150,7 @@ def context() -> dict[str, Any]:
     every = [record for path in committed() for record in read_lines(path)]
     elsewhere = {"plateau", *papers.MODELS}  # trained on a CPU; docs/papers.md
     made["records"] = [r for r in every if r["claim"] not in elsewhere]
+    made["papers_verdicts"] = [x for claim in papers_page.CLAIMS for x in made[claim]["verdicts"]]
     made |= papers_page.context({r["id"]: r for r in every if r["id"].startswith("papers")})
     return made
 

@@ -9,7 +9,10 @@ import papers
 from claims import Record
 from gpt import GPT42, GPT110, GPT336, MODELS
 from optimizers import CHOICES, rate
-from verdicts import lrs_text
+from verdicts import factor_text, lrs_text, middle, short
+
+#: The scripts whose JSON the page reads.
+CLAIMS = ("papers_speed", "papers_s3", "papers_settings", "papers_finetune", "papers_larger")
 
 
 def stage_rows(records: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -49,6 +52,7 @@ def arm_rows() -> list[dict[str, Any]]:
     for name in sorted(papers.arms()):
         choice = CHOICES[name]
         spec = choice.spec.rpartition("/")[2].removeprefix("s3_forms.py:")
+        spec += " (a reconstruction)" if spec == "stosignsgd_v2" else ""
         hypers = ", ".join(f"{k} {v}" for k, v in choice.hypers.items())
         state = "raw E4M3, nearest" if choice.raw else choice.state
         rows.append(
@@ -84,4 +88,8 @@ def context(records: Mapping[str, Record]) -> dict[str, Any]:
         "tokens": papers.TOKENS,
         "run_seconds": {m: papers.OVERHEAD + papers.TOKENS / r for m, r in papers.RATE.items()},
         "lrs_text": lrs_text,
+        "middle": middle,
+        "factor_text": factor_text,
+        "short": short,
+        "papers_claims": CLAIMS,
     }

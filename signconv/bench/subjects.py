@@ -15,6 +15,7 @@ from signconv import pipeline
 from signconv.errors import BenchError, nearest
 from signconv.ir.nodes import STATES
 from signconv.prove.report import bytes_moved
+from signconv.runtime.axes import bytes_of_kept
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 MATHS = ("fp32", "bf16")
@@ -95,12 +96,9 @@ def build(subject: Subject) -> Built:
     spec, convert, state, math = subject.spec, subject.convert, subject.state, subject.math
     made = pipeline.build(spec, convert=convert, state=state, math=math)
     optimizer = pipeline.compile(spec, convert=convert, state=state, math=math)
-    stored = sum(m.bytes_per_element for m in _formats(optimizer))
     sizes = {m.name: m.stored.bytes_per_element for m in optimizer.program.moments}
+    sizes |= {k.name: bytes_of_kept(k.over) for k in optimizer.program.kept}
+    stored = sum(sizes.values())
     moved = bytes_moved(made.kernel, subject.dtype.itemsize, sizes)
     ordered = replace(subject, convert=",".join(made.program.history) or None)
     return Built(ordered, optimizer, stored, moved)
-
-
-def _formats(optimizer: Any) -> list[Any]:
-    return [m.stored for m in optimizer.program.moments]

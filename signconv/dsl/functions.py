@@ -299,7 +299,14 @@ def _total(x: Any, over: str) -> Term:
 
 
 #: Which reductions ``axis=`` can name.
-_AXES = {-1: "last", -2: "second_last", 0: "first", (-2, -1): "matrix", (1, ...): "rest"}
+_AXES = {
+    -1: "last",
+    -2: "second_last",
+    0: "first",
+    (-2, -1): "matrix",
+    (1, ...): "rest",
+    "block": "block",
+}
 
 
 def _over(fn: str, axis: Any) -> str:
@@ -308,12 +315,12 @@ def _over(fn: str, axis: Any) -> str:
         return ""
     single = axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
     parts = single if isinstance(single, tuple) else (single,)
-    plain = all(type(x) is int or x is ... for x in parts)
+    plain = all(type(x) in (int, str) or x is ... for x in parts)
     if not plain or single not in _AXES:
         raise SpecError(
             "SC163",
-            f"{fn}(…, axis={axis!r}): an axis is -1, -2, (-2, -1), 0 or (1, ...), and all of the "
-            "tensor without one",
+            f'{fn}(…, axis={axis!r}): an axis is -1, -2, (-2, -1), 0, (1, ...) or "block", and '
+            "all of the tensor without one",
             caller(),
         )
     return _AXES[single]

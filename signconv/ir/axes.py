@@ -38,6 +38,11 @@ def has_axes(p: Program) -> bool:
     )
 
 
+def has_blocks(p: Program) -> bool:
+    """Whether anything runs over blocks of rows."""
+    return any(isinstance(n, Op) and n.over == "block" for e in everything(p) for n in walk(e))
+
+
 def _names(p: Program) -> dict[str, str]:
     """Of moments and temporaries; found once per Program, from the fewest numbers up."""
     known: dict[str, str] | None = vars(p).get("_overs")

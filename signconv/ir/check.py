@@ -142,7 +142,7 @@ def _axes(p: Program) -> None:
                     "SC164",
                     f"{text(n)}: its operand is what a reduction {left} left: another can only be "
                     "over what that has not run over: -2 after -1 (or the other way), (1, ...) "
-                    "after 0 (or the other way), or the whole tensor",
+                    "after 0 (or the other way), -1 after blocks, or the whole tensor",
                     n.origin,
                 )
 

@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import around_step, is_scalar
-from signconv.ir.axes import reduced_moments
+from signconv.ir.axes import has_blocks, reduced_moments
 from signconv.ir.extras import needed
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 from signconv.ir.totals import Totals
+from signconv.runtime.formats import BLOCK
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
@@ -43,6 +44,7 @@ class Evaluator:
         self.initial_lr = self.hypers["lr"]
         self.before, self.after = around_step(program)
         self.once = reduced_moments(program)
+        self.blocks = has_blocks(program)
         #: What a weight of l2 decay may read, which is known before the gradient is.
         totals, names = Totals(program), [(x, _ref_to(x)) for x in self.before]
         self.scalars = [x for x, r in names if is_scalar(r, program) and not totals.reached(r)]
@@ -57,8 +59,23 @@ class Evaluator:
             start = m.init.value if isinstance(m.init, Const) else 0.0
             made[m.name] = param.copy() if m.init == "param" else np.full_like(param, start)
             if m.name in self.once:
-                made[m.name] = np.full(_axes(param, self.once[m.name])[1], start)
+                made[m.name] = np.full(self.kept(param.shape, self.once[m.name]), start)
         return made
+
+    def kept(self, shape: tuple[int, ...], over: str) -> tuple[int, ...]:
+        """The shape of a state that is one number ``over`` some dimensions of a tensor's."""
+        split = self.split(shape)
+        axis = _axes(split, over, self.blocks)
+        left = [1 if i in axis else n for i, n in enumerate(split)]
+        return (*left[:-2], left[-2] * left[-1]) if self.blocks else tuple(left)
+
+    def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """As what a tensor is looked at: rows in blocks where anything runs over these."""
+        if not self.blocks:
+            return shape
+        *before, row = shape or (1,)
+        width = row if row % BLOCK else BLOCK
+        return (*before, row // width, width)
 
     def step(
         self,
@@ -75,7 +92,22 @@ class Evaluator:
         Raises LoweringError where a stochastic sign has no draw, or an extra input that the step
         cannot do without is missing.
         """
-        p, passed = self.program, dict(extras or {})
+        p, passed, shape = self.program, dict(extras or {}), param.shape
+        if self.blocks:
+            split = self.split(shape)
+
+            def seen(x: Array) -> Array:
+                return np.reshape(x, split) if x.shape == shape else x
+
+            param, grad = seen(param), seen(grad)
+            noise = None if noise is None else seen(noise)
+            passed = {name: seen(x) for name, x in passed.items()}
+            state = {
+                name: np.reshape(x, self.left(split, self.once[name]))
+                if name in self.once
+                else seen(x)
+                for name, x in state.items()
+            }
         self.shape = param.shape
         for name in sorted(self.needed - passed.keys()):
             raise LoweringError("SC315", f"{p.name} reads {name}: pass extras={{{name!r}: …}}")
@@ -107,7 +139,19 @@ class Evaluator:
             for x in self.after:
                 scope.define(x)
             made = scope.stepped if p.new_param is None else scope(p.new_param)
+        if self.blocks:
+            sizes = {name: self.kept(shape, over) for name, over in self.once.items()}
+            values = {
+                name: np.reshape(x, sizes.get(name, shape if x.shape == split else x.shape))
+                for name, x in scope.values.items()
+            }
+            return np.reshape(made, shape), values
         return made, scope.values
+
+    def left(self, shape: tuple[int, ...], over: str) -> tuple[int, ...]:
+        """The shape of what a reduction leaves of ``shape``."""
+        axis = _axes(shape, over, self.blocks)
+        return tuple(1 if i in axis else n for i, n in enumerate(shape))
 
     def evaluated(self, param: Array, state: State) -> Array:
         """What the model is evaluated with where parameter and state are these."""
@@ -137,7 +181,7 @@ class Evaluator:
             return FUNCTIONS_OF_FLOAT64["sum"](np.broadcast_to(args[0], self.shape))
         if e.fn in REDUCTIONS:
             (x,) = args
-            axis, _ = _axes(x, e.over)
+            axis = _axes(x.shape, e.over, self.blocks)
             made = FUNCTIONS_OF_FLOAT64[e.fn](x, axis=axis, keepdims=True)
             return made if e.over else np.reshape(made, ())
         return FUNCTIONS_OF_FLOAT64[e.fn](*args)
@@ -184,7 +228,7 @@ class _Scope:
             value = self.moment(x)
             shape = self.grad.shape
             if x.name in self.ev.once:
-                shape = _axes(self.grad, self.ev.once[x.name])[1]
+                shape = self.ev.left(self.grad.shape, self.ev.once[x.name])
             self.values[x.name] = np.broadcast_to(value, shape).copy()
         else:
             self.temps[x.name] = self(x.expr)
@@ -238,23 +282,25 @@ class _Scope:
         return fixed[e.kind]  # type: ignore[return-value]
 
 
-def _axes(x: Array, over: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The dimensions of an array that a reduction runs over, and the shape that it leaves.
+def _axes(shape: tuple[int, ...], over: str, blocks: bool) -> tuple[int, ...]:
+    """The dimensions of an array that a reduction runs over; blocks: whether the last two are its
+    rows, in blocks.
 
     A vector is a row: there are no dimensions before its own.
     """
-    n = len(x.shape)
-    last = n - 1
+    n = len(shape)
+    row = [n - 2, n - 1] if blocks else [n - 1]
+    first = row[0] > 0
     named = {
         "": range(n),
-        "last": [last],
-        "second_last": [last - 1],
-        "matrix": [last - 1, last],
-        "first": [0] if n > 1 else [],
-        "rest": range(1, n) if n > 1 else [0],
+        "block": [n - 1],
+        "last": row,
+        "second_last": [row[0] - 1],
+        "matrix": [row[0] - 1, *row],
+        "first": [0] if first else [],
+        "rest": range(1, n) if first else range(n),
     }
-    axis = tuple(i for i in named[over] if 0 <= i < n)
-    return axis, tuple(1 if i in axis else size for i, size in enumerate(x.shape))
+    return tuple(i for i in named[over] if 0 <= i < n)
 
 
 #: What every function means, in NumPy.

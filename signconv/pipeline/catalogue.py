@@ -47,6 +47,7 @@ GENERATED = (
     Entry("came"),
     Entry("cautious_adamw"),
     Entry("dadapt_adam"),
+    Entry("ie_stosignsgd"),
     Entry("lamb"),
     Entry("laprop"),
     Entry("lion"),
@@ -72,4 +73,5 @@ GENERATED = (
     Entry("sophia"),
     Entry("stableadamw"),
     Entry("stosignsgd"),
+    Entry("stosignsgd_v2"),
 )

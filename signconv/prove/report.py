@@ -49,6 +49,7 @@ from signconv.prove.formulas import algorithm_latex, formula_latex, formula_text
 from signconv.prove.proofs import EARLY, Bound, prove
 from signconv.prove.ratios import fraction, stripped
 from signconv.prove.rounding import shifts
+from signconv.runtime.axes import bytes_of_kept
 from signconv.runtime.formats import FORMATS
 
 WIDTH = 100
@@ -86,7 +87,8 @@ def assemble(made: Build) -> dict[str, Any]:
             "moments": {
                 m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
                 for m in made.kernel.moments
-            },
+            }
+            | _of_blocks(made.kernel),
         },
         "operations": _operations(made.kernel),
         "bound": proved,
@@ -138,11 +140,17 @@ def _state(p: Program, kernel: KernelProgram, state: str) -> dict[str, Any]:
     moments: dict[str, dict[str, Any]] = {
         m.name: {"format": m.format, "bytes": FORMATS[m.format].bytes_per_element}
         for m in plan(without_widths(p), state)
-    }
+    } | _of_blocks(kernel)
     sizes = {name: float(m["bytes"]) for name, m in moments.items()}
     size = sum(sizes.values())
     moved = {name: bytes_moved(kernel, width, sizes) for name, width in (("bf16", 2), ("fp32", 4))}
     return {"moments": moments, "bytes": size, "moved": moved}
+
+
+def _of_blocks(kernel: KernelProgram) -> dict[str, dict[str, Any]]:
+    """States that are one fp32 number a block; those of rows and more count for nothing."""
+    number = {"format": "fp32", "bytes": bytes_of_kept("block")}
+    return {k.name: number for k in kernel.kept if k.over == "block"}
 
 
 def bytes_moved(kernel: KernelProgram, width: int, sizes: Mapping[str, float]) -> float:

@@ -1,7 +1,8 @@
 """Which elements of a tensor a reduction runs over, and the shape of what it leaves.
 
 A tensor of fewer than two dimensions counts as a matrix of one row.  Reduced dimensions are kept
-with one element, so that results broadcast against what they were made of.
+with one element, so that results broadcast against what they were made of.  The last dimension is
+cut into blocks of 32; where that does not come out even, all of a row is one block.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-#: How messages and docs write them: all elements, the last dimension, the one before it, both, the
-#: first, and all but the first.  "" is the whole tensor.
+from signconv.runtime.formats import BLOCK
+
+#: How messages and docs write them: all elements, blocks of the last dimension, all of it, the one
+#: before it, both, the first, and all but the first.  "" is the whole tensor.
 NOTATION = {
     "": "",
+    "block": '"block"',
     "last": "-1",
     "second_last": "-2",
     "matrix": "(-2, -1)",
@@ -28,6 +32,7 @@ AXES = (ELEMENTS, *NOTATION)
 #: For each the others that reduce all of its dimensions and more, whatever the number of those.
 _ABOVE = {
     ELEMENTS: frozenset(NOTATION),
+    "block": frozenset({"", "last", "matrix", "rest"}),
     "last": frozenset({"", "matrix", "rest"}),
     "second_last": frozenset({"", "matrix"}),
     "matrix": frozenset({""}),
@@ -58,34 +63,42 @@ def reduced(source: str, over: str) -> str | None:
 
 
 def _span(over: str, dims: int) -> range:
-    """The dimensions that are reduced, of at least two."""
+    """The dimensions that are reduced, of at least three, of which blocks and what is in each are
+    the last two."""
     spans = {
         ELEMENTS: range(0),
         "": range(dims),
-        "last": range(dims - 1, dims),
-        "second_last": range(dims - 2, dims - 1),
-        "matrix": range(dims - 2, dims),
+        "block": range(dims - 1, dims),
+        "last": range(dims - 2, dims),
+        "second_last": range(dims - 3, dims - 2),
+        "matrix": range(dims - 3, dims),
         "first": range(1),
         "rest": range(1, dims),
     }
     return spans[over]
 
 
-def _padded(shape: Sequence[int]) -> list[int]:
-    return [1] * (2 - len(shape)) + [*shape]
+def broadcast(shape: Sequence[int], over: str) -> list[int]:
+    """The shape of what a reduction leaves of a tensor of at least two dimensions whose last is
+    seen as [blocks, elements of each]."""
+    full = [1] * (2 - len(shape)) + [*shape]
+    width = full[-1] if full[-1] % BLOCK else BLOCK
+    full[-1:] = [full[-1] // width, width]
+    span = _span(over, len(full))
+    return [1 if i in span else n for i, n in enumerate(full)]
 
 
 def kept(shape: Sequence[int], over: str) -> list[int]:
-    """The shape of what a reduction of a tensor leaves, its dimensions kept."""
-    full = _padded(shape)
-    span = _span(over, len(full))
-    made = [1 if i in span else n for i, n in enumerate(full)]
-    return made[len(full) - len(shape) :]
+    """The shape of what a reduction of a tensor leaves, its dimensions kept: of a row as many
+    numbers as it has blocks, where these are reduced."""
+    *before, blocks, width = broadcast(shape, over)
+    return [*before, blocks * width][max(0, 2 - len(shape)) :]
 
 
-def broadcast(shape: Sequence[int], over: str) -> list[int]:
-    """``kept``, with at least two dimensions."""
-    return kept(_padded(shape), over)
+def bytes_of_kept(over: str) -> float:
+    """Bytes an element of a state that is one fp32 number ``over`` some dimensions, where rows are
+    multiples of 32: rows and what is longer count for nothing."""
+    return 4 / BLOCK if over == "block" else 0.0
 
 
 def view(shape: Sequence[int], source: str, over: str) -> tuple[int, int, int]:

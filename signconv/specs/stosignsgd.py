@@ -6,9 +6,8 @@ class StoSignSGD(Optimizer):
 
     G is the running maximum of abs(m), so abs(m) <= G always.  The paper's G never forgets
     (beta2 = 1), which its theorem needs; by default it does, since a G that the first gradients
-    set for good ended 0.17 nats higher (docs/results.md).  beta2 < 1 is StoSignSGDv2 as far as the
-    sources allow to recover it (its Alg. 11 is not in them; a value of 0.99995 is reported by a
-    third party).
+    set for good ended 0.17 nats higher (docs/results.md).  What is known of StoSignSGDv2 is the
+    spec stosignsgd_v2; the mean of this sign, without noise, is ie_stosignsgd.
     """
 
     lr = hyper(2e-4, ge=0)

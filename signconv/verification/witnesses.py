@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from signconv.ir.analysis import scalar_moments
-from signconv.ir.axes import has_axes
+from signconv.ir.axes import has_axes, has_blocks
 from signconv.ir.drawn import Drawing, drawn
 from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import Program
@@ -36,7 +36,8 @@ DECIDED = 0.5
 
 def shape_for(program: Program) -> tuple[int, ...]:
     """Of a parameter of SIZE elements: a matrix where anything runs over its dimensions."""
-    return (SIZE // 16, 16) if has_axes(program) else (SIZE,)
+    row = 64 if has_blocks(program) else 16
+    return (SIZE // row, row) if has_axes(program) else (SIZE,)
 
 
 def gradients(
@@ -192,8 +193,11 @@ def _size(grad: Array, shape: tuple[int, ...]) -> Array:
     """Of the gradients that a state is made of: of one for several the largest."""
     if shape in ((), grad.shape):
         return np.abs(grad)
+    size = np.abs(grad)
+    if shape[-1] not in (1, grad.shape[-1]):  # of blocks of a row
+        size = np.max(size.reshape(*grad.shape[:-1], shape[-1], -1), axis=-1)
     axis = tuple(i for i, n in enumerate(shape) if n == 1)
-    return np.max(np.abs(grad), axis=axis, keepdims=True)
+    return np.max(size, axis=axis, keepdims=True)
 
 
 def _ulps(gap: Array, size: Array) -> float:

@@ -159,6 +159,7 @@ def test_a_step_that_takes_the_gradients_is_not_timed() -> None:
     assert first["first_step_s"] > 0 and "takes the gradients away" in said["error"]
 
 
+@pytest.mark.long
 def test_a_run_cut_off_keeps_what_peers_had(tmp_path: Path) -> None:
     """Each row of a peer is on disk before its next workload begins."""
     path = tmp_path / "r.json"

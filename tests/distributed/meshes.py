@@ -27,7 +27,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import signconv
-from signconv.dsl import Optimizer, ema, grad, hyper, numel, sqrt
+from signconv.dsl import Optimizer, ema, grad, hyper, mean, numel, sqrt
 from signconv.runtime import mesh as geometry
 from signconv.runtime import sharded
 from signconv.runtime.compat import HAS_LLVM
@@ -68,6 +68,14 @@ class Counted(Optimizer):
     update = m / sqrt(numel)
 
 
+class Blocked(Optimizer):
+    """A state that is one number a block, of parts that end inside one too."""
+
+    lr = hyper(1e-2, ge=0)
+    v = ema(mean(grad**2, axis="block"), 0.9)
+    update = grad / (sqrt(v) + 1e-3)
+
+
 def cases() -> dict[str, Case]:
     """Name -> class and options."""
     plain = {"backend": "reference"}
@@ -82,6 +90,7 @@ def cases() -> dict[str, Case]:
         "lamb": (LAMB, plain),
         "came": (CAME, plain),
         "numel": (signconv.compile(Counted), plain),
+        "blocks": (signconv.compile(Blocked), plain),
         # Sums over all tensors: float64 has room for those of so few, in whatever order
         "prodigy": (Prodigy, plain),
         "prodigy fp32 state": (signconv.compile("prodigy", state="fp32"), plain),

@@ -78,6 +78,7 @@ def torchrun(ranks: int, folder: Path, *arguments: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_fsdp_loop_learns_and_goes_on_with_fewer_ranks(tmp_path: Path) -> None:
     options = ("--mode", "fsdp", "--checkpoint", str(tmp_path / "saved"))

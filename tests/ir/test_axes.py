@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from signconv.ir.axes import has_axes, over, reduced_moments
-from signconv.runtime.axes import AXES, ELEMENTS, joined, kept, reduced, view
+from signconv.runtime.axes import AXES, ELEMENTS, broadcast, joined, kept, reduced, view
 from signconv.verification.witnesses import shape_for
 from tests.support import program_of
 
@@ -43,7 +43,7 @@ def test_states_are_kept_for_as_much_as_they_read(tmp_path: Path) -> None:
     assert over(program.numerator, program) == ELEMENTS
 
 
-SHAPES = [(), (7,), (3, 5), (2, 3, 4), (2, 3, 4, 5)]
+SHAPES = [(), (7,), (96,), (3, 5), (3, 64), (2, 3, 4), (2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -55,8 +55,9 @@ def test_what_joins_broadcasts_and_what_reduces_leaves_its_shape(
     """Against shapes themselves: numbers of two kinds make those of their broadcast."""
     import torch
 
-    one, two = (torch.empty(kept(shape, x), device="meta") for x in (a, b))
-    together = torch.empty(kept(shape, joined(a, b)), device="meta").shape
+    one, two = (torch.empty(broadcast(shape, x), device="meta") for x in (a, b))
+    together = torch.empty(broadcast(shape, joined(a, b)), device="meta").shape
+    assert one.numel() == torch.empty(kept(shape, a), device="meta").numel()
     assert torch.broadcast_shapes(one.shape, two.shape, together) == together
     left = reduced(a, b)
     if left is not None and b != ELEMENTS:

@@ -55,7 +55,7 @@ def resumed(cases: list[Case], folder: Path, interpret: bool = False) -> None:
 
 
 #: What one process of `make test` takes up again; `make test-long` takes all storages.
-SOON = ("fp8", "bf16")
+SOON = ("fp8",)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import signconv
 from signconv.verification.bits import different
+from tests.support import built_class
 
 #: By element, by blocks down columns with a segment that is not full, and a vector.
 SHAPES = [(3, 5), (70, 64), (32,)]
@@ -79,3 +82,54 @@ def test_a_kernel_follows_states_to_where_they_are_now(name: str) -> None:
             optimizer.step()
         found.append(held(ps, optimizer))
     assert_same(*found)
+
+
+BLOCKS = """
+v = ema(mean(grad**2, axis="block"), 0.9)
+top = max(sum(abs(grad), axis="block"), axis=-1)
+column = sum(grad, axis=-2)
+step_size = 1 / (1 + norm(grad - column, axis="block"))
+update = grad / (sqrt(v) + 1e-3) + grad * step_size / (top + 1)
+"""
+
+
+def by_hand(p: Any, g: Any, v: Any) -> tuple[Any, Any]:
+    """One step of the spec above in float64, block by block; p, g [rows, n], v [rows, blocks]."""
+    p, v = p.copy(), v.copy()
+    width = 32 if g.shape[1] % 32 == 0 else g.shape[1]
+    for r in range(g.shape[0]):
+        cuts = [slice(i, i + width) for i in range(0, g.shape[1], width)]
+        top = max(abs(g[r, cut]).sum() for cut in cuts)
+        for b, cut in enumerate(cuts):
+            x = g[r, cut]
+            v[r, b] = 0.9 * v[r, b] + 0.1 * (x**2).mean()
+            size = 1 / (1 + np.sqrt(((x - g[:, cut].sum(axis=0)) ** 2).sum()))
+            p[r, cut] -= 0.1 * (x / (np.sqrt(v[r, b]) + 1e-3) + x * size / (top + 1))
+    return p, v
+
+
+def test_blocks_of_rows_on_every_backend(tmp_path: Path) -> None:
+    """A row of no whole blocks is one."""
+    cls = built_class(tmp_path, BLOCKS)
+    shapes = [(3, 64), (96,), (5, 40)]
+    found = []
+    for backend in BACKENDS:
+        rng = torch.Generator().manual_seed(1)
+        ps = [nn.Parameter(torch.randn(s, generator=rng)) for s in shapes]
+        hand = [p.detach().double().numpy().reshape(-1, p.shape[-1]) for p in ps]
+        optimizer = cls(ps, lr=0.1, backend=backend, seed=0)
+        vs = [np.zeros((len(x), x.shape[1] // 32 if x.shape[1] % 32 == 0 else 1)) for x in hand]
+        for step in range(2):
+            give(ps, step)
+            optimizer.step()
+            for i, p in enumerate(ps):
+                assert p.grad is not None
+                g = p.grad.double().numpy().reshape(hand[i].shape)
+                hand[i], vs[i] = by_hand(hand[i], g, vs[i])
+        assert [tuple(optimizer.state[p]["v"].shape) for p in ps] == [(3, 2), (3,), (5, 1)]
+        for p, x, v in zip(ps, hand, vs, strict=True):
+            assert np.allclose(p.detach().numpy().reshape(x.shape), x, rtol=0, atol=3e-6)
+            assert np.allclose(optimizer.state[p]["v"].numpy().reshape(v.shape), v, rtol=1e-5)
+        found.append(held(ps, optimizer))
+    for other in found[1:]:
+        assert_same(found[0], other)

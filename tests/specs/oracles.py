@@ -95,6 +95,13 @@ def stosignsgd(x, g, memory, t, lr, momentum, beta2, weight_decay):
     return x - lr * np.sign(m + memory["G"] * next(memory["noise"])) - lr * weight_decay * x
 
 
+def ie_stosignsgd(x, g, memory, t, lr, momentum, beta2, weight_decay):
+    """arXiv 2604.15416, Alg. 10: the mean of Alg. 3's sign."""
+    m = momentum_first(memory, t, momentum, g)
+    memory["G"] = np.maximum(beta2 * memory.get("G", 0.0), np.abs(m))
+    return x - lr * m / np.where(memory["G"] == 0, 1, memory["G"]) - lr * weight_decay * x
+
+
 def s3(x, g, memory, t, lr, beta, weight_decay):
     """arXiv 2507.06464, Alg. 1, p = 3."""
     m = average(memory, "m", beta, g)
@@ -392,6 +399,9 @@ ORACLES = {
         **{**ADAM, "weight_decay": 3.0},
         d0=0.1,
     ),
+    "ie_stosignsgd": by_hand(
+        "arXiv 2604.15416, Alg. 10", ie_stosignsgd, momentum=0.8, beta2=0.97, weight_decay=0.1
+    ),
     "lamb": by_hand("You et al. 2020, Alg. 2", lamb, **ADAM),
     "laprop": by_hand("Ziyin et al. 2020, Alg. 1", laprop, **ADAM),
     "lion": by_hand("Chen et al. 2023, Alg. 2", lion, **BETAS, weight_decay=0.1),
@@ -450,5 +460,12 @@ ORACLES = {
     "stableadamw": by_hand("Wortsman et al. 2023, Alg. 2", stableadamw, **ADAM),
     "stosignsgd": by_hand(
         "arXiv 2604.15416, Alg. 3", stosignsgd, momentum=0.8, beta2=0.97, weight_decay=0.1
+    ),
+    "stosignsgd_v2": by_hand(
+        "arXiv 2604.15416, Alg. 3, damped as Alg. 10 allows",
+        stosignsgd,
+        momentum=0.8,
+        beta2=0.95,
+        weight_decay=0.1,
     ),
 }

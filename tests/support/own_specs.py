@@ -64,20 +64,6 @@ class OnlineStoSignSGD(Optimizer):
     decay = decoupled(weight_decay)
 
 
-class InExpectation(Optimizer):
-    """A16, IE-StoSignSGD: no clipping is written, because abs(m) <= G."""
-
-    lr = hyper(1e-3, ge=0)
-    momentum = hyper(0.9, ge=0, lt=1)
-    beta2 = hyper(1.0, ge=0, le=1)
-    weight_decay = hyper(0.0, ge=0)
-    m = ema(grad, momentum, init="first")
-    G = max_ema(abs(m), beta2)
-    numerator = m
-    denominator = G
-    decay = decoupled(weight_decay)
-
-
 class SignAdamW(Optimizer):
     """A15 of AdamW: arXiv 2604.15416, Alg. 8."""
 

@@ -300,9 +300,9 @@ EXPECTED = Side("sgd", "expected")
 def test_expected_is_ie_stosignsgd() -> None:
     """A16 writes no clipping: without it the two are the same, and it is idle, in every bit."""
     bare = replace(EXPECTED.program, link="ratio")
-    left, right = unroll(bare), unroll(converted(OWN + "InExpectation"))
+    left, right = unroll(bare), unroll(converted("ie_stosignsgd"))
     assert all(same(a.param, b.param) for a, b in zip(left, right))
-    written = Identity(Side(OWN + "InExpectation"), EXPECTED, lowered=False)
+    written = Identity(Side("ie_stosignsgd"), EXPECTED, lowered=False)
     for state in STATES:
         assert equal_bits(written, state)
 

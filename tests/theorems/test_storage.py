@@ -10,7 +10,7 @@ from torch import Tensor
 
 from signconv.runtime.formats import FORMATS
 from signconv.runtime.reference import ops as ref
-from tests.support.runs import OWN, built, keywords, run
+from tests.support.runs import built, keywords, run
 
 LANES = 20_000
 UNIT = torch.tensor(127)  # the byte of scale 1
@@ -166,7 +166,7 @@ def shrinking(rng: np.random.Generator, steps: int) -> list[Tensor]:
 @pytest.mark.parametrize("beta2", [1.0, 0.9])
 def test_rounding_never_puts_sigma_below_m(beta2: float) -> None:
     """m/G of IE-StoSignSGD with FP8 state stays within 1, although stored G falls below m."""
-    cls = built(OWN + "InExpectation", None, "fp8")
+    cls = built("ie_stosignsgd", None, "fp8")
     p = torch.zeros(128, 32, requires_grad=True)
     optimizer = cls([p], backend="reference", **keywords(cls, {"lr": 1.0, "beta2": beta2}))
     below = largest = 0.0

@@ -238,7 +238,7 @@ class _Author:
             return f"{self.pick('max', 'min')}({pair})"
         if kind == "reduction" and self.reducible:
             axis = self.pick("", "", ", axis=-1", ", axis=-2", ", axis=0", ", axis=(1, ...)",
-                             ', over="all"')  # fmt: skip
+                             ', axis="block"', ', over="all"')  # fmt: skip
             every = ("max", "min") if "over" not in axis else ()
             kind = self.pick("norm", "mean", "mean", "sum", *every)
             r = f"{kind}({a}{axis})"

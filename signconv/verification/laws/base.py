@@ -44,8 +44,9 @@ class Probe(Drawing):
     update: Array
 
     def _link(self, scope: Any, noise: Any) -> Array:
-        self.update = np.broadcast_to(super()._link(scope, noise), (SIZE,))
-        return self.update
+        update = super()._link(scope, noise)
+        self.update = np.reshape(np.broadcast_to(update, self.shape), (SIZE,))
+        return update
 
 
 def run(

@@ -36,9 +36,9 @@ from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as reference_ops
 from signconv.verification import bits, differential
 from signconv.verification.bits import different
-from tests.render.test_generated import effort, label
+from tests.render.test_generated import effort
 from tests.support import built_class, class_of, python
-from tests.support.entries import class_for, marks, path_of
+from tests.support.entries import class_for, core_first, marks, path_of
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 #: Elements; the shapes around it cross blocks, rows and tails.  A chunk has 16,384.
@@ -46,9 +46,10 @@ SMALL = 512
 
 
 @pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.long)])
-@pytest.mark.parametrize("entry", GENERATED, ids=label)
+@pytest.mark.parametrize("entry", core_first())
 def test_every_generated_optimizer_equals_its_reference(entry: Entry, turn: int) -> None:
-    """fp32 and bf16 parameters by turns; the other in `make test-long`."""
+    """fp32 and bf16 parameters by turns; the other, and all that are no kind of their own, in
+    `make test-long`."""
     dtype = (torch.bfloat16, torch.float32)[(GENERATED.index(entry) + turn) % 2]
     cls = class_for(entry)
     row = bits.compare(cls, dtype, "cpu", backend="cpu", chunk=SMALL, **effort(entry, turn))
