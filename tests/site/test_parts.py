@@ -52,13 +52,27 @@ def test_what_was_never_run_has_no_curve() -> None:
     assert "runs_large.jsonl" in curves.elsewhere(build("adamw")) and not curves.elsewhere(made)
 
 
+def test_the_end_of_a_range_is_called_so() -> None:
+    curve = curves.Curve({}, None, 1e-4, (1e-4, 3e-4), 2, ((0.0, 5.0), (1e8, 0.7)))
+    assert curves.how_chosen(curve, build("lion")).endswith(
+        "0.0003 at this length, an end of that range"
+    )
+
+
+def test_runs_that_differ_in_clipping_are_two_curves() -> None:
+    found = curves.curves(["adamw-ours", "adamw-noclip-ours"], curves.PAPERS)
+    runs = {r["optimizer"] for r in records("papers")}
+    assert len(found) == len(runs & {"adamw-ours", "adamw-noclip-ours"})
+    assert any("clipped to norm 1" in curves.label(c) for c in found)
+
+
 def test_runs_of_other_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "SETTINGS", ())
     assert "runs_noise.jsonl" in "".join(catalogue._loss(build("adamw", convert="stosign")))
 
 
 def test_an_lr_that_nothing_was_compared_with_is_said_to_be_so() -> None:
-    curve = curves.Curve({"betas": (0.9, 0.999)}, 1e-3, (1e-3,), 2, ((0.0, 5.0), (1e8, 0.7)))
+    curve = curves.Curve({"betas": (0.9, 0.999)}, None, 1e-3, (1e-3,), 2, ((0.0, 5.0), (1e8, 0.7)))
     assert "not known to be its best" in curves.how_chosen(curve, build("adamw"))
 
 

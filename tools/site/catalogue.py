@@ -208,11 +208,14 @@ def _loss(made: Build) -> Iterator[str]:
             yield f"No training run of this optimizer with this storage is [recorded]({records})."
         return
     setting, shown = found
+    page = (
+        "[Papers](../papers.md)" if setting is curves.PAPERS else "[Results](../results.md#setting)"
+    )
     yield f'<div class="figures">{curves.figure(made.module.class_name, setting, shown)}</div>'
     yield "\n".join(f"- {curves.how_chosen(c, made)}." for c in shown)
     yield (
-        "Held-out loss in nats per byte; dashed: AdamW on fp32 state, at its own best lr. What the "
-        "runs are is in [Results](../results.md#setting)."
+        f"Held-out loss in nats per {setting.unit}; dashed: {setting.yardstick[1]}, at its own "
+        f"best lr. What the runs are is in {page}."
     )
 
 

@@ -30,6 +30,8 @@ class Setting:
     files: tuple[str, ...]
     tokens: int
     words: str
+    unit: str = "byte"
+    yardstick: tuple[str, str] = ("adamw-fp32", "AdamW on fp32 state")  # drawn beside, and its name
 
 
 MAIN = Setting(
@@ -40,17 +42,21 @@ SHORT = Setting(
     "short", ("sweep", "ablation", "ema_stall", "fp8_state"), 10_000_000,
     "GPT of 25.6 million parameters, 10 million bytes of Python sources",
 )  # fmt: skip
+PAPERS = Setting(
+    "papers", ("papers",), 32_768_000,
+    "GPT of 42 million parameters on byte-pair tokens, 33 million of them", "token",
+    ("adamw-ours", "AdamW on FP8 state"),
+)  # fmt: skip
 #: In the order in which a page prefers them.
-SETTINGS = (MAIN, SHORT)
-#: Beside every other curve of the main setting.
-YARDSTICK = "adamw-fp32"
+SETTINGS = (MAIN, PAPERS, SHORT)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """An optimizer at its best lr: (bytes, mean held-out loss of the runs), and its choice."""
+    """An optimizer at its best lr: (tokens, mean held-out loss of the runs), and its choice."""
 
     hypers: Mapping[str, Any]
+    clip: float | None  # of the gradient's norm
     lr: float
     lrs: tuple[float, ...]  # all that were tried at this length
     runs: int
@@ -109,16 +115,20 @@ def _records(setting: Setting) -> dict[str, list[dict[str, Any]]]:
         for line in (RECORDS / f"runs_{name}.jsonl").read_text("utf-8").splitlines():
             run = json.loads(line)
             ended = run.get("status", "ok") == "ok" and math.isfinite(run["held_out"][-1][1])
-            if ended and run["tokens"] == setting.tokens and not run.get("start"):
+            fresh = not run.get("start") and not run["id"].startswith("finetune")
+            if ended and run["tokens"] == setting.tokens and fresh:
                 found[run["optimizer"]].append(run)
     return found
 
 
 def curves(names: Iterable[str], setting: Setting) -> list[Curve]:
-    """Those that have runs in a setting, best first; arms of equal hyperparameters are one."""
+    """Those that have runs in a setting, best first; arms that differ by name alone are one."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for name in names:
-        found[repr(choices()[name].hypers)] += [{**r, "arm": name} for r in _records(setting)[name]]
+        choice = choices()[name]
+        found[repr((choice.hypers, choice.clip, choice.decay))] += [
+            {**r, "arm": name} for r in _records(setting)[name]
+        ]
     return sorted((_curve(runs) for runs in found.values() if runs), key=lambda c: c.last)
 
 
@@ -135,7 +145,8 @@ def _curve(runs: list[dict[str, Any]]) -> Curve:
     size = same[0]["tokens"] / same[0]["steps"]
     losses = [statistics.mean(x) for x in zip(*([v for _, v in r["held_out"]] for r in same))]
     points = tuple((s * size, v) for s, v in zip(steps, losses))
-    return Curve(choices()[runs[0]["arm"]].hypers, lr, tuple(sorted(by_lr)), len(same), points)
+    choice = choices()[runs[0]["arm"]]
+    return Curve(choice.hypers, choice.clip, lr, tuple(sorted(by_lr)), len(same), points)
 
 
 def recorded(made: Build) -> tuple[Setting, list[Curve]] | None:
@@ -158,7 +169,8 @@ def elsewhere(made: Build) -> list[str]:
 def label(curve: Curve) -> str:
     """The hyperparameters that are not the defaults, and the lr."""
     hypers = [f"{k}={v}" for k, v in curve.hypers.items()]
-    return ", ".join([*hypers, f"lr={curve.lr:g}"])
+    clip = [f"clipped to norm {curve.clip:g}"] if curve.clip else []
+    return ", ".join([*hypers, *clip, f"lr={curve.lr:g}"])
 
 
 def how_chosen(curve: Curve, made: Build) -> str:
@@ -166,7 +178,9 @@ def how_chosen(curve: Curve, made: Build) -> str:
     runs = "one run" if curve.runs == 1 else f"mean of {curve.runs} runs"
     words = f"{label(curve)}: {curve.last:.4f}, {runs}; "
     if len(curve.lrs) > 1:
-        return words + f"the best of lr {', '.join(f'{x:g}' for x in curve.lrs)} at this length"
+        end = ", an end of that range" if curve.lr in (curve.lrs[0], curve.lrs[-1]) else ""
+        tried = ", ".join(f"{x:g}" for x in curve.lrs)
+        return words + f"the best of lr {tried} at this length{end}"
     for short in curves(arms(made), SHORT):
         if short.hypers == curve.hypers and short.lr == curve.lr and len(short.lrs) > 1:
             tried = ", ".join(f"{x:g}" for x in short.lrs)
@@ -180,14 +194,15 @@ def figure(name: str, setting: Setting, found: list[Curve]) -> str:
     caption = f"{name}: held-out loss of a {setting.words}."
     with drawn("loss", caption, (5.6, 3.4)) as picture:
         axes = picture.axes
-        for curve in curves([YARDSTICK], setting):
-            words = f"AdamW on fp32 state, {label(curve)}"
+        arm, words = setting.yardstick
+        for curve in curves([arm], setting):
+            words = f"{words}, {label(curve)}"
             axes.plot(*_millions(curve), "--", color=FAINT, label=words)
         for colour, curve in zip(LINES, shown):
             axes.plot(*_millions(curve), color=colour, label=label(curve))
         tops = [v for c in shown for _, v in c.points[len(c.points) // 8 :]]
         low = min(c.last for c in shown)
-        axes.set(xlabel="million bytes", ylabel="nats per byte")
+        axes.set(xlabel=f"million {setting.unit}s", ylabel=f"nats per {setting.unit}")
         axes.set_ylim(low - 0.1 * (max(tops) - low), max(tops))
         axes.legend()
     return picture.html
