@@ -204,7 +204,7 @@ def figure(name: str, setting: Setting, found: list[Curve]) -> str:
         low = min(c.last for c in shown)
         axes.set(xlabel=f"million {setting.unit}s", ylabel=f"nats per {setting.unit}")
         axes.set_ylim(low - 0.1 * (max(tops) - low), max(tops))
-        axes.legend()
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))  # above: curves fall from the corner
     return picture.html
 
 
