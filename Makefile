@@ -12,7 +12,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-long test-integrations test-frameworks lint verify-all fuzz generated docs counts performance gpu sanitizer mutation clean distclean
+.PHONY: help setup demo check test test-long test-integrations test-frameworks lint verify-all fuzz generated docs site test-site counts performance gpu sanitizer mutation clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -41,7 +41,7 @@ check: lint  ## lint, types, one optimizer through every layer (under two minute
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS) @tests/check.txt
 
 test: lint  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not long and not site" $(PYTEST_ARGS)
 
 test-long: setup  ## what takes hours: 10,000 random programs and other tests marked long
 	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 7200 $(PYTEST_ARGS)
@@ -77,6 +77,15 @@ docs: setup  ## rebuild docs/algorithms.md and docs/errors.md from the code
 	    && mv docs/$${page}.md.new docs/$${page}.md || exit 1; \
 	done
 	$(BIN)/python -c "from tools.docs import doors; text = doors.page(); doors.PAGE.write_text(text)"
+
+# MkDocs Material announces MkDocs 2 at every build, as a warning of its own.
+site: setup  ## build the docs site into build/site (installs MkDocs into .venv)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+test-site: site  ## its links, pages, search, and how it looks in Chromium (of the system)
+	$(BIN)/python -m pytest -q -m site $(PYTEST_ARGS) tests/site
 
 counts: setup  ## refresh tests/data/kernel_counts.json, the table of the speed guard
 	$(BIN)/python -m signconv.verification.instructions tests/data/kernel_counts.json

@@ -53,10 +53,13 @@ def build(
     """Build one optimizer in memory; ``.module`` is its text, ``.write(folder)`` writes it.
 
     spec: a subclass of ``signconv.dsl.Optimizer``, a built-in name, ``path/to/file.py:Name`` or
-    ``package.module:Name``; convert: passes, comma-separated; state: fp8, fp4, fp8-raw,
-    bf16 or fp32, or that by moment (``m=fp8,v=fp4``; a word without a name is for all others);
-    math: fp32, or bf16: every operation rounded to bf16; name: class name, default from spec and
-    passes.
+        ``package.module:Name``.
+    convert: passes, comma-separated.
+    state: fp8, fp4, fp8-raw, bf16 or fp32, or that by moment (``m=fp8,v=fp4``; a word without a
+        name is for all others).
+    math: fp32, or bf16: every operation rounded to bf16.
+    name: class name, default from spec and passes.
+
     Raises SignconvError (one line for people) for anything that is not valid.
     """
     if not isinstance(convert, str | None):

@@ -121,7 +121,8 @@ class _Unevaluated:
         if fn == "mul":
             return sp.Mul(*a, evaluate=False)
         if fn == "div":
-            return sp.Mul(a[0], sp.Pow(a[1], -1, evaluate=False), evaluate=False)
+            below = sp.Pow(a[1], -1, evaluate=False)
+            return below if a[0] == 1 else sp.Mul(a[0], below, evaluate=False)
         if fn == "pow":
             return sp.Pow(*a, evaluate=False)
         if fn in ("sqrt", "root"):

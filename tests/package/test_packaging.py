@@ -313,7 +313,7 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - 
 
 
 #: Extras that `make setup` does not install.
-LARGE = ("integrations", "frameworks")
+LARGE = ("integrations", "frameworks", "docs")
 
 
 def declared_requirements() -> list[Any]:

@@ -195,6 +195,11 @@ def test_latex_is_mathematics(spec: str, convert: str | None) -> None:
         parser.parse(f"${row.replace('={}', '=').replace('{}', '')}$")
 
 
+def test_latex_of_a_reciprocal_is_one_fraction() -> None:
+    text = algorithm_latex(resolve("came"))
+    assert r"={} & \frac{1}{\sqrt{" in text and r"1\,\frac" not in text
+
+
 def test_latex_keeps_the_order_of_the_source(tmp_path: Path) -> None:
     body = "z, a = ema(grad, 0.5), ema(grad, 0.25)\nnumerator = z*0.5 + a*(2 - z) - a/z"
     text = algorithm_latex(program_of(tmp_path, body))

@@ -46,7 +46,7 @@ def row(e: Entry) -> str:
     ]
     guards = f"test_generated.py[{e.label}], test_specs.py[{e.spec}]"
     name, command = made.module.class_name, f"`{' '.join(options)}`"
-    cells = [name, "; ".join(sources), command, *sizes, _bound(made), guards]
+    cells = [name, "; ".join(sources), command, *sizes, bound(made), guards]
     return "| " + " | ".join(cells) + " |\n"
 
 
@@ -55,7 +55,8 @@ def _size(made: Build, state: str) -> str:
     return f"{sum(FORMATS[m.format].bytes_per_element for m in moments):.2f}"
 
 
-def _bound(made: Build) -> str:
+def bound(made: Build) -> str:
+    """The bound of a step's ratio in a few words, as the table has it."""
     link = made.program.link
     if link == "sign":
         return "sign"
