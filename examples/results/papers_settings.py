@@ -248,7 +248,10 @@ def draw(records: Mapping[str, Record], summary: Summary, figure: Any) -> None:
                ylabel="standard deviation, root mean square")  # fmt: skip
     right.set(xlabel="p", ylabel="final held-out loss (nats per token)", title="S3's p and beta")
     for axes in (left, middle, right):
-        finish(axes)
+        if axes.lines:
+            finish(axes)
+        else:  # not yet run
+            axes.remove()
 
 
 if __name__ == "__main__":
