@@ -31,8 +31,9 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: setup  ## build an optimizer, verify its kernel, train a small model with it
-	$(BIN)/signconv build adamw --convert stosign --state fp8
-	$(BIN)/signconv verify adamw --convert stosign
+	$(BIN)/signconv build adamw --state fp4
+	$(BIN)/signconv build adamw --convert stosign:noise=golden
+	$(BIN)/signconv verify adamw --convert stosign:noise=golden
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/train_tiny.py
 
 # A process runs whole files: what a file makes once for its tests is made once. (Groups of

@@ -1,13 +1,13 @@
 """Train a byte-level transformer on Python's own sources: torch's AdamW against ours.
 
-`make demo` builds AdamWStoSign (AdamW with a stochastic sign and FP8 state) and runs this
-script: 300 steps, two seeds each, the same batches for both optimizers, then a table, a picture
-of the loss curves and the raw numbers, under build/demo/.
+`make demo` builds AdamWFP4 (AdamW on 4 bits a moment) and AdamWStoSignGolden (AdamW with a
+stochastic sign, on FP8 state) and runs this script: 300 steps, two seeds each, the same batches for
+all three, then a table, a picture of losses and state, and the raw numbers, under build/demo/.
 
 Learning rates: each optimizer has its own, the one with the lowest held-out loss of the grid
 SWEEP (factors of two), found by `train_tiny.py --sweep` with seed 0, which the runs reported
-here do not use. All else is each optimizer's default, the same for both: weight decay 0.01. (The
-default lr of both, 1e-3, is too slow for 300 steps.)
+here do not use. All else is each optimizer's default, the same for all: weight decay 0.01. (The
+default lr of all, 1e-3, is too slow for 300 steps.)
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tiny_lm import BATCH, CONTEXT, Corpus, TinyLM, batches, load_bytes, windows
 
-LEARNING_RATE = {"AdamW": 8e-3, "AdamWStoSign": 8e-3}  # chosen by --sweep
-SWEEP = {
-    "AdamW": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-    "AdamWStoSign": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-}
+#: Chosen by --sweep.
+LEARNING_RATE = {"AdamW": 8e-3, "AdamWFP4": 8e-3, "AdamWStoSignGolden": 8e-3}
+SWEEP = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 SWEEP_SEED = 0
 WARMUP = 0.1  # share of the steps; then a cosine down to zero
 HELD_OUT_WINDOWS = 256
 EVALUATE_EVERY = 25
 AVERAGED_STEPS = 20  # of the training loss, in the table and the picture
-COLOURS = {"AdamW": "#4477aa", "AdamWStoSign": "#cc5533"}
+COLOURS = {"AdamW": "#4477aa", "AdamWFP4": "#228833", "AdamWStoSignGolden": "#cc5533"}
+STATE = {
+    "AdamW": "torch.optim.AdamW, fp32",
+    "AdamWFP4": "AdamW, 4 bits",
+    "AdamWStoSignGolden": "AdamW + stosign, FP8",
+}
 
 Factory = Callable[..., torch.optim.Optimizer]
 console = Console(highlight=False)
@@ -210,15 +213,16 @@ def results_table(runs: list[Run]) -> Table:
 
 
 def draw(runs: list[Run], title: str, path: Path) -> None:
-    """Write the loss curves: thin lines training (moving average), marks held-out."""
+    """Write the loss curves (thin lines training, a moving average; marks held-out), and beside
+    them the bytes of state."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    axes, bars = figure.subplots(1, 2, width_ratios=(2.1, 1))
     seeds = list(dict.fromkeys(run.seed for run in runs))
     for run in sorted(runs, key=lambda run: run.optimizer):
         dashes = ("-", "--", ":", "-.")[seeds.index(run.seed) % 4]
-        colour, label = COLOURS[run.optimizer], f"{run.optimizer} (lr {run.lr:g}), seed {run.seed}"
+        colour, label = COLOURS[run.optimizer], f"{STATE[run.optimizer]}, seed {run.seed}"
         smooth = [
             statistics.fmean(run.train_loss[max(0, i - AVERAGED_STEPS) : i])
             for i in range(1, len(run.train_loss) + 1)
@@ -234,7 +238,14 @@ def draw(runs: list[Run], title: str, path: Path) -> None:
     axes.set(xlabel=f"step (at step 0: {start:.1f} nats)", ylabel="loss (nats per byte)")
     axes.set(title=title, ylim=(None, top))
     axes.grid(alpha=0.25)
-    axes.legend()
+    axes.legend(fontsize=8)
+    size = {run.optimizer: run.state_bytes_per_parameter for run in runs}
+    drawn = bars.bar([STATE[n].replace(", ", ",\n") for n in size], [*size.values()],
+                     color=[COLOURS[n] for n in size])  # fmt: skip
+    bars.bar_label(drawn, fmt="%.2f", padding=2)
+    bars.set(title="bytes of state per parameter", ylim=(0, 1.1 * max(size.values())))
+    bars.tick_params(axis="x", labelsize=7.5)
+    bars.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
@@ -246,17 +257,21 @@ def stop(message: str) -> typer.Exit:
 
 
 def factories(seed: int) -> dict[str, Factory]:
-    """The two optimizers; everything but lr is their default."""
+    """The three optimizers; everything but lr is their default."""
     try:
-        from signconv.generated.adamw_stosign import AdamWStoSign
+        from signconv.generated.adamw_fp4 import AdamWFP4
+        from signconv.generated.adamw_stosign_golden import AdamWStoSignGolden
     except ModuleNotFoundError as missing:
         if not str(missing.name).startswith("signconv"):
             raise
         raise stop(
-            f"no module {missing.name}: run `make demo`, "
-            "or `signconv build adamw --convert stosign`"
+            f"no module {missing.name}: run `make demo`, or `signconv build --all`"
         ) from None
-    return {"AdamW": torch.optim.AdamW, "AdamWStoSign": partial(AdamWStoSign, seed=seed)}
+    return {
+        "AdamW": torch.optim.AdamW,
+        "AdamWFP4": partial(AdamWFP4, seed=seed),
+        "AdamWStoSignGolden": partial(AdamWStoSignGolden, seed=seed),
+    }
 
 
 def train_all(runs: list[Run], corpus: Corpus, steps: int, device: str) -> None:
@@ -268,7 +283,7 @@ def train_all(runs: list[Run], corpus: Corpus, steps: int, device: str) -> None:
 
 def sweep(corpus: Corpus, steps: int, device: str) -> list[Run]:
     """Every lr of the grids with one seed; prints the table and the best lr of each."""
-    runs = [Run(name, lr, SWEEP_SEED) for name, grid in SWEEP.items() for lr in grid]
+    runs = [Run(name, lr, SWEEP_SEED) for name in LEARNING_RATE for lr in SWEEP]
     train_all(runs, corpus, steps, device)
     table = Table("optimizer", "lr", "training loss", "held-out loss", "")
     for run in runs:
@@ -291,11 +306,10 @@ def main(
         bool, typer.Option("--sweep", help="Choose the learning rates: every lr of the grids.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    lr_adamw: Annotated[float, typer.Option(min=0)] = LEARNING_RATE["AdamW"],
-    lr_stosign: Annotated[float, typer.Option(min=0)] = LEARNING_RATE["AdamWStoSign"],
+    lr: Annotated[float | None, typer.Option(min=0, help="One for all.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Default: OUT/loss.png.")] = None,
 ) -> None:
-    """Train a tiny byte-level transformer with torch's AdamW and with our AdamWStoSign."""
+    """Train a tiny byte-level transformer with torch's AdamW and with two of ours."""
     factories(seed=0)  # a missing module is reported before anything slow
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -338,11 +352,11 @@ def main(
         console.print(f"numbers: {path}", soft_wrap=True)
         return
 
-    chosen = {"AdamW": lr_adamw, "AdamWStoSign": lr_stosign}
-    for name, lr in chosen.items():
-        how = f"the best of {', '.join(f'{x:g}' for x in SWEEP[name])} (--sweep, another seed)"
-        console.print(f"{name}: lr {lr:g}, {how if lr == LEARNING_RATE[name] else 'as asked'}")
-    runs = [Run(name, lr, seed) for seed in range(1, seeds + 1) for name, lr in chosen.items()]
+    how = f"the best of {', '.join(f'{x:g}' for x in SWEEP)} (--sweep, another seed)"
+    chosen = {name: best if lr is None else lr for name, best in LEARNING_RATE.items()}
+    for name, rate in chosen.items():
+        console.print(f"{name}: lr {rate:g}, {how if lr is None else 'as asked'}")
+    runs = [Run(name, rate, seed) for seed in range(1, seeds + 1) for name, rate in chosen.items()]
     train_all(runs, corpus, steps, device)
 
     console.print(

@@ -14,7 +14,8 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from runs import parts as parts_of
 from search import search
 from torch import Tensor, nn
 
+Builder = Callable[[str, list[Tensor], float, int], torch.optim.Optimizer]
 OPTIMIZERS = {  # index on the grid of the middle of the first lrs
     "adamw-fp32": -5, "adamw": -5, "signsgd": -6, "signum": -6, "stosignsgd": -6,
     "adamw-stosign": -5, "s3": -5, "s3gd": -6,
@@ -46,6 +48,7 @@ class Length:
     first_lrs: int
     seeds: tuple[int, ...]
     sweep_seeds: tuple[int, ...]  # others than those reported
+    every: int = 4  # epochs between two looks at what is held out
 
 
 FULL = Length(epochs=20, first_lrs=3, seeds=tuple(range(1, 11)), sweep_seeds=(11, 12, 13))
@@ -97,12 +100,12 @@ def measure(model: nn.Module, part: tuple[Tensor, Tensor]) -> tuple[float, float
         return float(F.cross_entropy(scores, labels)), float(right)
 
 
-def train(run: Run, length: Length, parts: Parts) -> dict[str, Any]:
+def train(run: Run, length: Length, parts: Parts, build: Builder = make) -> dict[str, Any]:
     """Train one run and return its record."""
     began = time.perf_counter()
     torch.manual_seed(run.seed)  # initial weights and order
     model = convnet()
-    optimizer = make(run.optimizer, list(model.parameters()), run.lr, run.seed)
+    optimizer = build(run.optimizer, list(model.parameters()), run.lr, run.seed)
     images, labels = parts["train"]
     per_epoch = len(labels) // BATCH
     steps = length.epochs * per_epoch
@@ -119,12 +122,14 @@ def train(run: Run, length: Length, parts: Parts) -> dict[str, Any]:
         loss.backward()
         optimizer.step()
         path.append(round(float(loss.detach()), 4))
-        if (step + 1) % (4 * per_epoch) == 0 or step + 1 == steps:
-            held_out.append((step + 1, round(measure(model, parts["held_out"])[0], 5)))
+        if (step + 1) % (length.every * per_epoch) == 0 or step + 1 == steps:
+            with evaluated(optimizer):
+                held_out.append((step + 1, round(measure(model, parts["held_out"])[0], 5)))
         if not math.isfinite(path[-1]):
             break
     finite = math.isfinite(path[-1]) and bool(held_out) and math.isfinite(held_out[-1][1])
-    test_loss, accuracy = measure(model, parts["test"])
+    with evaluated(optimizer):
+        test_loss, accuracy = measure(model, parts["test"])
     return {
         "id": run.id,
         "optimizer": run.optimizer,
@@ -141,6 +146,18 @@ def train(run: Run, length: Length, parts: Parts) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def evaluated(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """The weights that a model is evaluated with, of those that train others (Schedule-Free)."""
+    swap = getattr(optimizer, "eval", None)
+    if swap is None:
+        yield
+        return
+    swap()
+    yield
+    optimizer.train()  # type: ignore[attr-defined]
+
+
 def sweep_means(records: Mapping[str, Record], name: str) -> dict[float, float]:
     """Final held-out loss by lr, the mean over the seeds of the sweep."""
     losses: dict[float, list[float]] = {}
@@ -149,9 +166,14 @@ def sweep_means(records: Mapping[str, Record], name: str) -> dict[float, float]:
     return {lr: statistics.fmean(losses[lr]) for lr in sorted(losses)}
 
 
-def pending(done: Mapping[str, Record], length: Length) -> list[Run]:
-    """The next runs of one optimizer: of its sweep, then every seed at the best lr."""
-    for name, middle in OPTIMIZERS.items():
+def pending(
+    done: Mapping[str, Record], length: Length, middles: Mapping[str, int] = OPTIMIZERS
+) -> list[Run]:
+    """The next runs of one optimizer: of its sweep, then every seed at the best lr.
+
+    middles: of each optimizer the index on the grid of the middle of the first lrs.
+    """
+    for name, middle in middles.items():
 
         def run(lr: float, kind: str = "sweep", seed: int = 0, name: str = name) -> Run:
             return Run(f"{kind}/{name}/{lr:g}/{seed}", "digits", name, lr, 0, seed)
@@ -169,12 +191,17 @@ def pending(done: Mapping[str, Record], length: Length) -> list[Run]:
     return []
 
 
-def train_all(length: Length, parts: Parts) -> dict[str, Any]:
+def train_all(
+    length: Length,
+    parts: Parts,
+    middles: Mapping[str, int] = OPTIMIZERS,
+    build: Builder = make,
+) -> dict[str, Any]:
     """Records by id."""
     done: dict[str, Any] = {}
-    while runs := pending(done, length):
+    while runs := pending(done, length, middles):
         for run in runs:
-            done[run.id] = train(run, length, parts)
+            done[run.id] = train(run, length, parts, build)
             print(f"{run.id}: held-out {final_loss(done[run.id]):.4f}", flush=True)
     return done
 

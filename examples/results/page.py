@@ -150,6 +150,7 @@ def context() -> dict[str, Any]:
     every = [record for path in committed() for record in read_lines(path)]
     elsewhere = {"plateau", *papers.MODELS}  # trained on a CPU; docs/papers.md
     made["records"] = [r for r in every if r["claim"] not in elsewhere]
+    made["papers_of"] = {claim: made[claim]["verdicts"] for claim in papers_page.CLAIMS}
     made["papers_verdicts"] = [x for claim in papers_page.CLAIMS for x in made[claim]["verdicts"]]
     made |= papers_page.context({r["id"]: r for r in every if r["id"].startswith("papers")})
     return made
