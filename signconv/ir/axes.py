@@ -38,6 +38,21 @@ def has_axes(p: Program) -> bool:
     )
 
 
+def by_shape(e: Expr, p: Program) -> bool:
+    """Whether an expression is a number that a parameter's shape decides, beside what is the same
+    for all."""
+    return is_scalar(e, p) or (
+        all(
+            n.kind == "shape"
+            or is_scalar(n, p)
+            or (n.kind == "temp" and by_shape(p.temp(n.name).expr, p))
+            for n in walk(e)
+            if isinstance(n, Ref)
+        )
+        and not any(isinstance(n, Op) and n.fn in REDUCTIONS for n in walk(e))
+    )
+
+
 def has_blocks(p: Program) -> bool:
     """Whether anything runs over blocks of rows."""
     return any(isinstance(n, Op) and n.over == "block" for e in everything(p) for n in walk(e))

@@ -13,7 +13,7 @@ from signconv.ir.analysis import (
     reads_gradient,
     unread,
 )
-from signconv.ir.axes import over, reduced_moments
+from signconv.ir.axes import by_shape, over, reduced_moments
 from signconv.ir.nodes import (
     FUNCTIONS,
     NOISES,
@@ -318,7 +318,14 @@ def _moments(p: Program) -> None:
     for m in p.moments:
         if m.beta is not None and not is_scalar(m.beta, p):
             raise SpecError(
-                "SC147", f"the beta of {m.name!r} must be the same for all elements", m.origin
+                "SC147",
+                f"the beta of {m.name!r} must be the same for all elements of all parameters"
+                + (
+                    ": for a rule by shape keep two moments, and choose by where(ndim >= 2, …)"
+                    if by_shape(m.beta, p)
+                    else ""
+                ),
+                m.origin,
             )
         if m.kind == "max" and not (m.input is not None and ranges.nonneg(m.input)):
             raise SpecError(
@@ -354,9 +361,12 @@ def _scalars(p: Program) -> None:
                 "say",
                 e.origin,
             )
-    if p.decay is not None and not is_scalar(p.decay.weight, p):
+    if p.decay is not None and not by_shape(p.decay.weight, p):
         raise SpecError(
-            "SC147", "the weight of a decay must be the same for all elements", p.decay.origin
+            "SC147",
+            "the weight of a decay must be the same for all elements of a parameter: it may read "
+            "hyperparameters, t, ndim and numel",
+            p.decay.origin,
         )
     for e in all_expressions(p):
         for n in walk(e):

@@ -14,14 +14,15 @@ import numpy.typing as npt
 
 from signconv.errors import LoweringError
 from signconv.ir.analysis import around_step, is_scalar
-from signconv.ir.axes import has_blocks, reduced_moments
+from signconv.ir.axes import by_shape, has_blocks, reduced_moments
 from signconv.ir.extras import needed
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 from signconv.ir.totals import Totals
-from signconv.runtime.formats import BLOCK
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
+#: Elements of a block of a row.
+BLOCK = 32
 
 
 class Evaluator:
@@ -47,7 +48,11 @@ class Evaluator:
         self.blocks = has_blocks(program)
         #: What a weight of l2 decay may read, which is known before the gradient is.
         totals, names = Totals(program), [(x, _ref_to(x)) for x in self.before]
-        self.scalars = [x for x, r in names if is_scalar(r, program) and not totals.reached(r)]
+        self.scalars = [
+            x
+            for x, r in names
+            if (is_scalar(r, program) or by_shape(r, program)) and not totals.reached(r)
+        ]
         self.needed = needed(program)
         self.absent = np.zeros(())  # in place of an extra input that was not passed
         self.shape: tuple[int, ...] = ()  # of the tensor that is stepped

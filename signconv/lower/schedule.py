@@ -83,7 +83,8 @@ def lower(p: Program, state: str = "fp8", precision: str = "fp32") -> KernelProg
         if x.per == "element" and x.nonneg:  # what is proved of it holds of +0, not of -0
             low.math.append(Statement(x.name, add(x.ref, 0), "without -0"))
     if p.decay is not None and p.decay.kind == "l2":
-        low.statement("g", add(GRAD, mul(p.decay.weight, PARAM)), "l2 weight decay")
+        weight = rewrite(p.decay.weight, lambda e: _written_out(e, p))  # names come after g
+        low.statement("g", add(GRAD, mul(weight, PARAM)), "l2 weight decay")
     exact = all(m.format == "fp32" for m in moments)
     if p.link == "ratio" and (not exact or not has_offset(p)):
         low.floors()
@@ -431,21 +432,32 @@ class Lowerer(Places):
         if self.bf16:  # S3GD's order: in bf16 the sum of both terms would be another number
             if decay is not None:
                 weight = weight if independent else mul(lr, weight)
-                shrink = mul(PARAM, self.scalar(sub(1, weight), "shrink"))
+                shrink = mul(PARAM, self._weight(sub(1, weight), "shrink"))
                 self.math.append(Statement("p", shrink, f"{decay.kind} weight decay"))
             text_ = step_text(p) if decay is None else "p - lr * update"
             change = mul(self.scalar(lr, "lr"), update)
             self.math.append(Statement("p", sub(PARAM, change), text_))
             return
         if independent:
-            kept = mul(self.scalar(weight, "decay_step"), PARAM)
+            kept = mul(self._weight(weight, "decay_step"), PARAM)
             stepped = sub(PARAM, add(mul(self.scalar(lr, "lr"), update), kept))
         else:
             if decay is not None:
                 weight = over(weight, scale)
-                update = add(update, mul(self.scalar(weight, "decay"), PARAM))
+                update = add(update, mul(self._weight(weight, "decay"), PARAM))
             stepped = add(PARAM, mul(self.scalar(sub(0, lr), "minus_lr"), update))
         self.math.append(Statement("p", stepped, step_text(p)))
+
+    def _weight(self, e: Expr, hint: str) -> Expr:
+        """What multiplies the parameter: a scalar, or a number that its shape decides."""
+        return self.scalar(e, hint) if is_scalar(e, self.p) else self.element(e, hint)
+
+
+def _written_out(e: Expr, p: Program) -> Expr | None:
+    """What a name stands for whose value a parameter's shape decides."""
+    if isinstance(e, Ref) and e.kind == "temp" and not is_scalar(e, p):
+        return rewrite(p.temp(e.name).expr, lambda inner: _written_out(inner, p))
+    return None
 
 
 def rounded(e: Expr) -> Expr | None:

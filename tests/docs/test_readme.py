@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from signconv.generated.adamw import AdamW
 from signconv.generated.adamw_fp4 import AdamWFP4
+
 from tests.support import ROOT
 
 TEXT = (ROOT / "README.md").read_text("utf-8")

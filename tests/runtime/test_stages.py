@@ -133,3 +133,27 @@ def test_blocks_of_rows_on_every_backend(tmp_path: Path) -> None:
         found.append(held(ps, optimizer))
     for other in found[1:]:
         assert_same(found[0], other)
+
+
+@pytest.mark.parametrize("kind", ["decoupled", "l2", "independent"])
+def test_decay_by_shape(kind: str, tmp_path: Path) -> None:
+    """Vectors decay by half: named, and for l2 read before anything that has a name."""
+    body = f"weight_decay = hyper(0.5, ge=0)\nw = where(ndim >= 2, weight_decay, 0.25)\n\
+update = grad\ndecay = {kind}(w)"
+    cls = built_class(tmp_path, body)
+    found = []
+    for backend in BACKENDS:
+        ps = params()
+        before = [p.detach().double() for p in ps]
+        optimizer = cls(ps, lr=0.1, backend=backend, seed=0)
+        give(ps, 1)
+        optimizer.step()
+        for p, old in zip(ps, before, strict=True):
+            assert p.grad is not None
+            weight = 0.5 if p.dim() >= 2 else 0.25
+            rate = 1.0 if kind == "independent" else 0.1
+            wanted = old - 0.1 * p.grad.double() - rate * weight * old
+            assert torch.allclose(p.detach().double(), wanted, rtol=0, atol=1e-6)
+        found.append(held(ps, optimizer))
+    for other in found[1:]:
+        assert_same(found[0], other)
