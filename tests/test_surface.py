@@ -118,7 +118,7 @@ signconv.compile(3)  # refused: describes no optimizer
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_type_checker_sees_the_exports(tmp_path: Path) -> None:
     path = tmp_path / "snippet.py"
     path.write_text(SNIPPET)

@@ -175,7 +175,7 @@ def test_sample_is_verified(name: str, one_backend: None) -> None:
     assert report.ok, str(report)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", SAMPLE[1:])
 def test_others_of_the_sample_are_verified(name: str, one_backend: None) -> None:
     test_sample_is_verified(name, one_backend)

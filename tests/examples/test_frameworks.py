@@ -88,6 +88,7 @@ def test_fsdp_loop_learns_and_goes_on_with_fewer_ranks(tmp_path: Path) -> None:
     assert resumed < 0.95 * first
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_ddp_loop_learns(tmp_path: Path) -> None:
     first, last = torchrun(2, tmp_path, "--mode", "ddp")

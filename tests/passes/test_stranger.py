@@ -97,6 +97,7 @@ def test_show_and_list(stranger: Path) -> None:
     assert "the gradient is cut off elementwise" in " ".join(command("list").split())
 
 
+@pytest.mark.long
 def test_verify_says_that_there_is_no_law(stranger: Path) -> None:
     said = command(
         "verify", "adamw", "--convert", "trim,stosign", "--device", "cpu", "--steps", "1"

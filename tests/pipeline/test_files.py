@@ -54,7 +54,10 @@ def killed_at(call: int, module: Module, folder: Path) -> bool:
 
 
 @posix
-@pytest.mark.parametrize("before", [None, OLD], ids=["no file", "an old file"])
+@pytest.mark.parametrize(
+    "before",
+    [pytest.param(None, marks=pytest.mark.long, id="no file"), pytest.param(OLD, id="an old file")],
+)
 def test_killed_between_any_two_system_calls(before: Module | None, tmp_path: Path) -> None:
     """The target is the old file or the new one, and the next build sweeps what is left."""
     strays = finished = 0

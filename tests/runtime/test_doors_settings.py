@@ -162,6 +162,7 @@ print(made.hexdigest())
 """.replace("settings_flush", "here.settings.flushes")
 
 
+@pytest.mark.long
 def test_threads_that_flush_change_no_bit() -> None:
     """Flushing is a thread's own, and goes to the threads that it starts: turned on before torch's
     other threads start, or after, or off again by the one that started them."""
