@@ -21,8 +21,7 @@ from signconv.ir.totals import Totals
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
-#: Elements of a block of a row.
-BLOCK = 32
+BLOCK = 32  # elements of a block of a row
 
 
 class Evaluator:

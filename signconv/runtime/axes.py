@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from signconv.runtime.formats import BLOCK
-
+#: Elements of one row that share a block scale (OCP MX block size).
+BLOCK = 32
 #: How messages and docs write them: all elements, blocks of the last dimension, all of it, the one
 #: before it, both, the first, and all but the first.  "" is the whole tensor.
 NOTATION = {

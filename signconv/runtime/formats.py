@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from signconv.runtime.axes import BLOCK as BLOCK
+
 if TYPE_CHECKING:
     from signconv.runtime.reference.codecs import Codec
 
-#: Elements of one row that share a block scale (OCP MX block size).
-BLOCK = 32
 #: Of gradients whose squares are added up: rows of so many elements, so many rows to a piece.
 SQUARE_WIDTH, SQUARE_ROWS = 2048, 16
 #: Of what is summed over dimensions that do not lie next to each other: SEGMENT numbers are added
