@@ -196,13 +196,17 @@ def train_all(
     parts: Parts,
     middles: Mapping[str, int] = OPTIMIZERS,
     build: Builder = make,
+    done: dict[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Records by id."""
-    done: dict[str, Any] = {}
+    """Records by id, with those that are ``done`` already; ``keep`` gets all of them whenever a
+    few more are."""
+    done = {} if done is None else done
     while runs := pending(done, length, middles):
         for run in runs:
             done[run.id] = train(run, length, parts, build)
             print(f"{run.id}: held-out {final_loss(done[run.id]):.4f}", flush=True)
+        keep(done)
     return done
 
 

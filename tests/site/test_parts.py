@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from signconv.pipeline import build
+from signconv.pipeline.catalogue import Entry
 from tests.support import ROOT
 
 pytest.importorskip("mkdocs", reason="needs MkDocs: `make site` installs it")
@@ -45,10 +46,19 @@ def test_another_storage_or_rounding_is_another_optimizer() -> None:
     assert "adamw-theirs" not in set().union(*of.values())
 
 
-def test_what_was_never_run_has_no_curve() -> None:
+def test_a_curve_on_digits_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"lr": 0.01, "lrs": [[0.003, 0.2], [0.01, 0.1]], "runs": 3}
+    row["held_out"] = [[16, 2.0], [32, 0.1]]
+    monkeypatch.setattr(curves, "on_digits", lambda label: row)
+    text = "".join(catalogue._loss(Entry("lamb")))
+    assert "lr=0.01: 0.1000, mean of 3 runs; the best of lr 0.003, 0.01" in text and "<svg" in text
+
+
+def test_what_was_never_run_has_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     made = build("lamb")
     assert curves.recorded(made) is None
-    assert "No training run" in "".join(catalogue._loss(made))
+    monkeypatch.setattr(curves, "on_digits", lambda label: None)
+    assert "No training run" in "".join(catalogue._loss(Entry("lamb")))
     assert "runs_large.jsonl" in curves.elsewhere(build("adamw")) and not curves.elsewhere(made)
 
 
@@ -68,7 +78,8 @@ def test_runs_that_differ_in_clipping_are_two_curves() -> None:
 
 def test_runs_of_other_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curves, "SETTINGS", ())
-    assert "runs_noise.jsonl" in "".join(catalogue._loss(build("adamw", convert="stosign")))
+    monkeypatch.setattr(curves, "on_digits", lambda label: None)
+    assert "runs_noise.jsonl" in "".join(catalogue._loss(Entry("adamw", "stosign")))
 
 
 def test_an_lr_that_nothing_was_compared_with_is_said_to_be_so() -> None:

@@ -166,6 +166,32 @@ def elsewhere(made: Build) -> list[str]:
     return [f.name for f in files if any(r["optimizer"] in names for r in runs[f])]
 
 
+@cache
+def _digits() -> dict[str, dict[str, Any]]:
+    path = RECORDS / "gallery.json"
+    rows = json.loads(path.read_text("utf-8"))["summary"]["rows"] if path.exists() else []
+    return {row["optimizer"]: row for row in rows if row["held_out"]}
+
+
+def on_digits(label: str) -> dict[str, Any] | None:
+    """The row of an entry of the catalogue in examples/results/gallery.py's records."""
+    return _digits().get(label)
+
+
+def digits_figure(name: str, row: Mapping[str, Any]) -> str:
+    """Held-out loss over the steps, as an element of the page."""
+    with drawn("loss", f"{name}: held-out loss on digits.", (5.6, 3.4)) as picture:
+        axes = picture.axes
+        yardstick = on_digits("adamw-fp8-fp32")
+        if yardstick is not None and yardstick is not row:
+            axes.plot(*zip(*yardstick["held_out"]), "--", color=FAINT,
+                      label=f"AdamW, lr={yardstick['lr']:g}")  # fmt: skip
+        axes.plot(*zip(*row["held_out"]), color=LINES[0], label=f"lr={row['lr']:g}")
+        axes.set(xlabel="steps", ylabel="cross-entropy", yscale="log")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+    return picture.html
+
+
 def label(curve: Curve) -> str:
     """The hyperparameters that are not the defaults, and the lr."""
     hypers = [f"{k}={v}" for k, v in curve.hypers.items()]
