@@ -3,6 +3,7 @@
     python examples/hf_trainer.py
 
 Trainer passes ``TrainingArguments.weight_decay``, 0 unless set, to the optimizer, so set it there.
+``TrainingArguments.learning_rate`` it does not pass to a class given to it: that goes into the pair.
 """
 
 from __future__ import annotations
@@ -26,23 +27,24 @@ def make_trainer(folder: Path, steps: int = 40, **options: Any) -> Trainer:
     """A Trainer that checkpoints into ``folder`` every ten steps."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=32, n_positions=16, n_embd=32, n_layer=1, n_head=2)
+    args = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=4e-3,
+        weight_decay=0.01,
+        per_device_train_batch_size=16,
+        save_steps=10,
+        logging_steps=5,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        **options,
+    )
     return Trainer(
         model=GPT2LMHeadModel(config),
-        args=TrainingArguments(
-            output_dir=str(folder),
-            max_steps=steps,
-            learning_rate=4e-3,
-            weight_decay=0.01,
-            per_device_train_batch_size=16,
-            save_steps=10,
-            logging_steps=5,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            **options,
-        ),
+        args=args,
         train_dataset=examples(),
-        optimizer_cls_and_kwargs=(AdamWStoSign, {"lr": 4e-3, "seed": 0}),
+        optimizer_cls_and_kwargs=(AdamWStoSign, {"lr": args.learning_rate, "seed": 0}),
     )
 
 

@@ -31,8 +31,17 @@ CPU_REMEDY = "pip install 'signconv[cpu]'"
 
 @cache
 def warn_once(words: str) -> None:
-    """A UserWarning the first time in this process."""
-    warnings.warn(words, UserWarning, stacklevel=4)
+    """A UserWarning the first time in this process, at the line that called this library."""
+    level, frame = 2, sys._getframe(1)
+    # torch wraps step() and load_state_dict(): its frames are no lines of the user's either
+    while frame.f_back and _package(frame.f_globals) in ("signconv", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(words, UserWarning, stacklevel=level)
+
+
+def _package(names: dict[str, Any]) -> str:
+    """The outermost package of the module that has these globals."""
+    return str(names.get("__name__", "")).partition(".")[0]
 
 
 def outside_dynamo(method: Callable[..., None]) -> Callable[..., None]:

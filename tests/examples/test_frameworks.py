@@ -43,6 +43,19 @@ def test_hugging_face_trainer_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+def test_hugging_face_trainer_hands_on_weight_decay_and_no_lr(tmp_path: Path) -> None:
+    """What docs/using.md says of the two arguments, and why the example repeats its lr."""
+    trainer = trainer_example().make_trainer(tmp_path)
+    decays = trainer.create_optimizer().param_groups
+    assert [g["lr"] for g in decays] == [trainer.args.learning_rate] * 2
+    assert [g["weight_decay"] for g in decays] == [trainer.args.weight_decay, 0.0]
+    trainer.optimizer, trainer.optimizer_cls_and_kwargs = None, (AdamWStoSign, {})
+    own = AdamWStoSign([torch.nn.Parameter(torch.ones(1))]).defaults["lr"]
+    assert own != trainer.args.learning_rate
+    assert {g["lr"] for g in trainer.create_optimizer().param_groups} == {own}
+
+
+@pytest.mark.integration
 def test_hugging_face_trainer_resumes_bit_for_bit(tmp_path: Path) -> None:
     """From its own checkpoint, which holds codes and scales and is read with weights_only."""
     made = trainer_example()

@@ -436,8 +436,9 @@ def test_without_llvmlite_the_reference_steps_and_says_so_once(
     p = torch.ones(32).requires_grad_()
     p.grad = torch.ones(32)
     optimizer = AdamWStoSign([p])
-    with pytest.warns(UserWarning, match=r"pip install 'signconv\[cpu\]'"):
+    with pytest.warns(UserWarning, match=r"pip install 'signconv\[cpu\]'") as said:
         optimizer.step()
+    assert [w.filename for w in said] == [__file__]  # the user's line, not one of this library
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
