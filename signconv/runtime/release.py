@@ -105,7 +105,7 @@ class ReleaseHandle:
         left, self._left = self._left, {}
         params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         others = [p for p in params if left.get(id(p)) is not p.grad]
-        self._taken = [(p, p.grad) for p in params if left.get(id(p)) is p.grad]
+        self._taken = [(p, left[id(p)]) for p in params if left.get(id(p)) is p.grad]
         if not others or (self._averaging is None and self.max_norm is None):
             return
         if self._averaging is not None and any(id(p) in stepped for p in others):
