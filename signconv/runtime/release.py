@@ -38,10 +38,15 @@ class ReleaseHandle:
         #: Since optimizer.step(): parameters stepped, and gradients that it has to step.
         self._stepped: set[int] = set()
         self._left: dict[int, Tensor] = {}
+        #: Parameters and gradients of the step that runs, to be freed when it is done.
+        self._taken: list[tuple[Tensor, Tensor]] = []
         params = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
         self._known = {*map(id, params)}
         self._averaging = None if group is None else Averaging(group, params, self._take)
-        self._hooks: list[Any] = [optimizer.register_step_pre_hook(self._before_step)]
+        self._hooks: list[Any] = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
         hook = self._hook()
         self._hooks += [p.register_post_accumulate_grad_hook(hook) for p in params]
 
@@ -100,6 +105,7 @@ class ReleaseHandle:
         left, self._left = self._left, {}
         params = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         others = [p for p in params if left.get(id(p)) is not p.grad]
+        self._taken = [(p, left[id(p)]) for p in params if left.get(id(p)) is p.grad]
         if not others or (self._averaging is None and self.max_norm is None):
             return
         if self._averaging is not None and any(id(p) in stepped for p in others):
@@ -115,6 +121,13 @@ class ReleaseHandle:
             _refuse_norm()
         assert self._averaging is not None
         self._averaging.now(others)
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Free what backward had to leave, or the next backward would add to it."""
+        taken, self._taken = self._taken, []
+        for p, grad in taken:
+            if p.grad is grad:
+                p.grad = None
 
     def _refuse_unknown(self, params: list[Tensor]) -> None:
         if any(id(p) not in self._known for p in params):

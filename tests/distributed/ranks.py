@@ -301,8 +301,7 @@ def _release(mesh: Any) -> list[Any]:
                     models[1](x).square().mean().backward()
             models[1](x).square().mean().backward()
             left += sum(p.grad is not None for p in models[1].parameters())
-            b.step()
-            b.zero_grad()
+            b.step()  # no zero_grad, as in docs/memory.md: what was left for it is freed too
             models[0](x).square().mean().backward()
             if clip is not None:
                 assert handle.total_norm is not None
