@@ -3,7 +3,7 @@
     python examples/hf_trainer.py
 
 Trainer passes ``TrainingArguments.weight_decay``, 0 unless set, to the optimizer, so set it there.
-``TrainingArguments.learning_rate`` it does not pass to a class given to it: that goes into the pair.
+It does not pass ``TrainingArguments.learning_rate`` to a class of yours: put that into the pair.
 """
 
 from __future__ import annotations
