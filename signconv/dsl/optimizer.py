@@ -193,12 +193,12 @@ def _program(name: str, body: _Body) -> Program:
         if isinstance(value, HyperTerm):
             hypers.append(Hyper(key, value.default, **value.ranges, origin=value.origin))
         elif isinstance(value, MomentTerm):
-            if value.shape == "state" and value.next is None:
+            if value.recurrence == "state" and value.next is None:
                 raise SpecError("SC130", f"state {key!r} has no {key}.next", value.origin)
             moments.append(
                 Moment(
                     key,
-                    value.shape,
+                    value.recurrence,
                     input=value.input,
                     beta=value.beta,
                     init="zero" if value.init == Const(0.0) else value.init,

@@ -54,11 +54,7 @@ class Term:
             raise SpecError(
                 "SC154", f"only a moment has .{name}: bind one and write name.{name}", caller()
             )
-        words = "use the DSL's own functions"
-        if name in FUNCTIONS_OF_ONE:
-            words = f"write {name}(x)"
-        elif name in MEASURES:
-            words = "it is one element; of the parameter there are ndim and numel"
+        words = _tensors_attribute(name) or "use the DSL's own functions"
         raise SpecError("SC154", f"an expression has no .{name}: {words}", caller())
 
     def __add__(self, other: Any) -> Term:
@@ -124,8 +120,8 @@ class Term:
     def __matmul__(self, other: Any) -> NoReturn:
         raise SpecError(
             "SC131",
-            "a matrix product is not supported: signconv compiles elementwise optimizers "
-            "(matrix methods such as Muon need another tool)",
+            "a matrix product is not supported: signconv compiles elementwise operations and "
+            "reductions over dimensions (matrix methods such as Muon need another tool)",
             caller(),
         )
 
@@ -169,6 +165,28 @@ class Term:
         )
 
     __int__ = __index__ = __float__
+
+    @classmethod
+    def __torch_function__(cls, func: Any, *_: Any, **__: Any) -> NoReturn:
+        """What torch asks before it takes an expression for a tensor, in ``torch.sqrt(v)``."""
+        name = getattr(func, "__name__", "")
+        words = f"write {name}(x)" if name in FUNCTIONS_OF_ONE else "use numbers and the DSL's own"
+        text = f"an expression is not a tensor yet, which torch's {name} needs: {words}"
+        raise SpecError("SC134", text, caller())
+
+
+def _tensors_attribute(name: str) -> str | None:
+    """What to write in place of an attribute that a tensor would have."""
+    if name in FUNCTIONS_OF_ONE:
+        return f"write {name}(x)"
+    if name in MEASURES:
+        return "it is one element; of the parameter there are ndim and numel"
+    if name in ("T", "mT", "H", "matmul", "mm", "t", "transpose"):
+        return (
+            "it is one element: there are no transposes and matrix products, only reductions "
+            "over dimensions, such as mean(x, axis=-1)"
+        )
+    return None
 
 
 class Named(Term):
@@ -230,14 +248,14 @@ MEMBERS = ("corrected", "next", "prev")
 class MomentTerm(Named):
     """What ``ema``, ``max_ema``, ``moment`` and ``state`` return."""
 
-    __slots__ = ("_next", "beta", "init", "input", "shape", "store")
+    __slots__ = ("_next", "beta", "init", "input", "recurrence", "store")
     kind = "value"
     what = "a moment"
 
-    def __init__(self, shape: str, input: Any, beta: Any, init: Any, store: str) -> None:
+    def __init__(self, recurrence: str, input: Any, beta: Any, init: Any, store: str) -> None:
         super().__init__()
         self.store = store
-        self.shape = shape
+        self.recurrence = recurrence
         self.input = None if input is None else lift(input)
         self.beta = None if beta is None else lift(beta)
         self.init = init
@@ -252,7 +270,8 @@ class MomentTerm(Named):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise SpecError("SC126", f"a moment has no .{name}; {nearest(name, MEMBERS)}", caller())
+        words = _tensors_attribute(name) or nearest(name, MEMBERS)
+        raise SpecError("SC126", f"a moment has no .{name}; {words}", caller())
 
     @property
     def prev(self) -> Term:
@@ -272,9 +291,11 @@ class MomentTerm(Named):
 
     @next.setter
     def next(self, value: Any) -> None:
-        if self.shape != "state":
+        if self.recurrence != "state":
             raise SpecError(
-                "SC128", f"only state() has .next; {self.shape}() fixes its recurrence", caller()
+                "SC128",
+                f"only state() has .next; {self.recurrence}() fixes its recurrence",
+                caller(),
             )
         if self._next is not None:
             raise SpecError("SC129", f"{self.name}.next is set twice", caller())

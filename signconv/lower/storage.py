@@ -159,18 +159,35 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
 
 
 def _too_few(p: Program, name: str, word: str, fits: str, free: bool) -> str:
+    use = "bf16" if fits == "bf16" else "fp8"
+    unfit = f"so {p.name}'s {name} does not fit: use {name}={use}"
+    return f"{name}={word}: {_why(word, free)} (docs/numerics.md), {unfit}"
+
+
+def _why(word: str, free: bool) -> str:
+    """Why a moment has more bits than ``word`` says; ``free``: it is one of ``unkept``."""
     if free:
-        why = "the ratio keeps no bound between its moments, which need scales of their own"
-    elif word == "fp4":
-        why = (
+        return "the ratio keeps no bound between its moments, which need scales of their own"
+    if word == "fp4":
+        return (
             "4 bits are for averages with a sign, and for averages of degree 2 to 4 that bound "
             "their numerators"
         )
-    else:
-        why = "8 bits are for moments of degree 0 to 8 in the gradient, without a sign from 2 on"
-    use = "bf16" if fits == "bf16" else "fp8"
-    unfit = f"so {p.name}'s {name} does not fit: use {name}={use}"
-    return f"{name}={word}: {why} (docs/numerics.md), {unfit}"
+    return "8 bits are for moments of degree 0 to 8 in the gradient, without a sign from 2 on"
+
+
+def widened(p: Program, state: str) -> dict[str, tuple[str, str]]:
+    """Moments for which ``--state state`` asks 8 or 4 bits and which have 16 or 32: their format,
+    and why."""
+    loose, found = unkept(p), {}
+    for m in plan(p, state):
+        asked = widths(p, state).of[m.name]
+        if asked in ("fp8", "fp4") and m.format in ("bf16", "fp32"):
+            why = "it starts from the parameter or reads it, which moves by less than bf16 resolves"
+            if m.format == "bf16":
+                why = _why("fp8", m.name in loose)
+            found[m.name] = (m.format, why)
+    return found
 
 
 class _Fields:

@@ -298,7 +298,7 @@ def sign_defaults(p: Program) -> Program:
     """Defaults for an update of size 1: lr times 0.2 (AdamW's update RMS), decay times 5."""
     if p.link == "sign":
         return p
-    weights = decay_names(p)
+    weights = _factors(p, p.decay.weight) if p.decay else set()
 
     def scaled(x: float, factor: float) -> float:
         return float(f"{x * factor:.12g}")
@@ -314,6 +314,24 @@ def sign_defaults(p: Program) -> Program:
         "lr*weight_decay is kept"
     )
     return replace(p, hypers=hypers, notes=(*p.notes, note))
+
+
+def _factors(p: Program, e: Expr) -> set[str]:
+    """Hyperparameters which, times c, make e itself c times as large: of a product one factor, of
+    a sum one of each summand.  A warmup inside the weight of a decay is none."""
+    if isinstance(e, Ref):
+        if e.kind == "temp":
+            return _factors(p, p.temp(e.name).expr)
+        return {e.name} if e.kind == "hyper" else set()
+    if not isinstance(e, Op):
+        return set()
+    if e.fn in ("add", "sub"):
+        each = [_factors(p, a) for a in e.args]
+        return set().union(*each) if all(each) else set()
+    if e.fn in ("mul", "div", "neg"):
+        args = e.args if e.fn == "mul" else e.args[:1]
+        return next((found for a in args if (found := _factors(p, a))), set())
+    return set()
 
 
 def decay_names(p: Program) -> set[str]:

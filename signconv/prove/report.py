@@ -35,7 +35,7 @@ from signconv.errors import LoweringError
 from signconv.ir.describe import algorithm, remarks
 from signconv.ir.nodes import Op, Program, Ref, references, walk
 from signconv.lower.kernel_program import KernelProgram
-from signconv.lower.storage import plan, without_widths
+from signconv.lower.storage import plan, widened, without_widths
 from signconv.passes.base import parse, registry
 from signconv.pipeline import Build
 from signconv.prove.claims import (
@@ -97,6 +97,10 @@ def assemble(made: Build) -> dict[str, Any]:
             "update": update_claims(p, bound, excess),
             "unbiased": [*unbiased_claims(p, bound, excess), *noise_claims(p)],
             "rounding": rounding_claims(rounding),
+            "storage": [
+                f"{name} is {form} and not {made.kernel.storage}: {why} (docs/numerics.md)."
+                for name, (form, why) in widened(p, made.kernel.storage).items()
+            ],
         },
         "fp8": excess,
         "rounding": rounding,

@@ -345,6 +345,15 @@ def test_unknown_spec_gives_the_nearest(spec: str, message: str, tmp_path: Path)
         ("k = hyper(0.9, ge='x')  # here\nnumerator = grad * k", "'x'"),
         # once without the nearest name
         ("m = ema(grad, 0.9)\nnumerator = m.corected  # here", "did you mean 'corrected'"),
+        # once only a list of what a moment has, or a TypeError about a str
+        ("m = ema(grad, 0.9)\nnumerator = m.T @ m  # here", "no transposes and matrix products"),
+        ("m = ema(grad, 0.9)\nnumerator = m / m.sum()  # here", r"no \.sum; write sum\(x\)"),
+        ("m = ema(grad, 0.9)\nnumerator = m / m.shape[0]  # here", "there are ndim and numel"),
+        # once torch's TypeError, which named a class of this library
+        (
+            "root_ = __import__('torch').sqrt(grad)  # here\nnumerator = root_",
+            r"torch's sqrt needs: write sqrt\(x\)",
+        ),
     ],
 )
 def test_refusals_that_were_missing_or_vague(body: str, message: str, tmp_path: Path) -> None:

@@ -188,6 +188,21 @@ def test_defaults_are_scaled_without_a_denominator(tmp_path: Path) -> None:
     assert any("lr x 0.2" in note for note in after.notes)
 
 
+@pytest.mark.parametrize(
+    ("weight", "scaled"),
+    [("wd * min(1, t / warm)", {"wd"}), ("wd * warm", {"wd"}), ("wd + warm", {"wd", "warm"})],
+)
+def test_a_schedule_inside_the_decay_is_not_scaled(
+    tmp_path: Path, weight: str, scaled: set[str]
+) -> None:
+    """The weight as a whole becomes five times as large, once."""
+    body = f"wd, warm = hyper(0.02), hyper(100)\nupdate = grad\ndecay = decoupled({weight})"
+    p = converted(tmp_path, body, "stosign")
+    plain = {"wd": 0.02, "warm": 100}
+    for name, before in plain.items():
+        assert p.hyper(name).default == pytest.approx(before * (5 if name in scaled else 1))
+
+
 def test_defaults_of_a_sign_update_stay(tmp_path: Path) -> None:
     p = converted(tmp_path, "update = sign(grad)", "stosign")
     assert p.hyper("lr").default == 1e-3

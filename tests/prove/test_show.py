@@ -138,6 +138,17 @@ def test_claims(spec: str, convert: str | None, words: list[str]) -> None:
     assert [w for w in words if w not in text] == []
 
 
+def test_a_moment_that_is_wider_than_asked_says_why(tmp_path: Path) -> None:
+    """Once the table alone showed it: bf16 in the column of fp8."""
+    body = "m = ema(grad, 0.9)\nv = ema(mean(grad**2, axis='block'), 0.95)\nx = state(param)\n"
+    body += "x.next = 0.9 * x.prev + 0.1 * param\nnumerator = m + x\ndenominator = sqrt(v)"
+    path = spec_file(tmp_path, body)[0]
+    said = report.assemble(build(f"{path}:Mine"))["claims"]["storage"]
+    assert [x.split(":")[0] for x in said] == ["m is bf16 and not fp8", "x is fp32 and not fp8"]
+    assert "keeps no bound" in said[0] and "reads it" in said[1]
+    assert not shown("adamw")["claims"]["storage"]
+
+
 def test_a_limit_that_sympy_does_not_find_is_no_proof(tmp_path: Path) -> None:
     """A momentum whose beta follows AdEMAMix's schedule (arXiv 2409.03137, Alg. 1)."""
     body = """

@@ -66,7 +66,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC128": ("`.next` of a moment with a fixed recurrence is set", "use `state()` for a recurrence of your own"),
     "SC129": ("A state's `.next` is set twice", "keep one"),
     "SC130": ("A state has no `.next`", "`s.next = …`, using `s.prev`"),
-    "SC131": ("A matrix product is used", "none: signconv compiles elementwise optimizers"),
+    "SC131": ("A matrix product is used", "none: signconv compiles elementwise operations and reductions"),
     "SC132": ("An expression is indexed, iterated or measured", "an expression stands for one element: use `sum`, `mean`, `norm`, `max`, `min`"),
     "SC133": ("An expression is used as a truth value", "`where(condition, a, b)`; `max()` and `min()` of the DSL"),
     "SC134": ("An expression is used as a number", "use the DSL's own functions"),
