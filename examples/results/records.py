@@ -52,10 +52,17 @@ def read_records(paths: Collection[Path]) -> dict[str, dict[str, Any]]:
     return {r["id"]: r for r in every if r["status"] in ("ok", "diverged")}
 
 
+SHOWN_LRS = (1e-4, 3e-4)
+
+
 def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what ``read_lines`` puts back."""
+    """A record without what ``read_lines`` puts back; what its state held by layer is kept of the
+    runs at two lrs, which pages show (``papers_speed.collapse``)."""
     usual = {**USUAL, "claim": record["claim"], "steps_done": record.get("steps")}
-    return {k: v for k, v in record.items() if k not in usual or v != usual[k]}
+    left_out = () if record.get("lr") in SHOWN_LRS else ("layers", "histogram")
+    return {
+        k: v for k, v in record.items() if k not in left_out and (k not in usual or v != usual[k])
+    }
 
 
 def write(records: Iterable[Mapping[str, Any]], folder: Path = RESULTS) -> list[Path]:
