@@ -11,7 +11,18 @@ from dataclasses import dataclass, replace
 from signconv.errors import PassError, nearest
 from signconv.ir.analysis import Ranges, inlined, is_scalar, unread
 from signconv.ir.extras import reads_extra
-from signconv.ir.nodes import Expr, Hyper, Moment, Op, Program, Ref, references, rewrite, walk
+from signconv.ir.nodes import (
+    Const,
+    Expr,
+    Hyper,
+    Moment,
+    Op,
+    Program,
+    Ref,
+    references,
+    rewrite,
+    walk,
+)
 
 Options = Mapping[str, str]
 
@@ -318,15 +329,17 @@ def sign_defaults(p: Program) -> Program:
 
 def _factors(p: Program, e: Expr) -> set[str]:
     """Hyperparameters which, times c, make e itself c times as large: of a product one factor, of
-    a sum one of each summand.  A warmup inside the weight of a decay is none."""
+    a sum one of each summand, of a rule one of each case but 0.  A warmup inside the weight of a
+    decay is none."""
     if isinstance(e, Ref):
         if e.kind == "temp":
             return _factors(p, p.temp(e.name).expr)
         return {e.name} if e.kind == "hyper" else set()
     if not isinstance(e, Op):
         return set()
-    if e.fn in ("add", "sub"):
-        each = [_factors(p, a) for a in e.args]
+    if e.fn in ("add", "sub", "where"):
+        summed = e.args if e.fn != "where" else [a for a in e.args[1:] if a != Const(0.0)]
+        each = [_factors(p, a) for a in summed]
         return set().union(*each) if all(each) else set()
     if e.fn in ("mul", "div", "neg"):
         args = e.args if e.fn == "mul" else e.args[:1]

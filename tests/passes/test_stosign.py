@@ -190,7 +190,12 @@ def test_defaults_are_scaled_without_a_denominator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("weight", "scaled"),
-    [("wd * min(1, t / warm)", {"wd"}), ("wd * warm", {"wd"}), ("wd + warm", {"wd", "warm"})],
+    [
+        ("wd * min(1, t / warm)", {"wd"}),
+        ("wd * warm", {"wd"}),
+        ("wd + warm", {"wd", "warm"}),
+        ("where(ndim >= 2, wd * min(1, t / warm), 0)", {"wd"}),
+    ],
 )
 def test_a_schedule_inside_the_decay_is_not_scaled(
     tmp_path: Path, weight: str, scaled: set[str]
