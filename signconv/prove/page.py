@@ -94,7 +94,7 @@ def _hypers(p: Program) -> list[str]:
 
 
 def _changed(before: list[str], after: list[str]) -> list[tuple[str, str]]:
-    """What went, then what came."""
+    """What went, then what is there."""
     gone = [("−", x) for x in before if x not in after]
     return gone + [("+", x) for x in after if x not in before]
 
