@@ -432,5 +432,6 @@ def test_a_file_of_release_0_1_says_what_to_do(tmp_path: Path) -> None:
 def test_the_top_level_holds_entry_points_and_what_several_parts_share() -> None:
     files = {p.name for p in Path(pipeline.__file__).parents[1].iterdir() if p.is_file()}
     assert files == {
-        "__init__.py", "__main__.py", "cli.py", "errors.py", "pictures.py", "py.typed",
+        "__init__.py", "__main__.py", "cli.py", "cli_options.py", "errors.py", "pictures.py",
+        "py.typed", "terminal.py",
     }  # fmt: skip

@@ -153,7 +153,7 @@ MUTANTS = (
     ),
     Mutant(
         "l2 decay of the wrong sign",
-        ((LOWER, "add(GRAD, mul(p.decay.weight, PARAM))", "sub(GRAD, mul(p.decay.weight, PARAM))"),),
+        ((LOWER, "add(GRAD, mul(weight, PARAM))", "sub(GRAD, mul(weight, PARAM))"),),
         (ORACLE, FUZZ, RANDOM),
     ),
     Mutant(
