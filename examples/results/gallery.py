@@ -57,6 +57,14 @@ def middle(entry: Entry) -> int:
     return min(range(-12, 4), key=lambda i: abs(math.log10(rate(i)) - default))
 
 
+def slim(record: Record) -> dict[str, Any]:
+    """A record without its training loss, and of a sweep without all but the end."""
+    made = {k: v for k, v in record.items() if k != "train_loss"}
+    if record["id"].startswith("sweep/"):
+        made["held_out"] = record["held_out"][-1:]
+    return made
+
+
 def summarize(records: Mapping[str, Record], names: list[str]) -> Summary:
     """One row per optimizer: the lrs tried, and the mean curve at the best."""
     rows = []
@@ -101,7 +109,7 @@ def main() -> None:
     before = json.loads(path.read_text("utf-8"))["runs"] if path.exists() else []
 
     def keep(records: Mapping[str, Record]) -> None:
-        write("gallery", out, facts, summarize(records, names), [*records.values()])
+        write("gallery", out, facts, summarize(records, names), [slim(r) for r in records.values()])
 
     train_all(length, parts, middles, build, {r["id"]: r for r in before}, keep)
     print(f"written: {out / 'gallery'}.json")

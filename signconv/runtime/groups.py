@@ -342,15 +342,21 @@ class Values:
                     f"{before} noise build with --convert stosign:noise={before})"
                 )
             return stored
+        other_storage = (
+            ""
+            if group.get("format", program.storage) == program.storage
+            else ", and where that is the same rule in another storage go on from it: "
+            "optimizer.load_moments(that one)"
+        )
         theirs_own = theirs and group.get("format") == program.storage and not legacy.known(theirs)
         raise coded(
             ValueError,
             "SC503",
             f"this state_dict belongs to program {theirs or '(none: another optimizer)'} "
             f"with {group.get('format', 'unknown')} state, {self.name} is program "
-            f"{program.hash} with {program.storage} state: their moments mean "
-            "different things, so load it with the optimizer that wrote it"
-            + (_FROM_0_1 if theirs_own else ""),
+            f"{program.hash} with {program.storage} state: their moments "
+            "differ in meaning or in storage, so load it with the optimizer that wrote it"
+            + (_FROM_0_1 if theirs_own else other_storage),
         )
 
 
