@@ -28,7 +28,7 @@ from optimizers import make, state_bytes
 from records import RESULTS
 from runs import Run, final_loss, schedule
 from runs import parts as parts_of
-from search import search
+from search import WIDEST, search
 from torch import Tensor, nn
 
 Builder = Callable[[str, list[Tensor], float, int], torch.optim.Optimizer]
@@ -49,6 +49,7 @@ class Length:
     seeds: tuple[int, ...]
     sweep_seeds: tuple[int, ...]  # others than those reported
     every: int = 4  # epochs between two looks at what is held out
+    widest: int = WIDEST  # lrs of a sweep, at most
 
 
 FULL = Length(epochs=20, first_lrs=3, seeds=tuple(range(1, 11)), sweep_seeds=(11, 12, 13))
@@ -182,7 +183,7 @@ def pending(
             run(lr).id: {"status": "ok", "held_out": [[0, loss]]}
             for lr, loss in sweep_means(done, name).items()
         }
-        missing, lr = search(means, middle, length.first_lrs, run)
+        missing, lr = search(means, middle, length.first_lrs, run, length.widest)
         if lr is None:
             return [run(m.lr, seed=seed) for m in missing for seed in length.sweep_seeds]
         runs = [run(lr, "digits", seed) for seed in length.seeds]

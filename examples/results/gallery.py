@@ -28,10 +28,9 @@ from records import RESULTS
 from torch import Tensor
 
 import signconv
-from signconv.ir.extras import needed
 from signconv.pipeline.catalogue import GENERATED, Entry
 
-FULL = Length(epochs=20, first_lrs=3, seeds=(1, 2, 3), sweep_seeds=(11,), every=1)
+FULL = Length(epochs=20, first_lrs=3, seeds=(1, 2, 3), sweep_seeds=(11,), every=1, widest=11)
 ENTRIES = {entry.label: entry for entry in GENERATED}
 
 
@@ -41,8 +40,8 @@ def class_of(entry: Entry) -> Any:
 
 
 def lacking(entry: Entry) -> list[str]:
-    """Extra inputs that its step cannot do without, which this training has none of."""
-    return sorted(needed(signconv.pipeline.resolve(entry.spec)))
+    """Its extra inputs, which this training has none of."""
+    return sorted(x.name for x in signconv.pipeline.resolve(entry.spec).extras)
 
 
 def build(name: str, weights: list[Tensor], lr: float, seed: int) -> torch.optim.Optimizer:
@@ -69,7 +68,9 @@ def summarize(records: Mapping[str, Record], names: list[str]) -> Summary:
     """One row per optimizer: the lrs tried, and the mean curve at the best."""
     rows = []
     for name in names:
-        own = of_kind(records, "digits", name)
+        means = sweep_means(records, name)
+        best = min(means, key=lambda lr: (means[lr], lr), default=None)
+        own = [r for r in of_kind(records, "digits", name) if r["lr"] == best]
         if len(own) < len(FULL.seeds):
             continue  # not yet run
         ended = [r for r in own if r["status"] == "ok"]
@@ -77,10 +78,9 @@ def summarize(records: Mapping[str, Record], names: list[str]) -> Summary:
             [step, round(statistics.fmean(dict(map(tuple, r["held_out"]))[step] for r in ended), 5)]
             for step, _ in (ended[0]["held_out"] if ended else [])
         ]
-        means = sweep_means(records, name)
         rows.append({
             "optimizer": name,
-            "lr": own[0]["lr"],
+            "lr": best,
             "lrs": [[lr, round(x, 5) if math.isfinite(x) else None] for lr, x in means.items()],
             "runs": len(ended),
             "diverged": len(own) - len(ended),

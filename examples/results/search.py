@@ -13,15 +13,20 @@ WIDEST = 5  # lrs of one sweep, at most
 
 
 def search(
-    done: Records, middle: int, first_lrs: int, make: Callable[[float], Run]
+    done: Records,
+    middle: int,
+    first_lrs: int,
+    make: Callable[[float], Run],
+    widest: int = WIDEST,
 ) -> tuple[list[Run], float | None]:
     """The runs of one sweep that are still missing, and the best lr once none is.
 
-    middle: index on the grid (optimizers.rate) of the middle of the first lrs.
+    middle: index on the grid (optimizers.rate) of the middle of the first lrs; widest: lrs of the
+    sweep, at most.
     """
     half = first_lrs // 2
     indexes = list(range(middle - half, middle - half + first_lrs))
-    widest = WIDEST if first_lrs > 1 else 1
+    widest = widest if first_lrs > 1 else 1
     while True:
         runs = [make(rate(i)) for i in indexes]
         missing = [run for run in runs if run.id not in done]

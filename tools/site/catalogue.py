@@ -202,10 +202,12 @@ def _loss(entry: Entry) -> Iterator[str]:
     found = curves.recorded(made)
     if found is None and (row := curves.on_digits(entry.label)) is not None:
         yield f'<div class="figures">{curves.digits_figure(made.module.class_name, row)}</div>'
-        tried = ", ".join(f"{lr:g}" for lr, _ in row["lrs"])
+        lrs = [lr for lr, _ in row["lrs"]]
+        end = ", an end of that range" if row["lr"] in (lrs[0], lrs[-1]) else ""
+        tried = ", ".join(f"{lr:g}" for lr in lrs)
         yield (
             f"- lr={row['lr']:g}: {row['held_out'][-1][1]:.4f}, mean of {row['runs']} runs; the "
-            f"best of lr {tried}, with another seed.\n\nHeld-out loss of a convnet of 76,522 "
+            f"best of lr {tried}, with another seed{end}.\n\nHeld-out loss of a convnet of 76,522 "
             "parameters on scikit-learn's digits (examples/results/gallery.py); dashed: AdamW on "
             "FP8 state, at its own best lr. It shows that and how it trains, and says little "
             "about which optimizer is best."
