@@ -92,7 +92,7 @@ def summarize(records: Mapping[str, Record], names: list[str]) -> Summary:
 def main() -> None:
     """Command line; no GPU and no text is needed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="3 epochs, one lr, two seeds, AdamW")
+    parser.add_argument("--quick", action="store_true", help="3 epochs, one lr and optimizer")
     parser.add_argument("--out", type=Path, default=None, help="folder of the JSON")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -68,10 +68,8 @@ class Evaluator:
 
     def kept(self, shape: tuple[int, ...], over: str) -> tuple[int, ...]:
         """The shape of a state that is one number ``over`` some dimensions of a tensor's."""
-        split = self.split(shape)
-        axis = _axes(split, over, self.blocks)
-        left = [1 if i in axis else n for i, n in enumerate(split)]
-        return (*left[:-2], left[-2] * left[-1]) if self.blocks else tuple(left)
+        left = self.left(self.split(shape), over)
+        return (*left[:-2], left[-2] * left[-1]) if self.blocks else left
 
     def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """As what a tensor is looked at: rows in blocks where anything runs over these."""

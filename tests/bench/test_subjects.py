@@ -63,6 +63,16 @@ def test_passes_are_named_in_the_order_applied() -> None:
 
 @pytest.mark.parametrize("text", ["adamw", "adamw@fp32@params=fp32", "sgd@bf16", "lamb", "signsgd"])
 def test_bytes_are_those_that_show_and_the_state_itself_tell(text: str) -> None:
+    assert_bytes(text)
+
+
+def test_bytes_of_a_state_that_is_one_number_a_block(tmp_path) -> None:
+    body = 'v = ema(mean(grad**2, axis="block"), 0.9)\nupdate = grad / (sqrt(v) + 1)'
+    assert assert_bytes(spec_file(tmp_path, body).spec) == 4 / 32
+
+
+def assert_bytes(text: str) -> float:
+    """Counted, shown, and held by a parameter of 4 x 64: all the same."""
     built = build(parse(text, PLAIN))
     s = built.subject
     shown = report._state(*_programs(s), s.state)
@@ -73,6 +83,7 @@ def test_bytes_are_those_that_show_and_the_state_itself_tell(text: str) -> None:
     optimizer = built.optimizer([p], backend="reference")
     optimizer.step()
     assert state_bytes(optimizer) == built.state_bytes * p.numel()
+    return built.state_bytes
 
 
 def _programs(s: Subject) -> tuple:
