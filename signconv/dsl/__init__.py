@@ -7,6 +7,7 @@ already, so the import is only needed for ``Optimizer`` (and by linters).
 from signconv.dsl.functions import (
     abs,
     clip,
+    columns,
     decoupled,
     ema,
     exp,
@@ -22,11 +23,13 @@ from signconv.dsl.functions import (
     mean,
     min,
     moment,
+    msign,
     ndim,
     norm,
     numel,
     param,
     root,
+    rows,
     sign,
     sqrt,
     state,
@@ -40,8 +43,8 @@ from signconv.dsl.functions import (
 from signconv.dsl.optimizer import Optimizer
 
 __all__ = [
-    "Optimizer", "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper",
-    "independent", "l2", "log", "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel",
-    "param", "root", "sign", "sqrt", "state", "stepped", "stochastic_sign", "sum", "t", "tanh",
-    "where",
+    "Optimizer", "abs", "clip", "columns", "decoupled", "ema", "exp", "extra", "given", "grad",
+    "hyper", "independent", "l2", "log", "max", "max_ema", "mean", "min", "moment", "msign",
+    "ndim", "norm", "numel", "param", "root", "rows", "sign", "sqrt", "state", "stepped",
+    "stochastic_sign", "sum", "t", "tanh", "where",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from signconv.dsl.terms import (
 )
 from signconv.errors import SpecError, nearest
 from signconv.ir.nodes import GRAD, PER, SCOPES, STATES, STEPPED, Const, Extra, Ref
+from signconv.runtime import polar
 
 grad = Term(Ref("grad", "grad"))
 param = Term(Ref("param", "param"))
@@ -25,6 +26,8 @@ t = Term(Ref("t", "t"))
 stepped = Term(STEPPED)
 ndim = Term(Ref("shape", "ndim"))
 numel = Term(Ref("shape", "numel"))
+rows = Term(Ref("shape", "rows"))
+columns = Term(Ref("shape", "columns"))
 
 
 def hyper(
@@ -280,6 +283,37 @@ def sum(x: Any, start: Any = 0, *, axis: Any = None, over: str = "tensor") -> An
     if isinstance(x, Term):
         return call("sum", x, over=_over("sum", axis))
     return builtins.sum(x, start)
+
+
+def msign(
+    x: Any, *, coefficients: str = "quintic", steps: int | None = None, axis: Any = None
+) -> Term:
+    """The matrix sign U V^T of x = U S V^T, its polar factor: x orthogonalized (Muon; Jordan et al.
+    2024), found by ``steps`` matrix iterations in bf16 from x over its Frobenius norm.
+
+    coefficients: "quintic", which leaves singular values between about 0.7 and 1.2 after its usual
+    5 steps; "polar_express" (8), whose come near 1; "newton_schulz" (16), 1 in the limit.
+    axis: without one the first dimension stands against all others, as of a convolution's kernel,
+    and a vector is one row: x/norm(x); (-2, -1): the last two dimensions are a matrix each."""
+    if coefficients not in polar.SCHEDULES:
+        known = nearest(str(coefficients), tuple(polar.SCHEDULES))
+        raise SpecError("SC169", f"msign(…, coefficients={coefficients!r}): {known}", caller())
+    steps = polar.STEPS[coefficients] if steps is None else steps
+    if type(steps) is not int or not 1 <= steps <= polar.MOST_STEPS:
+        raise SpecError(
+            "SC169",
+            f"msign(…, steps={steps!r}): a whole number from 1 to {polar.MOST_STEPS}",
+            caller(),
+        )
+    over = "" if axis is None else _over("msign", axis)
+    if over not in ("", "matrix"):
+        raise SpecError(
+            "SC169",
+            f"msign(…, axis={axis!r}): (-2, -1), a matrix of the last two dimensions each, or no "
+            "axis, the first dimension against all others",
+            caller(),
+        )
+    return call("msign", x, over=over, how=polar.named(coefficients, steps))
 
 
 def _many(fn: str, axis: Any, over: Any) -> bool:

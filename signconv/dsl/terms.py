@@ -325,10 +325,10 @@ def lift(value: Any) -> Expr:
     return Const(finite(value, "a number in an expression"))
 
 
-def call(fn: str, *args: Any, over: str = "") -> Term:
+def call(fn: str, *args: Any, over: str = "", how: str = "") -> Term:
     """An Op of the given function with the user's line."""
     origin = caller()
-    return Term(Op(fn, tuple(lift(a) for a in args), origin, over=over), origin)
+    return Term(Op(fn, tuple(lift(a) for a in args), over=over, how=how, origin=origin), origin)
 
 
 def finite(x: float, what: str) -> float:

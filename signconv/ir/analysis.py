@@ -241,7 +241,7 @@ class Degrees:
             return self._same(d[0], d[1])
         if fn in ("neg", "abs", "corrected", *REDUCTIONS):
             return d[0]
-        if fn == "sign":
+        if fn in ("sign", "msign"):
             return None if d[0] is None else 0
         if fn in RELATIONS:
             return 0 if self._same(d[0], d[1]) is not None else None

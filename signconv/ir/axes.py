@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from signconv.ir.analysis import is_scalar, scalar_moments
-from signconv.ir.nodes import REDUCTIONS, Expr, Moment, Op, Program, Ref, everything, walk
+from signconv.ir.nodes import APART, REDUCTIONS, Expr, Moment, Op, Program, Ref, everything, walk
 from signconv.runtime.axes import ELEMENTS, joined, reduced
 
 #: Of what is the same for all tensors: it joins with anything.
@@ -29,9 +29,11 @@ def reduced_moments(p: Program) -> dict[str, str]:
 
 
 def has_axes(p: Program) -> bool:
-    """Whether anything of a program is one number for a part of a tensor, or kept for all of it."""
+    """Whether anything of a program is one number for a part of a tensor, or kept for all of it, or
+    reads it as a matrix."""
     return bool(reduced_moments(p)) or any(
         (isinstance(n, Op) and n.fn in REDUCTIONS and bool(n.over))
+        or (isinstance(n, Op) and n.fn == "msign")
         or (isinstance(n, Ref) and n.kind == "shape")
         for e in everything(p)
         for n in walk(e)
@@ -49,7 +51,7 @@ def by_shape(e: Expr, p: Program) -> bool:
             for n in walk(e)
             if isinstance(n, Ref)
         )
-        and not any(isinstance(n, Op) and n.fn in REDUCTIONS for n in walk(e))
+        and not any(isinstance(n, Op) and n.fn in APART for n in walk(e))
     )
 
 

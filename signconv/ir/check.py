@@ -15,10 +15,10 @@ from signconv.ir.analysis import (
 )
 from signconv.ir.axes import by_shape, over, reduced_moments
 from signconv.ir.nodes import (
+    APART,
     FUNCTIONS,
     NOISES,
     PER,
-    REDUCTIONS,
     RELATIONS,
     SCOPES,
     SHAPES,
@@ -39,7 +39,7 @@ from signconv.ir.nodes import (
 )
 from signconv.ir.show import text
 from signconv.ir.totals import Totals
-from signconv.runtime.axes import NOTATION, reduced
+from signconv.runtime.axes import ELEMENTS, NOTATION, reduced
 
 LINKS = ("ratio", "stosign", "expected", "sign")
 DECAYS = ("l2", "decoupled", "independent")
@@ -119,7 +119,7 @@ def _node(p: Program, n: Expr) -> None:
         if n.fn == "total" and n.over not in SCOPES:
             known = nearest(n.over, SCOPES)
             raise SpecError("SC158", f"sum(…, over={n.over!r}): {known}", n.origin)
-        if n.fn in REDUCTIONS and is_scalar(n.args[0], p):
+        if n.fn in APART and is_scalar(n.args[0], p):
             raise SpecError(
                 "SC150",
                 f"{n.fn.removeprefix('a')}() of a scalar: it runs over the elements of a tensor",
@@ -132,9 +132,12 @@ def _axes(p: Program) -> None:
     """Reductions have something left to reduce, and what they leave has a name."""
     for e in everything(p):
         for n in walk(e):
-            if not isinstance(n, Op) or n.fn not in REDUCTIONS:
+            if not isinstance(n, Op) or n.fn not in APART:
                 continue
             source = over(n.args[0], p)
+            if n.fn == "msign":
+                _matrix(n, source)
+                continue
             if reduced(source, n.over) is None:
                 kind = NOTATION[source]
                 left = f"over axis={kind}" if kind else "over the whole tensor"
@@ -145,6 +148,16 @@ def _axes(p: Program) -> None:
                     "after 0 (or the other way), -1 after blocks, or the whole tensor",
                     n.origin,
                 )
+
+
+def _matrix(n: Op, source: str) -> None:
+    if source != ELEMENTS:
+        raise SpecError(
+            "SC170",
+            f"{text(n)}: its operand is what a reduction left, and msign() is of all elements of "
+            "a tensor",
+            n.origin,
+        )
 
 
 def _totals(p: Program) -> None:
@@ -205,7 +218,7 @@ def _after(p: Program) -> None:
             )
     for e in all_expressions(p):
         for x in walk(e):
-            if isinstance(x, Op) and x.fn in (*REDUCTIONS, "total") and known_after(x):
+            if isinstance(x, Op) and x.fn in (*APART, "total") and known_after(x):
                 raise SpecError(
                     "SC161",
                     f"{'sum' if x.fn == 'total' else x.fn}() runs over the tensor before the "
@@ -234,7 +247,7 @@ def _evaluated(p: Program, e: Expr) -> None:
             kept = n.kind == "value" and not is_scalar(n, p) and n.name not in reduced_moments(p)
             wrong = "" if kept else text(n)
             wrong += " (write the expression in its place)" if n.kind == "temp" else ""
-        elif isinstance(n, Op) and (n.fn in (*REDUCTIONS, "corrected", "total")):
+        elif isinstance(n, Op) and (n.fn in (*APART, "corrected", "total")):
             wrong = text(n)
         if wrong:
             raise SpecError(

@@ -18,6 +18,7 @@ from signconv.ir.axes import by_shape, has_blocks, reduced_moments
 from signconv.ir.extras import needed
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 from signconv.ir.totals import Totals
+from signconv.runtime import polar
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
@@ -181,12 +182,33 @@ class Evaluator:
         """The value of ``e`` for those of its operands."""
         if e.fn == "total":
             return FUNCTIONS_OF_FLOAT64["sum"](np.broadcast_to(args[0], self.shape))
+        if e.fn == "msign":
+            return self.msign(e, *args)
         if e.fn in REDUCTIONS:
             (x,) = args
             axis = _axes(x.shape, e.over, self.blocks)
             made = FUNCTIONS_OF_FLOAT64[e.fn](x, axis=axis, keepdims=True)
             return made if e.over else np.reshape(made, ())
         return FUNCTIONS_OF_FLOAT64[e.fn](*args)
+
+    def msign(self, e: Op, x: Array) -> Array:
+        """The matrix sign as the program's iteration finds it, in float64."""
+        seen = self.matrices(e, x)
+        norm = np.sqrt(np.sum(np.square(seen), axis=(1, 2), keepdims=True))
+        made = np.where(norm == 0, 0.0, seen / norm)
+        for a, b, c in polar.triples(e.how):
+            gram = made @ made.transpose(0, 2, 1)
+            made = a * made + (b * gram + c * (gram @ gram)) @ made
+        return np.reshape(made, x.shape)
+
+    def matrices(self, e: Op, x: Array) -> Array:
+        """What a matrix sign is found of: [matrices, rows, columns]."""
+        whole = np.broadcast_to(x, self.shape)
+        dims = (*whole.shape[:-2], whole.shape[-2] * whole.shape[-1]) if self.blocks else self.shape
+        rows, columns = _matrix(dims)
+        if e.over:
+            rows, columns = (1,) * (2 - len(dims)) + dims[-2:]
+        return np.reshape(whole, (-1, rows, columns))
 
     def _link(self, scope: _Scope, noise: Array | None) -> Array:
         p = self.program
@@ -272,7 +294,9 @@ class _Scope:
             return self.extras.get(e.name, self.ev.absent)
         if e.kind == "given":
             return np.float64(e.name in self.extras)  # type: ignore[return-value]
-        shape = {"ndim": len(self.param.shape), "numel": math.prod(self.param.shape)}
+        dims = self.param.shape
+        rows, columns = _matrix(dims)
+        shape = {"ndim": len(dims), "numel": math.prod(dims), "rows": rows, "columns": columns}
         fixed = {
             "grad": self.grad,
             "param": self.param,
@@ -282,6 +306,12 @@ class _Scope:
             "shape": np.float64(shape.get(e.name, 0)),
         }
         return fixed[e.kind]  # type: ignore[return-value]
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of the matrix that a tensor is: a vector is one row."""
+    rows = shape[0] if len(shape) > 1 else 1
+    return rows, math.prod(shape[1:] if len(shape) > 1 else shape)
 
 
 def _axes(shape: tuple[int, ...], over: str, blocks: bool) -> tuple[int, ...]:

@@ -20,13 +20,16 @@ FUNCTIONS = {
     "where": 3, "clip": 3, "exp": 1, "log": 1, "tanh": 1, "mod": 2,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2,
     "corrected": 1, "stochastic_sign": 2,
-    "norm": 1, "mean": 1, "sum": 1, "amax": 1, "amin": 1, "total": 1,
+    "norm": 1, "mean": 1, "sum": 1, "amax": 1, "amin": 1, "total": 1, "msign": 1,
 }  # fmt: skip
 RELATIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 #: How moments can be stored, as ``--state`` and ``store=`` say it.
 STATES = ("fp8", "fp4", "fp8-raw", "bf16", "fp32")
 DEFAULT_STATE = "fp8"
 REDUCTIONS = frozenset({"norm", "mean", "sum", "amax", "amin"})
+#: What needs all of a tensor, and so comes before the pass that steps it: reductions, and what is
+#: found of matrices, a number for each element.
+APART = REDUCTIONS | {"msign"}
 
 #: What a reference can mean.  value: a moment after this step's update; prev: before it; norm: the
 #: Euclidean norm of all gradients of SCOPES, as they come; stepped: the parameter after the update;
@@ -36,8 +39,9 @@ REF_KINDS = frozenset({
     "grad", "param", "t", "hyper", "value", "prev", "temp", "draw", "scalar", "local", "norm",
     "stepped", "shape", "extra", "number", "given", "total",
 })  # fmt: skip
-#: What is known of a parameter's shape: dimensions, and elements.
-SHAPES = ("ndim", "numel")
+#: What is known of a parameter's shape: dimensions, elements, and rows and columns of the matrix
+#: that it is: its first dimension against all others, a vector being one row.
+SHAPES = ("ndim", "numel", "rows", "columns")
 #: What a norm or a total is over: the tensors of the param group, or of the whole optimizer.
 SCOPES = ("group", "all")
 
@@ -67,12 +71,15 @@ class Op(Expr):
     """A function of FUNCTIONS applied to arguments; ``origin`` does not count for equality.
 
     over: what a reduction runs over, one of ``runtime.axes.NOTATION``; "" for the whole tensor.  Of
-    a "total", the sum over all elements of many tensors: one of SCOPES.
+    a "total", the sum over all elements of many tensors: one of SCOPES.  Of an "msign": "" where
+    the first dimension stands against all others, "matrix" where the last two are a matrix each;
+    ``how``: the iteration that finds it (``runtime.polar.named``).
     """
 
     fn: str
     args: tuple[Expr, ...]
     over: str = field(default="", kw_only=True)
+    how: str = field(default="", kw_only=True)
     origin: Origin | None = field(default=None, compare=False, repr=False)
 
 

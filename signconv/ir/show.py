@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from signconv.ir.nodes import NOISE, REDUCTIONS, Const, Expr, Op, Program, Ref, add, div, mul, op
+from signconv.ir.nodes import APART, NOISE, Const, Expr, Op, Program, Ref, add, div, mul, op
+from signconv.runtime import polar
 from signconv.runtime.axes import NOTATION
 
 _BINARY = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "mod": ("%", 2)}
@@ -86,11 +87,21 @@ class _Text(Infix):
             return f"{self(e.args[0])}.corrected", 9
         if e.fn == "total":
             return f'sum({self(e.args[0])}, over="{e.over}")', 9
-        if e.fn in REDUCTIONS:
+        if e.fn in APART:
             axis = f", axis={NOTATION[e.over]}" if e.over else ""
             name = e.fn.removeprefix("a") if e.fn in ("amax", "amin") else e.fn
-            return f"{name}({self(e.args[0])}{axis})", 9
+            return f"{name}({self(e.args[0])}{axis}{_iteration(e)})", 9
         return None
+
+
+def _iteration(e: Op) -> str:
+    """What is not the default of how a matrix sign is found."""
+    if not e.how:
+        return ""
+    name, steps = polar.split(e.how)
+    usual = next(iter(polar.SCHEDULES))
+    made = "" if name == usual else f', coefficients="{name}"'
+    return made + ("" if steps == polar.STEPS[name] else f", steps={steps}")
 
 
 text = _Text()

@@ -107,6 +107,9 @@ class MomentPlan:
 class Reduction:
     """What is read by ``name``: the norm, mean, … of ``operand`` ``over`` a tensor or some of its
     dimensions; ``source``: for how much of a tensor the operand is one number (``runtime.axes``).
+
+    Of kind "msign" there is a number for each element: ``how`` it is found (``runtime.polar``), and
+    of which ``matrix``, "" or "matrix" (``runtime.axes.matrices``).
     """
 
     name: str
@@ -114,6 +117,8 @@ class Reduction:
     operand: Expr
     over: str = ""
     source: str = ELEMENTS
+    how: str = ""
+    matrix: str = ""
 
     @property
     def summand(self) -> Expr:

@@ -130,18 +130,20 @@ class Places(ScalarCode):
         if self.bf16:
             raise LoweringError("SC304", f"{self.p.name}: --math bf16 does not go with {e.fn}()")
         source = over(e.args[0], self.p, self.overs)
-        left = reduced(source, e.over)
+        left = ELEMENTS if e.fn == "msign" else reduced(source, e.over)
         assert left is not None  # ir.check
+        matrix = e.over if e.fn == "msign" else ""
         with self.at(source):
             operand = self.local("operand", e.args[0])
             assert isinstance(operand, Ref)
             for r in self.reductions[self._raw :]:
-                if (r.kind, r.operand, r.over) == (e.fn, operand, left):
+                known = r.kind, r.operand, r.over, r.how, r.matrix
+                if known == (e.fn, operand, left, e.how, matrix):
                     return Ref("local", r.name)
             # Statements so far, since the parameter is assigned anew at the end
             needed = needed_by(self.math, [operand]) if source == ELEMENTS else ()
         name = self._fresh(f"{e.fn.removeprefix('a')}_{local_name(operand)}")
-        self.reductions.append(Reduction(name, e.fn, operand, left, source))
+        self.reductions.append(Reduction(name, e.fn, operand, left, source, e.how, matrix))
         self.operands.append(needed)
         self.overs[name] = left
         return Ref("local", name)

@@ -21,9 +21,9 @@ from signconv.ir.analysis import (
 )
 from signconv.ir.bounds import Ties, has_offset, moment_bounds
 from signconv.ir.nodes import (
+    APART,
     GRAD,
     PARAM,
-    REDUCTIONS,
     RELATIONS,
     STEP,
     Const,
@@ -219,7 +219,7 @@ class Lowerer(Places):
             return op("gt", flag, 0.5)
         if e.fn in RELATIONS:
             return replace(e, args=tuple(self.element(a, hint) for a in e.args))
-        if e.fn in REDUCTIONS:
+        if e.fn in APART:
             return self.reduction(e)
         return replace(e, args=tuple(self.element(a, hint) for a in e.args))
 

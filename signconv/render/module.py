@@ -17,6 +17,7 @@ from signconv.lower.kernel_program import (
     Evaluation,
     Function,
     KernelProgram,
+    Reduction,
     Stage,
     Statement,
     Sums,
@@ -161,10 +162,7 @@ def _sums(k: KernelProgram, x: Sums, name: str) -> dict[str, object]:
     triton, torch = TritonPrinter(), TorchPrinter()
     read = _read(x.expressions)
     summands = [r.summand for r in x.reductions]
-    results = [
-        f'Reduction("{r.name}", "{r.kind}"' + (f', "{r.over}")' if r.over else ")")
-        for r in x.reductions
-    ]
+    results = [_reduction(r) for r in x.reductions]
     source = f', source="{x.source}"' if x.source != ELEMENTS else ""
     reads = f", reads={signature.tuple_literal(x.reads)}" if x.reads else ""
     return {
@@ -177,6 +175,13 @@ def _sums(k: KernelProgram, x: Sums, name: str) -> dict[str, object]:
         "torch": layout.tuple_of([torch(e) for e in summands]),
         "literal": f"Sums({layout.tuple_of(results)}, {name}_reference, {name}{source}{reads})",
     }
+
+
+def _reduction(r: Reduction) -> str:
+    words = [r.name, r.kind, r.over, r.how, r.matrix]
+    while not words[-1]:
+        words.pop()
+    return "Reduction(" + ", ".join(f'"{w}"' for w in words) + ")"
 
 
 def _totals(k: KernelProgram, x: Totals) -> dict[str, object]:

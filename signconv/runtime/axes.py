@@ -109,3 +109,12 @@ def view(shape: Sequence[int], source: str, over: str) -> tuple[int, int, int]:
     behind = math.prod(dims[span.stop :])
     length = math.prod(dims[i] for i in span)
     return math.prod(dims[: span.start]), length, behind
+
+
+def matrices(shape: Sequence[int], over: str) -> tuple[int, int, int]:
+    """(matrices, rows, columns) that a tensor is: "": one, its first dimension against all others,
+    a vector being one row; "matrix": its last two dimensions are one each."""
+    full = [1] * (2 - len(shape)) + [*shape]
+    if over == "matrix":
+        return math.prod(full[:-2]), full[-2], full[-1]
+    return 1, full[0], math.prod(full[1:])

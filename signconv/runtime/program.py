@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime.axes import ELEMENTS, kept
+from signconv.runtime.axes import ELEMENTS, kept, matrices
 from signconv.runtime.errors import coded
 from signconv.runtime.formats import BLOCK, FORMATS, Format
 
@@ -119,18 +119,24 @@ def lasting(noise: str) -> bool:
 #: the step takes (codes, scales).
 Tensors = tuple[Tensor, ...]
 #: Kinds of reductions; a kernel knows one by its place here.
-REDUCTION_KINDS = ("norm", "mean", "sum", "amax", "amin")
+REDUCTION_KINDS = ("norm", "mean", "sum", "amax", "amin", "msign")
 #: Those that are sums.
 SUM_KINDS = REDUCTION_KINDS[:3]
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """A value of a stage: of ``kind``, ``over`` a tensor or some of its dimensions (``axes``)."""
+    """A value of a stage: of ``kind``, ``over`` a tensor or some of its dimensions (``axes``).
+
+    Of "msign" there is one for each element: ``how`` it is found (``polar``), and of which
+    ``matrix`` (``axes.matrices``).
+    """
 
     name: str
     kind: str
     over: str = ""
+    how: str = ""
+    matrix: str = ""
 
 
 @dataclass(frozen=True)
@@ -404,4 +410,6 @@ def check_shape(param: Tensor, entry: Mapping[str, Tensor], program: OptimizerPr
 
 def of_shape(name: str, shape: Sequence[int]) -> float:
     """What ``OptimizerProgram.shapes`` name."""
-    return float({"ndim": len(shape), "numel": math.prod(shape)}[name])
+    _, rows, columns = matrices(shape, "")
+    known = {"ndim": len(shape), "numel": math.prod(shape), "rows": rows, "columns": columns}
+    return float(known[name])

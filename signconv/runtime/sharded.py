@@ -79,7 +79,7 @@ def is_local(p: Tensor, program: OptimizerProgram, entry: Mapping[str, Tensor]) 
     others."""
     if not mesh.is_cut(p):
         return True
-    if program.reductions or "numel" in program.shapes:
+    if program.reductions or set(program.shapes) - {"ndim"}:
         return False
     if program.totals is not None and not (program.scaled or whole_blocks(p)):
         return False  # totals sum blocks, which go through rows as they lie there

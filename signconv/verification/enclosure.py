@@ -22,6 +22,7 @@ from signconv.ir.evaluate import Evaluator
 from signconv.ir.nodes import Const, Expr, Op, Program, Ref, walk
 from signconv.lower.quotients import DEPTH
 from signconv.runtime.formats import STRIDE
+from signconv.verification.matrix import sign_error
 
 LARGEST = float(np.finfo(np.float32).max)
 #: Units in the last place per operation: a quotient by a scalar is two roundings, an integer
@@ -342,6 +343,22 @@ class Enclosing(Evaluator):
         )
         hi = np.where(small, 2.0**101 if order == 2 else np.inf, made.hi)
         return Enclosed(made.lo, hi, made.nan | np.isinf(args[0].hi), made.unit)
+
+    def msign(self, e: Op, x: Any) -> Any:
+        if not isinstance(x, Enclosed):
+            return super().msign(e, x)
+        lo, hi = self.matrices(e, x.lo), self.matrices(e, x.hi)
+        middle = np.where(np.isfinite(lo + hi), (lo + hi) / 2, 0.0)
+        sign = self.matrices(e, super().msign(e, np.reshape(middle, np.shape(x.lo))))
+        lost: Any = self.matrices(e, x.open).any(axis=(1, 2))
+        errors = [
+            np.inf if bad else sign_error(m, float(np.linalg.norm(high - m)), e.how)
+            for bad, m, high in zip(lost, middle, hi, strict=True)
+        ]
+        by = np.reshape(errors, (-1, 1, 1))
+        nan = np.reshape(np.broadcast_to(lost[:, None, None], sign.shape), self.shape)
+        lo, hi = np.reshape(sign - by, self.shape), np.reshape(sign + by, self.shape)
+        return Enclosed(lo, hi, nan, x.unit)
 
     def rounded_hypers(self, unit: float) -> None:
         """Hyperparameters as bf16 arithmetic reads them: 1 - beta is a bf16 difference."""

@@ -19,9 +19,9 @@ PACKAGE = ROOT / "signconv"
 #: with the runtime what a reduction runs over).
 ALLOWED = {
     "errors": set(),
-    "ir": {"ir", "errors", "runtime.axes"},
+    "ir": {"ir", "errors", "runtime.axes", "runtime.polar"},
     "prove": {"prove", "ir", "errors", "runtime.formats"},
-    "dsl": {"dsl", "ir", "errors"},
+    "dsl": {"dsl", "ir", "errors", "runtime.polar"},
     "specs": {"dsl"},
     "passes": {"passes", "ir", "errors"},
     "lower": {

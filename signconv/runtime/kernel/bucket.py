@@ -45,7 +45,8 @@ Pointers = tuple[list[int], list[int], list[int]]
 
 
 class Bucket:
-    """Tensors of one launch: one parameter dtype, gradient dtype and storage."""
+    """Tensors of one launch: one parameter dtype, gradient dtype and storage; buffer: for values of
+    stages (``Stages``)."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Bucket:
         device: torch.device,
         members: list[Tensor],
         state: Mapping[Tensor, dict[str, Tensor]],
+        buffer: Tensor | None = None,
     ) -> None:
         self.program, self.device, self.members = program, device, members
         self.shape = launch.launch_shape(program, members[0].dtype)
@@ -86,7 +88,7 @@ class Bucket:
         self.stages: Stages | None = None
         if program.staged:
             shapes = [p.shape for p in members]
-            self.stages = Stages(program, device, shapes, blocks, self.variant)
+            self.stages = Stages(program, device, shapes, blocks, self.variant, buffer)
         self.squares: tuple[Tensor, Reducer, Launcher] | None = None  # where a norm is asked for
         self.sums: Reducer | None = None  # of what members add to totals
         if program.totals is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from signconv.runtime.axes import ELEMENTS
 from signconv.runtime.backend import Task
 from signconv.runtime.extras import Inputs
 from signconv.runtime.formats import STEPS
@@ -18,6 +19,7 @@ from signconv.runtime.kernel.bucket import Bucket
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.reading import across
 from signconv.runtime.kernel.scalars import scalar_kernel
+from signconv.runtime.kernel.stages import Stages, matrices_apart
 from signconv.runtime.kernel.sums import Reducer
 from signconv.runtime.master import param_format
 from signconv.runtime.program import OptimizerProgram, Rows, check_shape, rows_of
@@ -117,10 +119,16 @@ class GroupEngine:
             blocks = across(self.program, p.shape) if rows == Rows.FLAT else 0
             kind = (p.dtype, p.grad.dtype, rows, param_format(state[p]), blocks)
             buckets.setdefault(kind, []).append(p)
-        self.buckets = [Bucket(self.program, self.device, b, state) for b in buckets.values()]
+        members = [*buckets.values()]
+        buffer = None
+        if any(r.over == ELEMENTS for r in self.program.reductions):
+            members = [part for b in members for part in matrices_apart(b)]
+            rooms = [Stages.room(self.program, [p.shape for p in b]) for b in members]
+            buffer = torch.empty(max(rooms), dtype=torch.float32, device=self.device)
+        self.buckets = [Bucket(self.program, self.device, b, state, buffer) for b in members]
         self.order = None
         self.reducers = {}
-        if len(buckets) > 1:
+        if len(self.buckets) > 1:
             places = {p: i for i, p in enumerate(p for b in self.buckets for p in b.members)}
             order = [places[p] for p in params]
             self.order = torch.tensor(order, dtype=torch.int64, device="cpu").to(self.device)

@@ -26,7 +26,7 @@ def across(program: OptimizerProgram, shape: Sequence[int]) -> int:
         return 0  # totals are summed by the step kernel alone
     widths = [MOST]
     overs = {r.over for r in program.reductions} | {k.over for k in program.kept}
-    for over in overs - {""}:
+    for over in overs - {"", ELEMENTS}:
         _, reduced, behind = axes.view(shape, ELEMENTS, over)
         n = behind if over in STRIDED else reduced
         widths.append(0 if n % BLOCK else math.gcd(n // BLOCK, MOST))

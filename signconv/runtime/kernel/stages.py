@@ -23,6 +23,7 @@ from signconv.runtime.kernel import folds, launch, passes
 from signconv.runtime.kernel import walk as kernel_of_walks
 from signconv.runtime.kernel.launch import Launcher
 from signconv.runtime.kernel.reading import Layout, step_kernel
+from signconv.runtime.msign import TOGETHER, matrix_sign
 from signconv.runtime.program import (
     REDUCTION_KINDS,
     OptimizerProgram,
@@ -42,10 +43,25 @@ View = tuple[int, int, int]
 Launch = Callable[[Tensor, Tensor, Tensor], None]
 
 
+def matrices_apart(params: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Parameters in as many parts as keep what is found of their elements between launches within
+    TOGETHER numbers, those of one shape next to each other."""
+    made: list[list[Tensor]] = []
+    size = TOGETHER
+    for p in sorted(params, key=lambda p: tuple(p.shape)):
+        if size + p.numel() > TOGETHER:
+            made.append([])
+            size = 0
+        made[-1].append(p)
+        size += p.numel()
+    return made
+
+
 class Stages:
     """Tables and launches for tensors of one bucket.
 
-    shapes: of the tensors; blocks: how many each has.
+    shapes: of the tensors; blocks: how many each has; buffer: where values lie between launches,
+    ``room`` numbers at least, which other buckets may write once these have stepped.
     """
 
     def __init__(
@@ -55,28 +71,23 @@ class Stages:
         shapes: Sequence[Sequence[int]],
         blocks: Sequence[int],
         variant: launch.Variant,
+        buffer: Tensor | None = None,
     ) -> None:
         self.program, self.device, self.variant = program, device, variant
         self.shapes, self.block_counts = shapes, blocks
         self.layout = Layout(program)
-        over = self.layout.over
-        kept = len(program.kept)
-        sizes = [[math.prod(axes.broadcast(s, over[name])) for name in over] for s in shapes]
-        starts, end = [], 0
-        for row in sizes:
-            mine = []
-            for i, n in enumerate(row):
-                mine.append(end)
-                end += 0 if i < kept else -(-n // BLOCK) * BLOCK
-            starts.append(mine)
-        self.buffer = torch.empty(end, dtype=torch.float32, device=device)
-        for i, name in enumerate(program.shapes, kept):
-            given = [of_shape(name, s) for s in shapes]
-            places = torch.tensor([row[i] for row in starts], dtype=torch.int64, device="cpu")
-            places = places.to(device)
-            self.buffer[places] = torch.tensor(given, dtype=torch.float32, device="cpu").to(device)
-        base = self.buffer.data_ptr()
-        self.addresses = [[base + 4 * x for x in row] for row in starts]
+        kept, given = len(program.kept), len(program.shapes)
+        sizes = _sizes(self.layout, shapes)
+        self.starts, end = _starts(self.layout, shapes)
+        if buffer is None:
+            buffer = torch.empty(end, dtype=torch.float32, device=device)
+        self.buffer = buffer
+        numbers = [[of_shape(name, s) for name in program.shapes] for s in shapes]
+        self.numbers = torch.tensor(numbers, dtype=torch.float32, device="cpu").to(device)
+        base, known = self.buffer.data_ptr(), self.numbers.data_ptr()
+        self.addresses = [[base + 4 * x for x in row] for row in self.starts]
+        for j, row in enumerate(self.addresses):
+            row[kept : kept + given] = [known + 4 * (j * given + i) for i in range(given)]
         self.values = self._table(self.addresses)
         maps = [
             [x for pair in self.layout.maps for x in _span(axes.view(s, *pair))] for s in shapes
@@ -90,6 +101,11 @@ class Stages:
         self.walk_chunks: Tensor | None = None
         self.made: list[Launcher] = []
         self._commit: Launcher | None = None
+
+    @staticmethod
+    def room(program: OptimizerProgram, shapes: Sequence[Sequence[int]]) -> int:
+        """How many fp32 numbers values take between launches."""
+        return _starts(Layout(program), shapes)[1]
 
     def upload(self, kept: Sequence[Sequence[int]]) -> None:
         """New addresses of the kept states, tensor by tensor."""
@@ -166,16 +182,22 @@ class Stages:
     def _pass(self, s: Sums, variant: launch.Variant, scaled: bool) -> list[Launch]:
         """A pass over elements: a launch, or one for each kind of strided dimensions."""
         walks = [x for x in dict.fromkeys(r.over for r in s.results) if x in STRIDED]
-        if not self.variant.across:
-            return self._launch_pass(s, range(len(s.results)), "", variant, scaled)
-        if not walks:
-            return self._launch_pass(s, range(len(s.results)), self.layout.walk(s), variant, scaled)
+        every = [*range(len(s.results))]
+        along = walks or [x for x in (self.layout.walk(s),) if x]
+        if not self.variant.across or not along:
+            return self._launch_pass(s, every, "", variant, scaled)
         made: list[Launch] = []
+        matrices = [i for i in every if s.results[i].kind == "msign"]
+        if matrices:  # a number for each element, as they lie
+            made += self._launch_pass(s, matrices, "", variant, scaled)
+        if not walks:
+            rest = [i for i in every if i not in matrices]
+            return made + (self._launch_pass(s, rest, along[0], variant, scaled) if rest else [])
         for i, walk in enumerate(walks):
             mine = [
                 j
                 for j, r in enumerate(s.results)
-                if r.over == walk or (i == 0 and r.over not in STRIDED)
+                if r.over == walk or (i == 0 and r.over not in STRIDED and j not in matrices)
             ]
             made += self._launch_pass(s, mine, walk, variant, scaled)
         return made
@@ -194,6 +216,10 @@ class Stages:
             views.append(view)
         counts = [[math.prod(v[j]) if v else 0 for v in views] for j in self._all]
         targets = self._room(counts)
+        for i in wanted:
+            if s.results[i].kind == "msign":
+                for j in self._all:
+                    targets[j][i] = self._address(j, s.results[i].name)
         given = {
             **launch.tile_constants(self.program, variant, scaled),
             **self.layout.reading(s.reads, ELEMENTS, walk),
@@ -221,6 +247,9 @@ class Stages:
         made: list[Launch] = [start]
         for i in wanted:
             r = s.results[i]
+            if r.kind == "msign":
+                made.append(self._matrix_signs(r))
+                continue
             sources = [targets[j][i] for j in self._all]
             steps = modes[i] == formats.BY_ELEMENT and r.over in STRIDED
             made += self._fold(r, ELEMENTS, sources, views[i], steps)
@@ -228,6 +257,8 @@ class Stages:
 
     def _mode(self, r: Reduction, walk: str, rows: int) -> tuple[int, list[View]]:
         """What a pass stores of a result, and as what the stored numbers are seen."""
+        if r.kind == "msign":
+            return formats.BY_ELEMENT, []  # where its values are
         spans = [axes.view(x, ELEMENTS, r.over) for x in self.shapes]
         if walk and r.over == walk:
             return formats.BY_COLUMN, [(a, -(-k // SEGMENT), b) for a, k, b in spans]
@@ -239,6 +270,34 @@ class Stages:
         if not r.over:
             return formats.BY_TILE, [(1, -(-n // rows), 1) for n in self.block_counts]
         return formats.BY_ELEMENT, spans
+
+    def _matrix_signs(self, r: Reduction) -> Launch:
+        """From the elements that a pass left where the signs of their matrices are to be."""
+        place = self.layout.columns[r.name]
+        found: dict[View, list[int]] = {}
+        for shape, row in zip(self.shapes, self.starts, strict=True):
+            found.setdefault(axes.matrices(shape, r.matrix), []).append(row[place])
+        batches = []
+        for (count, rows, columns), starts in found.items():
+            size = count * rows * columns
+            step = _whole(size)
+            if step == size or count == 1:  # one behind the other, or one of each tensor
+                view = count * len(starts), rows, columns
+                apart = rows * columns if step == size else step
+                spans = [(view, apart, min(starts))]
+            else:
+                spans = [((count, rows, columns), rows * columns, x) for x in starts]
+            batches += [
+                self.buffer.as_strided(view, (apart, columns, 1), start)
+                for view, apart, start in spans
+                if size
+            ]
+
+        def start(*_: Tensor) -> None:
+            for batch in batches:
+                matrix_sign(batch, r.how)
+
+        return start
 
     def _walk_chunks(self, walk: str) -> Tensor:
         width = BLOCK * self.variant.across
@@ -359,6 +418,32 @@ class Stages:
 
     def _chunks(self, counts: list[int]) -> Tensor:
         return torch.stack(tables.chunks(counts), dim=1).to(torch.int32).to(self.device)
+
+
+def _sizes(layout: Layout, shapes: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of every value of every tensor."""
+    return [[math.prod(axes.broadcast(s, over)) for over in layout.over.values()] for s in shapes]
+
+
+def _starts(layout: Layout, shapes: Sequence[Sequence[int]]) -> tuple[list[list[int]], int]:
+    """Where values begin, tensor by tensor, and where all of them end: matrices of one shape behind
+    each other; states and shapes lie elsewhere."""
+    sizes = _sizes(layout, shapes)
+    elsewhere = len(layout.program.kept) + len(layout.program.shapes)
+    starts, end = [[0] * len(layout.over) for _ in shapes], 0
+    by_shape = sorted(range(len(shapes)), key=lambda j: tuple(shapes[j]))
+    for i, over in enumerate(layout.over.values()):
+        if i < elsewhere:
+            continue
+        for j in by_shape if over == ELEMENTS else range(len(shapes)):
+            starts[j][i] = end
+            end += _whole(sizes[j][i])
+    return starts, end
+
+
+def _whole(n: int) -> int:
+    """Up to a whole block."""
+    return -(-n // BLOCK) * BLOCK
 
 
 def _span(view: View) -> tuple[int, int]:

@@ -42,6 +42,12 @@ def tile_values(found, at, KINDS: tl.constexpr, BLOCKS: tl.constexpr, FULL: tl.c
             made = made + (tl.load(ptr),)
         elif KINDS[i] == WALKED:
             made = made + (span,)  # ``walked_values``
+        elif KINDS[i] == SAME:
+            ptr = tl.multiple_of(ptr, 16) + start
+            if FULL:
+                made = made + (tl.load(ptr + offsets),)
+            else:
+                made = made + (tl.load(ptr + offsets, mask=mask, other=0.0),)
         elif BLOCKS:
             block = (start // 32).to(tl.int32) + row.to(tl.int32)
             line = block // (span // 32).to(tl.int32)

@@ -15,6 +15,7 @@ from torch import Tensor
 from signconv.runtime import axes
 from signconv.runtime.axes import ELEMENTS, STRIDED
 from signconv.runtime.formats import SEGMENT, STRIDE
+from signconv.runtime.msign import matrix_sign
 from signconv.runtime.program import OptimizerProgram, Reduction, Sums, of_shape
 from signconv.runtime.reference import ops
 
@@ -65,7 +66,9 @@ def run(
             here = s.source == ELEMENTS
             summands = elements(s, read) if here else s.reference(read)
             for r, x in zip(s.results, summands, strict=True):
-                if here and not r.over:
+                if r.kind == "msign":
+                    values.put(r.name, ELEMENTS, _matrix_sign(r, x, values.shape))
+                elif here and not r.over:
                     values.put(r.name, "", whole(r, x))
                 else:
                     view = axes.view(values.shape, s.source, r.over)
@@ -77,6 +80,12 @@ def run(
             count = math.prod(axes.broadcast(values.shape, d.over))
             for name, x in zip(d.outputs, made, strict=True):
                 values.put(name, d.over, _full(x, count) if d.over else x.reshape(()))
+
+
+def _matrix_sign(r: Reduction, x: Tensor, shape: Sequence[int]) -> Tensor:
+    made = x.clone().view(axes.matrices(shape, r.matrix))
+    matrix_sign(made, r.how)
+    return made.view(-1)
 
 
 def _full(x: Tensor, count: int) -> Tensor:
