@@ -18,7 +18,7 @@ from signconv.dsl.terms import (
 )
 from signconv.errors import SpecError, nearest
 from signconv.ir.nodes import GRAD, PER, SCOPES, STATES, STEPPED, Const, Extra, Ref
-from signconv.runtime import polar
+from signconv.runtime.polar import MOST_STEPS, SCHEDULES, STEPS, named
 
 grad = Term(Ref("grad", "grad"))
 param = Term(Ref("param", "param"))
@@ -295,14 +295,14 @@ def msign(
     5 steps; "polar_express" (8), whose come near 1; "newton_schulz" (16), 1 in the limit.
     axis: without one the first dimension stands against all others, as of a convolution's kernel,
     and a vector is one row: x/norm(x); (-2, -1): the last two dimensions are a matrix each."""
-    if coefficients not in polar.SCHEDULES:
-        known = nearest(str(coefficients), tuple(polar.SCHEDULES))
+    if coefficients not in SCHEDULES:
+        known = nearest(str(coefficients), tuple(SCHEDULES))
         raise SpecError("SC169", f"msign(…, coefficients={coefficients!r}): {known}", caller())
-    steps = polar.STEPS[coefficients] if steps is None else steps
-    if type(steps) is not int or not 1 <= steps <= polar.MOST_STEPS:
+    steps = STEPS[coefficients] if steps is None else steps
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         raise SpecError(
             "SC169",
-            f"msign(…, steps={steps!r}): a whole number from 1 to {polar.MOST_STEPS}",
+            f"msign(…, steps={steps!r}): a whole number from 1 to {MOST_STEPS}",
             caller(),
         )
     over = "" if axis is None else _over("msign", axis)
@@ -313,7 +313,7 @@ def msign(
             "axis, the first dimension against all others",
             caller(),
         )
-    return call("msign", x, over=over, how=polar.named(coefficients, steps))
+    return call("msign", x, over=over, how=named(coefficients, steps))
 
 
 def _many(fn: str, axis: Any, over: Any) -> bool:

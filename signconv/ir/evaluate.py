@@ -18,7 +18,7 @@ from signconv.ir.axes import by_shape, has_blocks, reduced_moments
 from signconv.ir.extras import needed
 from signconv.ir.nodes import REDUCTIONS, Const, Expr, Moment, Op, Program, Ref, Temp, norm_scope
 from signconv.ir.totals import Totals
-from signconv.runtime import polar
+from signconv.runtime.polar import triples
 
 Array = npt.NDArray[np.float64]
 State = dict[str, Array]
@@ -196,7 +196,7 @@ class Evaluator:
         seen = self.matrices(e, x)
         norm = np.sqrt(np.sum(np.square(seen), axis=(1, 2), keepdims=True))
         made = np.where(norm == 0, 0.0, seen / norm)
-        for a, b, c in polar.triples(e.how):
+        for a, b, c in triples(e.how):
             gram = made @ made.transpose(0, 2, 1)
             made = a * made + (b * gram + c * (gram @ gram)) @ made
         return np.reshape(made, x.shape)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from signconv.ir.nodes import APART, NOISE, Const, Expr, Op, Program, Ref, add, div, mul, op
-from signconv.runtime import polar
 from signconv.runtime.axes import NOTATION
+from signconv.runtime.polar import SCHEDULES, STEPS, split
 
 _BINARY = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "mod": ("%", 2)}
 RELATION = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
@@ -98,10 +98,10 @@ def _iteration(e: Op) -> str:
     """What is not the default of how a matrix sign is found."""
     if not e.how:
         return ""
-    name, steps = polar.split(e.how)
-    usual = next(iter(polar.SCHEDULES))
+    name, steps = split(e.how)
+    usual = next(iter(SCHEDULES))
     made = "" if name == usual else f', coefficients="{name}"'
-    return made + ("" if steps == polar.STEPS[name] else f", steps={steps}")
+    return made + ("" if steps == STEPS[name] else f", steps={steps}")
 
 
 text = _Text()
