@@ -6,8 +6,10 @@ from fractions import Fraction
 from typing import Any
 
 from signconv.ir.analysis import Degrees
-from signconv.ir.nodes import Program
+from signconv.ir.nodes import Op, Program, everything, walk
+from signconv.ir.show import text
 from signconv.prove.proofs import Bound
+from signconv.runtime.polar import largest, smallest_kept
 
 RATIO = "abs(numerator/denominator)"
 
@@ -105,6 +107,20 @@ def update_claims(p: Program, b: Bound, excess: dict[str, Any] | None) -> list[s
             f"power of a gradient leaves fp32's range{_range(p)}."]  # fmt: skip
     if excess is not None:
         made.append(f"With FP8 state this is not proved. Measured: {_measured(excess)}")
+    return made
+
+
+def matrix_claims(p: Program) -> list[str]:
+    """What matrix signs do to singular values, in exact arithmetic."""
+    made = []
+    signs = {n: None for e in everything(p) for n in walk(e) if isinstance(n, Op)}
+    for n in (n for n in signs if n.fn == "msign"):
+        least, start = smallest_kept(n.how)
+        made.append(
+            f"{text(n)}: no singular value, and so no element, is above {largest(n.how):.4g} in "
+            f"exact arithmetic; those of at least {start:.2g} of the Frobenius norm are at least "
+            f"{least:.2g}. Products in bf16 add what docs/design.md says of matrix signs."
+        )
     return made
 
 

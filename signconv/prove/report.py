@@ -13,7 +13,8 @@ renderings read nothing else.  A quantity that does not apply is None (JSON: nul
     state                      {fp4|fp8|bf16|fp32: {moments: {name: {format, bytes}}, bytes,
                                moved: {bf16|fp32: bytes per step with parameters of that type}}}
     built                      {state, moments}: what --state chose
-    operations                 {arithmetic, other, passes}: per parameter and step, of the fp32 math
+    operations                 {arithmetic, other, passes, products}: per parameter and step, of the
+                               fp32 math, and matrix products of matrix signs
     bound                      {status, value, formula, method, numerator_weights,
                                denominator_weights, condition, assumptions, always, reason, tied,
                                attained, early: {steps, t, value}, search, offset}
@@ -40,6 +41,7 @@ from signconv.passes.base import parse, registry
 from signconv.pipeline import Build
 from signconv.prove.claims import (
     bound_claims,
+    matrix_claims,
     noise_claims,
     rounding_claims,
     unbiased_claims,
@@ -51,6 +53,7 @@ from signconv.prove.ratios import fraction, stripped
 from signconv.prove.rounding import shifts
 from signconv.runtime.axes import bytes_of_kept
 from signconv.runtime.formats import FORMATS
+from signconv.runtime.polar import MOVED, PRODUCTS, split
 
 WIDTH = 100
 #: Operations that count as arithmetic; comparisons, selections, abs and sign count as other.
@@ -94,7 +97,7 @@ def assemble(made: Build) -> dict[str, Any]:
         "bound": proved,
         "claims": {
             "bound": bound_claims(proved),
-            "update": update_claims(p, bound, excess),
+            "update": [*update_claims(p, bound, excess), *matrix_claims(p)],
             "unbiased": [*unbiased_claims(p, bound, excess), *noise_claims(p)],
             "rounding": rounding_claims(rounding),
             "storage": [
@@ -162,13 +165,14 @@ def bytes_moved(kernel: KernelProgram, width: int, sizes: Mapping[str, float]) -
 
     width: bytes of a parameter and of its gradient; sizes: bytes of each moment per parameter.
     Parameter and moments are read and written, the gradient is read; each pass before the step
-    reads what it needs of them once more.
+    reads what it needs of them once more; of matrix signs
+    what is moved beside their products.
     """
     moved = 3 * width + 2 * sum(sizes.values())
     for s in kernel.sums:
         param, grad, moments = kernel.read_by(s)
         moved += (param + grad) * width + sum(sizes[name] for name in moments)
-    return moved
+    return moved + MOVED * sum(r.kind == "msign" for r in kernel.reductions)
 
 
 def _operations(kernel: KernelProgram) -> dict[str, int]:
@@ -187,6 +191,7 @@ def _operations(kernel: KernelProgram) -> dict[str, int]:
         "arithmetic": arithmetic,
         "other": len(nodes) - arithmetic,
         "passes": kernel.passes,
+        "products": sum(PRODUCTS * split(r.how)[1] for r in kernel.reductions if r.kind == "msign"),
     }
 
 
@@ -295,7 +300,9 @@ def as_text(report: dict[str, Any], width: int = WIDTH) -> str:
     ops = r["operations"]
     words = f"{ops['arithmetic']} arithmetic, {ops['other']} others (abs, max, …)"
     if ops["passes"] > 1:
-        words += f"; {ops['passes']} passes over the tensor, for its norms and means"
+        words += f"; {ops['passes']} passes over the tensor, for what is found of all of it"
+    if ops["products"]:
+        words += f"; {ops['products']} matrix products"
     lines += [*wrapped(words, "    "), "", "What is proved, and what is measured"]
     for sentence in [x for group in r["claims"].values() for x in group]:
         lines += wrapped(sentence, "  - ", "    ")

@@ -32,6 +32,11 @@ SCHEDULES: dict[str, tuple[Triple, ...]] = {
 #: Steps where none are asked for.
 STEPS = {"quintic": 5, "polar_express": 8, "newton_schulz": 16}
 MOST_STEPS = 32
+#: Matrix products of a step.
+PRODUCTS = 3
+#: Bytes an element that are read and written beside the products: the operand in fp32, once for
+#: each of two norms and once to bf16, the result in fp32, and that again by who reads it.
+MOVED = 4 + 3 * 4 + 2 + 2 + 4 + 4
 #: By how much "polar_express" stays below what its polynomials are made for, since bf16 rounds
 #: singular values up as well (as its authors do); not in its last step.
 SAFETY = 1.01
@@ -82,3 +87,18 @@ def _turns(triple: Triple, top: float) -> list[float]:
         return []
     roots = [(-3 * b + sign * math.sqrt(inner)) / (10 * c) for sign in (-1, 1)]
     return [math.sqrt(x) for x in roots if 0 < x <= top * top]
+
+
+def smallest_kept(how: str) -> tuple[float, float]:
+    """(least, from): singular values of at least ``from``, a share of the Frobenius norm, come out
+    as ``least`` or more, in exact arithmetic; of those that are smaller nothing is said."""
+    steps = triples(how)
+    grid = [2.0 ** (-i / 64) for i in range(64 * 20)]  # 1 down to about 1e-6
+    ends = []
+    for s in grid:
+        for triple in steps:
+            s = _at(triple, s)
+        ends.append(abs(s))
+    least = min(ends[: 64 * 4])  # what large ones come to
+    kept = next((i for i, x in enumerate(ends) if x < least * 0.999), len(grid))
+    return least, grid[kept - 1]

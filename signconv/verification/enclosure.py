@@ -316,6 +316,11 @@ class Enclosing(Evaluator):
         self.divisors = divisor_roots(program)
         self.absent: Any = Enclosed(0.0, 0.0)
         self.least = 1.0  # of the sums of weights that corrections divide by at this step
+        #: Matrix signs that a backend made at this step (``matrix.watched``): they are taken from
+        #: there, so that what comes after them keeps its own narrow intervals.
+        self.signs: list[tuple[Any, Any]] = []
+        self.worst_sign = 0.0  # the largest error of those, in units of its bound
+        self.strays = 0  # that are of no operand, or beyond their bound
 
     def corrected(self, average: Any, weights: Any) -> Any:
         self._weigh(weights)
@@ -347,6 +352,8 @@ class Enclosing(Evaluator):
     def msign(self, e: Op, x: Any) -> Any:
         if not isinstance(x, Enclosed):
             return super().msign(e, x)
+        if self.signs:
+            return self._made(e, x)
         lo, hi = self.matrices(e, x.lo), self.matrices(e, x.hi)
         middle = np.where(np.isfinite(lo + hi), (lo + hi) / 2, 0.0)
         sign = self.matrices(e, super().msign(e, np.reshape(middle, np.shape(x.lo))))
@@ -359,6 +366,24 @@ class Enclosing(Evaluator):
         nan = np.reshape(np.broadcast_to(lost[:, None, None], sign.shape), self.shape)
         lo, hi = np.reshape(sign - by, self.shape), np.reshape(sign + by, self.shape)
         return Enclosed(lo, hi, nan, x.unit)
+
+    def _made(self, e: Op, x: Any) -> Any:
+        """The sign that a backend made of what lies in ``x``, looked at by itself."""
+        lo, hi = self.matrices(e, x.lo), self.matrices(e, x.hi)
+        for one in self.signs:
+            if one[0].shape == lo.shape and ((lo <= one[0]) & (one[0] <= hi)).all():
+                start, sign = one
+                break
+        else:
+            self.strays += 1
+            return Enclosed(np.full(self.shape, -np.inf), np.full(self.shape, np.inf), True, x.unit)
+        wanted = self.matrices(e, super().msign(e, np.reshape(start, self.shape)))
+        for x0, made, exact in zip(start, sign, wanted, strict=True):
+            bound, gap = sign_error(x0, 0.0, e.how), float(np.linalg.norm(made - exact))
+            self.strays += gap > bound
+            self.worst_sign = max(self.worst_sign, gap / bound if bound else 0.0)
+        made = np.reshape(sign, self.shape)
+        return Enclosed(made, made, False, x.unit)
 
     def rounded_hypers(self, unit: float) -> None:
         """Hyperparameters as bf16 arithmetic reads them: 1 - beta is a bf16 difference."""

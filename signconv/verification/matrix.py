@@ -1,22 +1,28 @@
-"""How far a matrix sign in bf16 products may be from its iteration in exact arithmetic.
+"""How far a matrix sign made of bf16 products is from its iteration in exact arithmetic.
 
-First order: what a step's roundings add, times the largest slope of the steps that are left on the
-singular values that can be there (for odd functions of singular values that is the Lipschitz
-constant in the Frobenius norm; docs/design.md#matrix-signs).
+Roundings to bf16 are taken as independent errors of relative root mean square ROUNDED, equal in all
+directions.  In the basis of the singular vectors a step of the iteration multiplies an error, to
+first order, by divided differences of its polynomial, entry by entry, so that variances go from
+step to step (docs/design.md#matrix-signs).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from torch import Tensor
 
-from signconv.runtime import polar
+from signconv.runtime import msign, polar
+from signconv.runtime.reference import stages
 
-#: Unit roundoff of bf16, and what one addition of a product's fp32 sums may be off, in whatever
-#: order and with the truncation of tensor cores.
-BF16, ADDED = 2.0**-8, 2.0**-22
-_POINTS = 2048
+#: 2**-7 / sqrt(12) times the root mean square of 1/m, m in [1, 2) with density 1 / (m log 2).
+ROUNDED = 2.0**-7 * (1 / 12 * 3 / 8 / np.log(2)) ** 0.5
+#: By how much a bound is above the root mean square: few directions may carry most of an error.
+MARGIN = 4.0
 
 
 def sign_error(x: Any, radius: float, how: str) -> float:
@@ -29,40 +35,82 @@ def sign_error(x: Any, radius: float, how: str) -> float:
     if norm == 0:
         return 0.0 if radius == 0 else float(np.sqrt(min(x.shape))) * polar.largest(how)
     s = np.linalg.svd(x / norm, compute_uv=False)
-    inner = max(x.shape)
-    # Of the start: the box, the factor 1/norm in fp32, and the rounding of all elements to bf16
-    error = 2 * radius / norm + BF16 + inner * ADDED
+    apart = max(x.shape) - len(s)  # columns beyond a square
+    errors = _Errors(len(s), apart)
+    errors.add(ROUNDED**2)
+    worst = 2 * radius / norm
     for triple in polar.triples(how):
-        error *= _slope(triple, s, error)
-        error += _added(triple, s, inner)
+        worst *= errors.propagate(triple, s)
+        errors.add(_added(triple, s))
         s = np.abs(_at(triple, s))
-    return error
+    return MARGIN * errors.size + worst
 
 
-def _added(triple: polar.Triple, s: Any, inner: int) -> float:
-    """What the roundings of one step add to its result."""
-    a, b, c = map(abs, triple)
-    gram, top = s * s, float(s.max())
-    fro, fro_gram = float(np.linalg.norm(s)), float(np.linalg.norm(gram))
-    summed = inner * ADDED
-    of_gram = BF16 * fro_gram + summed * fro**2
-    middle = triple[1] * gram + triple[2] * gram * gram
-    fro_middle = float(np.linalg.norm(middle))
-    of_middle = BF16 * fro_middle + (b + 2 * c * top**2) * of_gram + c * summed * fro_gram**2
-    out = float(np.linalg.norm(_at(triple, s)))
-    return BF16 * out + of_middle * top + summed * (fro_middle * fro + a * fro)
+class _Errors:
+    """Variances of an error's entries in the singular basis: of (E + E^T)/2 and (E - E^T)/2 of its
+    square part, and of the columns beyond that."""
+
+    def __init__(self, rank: int, apart: int) -> None:
+        self.rank, self.apart = rank, apart
+        self.even, self.odd = np.zeros((rank, rank)), np.zeros((rank, rank))
+        self.beyond = np.zeros(rank)
+
+    @property
+    def size(self) -> float:
+        """Root mean square of its Frobenius norm."""
+        return float(np.sqrt(self.even.sum() + self.odd.sum() + self.apart * self.beyond.sum()))
+
+    def add(self, squared: float) -> None:
+        """An error of this mean square of its Frobenius norm, equal in all directions."""
+        each = squared / (self.rank * (self.rank + self.apart))
+        self.even += each / 2
+        self.odd += each / 2
+        self.beyond += each
+
+    def propagate(self, triple: polar.Triple, s: Any) -> float:
+        """One step of the iteration; returns the largest factor."""
+        a, b, c = triple
+        x, y = s[:, None], s[None, :]
+        # (p(x) - p(y)) / (x - y), (p(x) + p(y)) / (x + y), p(x) / x: exact, without a quotient
+        even = a + b * (x * x + x * y + y * y) + c * (
+            x**4 + x**3 * y + x * x * y * y + x * y**3 + y**4
+        )  # fmt: skip
+        odd = a + b * (x * x - x * y + y * y) + c * (
+            x**4 - x**3 * y + x * x * y * y - x * y**3 + y**4
+        )  # fmt: skip
+        beyond = a + b * s**2 + c * s**4
+        self.even, self.odd = self.even * even**2, self.odd * odd**2
+        self.beyond = self.beyond * beyond**2
+        largest = max(np.abs(even).max(), np.abs(odd).max())
+        return float(max(largest, np.abs(beyond).max()) if self.apart else largest)
 
 
-def _slope(triple: polar.Triple, s: Any, error: float) -> float:
-    """The Lipschitz constant of one step for matrices whose singular values are near ``s``."""
-    low, high = max(0.0, float(s.min()) - error), float(s.max()) + error
-    x = np.linspace(low, high, _POINTS)
-    a, b, c = triple
-    slopes = np.abs(a + 3 * b * x**2 + 5 * c * x**4)
-    ratios = np.abs(a + b * x**2 + c * x**4)  # of (p(s) + p(t)) / (s + t), and of p(s) / s
-    return 1.01 * float(max(slopes.max(), ratios.max()))
+def _added(triple: polar.Triple, s: Any) -> float:
+    """Mean square of what the roundings of one step add to its result."""
+    _, b, c = triple
+    gram = s * s
+    inner = (b + c * (gram[:, None] + gram[None, :])) ** 2
+    of_gram = ROUNDED**2 * np.sum(gram**2) * inner.mean()
+    of_middle = ROUNDED**2 * np.sum((b * gram + c * gram**2) ** 2) + of_gram
+    result = _at(triple, s)
+    return float(ROUNDED**2 * np.sum(result**2) + of_middle * np.sum(gram) / len(s))
 
 
 def _at(triple: polar.Triple, s: Any) -> Any:
     a, b, c = triple
     return s * (a + s * s * (b + s * s * c))
+
+
+@contextmanager
+def watched() -> Iterator[list[tuple[Any, Any]]]:
+    """What the reference backend takes matrix signs of inside the context, and what it makes of
+    that, float64 [matrices, rows, columns] each."""
+    found: list[tuple[Any, Any]] = []
+
+    def watching(x: Tensor, how: str) -> None:
+        before = x.double().numpy().copy()
+        msign.matrix_sign(x, how)
+        found.append((before, x.double().numpy().copy()))
+
+    with patch.object(stages, "matrix_sign", watching):
+        yield found

@@ -22,6 +22,7 @@ from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import ops as ref
 from signconv.verification import inputs, laws
 from signconv.verification.enclosure import Enclosed, Enclosing
+from signconv.verification.matrix import watched
 from signconv.verification.oracles import ORACLES
 from signconv.verification.report import Row
 
@@ -113,7 +114,8 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
         before = p.detach().clone()
         prev = _states(optimizer, p, evaluator)
         extras: dict[str, Any] = dict(drawn(program, t, shape))
-        optimizer.step(**inputs.named(optimizer, extras))
+        with watched() as enclosing.signs:
+            optimizer.step(**inputs.named(optimizer, extras))
         word, *_ = ref.draw_words(5, t, 1, program.noise, ref.element_numbers(0, SIZE, p.device))
         noise = ref.sign_noise(word.field(0)).double().numpy().reshape(shape)
         start, grad = before.double().numpy(), p.grad.double().numpy()
@@ -127,7 +129,12 @@ def reference_row(program: Program, cls: Any, steps: int = 20) -> Row:
             got = optimizer.state[p][name].double().numpy()
             size = np.abs(prev[name]) + _size(grad, np.shape(prev[name]))
             seen.compare(got, x, states[name], size, moment=True)
-    return Row("evaluator - reference", "fp32 state", seen.agrees, seen.words(steps))
+    words = seen.words(steps)
+    if enclosing.signs:
+        words += f"; matrix signs off by {enclosing.worst_sign:.2g} of what bf16 products may be"
+    if enclosing.strays:
+        words += f"; {enclosing.strays} matrix signs are further off, or of something else"
+    return Row("evaluator - reference", "fp32 state", seen.agrees and not enclosing.strays, words)
 
 
 class _Seen:

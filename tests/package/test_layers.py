@@ -20,7 +20,7 @@ PACKAGE = ROOT / "signconv"
 ALLOWED = {
     "errors": set(),
     "ir": {"ir", "errors", "runtime.axes", "runtime.polar"},
-    "prove": {"prove", "ir", "errors", "runtime.formats"},
+    "prove": {"prove", "ir", "errors", "runtime.formats", "runtime.polar"},
     "dsl": {"dsl", "ir", "errors", "runtime.polar"},
     "specs": {"dsl"},
     "passes": {"passes", "ir", "errors"},

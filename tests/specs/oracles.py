@@ -225,6 +225,54 @@ def stableadamw(x, g, memory, t, lr, beta1, beta2, eps, weight_decay):
     return x - eta * weight_decay * x - eta * m / (np.sqrt(v) + eps)
 
 
+def orthogonalized(m):
+    """Jordan et al. 2024: five steps of their quintic, of the tensor as rows of its first
+    dimension."""
+    x = m.reshape(m.shape[0] if m.ndim > 1 else 1, -1)
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.reshape(m.shape)
+
+
+def sides(x: Array) -> tuple[int, int]:
+    return (x.shape[0], x[0].size) if x.ndim > 1 else (1, x.size)
+
+
+def muon(x, g, memory, t, lr, momentum, weight_decay):
+    m = average(memory, "m", momentum, g)
+    high, wide = sides(x)
+    o = orthogonalized((1 - momentum) * g + momentum * m)
+    return x * (1 - lr * weight_decay) - lr * max(1, high / wide) ** 0.5 * o
+
+
+def muon_rms(x, g, memory, t, lr, momentum, weight_decay):
+    m = average(memory, "m", momentum, g)
+    o = orthogonalized((1 - momentum) * g + momentum * m)
+    return x - lr * (0.2 * max(sides(x)) ** 0.5 * o + weight_decay * x)
+
+
+def normuon(x, g, memory, t, lr, beta1, beta2, eps, weight_decay):
+    o = orthogonalized(average(memory, "m", beta1, g))
+    rows = np.mean(o**2, axis=tuple(range(1, o.ndim)) if o.ndim > 1 else None, keepdims=True)
+    o = o / (np.sqrt(average(memory, "v", beta2, rows)) + eps)
+    step = 0.2 * lr * x.size**0.5 / np.linalg.norm(o)
+    return x - lr * weight_decay * x - step * o
+
+
+def adamuon(x, g, memory, t, lr, momentum, eps, weight_decay):
+    o = orthogonalized(np.sign(average(memory, "m", momentum, g)))
+    o = o / (np.sqrt(average(memory, "v", momentum, o**2)) + eps)
+    return x - lr * (0.2 * x.size**0.5 / np.linalg.norm(o) * o + weight_decay * x)
+
+
+def scion(x, g, memory, t, lr, momentum, radius, weight_decay):
+    high, wide = sides(x)
+    o = orthogonalized(average(memory, "m", momentum, g))
+    return (1 - lr * weight_decay) * x - lr * radius * (high / wide) ** 0.5 * o
+
+
 # ---------------------------------------------------------------- the table
 
 BETAS = {"beta1": 0.8, "beta2": 0.95}
@@ -371,6 +419,7 @@ ORACLES = {
     ),
     "adamax": by_hand("Kingma & Ba 2015, Alg. 2", adamax, **ADAM),
     "adamw": by_torch(lambda p, lr: torch.optim.AdamW(p, lr, PAIR, 1e-3, 0.1), 0.0, **ADAM),
+    "adamuon": by_hand("Si et al. 2025, Alg. 1", adamuon, momentum=0.9, eps=1e-3, weight_decay=0.2),
     "adan": by_hand("Xie et al. 2022, Alg. 1", adan, beta3=0.9, **ADAM),
     "ademamix": by_hand(
         "Pagliardini et al. 2024, Alg. 1", ademamix, beta3=0.99, alpha=2.0, warmup=60.0, **ADAM
@@ -406,11 +455,16 @@ ORACLES = {
     "laprop": by_hand("Ziyin et al. 2020, Alg. 1", laprop, **ADAM),
     "lion": by_hand("Chen et al. 2023, Alg. 2", lion, **BETAS, weight_decay=0.1),
     "mars": by_hand("Yuan et al. 2024, Alg. 2", mars, gamma=0.05, **ADAM),
+    "muon": by_hand("Jordan et al. 2024", muon, momentum=0.9, weight_decay=0.2),
+    "muon_rms": by_hand("Liu et al. 2025, eq. 4", muon_rms, momentum=0.9, weight_decay=0.2),
     "nadam": by_torch(
         lambda p, lr: torch.optim.NAdam(p, lr, PAIR, 1e-3, 0.1, 0.01, decoupled_weight_decay=True),
         0.0,
         momentum_decay=0.01,
         **ADAM,
+    ),
+    "normuon": by_hand(
+        "Li et al. 2025, Alg. 1", normuon, **{**BETAS, "beta2": 0.9, "eps": 1e-3}, weight_decay=0.2
     ),
     "radam": by_torch(lambda p, lr: torch.optim.RAdam(p, lr, PAIR, 1e-3, 0.1), 0.0, **ADAM),
     "rmsprop": by_torch(
@@ -437,6 +491,9 @@ ORACLES = {
     ),
     "s3": by_hand("arXiv 2507.06464, Alg. 1", s3, beta=0.9, weight_decay=0.1),
     "s3gd": by_hand("the S3GD post", s3gd, momentum=0.8, weight_decay=0.1),
+    "scion": by_hand(
+        "Pethick et al. 2025, Alg. 1", scion, momentum=0.8, radius=2.0, weight_decay=1.0
+    ),
     "schedulefree_adamw": by_hand(
         "Defazio et al. 2024, Alg. 1",
         schedulefree_adamw,

@@ -119,7 +119,11 @@ def test_reference_stays_near_the_oracle(name: str) -> None:
     for g, extras in zip(grads, passed(name), strict=True):
         p.grad = torch.tensor(g, dtype=torch.float32)
         optimizer.step(**{n: [torch.tensor(x).float()] for n, x in extras.items()})
-    gap = np.abs(p.detach().double().numpy() - ORACLES[name].run(x, grads, LR))
+    wanted = ORACLES[name].run(x, grads, LR)
+    gap = np.abs(p.detach().double().numpy() - wanted)
+    if any(r.kind == "msign" for r in cls.program.reductions):  # of products in bf16
+        assert np.linalg.norm(gap) < 2**-8 * np.linalg.norm(wanted - x)
+        return
     assert np.mean(gap > 2e-5) < 0.01
     assert np.max(gap) < 4 * LR
 
