@@ -29,9 +29,10 @@ from signconv.ir.nodes import (
 PREBOUND = {
     name: getattr(functions, name)
     for name in (
-        "abs", "clip", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper", "independent",
-        "l2", "log", "max", "max_ema", "mean", "min", "moment", "ndim", "norm", "numel", "param",
-        "root", "sign", "sqrt", "state", "stepped", "stochastic_sign", "sum", "t", "tanh", "where",
+        "abs", "clip", "columns", "decoupled", "ema", "exp", "extra", "given", "grad", "hyper",
+        "independent", "l2", "log", "max", "max_ema", "mean", "min", "moment", "msign", "ndim",
+        "norm", "numel", "param", "root", "rows", "sign", "sqrt", "state", "stepped",
+        "stochastic_sign", "sum", "t", "tanh", "where",
     )
 }  # fmt: skip
 #: Names whose meaning is fixed: they say what the update is.

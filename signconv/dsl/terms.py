@@ -180,11 +180,11 @@ def _tensors_attribute(name: str) -> str | None:
     if name in FUNCTIONS_OF_ONE:
         return f"write {name}(x)"
     if name in MEASURES:
-        return "it is one element; of the parameter there are ndim and numel"
+        return "it is one element; of the parameter there are ndim, numel, rows and columns"
     if name in ("T", "mT", "H", "matmul", "mm", "t", "transpose"):
         return (
-            "it is one element: there are no transposes and matrix products, only reductions "
-            "over dimensions, such as mean(x, axis=-1)"
+            "it is one element: there are no transposes and matrix products but in msign(x), and "
+            "reductions over dimensions, such as mean(x, axis=-1)"
         )
     return None
 

@@ -378,7 +378,7 @@ def _scalars(p: Program) -> None:
         raise SpecError(
             "SC147",
             "the weight of a decay must be the same for all elements of a parameter: it may read "
-            "hyperparameters, t, ndim and numel",
+            "hyperparameters, t, ndim, numel, rows and columns",
             p.decay.origin,
         )
     for e in all_expressions(p):

@@ -8,8 +8,6 @@ in fp32, matrix by matrix, so that they do not depend on what else is stepped.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -17,9 +15,8 @@ from signconv.runtime import polar
 
 #: Elements that go through the products together, at most, where one matrix has fewer.
 TOGETHER = 1 << 26
-#: Largest numbers within which a sum of squares is neither too large for fp32 nor too small.
-SAFE = (2.0**-40, 2.0**40)
-_LARGEST_FACTOR = 2.0**126
+#: Of a matrix to its start: zeros, whose norm has no inverse, stay zeros.
+LARGEST_FACTOR = 2.0**126
 
 
 def matrix_sign(x: Tensor, how: str) -> None:
@@ -56,11 +53,13 @@ def _rounded(x: Tensor, emulated: bool) -> Tensor:
 
 
 def _inverse_norm(x: Tensor) -> Tensor:
-    """1 / Frobenius norm, fp32 [matrices, 1, 1]; of numbers whose squares leave fp32's range, 1 /
-    an upper bound of it; finite where the matrix is."""
-    top = torch.linalg.vector_norm(x, math.inf, dim=(1, 2), keepdim=True)
-    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    low, high = SAFE
-    bound = 1.0 / top * (1.0 / math.sqrt(x.shape[1] * x.shape[2]))
-    made = torch.where((top > low) & (top < high), 1.0 / norm, bound)
-    return made.clamp(max=_LARGEST_FACTOR)
+    """1 / Frobenius norm, fp32 [matrices, 1, 1], from squares in float64; finite where the matrix
+    is."""
+    if x.device.type == "cuda":
+        from signconv.runtime.kernel.sums import matrix_squares
+
+        squares = matrix_squares(x)
+    else:
+        squares = x.double().square().sum(dim=(1, 2))
+    factor = (1.0 / squares.sqrt()).clamp(max=LARGEST_FACTOR)
+    return factor.float().view(-1, 1, 1)

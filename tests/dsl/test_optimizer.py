@@ -241,7 +241,7 @@ REFUSED = {
     "function as a method": ("numerator = grad.norm()  # here", r"no \.norm: write norm\(x\)"),
     "shape": (
         "numerator = grad / grad.numel()  # here",
-        r"no \.numel: .* ndim and numel",
+        r"no \.numel: .* ndim, numel, rows and columns",
     ),
     "division by zero": ("numerator = grad * (1 / 0)  # here", "ZeroDivisionError"),
     # the class as a whole: the line of the class statement
@@ -348,7 +348,10 @@ def test_unknown_spec_gives_the_nearest(spec: str, message: str, tmp_path: Path)
         # once only a list of what a moment has, or a TypeError about a str
         ("m = ema(grad, 0.9)\nnumerator = m.T @ m  # here", "no transposes and matrix products"),
         ("m = ema(grad, 0.9)\nnumerator = m / m.sum()  # here", r"no \.sum; write sum\(x\)"),
-        ("m = ema(grad, 0.9)\nnumerator = m / m.shape[0]  # here", "there are ndim and numel"),
+        (
+            "m = ema(grad, 0.9)\nnumerator = m / m.shape[0]  # here",
+            "there are ndim, numel, rows and columns",
+        ),
         # once torch's TypeError, which named a class of this library
         (
             "root_ = __import__('torch').sqrt(grad)  # here\nnumerator = root_",

@@ -96,9 +96,14 @@ def test_scalar_states_take_no_bytes_per_parameter() -> None:
 def test_operations_by_hand(tmp_path: Path) -> None:
     """m: a product, and one with a sum; p: a product with a sum; abs is no arithmetic."""
     spec = spec_file(tmp_path, "m = ema(grad, 0.9)\nnumerator = m").spec
-    assert report.assemble(build(spec))["operations"] == {"arithmetic": 3, "other": 0, "passes": 1}
+    none = {"passes": 1, "products": 0}
+    assert report.assemble(build(spec))["operations"] == {"arithmetic": 3, "other": 0, **none}
     spec = spec_file(tmp_path, "numerator = abs(grad) + grad", name="two.py").spec
-    assert report.assemble(build(spec))["operations"] == {"arithmetic": 2, "other": 1, "passes": 1}
+    assert report.assemble(build(spec))["operations"] == {"arithmetic": 2, "other": 1, **none}
+    lines = "numerator = msign(grad, steps=3)"
+    spec = spec_file(tmp_path, lines, name="three.py").spec
+    of_nine = {"arithmetic": 1, "other": 0, "passes": 2, "products": 9}  # p: one, fused
+    assert report.assemble(build(spec))["operations"] == of_nine
 
 
 # ---------------------------------------------------------------- what is said

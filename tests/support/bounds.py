@@ -41,6 +41,14 @@ BOUNDS = {
     "mars": 0.05 / math.sqrt(0.01 * (1 - 0.95**2 / 0.99)),
     # from step 6 AdamW's times the rectification, which grows: at step 12 it is 0.0543
     "radam": 7.271 * 0.0544,
+    # no more than 1.2024 of any singular value, and so of any element; no tensor of the tests has
+    # more rows than columns
+    "muon": 1.2024,
+    "muon_rms": 1.2024 * 0.2 * math.sqrt(LONGEST_ROW),
+    "scion": 1.2024 * 50.0,
+    # a tensor of norm 0.2 * sqrt(its elements), of 4 rows at most
+    "adamuon": 0.2 * math.sqrt(4 * LONGEST_ROW),
+    "normuon": 0.2 * math.sqrt(4 * LONGEST_ROW),
     # a size of 1 that grew at every step but the first
     "rprop": 1.2 ** (STEPS - 1),
     # the iterate moves by a ratio of at most sqrt(t), as LaProp's; its average by a share 1/t of a

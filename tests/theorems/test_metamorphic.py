@@ -92,7 +92,9 @@ def scale_free(p: Program) -> bool:
 
 #: Scale-free although no degree is derived, and the reason.
 UNDERIVED = {
-    "came": "eps1 is beside squares, and lost there; what eps2 is beside has degree 0",
+    "adafactor": "eps1 is beside squares, and lost there; what eps2 is beside has degree 0",
+    "adalomo": "as adafactor's",
+    "came": "as adafactor's",
     "lamb": "norm(p) has no degree in the gradient; the ratio it multiplies has degree 0",
     "cautious_adamw": "u / mean(mask) reads a comparison",
     "schedulefree_adamw": "param has no degree in the gradient; its decay is 0 by default",
@@ -136,7 +138,8 @@ def test_gradients_times_a_power_of_two(entry: Entry, backend: str) -> None:
     degrees = Degrees(without_eps(program)).moments.values()
     order = max([1, *(d for d in degrees if isinstance(d, int | float))])
     lowest = {1: -92, 2: -39 if program.link == "ratio" else -52, 3: -34}[order]
-    lowest = -26 if entry.spec == "came" else lowest  # its eps, 1e-30, is beside squares
+    if entry.spec in ("adafactor", "adalomo", "came"):  # an eps of 1e-30 beside squares
+        lowest = -26
     lowest = -19 if entry.spec == "prodigy" else lowest  # d0, 1e-6, is squared with the gradient
     powers = (lowest, -7, 9, 37 if order == 3 else 57)
     wanted, reference = scaled_run(entry, 0, backend)

@@ -111,10 +111,10 @@ SOME = ["sm_90 bfloat16"]
 EACH_TARGET = [x for x in EVERYTHING if "bfloat16" in x or x.startswith(("sm_90", "gfx942"))]
 MORE = [*SOME, "gfx942 bfloat16", "sm_90 finder", "sm_90 scalars"]
 #: Optimizers with stages before the step: those that sum, and what is made of the sums.
-STAGED = tuple(map(Entry, (
-    "adafactor", "adalomo", "adam_mini", "came", "cautious_adamw", "lamb", "mars", "sm3",
-    "stableadamw",
-)))  # fmt: skip
+STAGED = (*map(Entry, (
+    "adafactor", "adalomo", "adam_mini", "adamuon", "came", "cautious_adamw", "lamb", "mars",
+    "muon", "muon_rms", "normuon", "scion", "sm3", "stableadamw",
+)), Entry("muon", state="fp4"))  # fmt: skip
 
 
 def plan() -> dict[str, list[str]]:

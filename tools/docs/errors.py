@@ -104,6 +104,8 @@ CODES: dict[str, tuple[str, str]] = {
     "SC166": ("`given(x)` of something that is no extra input", "`x = extra(per=\"step\")`, then `given(x)`"),
     "SC167": ("A state that is made of sums over all tensors reads `t`", "count in a state: `n = state()`, `n.next = n.prev + 1`"),
     "SC168": ("The weight of l2 decay reads a sum over all tensors", "`decoupled(…)`, or a state's `.prev`"),
+    "SC169": ("How a matrix sign is to be found is none that `msign` knows", "the message lists what there is"),
+    "SC170": ("A matrix sign of what a reduction left", "`msign` of all elements, then reduce"),
     "SC201": ("No pass has this name", "`signconv list`"),
     "SC202": ("The pass has no such option", "the message lists its options"),
     "SC203": ("An option of a pass is given twice", "keep one"),
