@@ -15,6 +15,7 @@ from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.adamw_stosign_golden import AdamWStoSignGolden
 from signconv.generated.came import CAME
 from signconv.generated.lamb import LAMB
+from signconv.generated.normuon import NorMuon
 from signconv.generated.prodigy import Prodigy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -89,6 +90,7 @@ def cases() -> dict[str, Case]:
         "fp32 state": (fp32, bf16),
         "lamb": (LAMB, plain),
         "came": (CAME, plain),
+        "normuon": (NorMuon, plain),
         "numel": (signconv.compile(Counted), plain),
         "blocks": (signconv.compile(Blocked), plain),
         # Sums over all tensors: float64 has room for those of so few, in whatever order

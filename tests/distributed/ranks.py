@@ -14,6 +14,7 @@ from signconv.generated.adamw_fp4 import AdamWFP4
 from signconv.generated.adamw_stosign import AdamWStoSign
 from signconv.generated.came import CAME
 from signconv.generated.lamb import LAMB
+from signconv.generated.muon import Muon
 from signconv.generated.nadam_stosign import NAdamStoSign
 from signconv.generated.prodigy import Prodigy
 from signconv.generated.s3 import S3
@@ -54,6 +55,7 @@ CHECKPOINTED: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
     "nadam stosign": (NAdamStoSign, REFERENCE),
     "lamb": (LAMB, REFERENCE),
     "came": (CAME, REFERENCE),
+    "muon": (Muon, REFERENCE),
     "prodigy": (Prodigy, REFERENCE),
     "adamw fp4": (AdamWFP4, REFERENCE),
     "split": (AdamWStoSign, {"dtype": torch.bfloat16, "master": "split", "backend": "reference"}),
