@@ -46,6 +46,7 @@ class Choice:
     gradient: str = "fp32"  # e5m2: rounded to nearest E5M2 without a scale, after ``scale``
     masters: str = "fp32"  # bf16: the weights rounded to nearest bf16 after every step
     decay: float = DECAY  # lr * weight_decay
+    rest: str | None = None  # the spec of what steps embeddings and vectors beside matrices
 
 
 ADAM = {"betas": (0.9, 0.95)}
@@ -210,6 +211,16 @@ def _papers() -> dict[str, Choice]:
 #: Arms of papers.py, by name and regime.
 PAPERS: dict[str, Choice] = _papers()
 
+#: Muon of the blocks' matrices with AdamW of the rest, one lr for both: torch's own two, and ours in
+#: three storages, each for both.
+_BESIDE: dict[str, Any] = {"clip": 1.0, "rest": "adamw", "hypers": {"momentum": 0.95}}
+MUON: dict[str, Choice] = {
+    "torch-muon": Choice("torch.optim.Muon", state="fp32", **_BESIDE),
+    "muon-fp32": Choice("muon_rms", state="fp32", **_BESIDE),
+    "muon": Choice("muon_rms", **_BESIDE),
+    "muon-fp4": Choice("muon_rms", state="fp4", **_BESIDE),
+}
+
 FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd", "adamw-fp4", "adamw")
 
 CHOICES: dict[str, Choice] = {
@@ -219,6 +230,7 @@ CHOICES: dict[str, Choice] = {
     **STOSIGNSGD,
     **FOUR_BITS,
     **PAPERS,
+    **MUON,
     **MORE,
     **TABLE,
 }
@@ -226,8 +238,8 @@ CHOICES: dict[str, Choice] = {
 
 @cache
 def _class(spec: str, convert: str | None, state: str, math: str) -> Any:
-    if spec == "torch.optim.AdamW":
-        return torch.optim.AdamW
+    if spec.startswith("torch.optim."):
+        return getattr(torch.optim, spec.rpartition(".")[2])
     import signconv
 
     return signconv.compile(spec, convert=convert, state=state, math=math)
@@ -236,6 +248,8 @@ def _class(spec: str, convert: str | None, state: str, math: str) -> Any:
 def make(name: str, weights: list[Tensor], lr: float, seed: int) -> torch.optim.Optimizer:
     """The optimizer `name` of `weights` (fp32 leaves); 1-D weights do not decay."""
     choice = CHOICES[name]
+    if choice.rest is not None:
+        return _hybrid(choice, weights, lr, seed)
     cls = _class(choice.spec, choice.convert, choice.state, choice.math)
     matrices = [w for w in weights if w.dim() > 1]
     vectors = [w for w in weights if w.dim() < 2]
@@ -250,6 +264,48 @@ def make(name: str, weights: list[Tensor], lr: float, seed: int) -> torch.optim.
         hypers["seed"] = seed
     made: torch.optim.Optimizer = cls(groups, lr=lr, **hypers)
     return made
+
+
+#: Of the weights of gpt.GPT those of tokens and of positions come first.
+EMBEDDINGS = 2
+
+
+class Both:
+    """Two of torch's own optimizers as runs.py uses one."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [g for part in self.parts for g in part.param_groups]
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        return {p: x for part in self.parts for p, x in part.state.items()}
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+
+def _hybrid(choice: Choice, weights: list[Tensor], lr: float, seed: int) -> Any:
+    """One rule for the matrices of blocks, another for embeddings and vectors."""
+    matrices = [w for w in weights[EMBEDDINGS:] if w.dim() > 1]
+    groups = [
+        {"params": weights[:EMBEDDINGS], "weight_decay": choice.decay / lr},
+        {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
+    ]
+    own = {"lr": lr, "weight_decay": choice.decay / lr, **choice.hypers}
+    if choice.spec == "torch.optim.Muon":
+        muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **own)
+        return Both(muon, torch.optim.AdamW(groups, lr=lr, fused=True, **ADAM))
+    import signconv
+
+    assert choice.rest is not None
+    first = _class(choice.spec, None, choice.state, choice.math)(matrices, seed=seed, **own)
+    second = _class(choice.rest, None, choice.state, choice.math)
+    return signconv.hybrid(first, second(groups, lr=lr, seed=seed + 1, **ADAM))
 
 
 def successor(
@@ -273,6 +329,8 @@ def successor(
 
 def moments(optimizer: torch.optim.Optimizer) -> list[str]:
     """The names of the moments in state[p]."""
+    if hasattr(optimizer, "parts"):  # each with its own
+        return []
     program = getattr(optimizer, "program", None)
     return [m.name for m in program.moments] if program else ["exp_avg", "exp_avg_sq"]
 

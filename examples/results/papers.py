@@ -23,12 +23,15 @@ MODELS = {
     "papers_s3": "gpt42",
     "papers_settings": "gpt42",
     "papers_finetune": "gpt42",
+    "papers_muon": "gpt42",
     "papers_matmul": "gpt42_fp8",
     "papers_110": "gpt110",
     "papers_336": "gpt336",
 }
 TOKENS = 32_768_000  # of a run: 2,000 steps
 FINETUNE_TOKENS = 5_000_000
+#: Claims whose records are their own, sweeps included; others of one model share theirs.
+APART = ("papers_finetune", "papers_muon")
 SEEDS = (1, 2, 3)
 #: Tokens a second on one H200, reckoned; what runs say is in their records.
 RATE = {"gpt42": 1_050_000, "gpt42_fp8": 900_000, "gpt110": 380_000, "gpt336": 140_000}
@@ -93,6 +96,7 @@ SETTINGS = (
 )
 GRID = tuple(f"s3-p{p}-{beta:g}" for p in (1, 2, 3, 5) for beta in (0.9, 0.95, 0.98))
 TUNED = _in("ours", "s3gd", "s3gd-raw", "adamw", "signum", "signsgd", "stosignsgd")
+MUON = ("torch-muon", "muon", "muon-fp4", "muon-fp32")
 ALONG = {
     "adamw-fp32-ours": BASE, "adamw-noclip-ours": BASE, "adamw-decay-ours": BASE,
     "adamw-fp4-ours": BASE, "adamw-golden-fp4-ours": BASE, "s3-fp32-ours": "s3-ours",
@@ -149,6 +153,11 @@ STAGES = (
     Stage(21, "Bigger and longer once: loss against tokens and seconds, memory", "papers_336",
           "above", _in("ours", "adamw-fp32", "adamw-fp4", "adamw-golden-fp4", "stosignsgd", "s3"),
           "nothing of it; it needs two cards for 20 minutes", like=ALONG, tokens=65_000_000),
+    Stage(22, "Muon of the blocks' matrices beside AdamW: torch's own and ours on FP8, each at its "
+          "best lr", "papers_muon", "sweep", MUON[:2], "nothing"),
+    Stage(23, "Spread of both", "papers_muon", "seeds", MUON[:2], "nothing", OTHERS),
+    Stage(24, "Momentum of 32 and of 4 bits at the lr that is best on FP8", "papers_muon", "above",
+          MUON[2:], "fp32", SEEDS, like=dict.fromkeys(MUON[2:], MUON[1])),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- runs
@@ -161,7 +170,7 @@ def tokens_of(stage: Stage, part: Part) -> int:
 
 def make(claim: str, name: str, lr: float, seed: int, tokens: int) -> Run:
     """One run; those of one model and length share their ids among the stages."""
-    kind = "papers" if MODELS[claim] == "gpt42" else claim
+    kind = "papers" if MODELS[claim] == "gpt42" and claim not in APART else claim
     if claim == "papers_finetune":
         lr = float(f"{lr / 10:.1g}")  # a decade below the grid
         return Run(
@@ -185,8 +194,9 @@ def sweep(
 def at(done: Records, stage: Stage, name: str, part: Part) -> int | None:
     """Index on the grid of an arm's best lr, or of the arm's that it is like; None before its
     sweep is complete."""
-    tune = stage.claim == "papers_finetune"
-    claim, tokens = (stage.claim, tokens_of(stage, part)) if tune else ("papers", 0)
+    claim, tokens = "papers", 0
+    if stage.claim in APART:
+        claim, tokens = stage.claim, tokens_of(stage, part)
     _, lr = sweep(done, stage.like.get(name, name), part, claim, tokens)
     return None if lr is None else next(i for i in range(-30, 10) if rate(i) == lr)
 

@@ -59,6 +59,10 @@ def _torch(name: str) -> Make:
     return lambda params: torch.optim.AdamW(params, lr=LR, **options)
 
 
+def _torch_muon(params: list[Tensor]) -> Any:
+    return torch.optim.Muon(params, lr=LR)  # torch 2.9; of matrices alone
+
+
 def _torch_compiled(params: list[Tensor]) -> Any:
     # On a GPU lr as a tensor: a number would be compiled anew at every new value.
     gpu = params[0].is_cuda
@@ -117,6 +121,7 @@ PEERS = {
         Peer("torch AdamW fused", "torch", _torch("fused"), ("adamw@{params}", "adamw")),
         Peer("torch AdamW foreach", "torch", _torch("foreach"), ("adamw@{params}", "adamw")),
         Peer("torch AdamW compiled", "torch", _torch_compiled, ("adamw@{params}", "adamw")),
+        Peer("torch Muon", "torch", _torch_muon, ("muon@{params}", "muon")),
         Peer("flashoptim FlashAdamW", "flashoptim", _flashoptim, ("adamw",), gpu_only=True),
         Peer("bitsandbytes AdamW8bit", "bitsandbytes", _bitsandbytes, ("adamw",), gpu_only=True),
         Peer("torchao AdamWFp8", "torchao", _torchao("AdamWFp8"), ("adamw",), gpu_only=True),

@@ -1,4 +1,4 @@
-"""The workloads A to D: lists of shapes, and the tensors made from them."""
+"""The workloads A to E: lists of shapes, and the tensors made from them."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ def _llama(quick: bool) -> list[Shape]:
     return [(vocab, d), *layer * layers]
 
 
+def _matrices(quick: bool) -> list[Shape]:
+    """What a rule of matrices steps of that: all but the embedding and the norms."""
+    return [s for s in _llama(quick)[1:] if len(s) == 2]
+
+
 def _gpt2(quick: bool) -> list[Shape]:
     d, vocab, positions, layers = (32, 502, 32, 1) if quick else (768, 50257, 1024, 12)
     layer: list[Shape] = [(d,), (d,), (d, 3 * d), (3 * d,), (d, d), (d,), (d,), (d,)]
@@ -65,6 +70,7 @@ MADE: dict[str, tuple[str, Callable[[bool], list[Shape]]]] = {
     "B": ("Llama-1B-like", _llama),
     "C": ("GPT-2 124M", _gpt2),
     "D": ("small tensors", _small),
+    "E": ("matrices of B", _matrices),
 }
 
 

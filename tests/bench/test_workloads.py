@@ -32,7 +32,7 @@ def test_quick_is_small() -> None:
 def test_choice() -> None:
     assert [w.key for w in choose("c, A,c")] == ["C", "A"]
     assert [w.key for w in choose("all")] == list(MADE)
-    with pytest.raises(BenchError, match=r"unknown workload 'E'; .*valid: A, B, C, D, all"):
+    with pytest.raises(BenchError, match=r"unknown workload 'F'; .*valid: A, B, C, D, E, all"):
         choose("A,E")
 
 

@@ -596,8 +596,8 @@ def _(folder: Path, _: Any) -> None:
 SUBJECT = subjects.Subject("", None, "fp8", "fp32", "bf16")
 fault("SC711", "'' names no optimizer; SPEC")(lambda *_: subjects.parse("", SUBJECT))
 fault("SC712", "unknown @fp9; did you mean 'fp8'")(lambda *_: subjects.parse("adamw@fp9", SUBJECT))
-fault("SC714", "unknown workload 'E'; .*valid: A, B, C, D, all")(
-    lambda *_: workloads.choose("E", True)
+fault("SC714", "unknown workload 'F'; .*valid: A, B, C, D, E, all")(
+    lambda *_: workloads.choose("F", True)
 )
 fault("SC715", r"a.txt: a picture's name ends in \.png")(lambda *_: pictures.check(Path("a.txt")))
 fault("SC716", "nothing to draw")(lambda folder, _: chart.draw(records.record(), folder / "c.png"))
