@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -196,3 +197,15 @@ def grad(p: Tensor, g: Tensor, name: str) -> None:
             f"{name}: a gradient of type {type(part).__name__} has no memory that is its elements "
             "(a wrapped tensor, or one whose storage was freed): assign p.grad a plain tensor",
         )
+
+
+def is_state_dict(found: Mapping[str, Any]) -> None:
+    """Raise ValueError for what no optimizer's ``state_dict()`` returned."""
+    for name in ("state", "param_groups"):
+        if name not in found:
+            raise coded(
+                ValueError,
+                "SC501",
+                f"this is no optimizer's state_dict: it has no {name!r}, only "
+                f"{', '.join(map(repr, found)) or 'nothing'}",
+            )
