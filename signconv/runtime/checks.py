@@ -209,3 +209,21 @@ def is_state_dict(found: Mapping[str, Any]) -> None:
                 f"this is no optimizer's state_dict: it has no {name!r}, only "
                 f"{', '.join(map(repr, found)) or 'nothing'}",
             )
+
+
+def parted(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raise ValueError where two rules of a hybrid have one parameter; groups: those of each."""
+    seen: dict[int, str] = {}
+    for rule, own in groups.items():
+        for i, group in enumerate(own):
+            for j, p in enumerate(group["params"]):
+                if seen.setdefault(id(p), rule) == rule:
+                    continue
+                name = (group.get("param_names") or {j: None})[j]
+                what = f"{j} of group {i}, of shape {[*p.shape]}," if name is None else repr(name)
+                raise coded(
+                    ValueError,
+                    "SC474",
+                    f"the parameter {what} is in {seen[id(p)]} and in {rule}: a hybrid steps each "
+                    "by one rule; leave it out of one (signconv.matrices splits a model)",
+                )

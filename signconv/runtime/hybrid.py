@@ -71,7 +71,7 @@ class Hybrid(torch.optim.Optimizer):
             raise coded(
                 TypeError, "SC473", "hybrid() needs optimizers: signconv.hybrid(Muon(…), AdamW(…))"
             )
-        _apart(parts)
+        checks.parted({rule: part.param_groups for rule, part in parts.items()})
         first, *others = (part.defaults for part in parts.values())
         common = {k: v for k, v in first.items() if all(k in x for x in others)}
         super().__init__(chain.from_iterable(p.param_groups for p in parts.values()), common)
@@ -151,8 +151,8 @@ class Hybrid(torch.optim.Optimizer):
         new = [params] if isinstance(params, Tensor) else params
         bare = [x[1] if isinstance(x, tuple) else x for x in new]
         names = [x[0] if isinstance(x, tuple) else None for x in new]
-        others = {r: p for r, p in self.parts.items() if p is not part}
-        _apart(others, param_group[RULE], {"params": bare, "param_names": names})
+        held = {r: o.param_groups for r, o in self.parts.items() if o is not part}
+        checks.parted({**held, param_group[RULE]: [{"params": bare, "param_names": names}]})
         part.add_param_group(param_group)
 
     def _name_rules(self) -> None:
@@ -249,7 +249,9 @@ class Hybrid(torch.optim.Optimizer):
             for there in mine.work.values()
             for i, _ in there
         )
-        beside = _beside(parts, begun)
+        beside = totals.beside(
+            [(x.program, len(x.param_groups), b.work) for x, b in zip(parts, begun, strict=True)]
+        )
         jobs = [
             part._jobs(mine, skippable, near)
             for part, mine, near in zip(parts, begun, beside, strict=True)
@@ -438,24 +440,6 @@ def _before(part: FusedOptimizer, given: Mapping[str, Any]) -> tuple[Any, dict[s
     return args, kwargs
 
 
-def _beside(parts: Sequence[FusedOptimizer], begun: Sequence[Begun]) -> list[dict[int, Tensor]]:
-    """For each part that reads the norm of all gradients the sums of the others', by the place of
-    their groups from its own first one: the order in which they are added up is the hybrid's."""
-    made: list[dict[int, Tensor]] = [{} for _ in parts]
-    first = [sum(len(x.param_groups) for x in parts[:i]) for i in range(len(parts))]
-    alone: dict[int, totals.Sums] = {}
-    for i, part in enumerate(parts):
-        for j in range(len(parts)) if part.program.norm == "all" else ():
-            if j == i:
-                continue
-            if j not in alone:
-                alone[j] = totals.Sums("all")
-                for there in begun[j].work.values():
-                    totals.of_parameters(alone[j], there)
-            made[i] |= {first[j] + k - first[i]: x for k, x in alone[j].groups.items()}
-    return made
-
-
 def _check(part: object) -> None:
     if not isinstance(part, FusedOptimizer):
         what = "a hybrid: give its parts" if isinstance(part, Hybrid) else type(part).__name__
@@ -472,27 +456,6 @@ def _check(part: object) -> None:
             f"gradient_release is on for {type(part).__name__} by itself: remove() it, and call "
             "gradient_release with the hybrid",
         )
-
-
-def _apart(
-    parts: Mapping[str, FusedOptimizer], rule: str = "", group: Mapping[str, Any] | None = None
-) -> None:
-    """Raise ValueError where parts have a parameter in common, or one of a new ``group``."""
-    every: list[tuple[str, int, Mapping[str, Any]]]
-    every = [(r, i, g) for r, part in parts.items() for i, g in enumerate(part.param_groups)]
-    every += [(rule, 0, group)] if group is not None else []
-    seen: dict[int, str] = {}
-    for r, i, g in every:
-        for j, p in enumerate(g["params"]):
-            if seen.setdefault(id(p), r) != r:
-                name = (g.get("param_names") or {j: None})[j]
-                what = f"group {i}, {j}, of shape {[*p.shape]}" if name is None else repr(name)
-                raise coded(
-                    ValueError,
-                    "SC474",
-                    f"the parameter {what} is in {seen[id(p)]} and in {r}: a hybrid steps each by "
-                    "one rule; leave it out of one (signconv.matrices splits a model)",
-                )
 
 
 def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:

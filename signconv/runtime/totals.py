@@ -101,6 +101,29 @@ def of_parameters(sums: Sums, parts: Sequence[tuple[int, list[Tensor]]]) -> None
         _add_shared(sums, group, pairs)
 
 
+def beside(
+    parts: Sequence[tuple[OptimizerProgram, int, Mapping[Any, Sequence[tuple[int, list[Tensor]]]]]],
+) -> list[dict[int, Tensor]]:
+    """For each part of a hybrid that reads the norm of all gradients the sums of the others', by
+    the place of their groups from its own first one: they are added up in the hybrid's order.
+
+    parts: of each its program, how many groups it has and what it steps, device by device.
+    """
+    made: list[dict[int, Tensor]] = [{} for _ in parts]
+    first = [sum(count for _, count, _ in parts[:i]) for i in range(len(parts))]
+    alone: dict[int, Sums] = {}
+    for i, (program, _, _) in enumerate(parts):
+        for j, (_, _, work) in enumerate(parts) if program.norm == "all" else ():
+            if j == i:
+                continue
+            if j not in alone:
+                alone[j] = Sums("all")
+                for there in work.values():
+                    of_parameters(alone[j], there)
+            made[i] |= {first[j] + k - first[i]: x for k, x in alone[j].groups.items()}
+    return made
+
+
 def _grad(p: Tensor) -> Tensor:
     assert p.grad is not None
     return p.grad

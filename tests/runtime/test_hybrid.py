@@ -26,7 +26,7 @@ from torch.optim import lr_scheduler
 
 import signconv
 from signconv.dsl import Optimizer, decoupled, ema, grad, hyper, msign
-from signconv.runtime import offload
+from signconv.runtime import offload, totals
 from signconv.runtime.hybrid import Hybrid
 from signconv.verification.bits import different
 
@@ -157,6 +157,22 @@ def test_the_norm_of_all_gradients_is_the_hybrids(backend: str, order: int) -> N
         give(of, t)
         alone.step()
     assert not equal(sides[0][:2], everything(of[:1]))
+
+
+def test_the_others_squares_are_added_up_in_the_hybrids_order() -> None:
+    of = params()
+    give(of, 0)
+    clip, lion = built("sgd", "fp32", "clip:norm=0.1").program, Lion.program
+    on = torch.device("cpu")
+    parts = [
+        (lion, 2, {on: [(0, of[0][:1]), (1, of[0][1:])]}),
+        (clip, 3, {}),
+        (lion, 1, {on: [(0, of[1])]}),
+    ]
+    none, found, after = totals.beside(parts)
+    assert none == after == {} and sorted(found) == [-2, -1, 3]
+    squares = [sum(float((p.grad.double() ** 2).sum()) for p in x) for x in (of[0][:1], of[1])]
+    assert [float(found[-2]), float(found[3])] == pytest.approx(squares)
 
 
 def test_sums_of_a_rules_own_state_are_over_its_own() -> None:
@@ -391,6 +407,39 @@ def test_a_compiled_step_is_one_operator() -> None:
     assert equal(*sides)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("clipped", [False, True])
+def test_a_captured_step_skips_all_or_none(clipped: bool) -> None:
+    first = built("sgd", "fp32", "clip:norm=0.1") if clipped else Lion
+    ends = []
+    for captured in (True, False):
+        of = [[nn.Parameter(p.detach().cuda()) for p in x] for x in params()]
+        made = signconv.hybrid(first(of[0], seed=0), AdamW(of[1], skip_nonfinite=True, seed=1))
+        grads = [torch.zeros_like(p) for p in chain(*of)]
+        for p, g in zip(chain(*of), grads, strict=True):
+            p.grad = g
+        step = made.step
+        stream = torch.cuda.Stream()
+        for t in range(5):
+            rng = torch.Generator().manual_seed(t)
+            for g in grads:
+                g.copy_(torch.randn(g.shape, generator=rng))
+            if t == 3:
+                grads[-1][0] = torch.nan
+            if t == 2 and captured:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    made.step()
+                step = graph.replay
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                step()
+            torch.cuda.current_stream().wait_stream(stream)
+        assert made.skipped_steps == 1
+        ends.append([x.cpu() for x in everything(of, made)])
+    assert equal(*ends)
+
+
 # ---------------------------------------------------------------- groups and state
 
 
@@ -428,7 +477,7 @@ def test_two_parts_of_one_class_have_rules_of_their_own() -> None:
     [
         ({}, "says no rule: it needs one of Lion, AdamWStoSign"),
         ({"rule": "Muon"}, "says rule='Muon'"),
-        ({"rule": "Lion"}, r"of shape \[33\] is in AdamWStoSign and in Lion"),
+        ({"rule": "Lion"}, r"of shape \[33\], is in AdamWStoSign and in Lion"),
     ],
 )
 def test_groups_that_are_refused(group: dict[str, Any], match: str) -> None:
