@@ -230,7 +230,10 @@ class Hybrid(torch.optim.Optimizer):
             for part in parts:
                 stack.enter_context(self._lent(part))
             calls = [_before(part, x) for part, x in zip(parts, inputs, strict=True)]
-            begun = [part._begin(kwargs) for part, (_, kwargs) in zip(parts, calls, strict=True)]
+            begun = [
+                part._begin(extras.named(part.program, kwargs, rule))
+                for (rule, part), (_, kwargs) in zip(self.parts.items(), calls, strict=True)
+            ]
             for part, mine in zip(parts, begun, strict=True):
                 stack.callback(part._end, mine)
             self._no_shared_memory(begun)

@@ -105,9 +105,9 @@ def learned(losses: list[float]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "cls", [AdamWStoSign, AdamWFP4, ScheduleFreeAdamW], ids=lambda c: c.__name__
+    "cls", [AdamWStoSign, AdamWFP4, ScheduleFreeAdamW, mixed], ids=lambda c: c.__name__
 )
-def test_trainer(cls: type, tmp_path: Path) -> None:
+def test_trainer(cls: Any, tmp_path: Path) -> None:
     """Of Schedule-Free the checkpoint is saved after an evaluation, whose point is another."""
     transformers = pytest.importorskip("transformers")
 
@@ -119,10 +119,13 @@ def test_trainer(cls: type, tmp_path: Path) -> None:
             max_grad_norm=1.0, eval_strategy="steps", eval_steps=HALFWAY, logging_steps=1,
             report_to=[], lr_scheduler_type="constant", disable_tqdm=True, save_strategy="steps",
         )  # fmt: skip
+        model, options = Model(), {"lr": 1e-2, "seed": 3}
+        made: dict[str, Any] = {"optimizer_cls_and_kwargs": (cls, options)}
+        if cls is mixed:
+            made = {"optimizers": (mixed(model.parameters(), **options), None)}
         trainer = transformers.Trainer(
-            Model(), arguments, train_dataset=Text(), eval_dataset=Text(),
-            optimizer_cls_and_kwargs=(cls, {"lr": 1e-2, "seed": 3}),
-        )  # fmt: skip
+            model, arguments, train_dataset=Text(), eval_dataset=Text(), **made
+        )
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 

@@ -330,6 +330,25 @@ def test_extra_inputs_go_to_the_parts_that_read_them() -> None:
         made[0].step(hessian=[None])
 
 
+def test_a_hook_of_a_part_may_pass_its_inputs() -> None:
+    sides = []
+    for how in ("hook", "step"):
+        of = params()
+        made = signconv.hybrid(Sophia(of[0], seed=0), AdamW(of[1], seed=1))
+        given = {"hessian": {p: torch.full_like(p, 0.5) for p in of[0]}}
+        if how == "hook":
+            made.parts["Sophia"].register_step_pre_hook(lambda o, *_, given=given: ((o,), given))
+            given, wrong = {}, {"hesian": 1}
+        give(of, 0)
+        made.step(**given)
+        sides.append(everything(of, made))
+    assert equal(*sides)
+    made.parts["AdamW"].register_step_pre_hook(lambda o, *_: ((o,), wrong))
+    with pytest.raises(TypeError, match="SC465"):
+        made.step()
+    assert equal(everything(of, made), sides[1])
+
+
 def test_evaluation_and_frozen_steps() -> None:
     of = params()
     made = signconv.hybrid(ScheduleFreeAdamW(of[0], lr=0.1), AdamW(of[1]))
