@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from signconv.pipeline import build as build
     from signconv.pipeline import compile as compile
     from signconv.runtime.cast import cast as cast
+    from signconv.runtime.hybrid import hybrid as hybrid
     from signconv.runtime.inspect import inspect as inspect
+    from signconv.runtime.matrices import matrices as matrices
     from signconv.runtime.offload import offload as offload
     from signconv.runtime.release import gradient_release as gradient_release
     from signconv.tuning.lr_range import lr_range as lr_range
@@ -26,8 +28,10 @@ __all__ = [
     "cast",
     "compile",
     "gradient_release",
+    "hybrid",
     "inspect",
     "lr_range",
+    "matrices",
     "offload",
     "verify",
 ]
@@ -38,8 +42,10 @@ _HOME = {
     "cast": "signconv.runtime.cast",
     "compile": "signconv.pipeline",
     "gradient_release": "signconv.runtime.release",
+    "hybrid": "signconv.runtime.hybrid",
     "inspect": "signconv.runtime.inspect",
     "lr_range": "signconv.tuning.lr_range",
+    "matrices": "signconv.runtime.matrices",
     "offload": "signconv.runtime.offload",
     "verify": "signconv.verification.verify",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -196,3 +197,33 @@ def grad(p: Tensor, g: Tensor, name: str) -> None:
             f"{name}: a gradient of type {type(part).__name__} has no memory that is its elements "
             "(a wrapped tensor, or one whose storage was freed): assign p.grad a plain tensor",
         )
+
+
+def is_state_dict(found: Mapping[str, Any]) -> None:
+    """Raise ValueError for what no optimizer's ``state_dict()`` returned."""
+    for name in ("state", "param_groups"):
+        if name not in found:
+            raise coded(
+                ValueError,
+                "SC501",
+                f"this is no optimizer's state_dict: it has no {name!r}, only "
+                f"{', '.join(map(repr, found)) or 'nothing'}",
+            )
+
+
+def parted(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raise ValueError where two rules of a hybrid have one parameter; groups: those of each."""
+    seen: dict[int, str] = {}
+    for rule, own in groups.items():
+        for i, group in enumerate(own):
+            for j, p in enumerate(group["params"]):
+                if seen.setdefault(id(p), rule) == rule:
+                    continue
+                name = (group.get("param_names") or {j: None})[j]
+                what = f"{j} of group {i}, of shape {[*p.shape]}," if name is None else repr(name)
+                raise coded(
+                    ValueError,
+                    "SC474",
+                    f"the parameter {what} is in {seen[id(p)]} and in {rule}: a hybrid steps each "
+                    "by one rule; leave it out of one (signconv.matrices splits a model)",
+                )

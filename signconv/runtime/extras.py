@@ -155,7 +155,7 @@ def _number(value: Any, key: str, name: str) -> float | Tensor:
 def _tensors(value: Any, key: str, params: list[Tensor], name: str) -> dict[Tensor, Tensor]:
     """By parameter, of those that have a gradient."""
     made: dict[Tensor, Tensor] = {}
-    for p, x in _pairs(value, key, params, name):
+    for p, x in pairs(value, key, params, name):
         if p.grad is None or not p.numel():
             continue
         if x is None:
@@ -170,7 +170,8 @@ def _tensors(value: Any, key: str, params: list[Tensor], name: str) -> dict[Tens
     return made
 
 
-def _pairs(value: Any, key: str, params: list[Tensor], name: str) -> Iterable[tuple[Tensor, Any]]:
+def pairs(value: Any, key: str, params: list[Tensor], name: str) -> Iterable[tuple[Tensor, Any]]:
+    """What was passed for each parameter; ValueError for what is no list of tensors for them."""
     wanted = (
         f"{key}= takes a sequence with a tensor for each of the {len(params)} parameters in the "
         "order of the param groups (None where there is no gradient), or {parameter: tensor}"
@@ -220,4 +221,4 @@ def _check(x: Any, p: Tensor, key: str, name: str) -> None:
     )
 
 
-__all__ = ["NONE", "Inputs", "Kinds", "collect", "named"]
+__all__ = ["NONE", "Inputs", "Kinds", "collect", "named", "pairs"]

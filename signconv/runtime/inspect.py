@@ -15,6 +15,7 @@ from torch import Tensor
 from signconv.runtime import mesh, sharded
 from signconv.runtime.axes import NOTATION
 from signconv.runtime.formats import BLOCK, CHECK, MASTER, SPLIT, WHOLE, Format
+from signconv.runtime.hybrid import Hybrid, rules
 from signconv.runtime.master import param_format
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import row_length, whole_blocks
@@ -36,6 +37,7 @@ class Row:
     elements that are not zero, those which the watched step left exactly as they were; None if no
     step was watched.  changed: of a master weight, the share of elements in rows changed from
     outside since the last step, which lose their rests.  bytes: held by this tensor on this rank.
+    rule: which optimizer of a hybrid steps it; the class's name of one by itself.
     """
 
     parameter: str
@@ -49,6 +51,7 @@ class Row:
     stalled: float | None = None
     changed: float | None = None
     note: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Health:
 
     def __rich__(self) -> Table:
         table = Table(title=f"{self.optimizer}: {self._summary()}", caption="\n".join(self.notes))
-        for name in ("parameter", "shape", "tensor", "format"):
+        several = len({r.rule for r in self.rows}) > 1
+        for name in ("parameter", *["rule"] * several, "shape", "tensor", "format"):
             table.add_column(name)
         for name in (*SHARES, "bytes"):
             table.add_column(name, justify="right")
@@ -89,9 +93,9 @@ class Health:
             shape = "×".join(map(str, r.shape)) or "scalar"
             label = f"{r.format} ({r.note})" if r.note else r.format
             shares = [_percent(getattr(r, name)) for name in SHARES]
-            name = "" if r.moment else r.parameter
-            place = "" if r.moment else shape
-            table.add_row(name, place, r.moment or "weights", label, *shares, f"{r.bytes:,}")
+            place = [r.parameter, *[r.rule] * several, shape]
+            place = [""] * len(place) if r.moment else place
+            table.add_row(*place, r.moment or "weights", label, *shares, f"{r.bytes:,}")
         return table
 
     def _summary(self) -> str:
@@ -125,8 +129,9 @@ def inspect(optimizer: object, model: torch.nn.Module | None = None) -> Health:
     Counts stay on the device until one read at the end.  Of a DTensor this rank's part
     is counted, of one cut inside blocks of 32 all of it, so every rank must call.
 
-    optimizer: one of this library, or what a trainer has wrapped around it (accelerate, Lightning,
-    DeepSpeed); model: whose parameters' names the rows have, where the optimizer has none.
+    optimizer: one of this library or a hybrid, or what a trainer has wrapped around it
+    (accelerate, Lightning, DeepSpeed); model: whose parameters' names the rows have, where the
+    optimizer has none.
 
     Raises TypeError for an optimizer not made by signconv.
     """
@@ -136,7 +141,8 @@ def inspect(optimizer: object, model: torch.nn.Module | None = None) -> Health:
     if model is not None:
         names = {p: n for n, p in model.named_parameters()}
     watch = _WATCHES.get(ours)
-    parts = [part for p, name in _named(ours) for part in _parts(ours, p, names.get(p, name))]
+    parts = [x for o, p, name in _named(ours) for x in _parts(o, p, names.get(p, name))]
+    rule_of = {p: r for r, o in rules(ours).items() for g in o.param_groups for p in g["params"]}
     counts = [part.count() for part in parts]
     stalls = [_stalled(watch, part) for part in parts]
     on_host = _read([x for x in (*counts, *(s for s in stalls if s is not None))])
@@ -163,15 +169,18 @@ def inspect(optimizer: object, model: torch.nn.Module | None = None) -> Health:
                 stalled,
                 changed,
                 part.note,
+                rule_of[part.p],
             )
         )
     notes = _notes(ours, rows, watch)
     _WATCHES[ours] = _Watch(ours, watch)
     step = None if watch is None else watch.step
-    return Health(type(ours).__name__, tuple(rows), step, notes)
+    return Health(" + ".join(rules(ours)), tuple(rows), step, notes)
 
 
-def _notes(optimizer: FusedOptimizer, rows: list[Row], watch: _Watch | None) -> tuple[str, ...]:
+def _notes(
+    optimizer: FusedOptimizer | Hybrid, rows: list[Row], watch: _Watch | None
+) -> tuple[str, ...]:
     notes = []
     if any(r.note.startswith("row of") for r in rows):
         notes.append(f"row of n: n is no multiple of {BLOCK}, so the master weight is kept whole")
@@ -289,11 +298,15 @@ def _spaced(flat: Tensor) -> Tensor:
     return flat.view(-1, BLOCK)[::every].reshape(-1).clone()
 
 
-def _named(optimizer: FusedOptimizer) -> Iterator[tuple[Tensor, str]]:
-    for i, group in enumerate(optimizer.param_groups):
-        names = group.get("param_names")
-        for j, p in enumerate(group["params"]):
-            yield p, names[j] if names else f"group {i}, {j}"
+def _named(optimizer: FusedOptimizer | Hybrid) -> Iterator[tuple[FusedOptimizer, Tensor, str]]:
+    """Every parameter: which optimizer steps it, and its name."""
+    i = 0
+    for part in rules(optimizer).values():
+        for group in part.param_groups:
+            names = group.get("param_names")
+            for j, p in enumerate(group["params"]):
+                yield part, p, names[j] if names else f"group {i}, {j}"
+            i += 1
 
 
 def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
@@ -329,7 +342,7 @@ def _parts(optimizer: FusedOptimizer, p: Tensor, name: str) -> Iterator[_Part]:
 class _Watch:
     """Compares samples of every tensor before and after the next step, then takes itself off."""
 
-    def __init__(self, optimizer: FusedOptimizer, last: _Watch | None) -> None:
+    def __init__(self, optimizer: FusedOptimizer | Hybrid, last: _Watch | None) -> None:
         self.step: int | None = None
         self.found: dict[tuple[int, str], Tensor] = {}
         self.before: dict[tuple[int, str], Tensor] = {}
@@ -349,23 +362,23 @@ class _Watch:
         self.hooks = []
 
     @staticmethod
-    def _hook(act: Callable[[FusedOptimizer], None]) -> Callable[..., None]:
+    def _hook(act: Callable[[FusedOptimizer | Hybrid], None]) -> Callable[..., None]:
         return lambda optimizer, args, kwargs: act(optimizer)
 
     @torch.no_grad()
-    def _look(self, optimizer: FusedOptimizer) -> None:
-        for p, name in _named(optimizer):
-            if p.grad is not None and p in optimizer.state:
-                for part in _parts(optimizer, p, name):
+    def _look(self, optimizer: FusedOptimizer | Hybrid) -> None:
+        for owner, p, name in _named(optimizer):
+            if p.grad is not None and p in owner.state:
+                for part in _parts(owner, p, name):
                     self.before[part.key] = part.sample()
 
     @torch.no_grad()
-    def _compare(self, optimizer: FusedOptimizer) -> None:
+    def _compare(self, optimizer: FusedOptimizer | Hybrid) -> None:
         if not self.before:
             return  # no state or no gradients: watch the next one
         self.found = {}
-        for p, name in _named(optimizer):
-            for part in _parts(optimizer, p, name):
+        for owner, p, name in _named(optimizer):
+            for part in _parts(owner, p, name):
                 old = self.before.get(part.key)
                 if old is not None:
                     new = part.sample()
@@ -377,7 +390,7 @@ class _Watch:
         self.stop()
 
 
-_WATCHES: WeakKeyDictionary[FusedOptimizer, _Watch] = WeakKeyDictionary()
+_WATCHES: WeakKeyDictionary[FusedOptimizer | Hybrid, _Watch] = WeakKeyDictionary()
 
 
 def _stalled(watch: _Watch | None, part: _Part) -> Tensor | None:

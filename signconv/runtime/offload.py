@@ -21,6 +21,7 @@ from signconv.runtime import state as states
 from signconv.runtime.backend import Backend, Task
 from signconv.runtime.errors import coded
 from signconv.runtime.extras import NONE, Inputs
+from signconv.runtime.hybrid import Hybrid, rules
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.staging import Batch, Staging, room
 from signconv.runtime.wrapped import unwrapped
@@ -214,23 +215,22 @@ class Offload:
 class OffloadHandle:
     """What ``offload`` returns; ``remove()`` brings the state back to the parameters' devices."""
 
-    def __init__(self, optimizer: FusedOptimizer) -> None:
-        self.optimizer, self.offload = optimizer, optimizer._offload
+    def __init__(self, optimizer: FusedOptimizer | Hybrid) -> None:
+        self.optimizer = optimizer
+        self._on = [(part, part._offload) for part in rules(optimizer).values()]
 
     def remove(self) -> None:
         """Ordinary steps again, with the state beside the parameters."""
-        optimizer, offload = self.optimizer, self.optimizer._offload
-        if offload is None:
-            return
-        if offload is not self.offload:  # removed already; another may be on
-            return
-        offload.wait()
-        optimizer._offload = None
-        for p, entry in optimizer.state.items():
-            if isinstance(p, Tensor):
-                far = {n: x for n, x in entry.items() if n in offload.names}
-                entry.update({n: x.to(p.device, copy=True) for n, x in far.items()})
-        optimizer._moved()
+        for part, offload in self._on:
+            if offload is None or offload is not part._offload:  # removed; another may be on
+                continue
+            offload.wait()
+            part._offload = None
+            for p, entry in part.state.items():
+                if isinstance(p, Tensor):
+                    far = {n: x for n, x in entry.items() if n in offload.names}
+                    entry.update({n: x.to(p.device, copy=True) for n, x in far.items()})
+            part._moved()
 
     def __enter__(self) -> OffloadHandle:
         return self
@@ -271,11 +271,12 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
             "SC446",
             "offload is already on for this optimizer: remove() it first",
         )
-    if ours.program.totals is not None:
+    summing = [part for part in rules(ours).values() if part.program.totals is not None]
+    if summing:
         raise coded(
             ValueError,
             "SC472",
-            f"offload steps {type(ours).__name__} batch by batch, and it reads sums over all "
+            f"offload steps {type(summing[0]).__name__} batch by batch, and it reads sums over all "
             "tensors: keep its state on the GPU, in fewer bits (--state fp8)",
         )
     if batch_bytes <= 0 or any(p.device.type == "cpu" for p in params):
@@ -289,12 +290,13 @@ def offload(optimizer: object, *, batch_bytes: int = BATCH_BYTES) -> OffloadHand
     return _offload(ours, batch_bytes)
 
 
-def _offload(optimizer: FusedOptimizer, batch_bytes: int) -> OffloadHandle:
-    numbers = {"step", "offset", *(n for n, _ in optimizer.program.scalar_states)}
-    names = frozenset(states.names(optimizer.program)) - numbers
-    optimizer._offload = Offload(names, batch_bytes)
-    for p, entry in optimizer.state.items():
-        if isinstance(p, Tensor):
-            entry.update(optimizer._kept(entry))
-    optimizer._moved()
+def _offload(optimizer: FusedOptimizer | Hybrid, batch_bytes: int) -> OffloadHandle:
+    for part in rules(optimizer).values():
+        numbers = {"step", "offset", *(n for n, _ in part.program.scalar_states)}
+        names = frozenset(states.names(part.program)) - numbers
+        part._offload = Offload(names, batch_bytes)
+        for p, entry in part.state.items():
+            if isinstance(p, Tensor):
+                entry.update(part._kept(entry))
+        part._moved()
     return OffloadHandle(optimizer)

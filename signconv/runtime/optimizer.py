@@ -6,7 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -41,6 +41,19 @@ from signconv.runtime.settings import hooked, unaffected
 
 #: Extra inputs of a step that gets none.
 NOTHING: Mapping[str, Any] = {}
+#: Sums over gradients that others step, where nobody else does.
+NO_SUMS: Mapping[int, Tensor] = {}
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A step of which everything was looked at and nothing is written yet."""
+
+    work: Work
+    ready: Mapping[int, torch.device]
+    stepped: list[Tensor]
+    inputs: extras.Inputs
+    promise: Promise | None
 
 
 class FusedOptimizer(torch.optim.Optimizer):
@@ -315,32 +328,64 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _step(self, given: Mapping[str, Any] = NOTHING) -> None:
         """The step after the closure; of DTensors, and with extra inputs, torch.compile breaks its
         graph here."""
+        begun = self._begin(given)
+        try:
+            self._write(begun, self._jobs(begun))
+        finally:
+            self._end(begun)
+        self._remember(begun)
+
+    # A hybrid begins the steps of all its optimizers before it writes the first (hybrid.py)
+
+    def _begin(self, given: Mapping[str, Any]) -> Begun:
+        """Look at everything that the step reads, or raise; parameters have state then."""
         evaluation.refuse(self, "training goes on")
         inputs = extras.collect(self.program, given, self.param_groups, type(self).__name__)
         self._settle()
         promise = self._promise
         if promise is not None:
             promise.keep(self.param_groups)
-            work, ready, stepped = promise.work, promise.ready, promise.stepped
-        else:
-            work, ready, stepped = self._look()
-        try:
-            sums = self._sums(work)
-            jobs = [self._job(device, parts, ready, sums, inputs) for device, parts in work.items()]
-            totals.advance(self.program, [job for job in jobs if job is not None])
-            if self._locals is not None:
-                self._locals.finish(self.state)
-            if self.program.shared:
-                totals.share(self.program, self.param_groups, self.state, stepped)
-        finally:
-            if self._offload is not None:
-                self._offload.finish(self.param_groups)
-            notice(stepped, bool(self._dtensors))
-        if promise is None:
+            return Begun(promise.work, promise.ready, promise.stepped, inputs, promise)
+        return Begun(*self._look(), inputs, None)
+
+    def _jobs(
+        self, begun: Begun, skippable: bool = False, beside: Mapping[int, Tensor] = NO_SUMS
+    ) -> list[totals.Job | totals.Later]:
+        """What is to be run, device by device, prepared and with the flag that skips it.
+
+        skippable: look for Inf and NaN though no param group here asks for it; beside: sums of
+        squares of gradients that others step and the norm of all takes in, by numbers that are no
+        param group's here.
+        """
+        sums = self._sums(begun.work, beside)
+        return [
+            self._job(device, parts, begun.ready, sums, begun.inputs, skippable)
+            for device, parts in begun.work.items()
+        ]
+
+    def _write(self, begun: Begun, jobs: Sequence[totals.Job | totals.Later]) -> None:
+        """Run them."""
+        totals.advance(self.program, jobs)
+        if self._locals is not None:
+            self._locals.finish(self.state)
+        if self.program.shared:
+            totals.share(self.program, self.param_groups, self.state, begun.stepped)
+
+    def _end(self, begun: Begun) -> None:
+        """What has to be done however the step ended."""
+        if self._offload is not None:
+            self._offload.finish(self.param_groups)
+        notice(begun.stepped, bool(self._dtensors))
+
+    def _remember(self, begun: Begun) -> None:
+        """What the next step need not look at again."""
+        if begun.promise is None:
             self._entries = [*map(id, self.state.values())]
-            if self._frozen and len(ready) == len(self.param_groups) and not self._dtensors:
+            ready, groups = begun.ready, self.param_groups
+            if self._frozen and len(ready) == len(groups) and not self._dtensors:
                 name = type(self).__name__
-                self._promise = Promise(work, ready, stepped, self.param_groups, self.state, name)
+                stepped = begun.stepped
+                self._promise = Promise(begun.work, ready, stepped, groups, self.state, name)
 
     def _look(self) -> tuple[Work, dict[int, torch.device], list[Tensor]]:
         """What is to be stepped, looked at and with state; which groups are ready as they stand."""
@@ -431,13 +476,14 @@ class FusedOptimizer(torch.optim.Optimizer):
         notice([p], False)
         return [p]
 
-    def _sums(self, work: Work) -> totals.Sums | None:
-        """Sums of squares of the gradients, where the program reads their norm; none in it yet
+    def _sums(self, work: Work, beside: Mapping[int, Tensor]) -> totals.Sums | None:
+        """Sums of squares of the gradients, where the program reads their norm; waiting for ours
         where one backend has tables of all of them and ``_job`` adds them up faster."""
         if not self.program.norm:
             return None
-        sums = totals.Sums(self.program.norm)
-        if self._offload is not None or len(work) > 1:
+        sums = totals.Sums(self.program.norm, beside)
+        sums.waiting = self._offload is None and len(work) == 1
+        if not sums.waiting:
             for parts in work.values():
                 totals.of_parameters(sums, parts)
         return sums
@@ -449,9 +495,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         ready: Mapping[int, torch.device],
         sums: totals.Sums | None,
         inputs: extras.Inputs,
-    ) -> totals.Job | None:
-        """Prepare the given parameters of the groups with the given indices, all on one device;
-        None where they were stepped already, offloaded."""
+        skippable: bool,
+    ) -> totals.Job | totals.Later:
+        """Prepare the given parameters of the groups with the given indices, all on one device."""
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
         groups: Sequence[Mapping[str, Any]] = self.param_groups
         gathered: list[tuple[int, list[Tensor]]] = []
@@ -461,21 +507,26 @@ class FusedOptimizer(torch.optim.Optimizer):
             state, near = self._locals.state, self._locals.inputs(inputs)
         tasks = [Task((i, device), groups[i], ps, state, inputs=near) for i, ps in parts]
         far = [p for _, params in gathered for p in params]
-        skippable = any(self.param_groups[i]["skip_nonfinite"] for i, _ in (*parts, *gathered))
+        every = (*parts, *gathered)
+        skippable = skippable or any(self.param_groups[i]["skip_nonfinite"] for i, _ in every)
         backend = self.backend_for(device)
         scale = self._grad_scale
         if self._offload is not None:
-            every = [p for _, params in parts for p in params]
+            offload, host = self._offload, [p for _, params in parts for p in params]
             with backend.on_device(device):
-                skip = self._prepare(backend, [], {}, (device, every) if skippable else None)
+                skip = self._prepare(backend, [], {}, (device, host) if skippable else None)
                 found = {i: sums.norm(i).to(device) for i, _ in parts} if sums else {}
-                self._offload.step(backend, parts, groups, state, skip, scale, found, inputs)
-            return None
+
+            def run(skip: Tensor | None) -> None:
+                with backend.on_device(device):
+                    offload.step(backend, parts, groups, state, skip, scale, found, inputs)
+
+            return totals.Later(device, skip, run)
         with backend.on_device(device):
             skip = self._prepare(backend, tasks, ready, (device, far) if skippable else None)
-            if sums is not None and not sums.groups and self._locals is not None:
+            if sums is not None and sums.waiting and self._locals is not None:
                 totals.of_parts(sums, backend, tasks, self._locals.whole, gathered)
-            elif sums is not None and not sums.groups:
+            elif sums is not None and sums.waiting:
                 totals.of_tasks(sums, backend, tasks)
             tasks = [task if sums is None else sums.given(task) for task in tasks]
             norms = {i: sums.norm(i).to(device) for i, _ in gathered} if sums else {}
@@ -568,14 +619,13 @@ class FusedOptimizer(torch.optim.Optimizer):
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
-        for name in ("state", "param_groups"):
-            if name not in state_dict:
-                raise coded(
-                    ValueError,
-                    "SC501",
-                    f"this is no optimizer's state_dict: it has no {name!r}, only "
-                    f"{', '.join(map(repr, state_dict)) or 'nothing'}",
-                )
+        self._take_over(*self._read(state_dict))
+        for post in self._optimizer_load_state_dict_post_hooks.values():
+            post(self)
+
+    def _read(self, state_dict: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+        """Param groups and state of a state_dict as they are to be taken over; changes nothing."""
+        checks.is_state_dict(state_dict)
         groups = copy.deepcopy(state_dict["param_groups"])
         stored = self._values.loaded(groups, self.param_groups, self.defaults)
         params = [p for g in self.param_groups for p in g["params"]]
@@ -593,12 +643,14 @@ class FusedOptimizer(torch.optim.Optimizer):
             )
         for new, old in zip(groups, self.param_groups, strict=True):
             new["params"], new["master"] = old["params"], old["master"]
+        return groups, loaded
+
+    def _take_over(self, groups: list[dict[str, Any]], loaded: dict[Any, Any]) -> None:
+        """Go on from what ``_read`` returned."""
         if not all(self._places.same(i, g["params"]) for i, g in enumerate(self.param_groups)):
             self._adopt()
         self.__setstate__({"state": loaded, "param_groups": groups})
         self._take_offsets()
-        for post in self._optimizer_load_state_dict_post_hooks.values():
-            post(self)
 
     @unaffected
     @torch.no_grad()
@@ -653,6 +705,10 @@ class FusedOptimizer(torch.optim.Optimizer):
         evaluation.refuse(self, "weights are loaded")
         self._arrive()
         model.load_state_dict(weights)
+        self._write_masters(model, weights)
+
+    def _write_masters(self, model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """The master weights of those that are stepped here."""
         master = {p: g["master"] for g in self.param_groups for p in g["params"]}
         for name, p in masters.parameters(model):
             if p in master and name in weights and masters.layout(p, master[p]):

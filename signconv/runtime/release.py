@@ -13,6 +13,7 @@ from torch import Tensor
 from signconv.runtime import mesh
 from signconv.runtime.averaging import Averaging, same_parameters
 from signconv.runtime.errors import coded
+from signconv.runtime.hybrid import Hybrid, rules
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.wrapped import unwrapped
 
@@ -24,7 +25,10 @@ class ReleaseHandle:
     """What ``gradient_release`` returns; ``remove()`` goes back to ordinary steps."""
 
     def __init__(
-        self, optimizer: FusedOptimizer, max_norm: float | None = None, group: Any = None
+        self,
+        optimizer: FusedOptimizer | Hybrid,
+        max_norm: float | None = None,
+        group: Any = None,
     ) -> None:
         self.optimizer, self.max_norm = optimizer, max_norm
         #: The norm of all gradients that ``norm()`` found last, a tensor of one element.
@@ -262,29 +266,8 @@ def gradient_release(
             "gradient_release cannot skip a step for a non-finite gradient: others have been "
             "stepped by the time it is seen; construct the optimizer with skip_nonfinite=False",
         )
-    if ours.program.norm:
-        raise coded(
-            ValueError,
-            "SC458",
-            f"gradient_release cannot step {type(ours).__name__} inside backward, where the norm "
-            "of all gradients is not known: build it without clip, and give gradient_release "
-            "max_norm=",
-        )
-    if ours.program.totals is not None:
-        raise coded(
-            ValueError,
-            "SC471",
-            f"gradient_release steps {type(ours).__name__} parameter by parameter, and it reads "
-            "sums over all of them: take ordinary steps",
-        )
-    if ours.program.extras:
-        names = ", ".join(x.name for x in ours.program.extras)
-        raise coded(
-            ValueError,
-            "SC470",
-            f"gradient_release steps {type(ours).__name__} inside backward, where nobody can pass "
-            f"it {names}: take ordinary steps",
-        )
+    for part in rules(ours).values():
+        _refuse_program(part)
     if max_norm is not None and not max_norm > 0:
         raise coded(ValueError, "SC442", f"max_norm = {max_norm!r} has to be above 0")
     params = [p for g in ours.param_groups for p in g["params"]]
@@ -309,6 +292,33 @@ def gradient_release(
         same_parameters(params, group)
     ours._release = ReleaseHandle(ours, max_norm, group)
     return ours._release
+
+
+def _refuse_program(part: FusedOptimizer) -> None:
+    """Raise ValueError for what cannot be stepped parameter by parameter."""
+    if part.program.norm:
+        raise coded(
+            ValueError,
+            "SC458",
+            f"gradient_release cannot step {type(part).__name__} inside backward, where the norm "
+            "of all gradients is not known: build it without clip, and give gradient_release "
+            "max_norm=",
+        )
+    if part.program.totals is not None:
+        raise coded(
+            ValueError,
+            "SC471",
+            f"gradient_release steps {type(part).__name__} parameter by parameter, and it reads "
+            "sums over all of them: take ordinary steps",
+        )
+    if part.program.extras:
+        names = ", ".join(x.name for x in part.program.extras)
+        raise coded(
+            ValueError,
+            "SC470",
+            f"gradient_release steps {type(part).__name__} inside backward, where nobody can pass "
+            f"it {names}: take ordinary steps",
+        )
 
 
 def _group(average: Any) -> Any:

@@ -27,11 +27,15 @@ from signconv.runtime.reference.stages import sum_up
 
 
 class Sums:
-    """Sums by param group, float64 of any shape, of what a step has seen so far."""
+    """Sums by param group, float64 of any shape, of what a step has seen so far.
 
-    def __init__(self, scope: str) -> None:
-        self.scope = scope
-        self.groups: dict[int, Tensor] = {}
+    beside: what other optimizers have that "all" takes in, by numbers that are no group's here and
+    say in which order they are added up.  waiting: whether those of the groups are still to come.
+    """
+
+    def __init__(self, scope: str, beside: Mapping[int, Tensor] | None = None) -> None:
+        self.scope, self.waiting = scope, False
+        self.groups: dict[int, Tensor] = {**(beside or {})}
         self._total: Tensor | None = None  # over all groups, once it was asked for …
         self._norm: Tensor | None = None  # … and its root
 
@@ -95,6 +99,29 @@ def of_parameters(sums: Sums, parts: Sequence[tuple[int, list[Tensor]]]) -> None
     for group, params in parts:
         pairs = [(p, square_sum(mesh.local(_grad(p)).detach())) for p in params]
         _add_shared(sums, group, pairs)
+
+
+def beside(
+    parts: Sequence[tuple[OptimizerProgram, int, Mapping[Any, Sequence[tuple[int, list[Tensor]]]]]],
+) -> list[dict[int, Tensor]]:
+    """For each part of a hybrid that reads the norm of all gradients the sums of the others', by
+    the place of their groups from its own first one: they are added up in the hybrid's order.
+
+    parts: of each its program, how many groups it has and what it steps, device by device.
+    """
+    made: list[dict[int, Tensor]] = [{} for _ in parts]
+    first = [sum(count for _, count, _ in parts[:i]) for i in range(len(parts))]
+    alone: dict[int, Sums] = {}
+    for i, (program, _, _) in enumerate(parts):
+        for j, (_, _, work) in enumerate(parts) if program.norm == "all" else ():
+            if j == i:
+                continue
+            if j not in alone:
+                alone[j] = Sums("all")
+                for there in work.values():
+                    of_parameters(alone[j], there)
+            made[i] |= {first[j] + k - first[i]: x for k, x in alone[j].groups.items()}
+    return made
 
 
 def _grad(p: Tensor) -> Tensor:
@@ -188,6 +215,16 @@ class Job:
                 plain.settle(_knowing(task, known), self.skip, self.grad_scale)
 
 
+@dataclass
+class Later:
+    """What is stepped on one device by ``run``, which takes the flag that skips it (offloaded
+    state, which no total is made of)."""
+
+    device: torch.device
+    skip: Tensor | None
+    run: Callable[[Tensor | None], None]
+
+
 def _step(job: Job, backend: Backend, task: Task) -> Tensor | None:
     return backend.step(task, job.skip, job.grad_scale)
 
@@ -202,9 +239,12 @@ def _knowing(task: Task, known: Sums | None) -> Task:
     return replace(task, totals=known.total(index(task)).to(task.params[0].device))
 
 
-def advance(program: OptimizerProgram, jobs: Sequence[Job]) -> None:
+def advance(program: OptimizerProgram, every: Sequence[Job | Later]) -> None:
     """Step what is prepared, and find the totals before it and on its way."""
-    read = program.totals
+    for late in every:
+        if isinstance(late, Later):
+            late.run(late.skip)
+    read, jobs = program.totals, [job for job in every if isinstance(job, Job)]
     if read is None:
         for job in jobs:
             job.step(None, None)
@@ -224,16 +264,19 @@ def advance(program: OptimizerProgram, jobs: Sequence[Job]) -> None:
             job.settle(trailing)
 
 
-def skip_together(jobs: Sequence[Job]) -> None:
+def skip_together(jobs: Sequence[Job | Later]) -> None:
     """One answer for all devices to whether the step is skipped: its sums are over them, and one
     that skips it writes none."""
     flags = [job.skip for job in jobs if job.skip is not None]
     if len(jobs) > 1 and flags:
+        made: dict[torch.device, Tensor] = {}
         for job in jobs:
-            flag, *others = (x.to(job.device).reshape(()) for x in flags)
-            for x in others:
-                flag = flag.maximum(x)
-            job.skip = flag
+            if job.device not in made:
+                flag, *others = (x.to(job.device).reshape(()) for x in flags)
+                for x in others:
+                    flag = flag.maximum(x)
+                made[job.device] = flag
+            job.skip = made[job.device]
 
 
 def inherit(

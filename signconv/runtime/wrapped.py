@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from signconv.runtime.errors import coded
+from signconv.runtime.hybrid import Hybrid
 from signconv.runtime.optimizer import FusedOptimizer
 
 #: Where accelerate, Lightning, DeepSpeed, ZeroRedundancyOptimizer and the like keep it.
@@ -12,12 +13,12 @@ _INSIDE = ("optimizer", "_optimizer", "optim", "base_optimizer")
 _DEEPEST = 8
 
 
-def unwrapped(optimizer: object, what: str) -> FusedOptimizer:
-    """An optimizer of this library, itself or inside of ``optimizer``; TypeError where there is
-    none.  ``what`` needs it."""
+def unwrapped(optimizer: object, what: str) -> FusedOptimizer | Hybrid:
+    """An optimizer of this library or a hybrid of several, itself or inside of ``optimizer``;
+    TypeError where there is none.  ``what`` needs it."""
     found: Any = optimizer
     for _ in range(_DEEPEST):
-        if isinstance(found, FusedOptimizer):
+        if isinstance(found, FusedOptimizer | Hybrid):
             return found
         inner = (getattr(found, name, None) for name in _INSIDE)
         found = next((x for x in inner if hasattr(x, "param_groups")), None)

@@ -40,6 +40,7 @@ from tests.distributed.training import (
     here,
     join,
     load,
+    mixed,
     part_of,
     result,
     save,
@@ -50,7 +51,7 @@ from tests.distributed.training import (
 #: LLVM takes its time in every process; the reference starts at once.
 REFERENCE = {"backend": "reference"}
 
-CHECKPOINTED: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
+CHECKPOINTED: dict[str, tuple[Any, dict[str, Any]]] = {
     "adamw stosign": (AdamWStoSign, REFERENCE),
     "nadam stosign": (NAdamStoSign, REFERENCE),
     "lamb": (LAMB, REFERENCE),
@@ -58,6 +59,7 @@ CHECKPOINTED: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
     "muon": (Muon, REFERENCE),
     "prodigy": (Prodigy, REFERENCE),
     "adamw fp4": (AdamWFP4, REFERENCE),
+    "mixed": (mixed, REFERENCE),
     "split": (AdamWStoSign, {"dtype": torch.bfloat16, "master": "split", "backend": "reference"}),
 }
 
@@ -77,7 +79,8 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
         model, optimizer = start(cls, options, mesh, by=by)
         train(model, optimizer, range(3))
         found[name] = result(model, optimizer)
-    found["skip"] = _skip(mesh)
+    found["skip"] = _skip(AdamWStoSign, mesh)
+    found["mixed skip"] = _skip(mixed, mesh)
     for name, (cls, options) in CHECKPOINTED.items():
         found[f"checkpoint {name}"] = _checkpoint(Path(folder), name, cls, options, mesh)
     found["full state dict"] = _full_state_dict(mesh)
@@ -102,15 +105,13 @@ def _class(path: str) -> type[FusedOptimizer]:
     return load_class(Path(path))
 
 
-def _skip(mesh: Any) -> State:
-    model, optimizer = start(AdamWStoSign, {"skip_nonfinite": True, "backend": "reference"}, mesh)
+def _skip(cls: Any, mesh: Any) -> State:
+    model, optimizer = start(cls, {"skip_nonfinite": True, "backend": "reference"}, mesh)
     train(model, optimizer, range(3), poison)
     return {**result(model, optimizer), "skipped": torch.tensor(optimizer.skipped_steps)}
 
 
-def _checkpoint(
-    folder: Path, name: str, cls: type[FusedOptimizer], options: dict[str, Any], mesh: Any
-) -> State:
+def _checkpoint(folder: Path, name: str, cls: Any, options: dict[str, Any], mesh: Any) -> State:
     """Load what another number of ranks wrote into an optimizer that never stepped; go on, the
     next checkpoint being written meanwhile."""
     model, optimizer = start(cls, {**options, "seed": 1}, mesh)

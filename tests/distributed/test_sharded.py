@@ -16,7 +16,6 @@ from signconv.generated.lamb import LAMB
 from signconv.generated.s3 import S3
 
 from signconv.pipeline import build
-from signconv.runtime.optimizer import FusedOptimizer
 from signconv.verification.bits import load_class
 from tests.support import class_of
 
@@ -32,6 +31,7 @@ from tests.distributed.training import (
     extra_cases,
     formerly,
     load,
+    mixed,
     result,
     save,
     spawned,
@@ -79,7 +79,7 @@ def worlds(folder: Path, anchored: Path) -> Worlds:
     return found
 
 
-def options_of(name: str, anchored: Path) -> tuple[type[FusedOptimizer], dict[str, Any]]:
+def options_of(name: str, anchored: Path) -> tuple[Any, dict[str, Any]]:
     return (load_class(anchored), {}) if name == "anchored" else cases()[name]
 
 
@@ -143,12 +143,13 @@ def test_a_state_dict_in_codes_of_before_loads(worlds: Worlds) -> None:
         assert differences(whole(found, "former state dict"), wanted) == [], f"{n} ranks"
 
 
-def test_one_bad_gradient_skips_the_step_on_every_rank(worlds: Worlds) -> None:
-    model, optimizer = start(AdamWStoSign, {"skip_nonfinite": True}, None)
+@pytest.mark.parametrize(("name", "cls"), [("skip", AdamWStoSign), ("mixed skip", mixed)])
+def test_one_bad_gradient_skips_the_step_on_every_rank(name: str, cls: Any, worlds: Worlds) -> None:
+    model, optimizer = start(cls, {"skip_nonfinite": True}, None)
     train(model, optimizer, range(3), ranks.poison)
     wanted = {**result(model, optimizer), "skipped": torch.tensor(1)}
     for n, found in worlds.items():
-        assert differences(whole(found, "skip"), wanted) == [], f"{n} ranks"
+        assert differences(whole(found, name), wanted) == [], f"{n} ranks"
 
 
 def test_states_are_placed_as_their_parameters(worlds: Worlds) -> None:

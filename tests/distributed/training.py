@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, Shard
 import signconv
 from signconv.runtime.compat import HAS_LLVM
 from signconv.runtime.formats import named
+from signconv.runtime.hybrid import Hybrid
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference.memory import load_moment, store_moment
 from signconv.verification.bits import different
@@ -153,12 +154,12 @@ def differences(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
     return [*found, *(set(got) - set(wanted))]
 
 
-def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
+def cases() -> dict[str, tuple[Any, dict[str, Any]]]:
     """Name -> class and options; every second of CORE (all generated optimizers where
     SIGNCONV_RANKS=all), and the storages of a few."""
     every = generated_classes()
     plain = {"backend": "reference"}
-    found: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {}
+    found: dict[str, tuple[Any, dict[str, Any]]] = {}
     for name, cls in every.items():
         if entry_of(cls) in CORE[::2] or os.environ.get("SIGNCONV_RANKS") == "all":
             found[name] = (cls, plain)
@@ -178,7 +179,18 @@ def cases() -> dict[str, tuple[type[FusedOptimizer], dict[str, Any]]]:
         found["nadam_stosign triton"] = (every["nadam_stosign"], {"backend": "triton"})
         split = {"dtype": torch.bfloat16, "master": "split", "backend": "triton"}
         found["adamw_stosign triton split"] = (every["adamw_stosign"], split)
+    found["mixed"] = (mixed, {**plain})
     return found
+
+
+def mixed(params: Any, **options: Any) -> Hybrid:
+    """A hybrid of matrices and vectors, in the place of a class."""
+    params = [*params]
+    wide, thin = [p for p in params if p.dim() > 1], [p for p in params if p.dim() < 2]
+    skip = options.pop("skip_nonfinite", False)  # asked for by one alone
+    first = generated_classes()["lamb"](wide, **options)
+    clipping = signconv.compile("adamw", convert="clip:norm=0.05,stosign")
+    return signconv.hybrid(first, clipping(thin, skip_nonfinite=skip, **options))
 
 
 def extra_cases() -> dict[str, type[FusedOptimizer]]:
@@ -223,7 +235,7 @@ def distribute(model: Model, mesh: Any) -> None:
 
 
 def start(
-    cls: type[FusedOptimizer],
+    cls: Any,
     options: Mapping[str, Any],
     mesh: Any,
     device: str = "cpu",

@@ -16,6 +16,7 @@ from signconv.generated.schedulefree_adamw import ScheduleFreeAdamW
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import signconv
 from signconv.verification.bits import different
 from tests.support import ROOT
 
@@ -23,7 +24,19 @@ sys.path.insert(0, str(ROOT / "examples"))
 from tiny_lm import TinyLM
 
 pytestmark = pytest.mark.integration
+
+
+def mixed(params: Any, **options: Any) -> Any:
+    """A hybrid, in the place of a class."""
+    params = [*params]
+    wide, thin = [p for p in params if p.dim() > 1], [p for p in params if p.dim() < 2]
+    return signconv.hybrid(AdamWFP4(wide, **options), AdamWStoSign(thin, **options))
+
+
 every = pytest.mark.parametrize("cls", [AdamWStoSign, AdamWFP4], ids=lambda c: c.__name__)
+every_and_mixed = pytest.mark.parametrize(
+    "cls", [AdamWStoSign, AdamWFP4, mixed], ids=lambda c: c.__name__
+)
 CONTEXT, ROWS, BATCH, ACCUMULATE = 16, 24, 2, 2
 UPDATES, HALFWAY = 9, 4  # an epoch has six updates: both ends lie within one
 
@@ -92,9 +105,9 @@ def learned(losses: list[float]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "cls", [AdamWStoSign, AdamWFP4, ScheduleFreeAdamW], ids=lambda c: c.__name__
+    "cls", [AdamWStoSign, AdamWFP4, ScheduleFreeAdamW, mixed], ids=lambda c: c.__name__
 )
-def test_trainer(cls: type, tmp_path: Path) -> None:
+def test_trainer(cls: Any, tmp_path: Path) -> None:
     """Of Schedule-Free the checkpoint is saved after an evaluation, whose point is another."""
     transformers = pytest.importorskip("transformers")
 
@@ -106,10 +119,13 @@ def test_trainer(cls: type, tmp_path: Path) -> None:
             max_grad_norm=1.0, eval_strategy="steps", eval_steps=HALFWAY, logging_steps=1,
             report_to=[], lr_scheduler_type="constant", disable_tqdm=True, save_strategy="steps",
         )  # fmt: skip
+        model, options = Model(), {"lr": 1e-2, "seed": 3}
+        made: dict[str, Any] = {"optimizer_cls_and_kwargs": (cls, options)}
+        if cls is mixed:
+            made = {"optimizers": (mixed(model.parameters(), **options), None)}
         trainer = transformers.Trainer(
-            Model(), arguments, train_dataset=Text(), eval_dataset=Text(),
-            optimizer_cls_and_kwargs=(cls, {"lr": 1e-2, "seed": 3}),
-        )  # fmt: skip
+            model, arguments, train_dataset=Text(), eval_dataset=Text(), **made
+        )
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
@@ -124,8 +140,8 @@ def test_trainer(cls: type, tmp_path: Path) -> None:
     assert sum("eval_loss" in x for x in log) == 3 and any("grad_norm" in x for x in log)
 
 
-@every
-def test_accelerate(cls: type, tmp_path: Path) -> None:
+@every_and_mixed
+def test_accelerate(cls: Any, tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
 
     def run(updates: int, resume: bool) -> tuple[dict[str, Tensor], list[float]]:
@@ -166,8 +182,8 @@ def test_accelerate(cls: type, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- Lightning
 
 
-@every
-def test_lightning(cls: type, tmp_path: Path) -> None:
+@every_and_mixed
+def test_lightning(cls: Any, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
     losses: list[float] = []
 
