@@ -68,6 +68,9 @@ QUICK = plan.Scale(
             "s3-p3-0.95",
             "s3gd-ours",
             "adamw-fp32-ours",
+            "torch-muon",
+            "muon",
+            "muon-fp4",
         ),
         first_lrs=1,
         seeds=(1,),
@@ -81,6 +84,7 @@ ASKED = {
     "papers_settings": ["papers", "papers_s3", "papers_settings"],
     "papers_finetune": ["papers", "papers_finetune"],
     "papers_larger": ["papers", "papers_s3", "papers_110", "papers_matmul", "papers_336"],
+    "papers_muon": ["papers", "papers_muon"],
 }
 
 
@@ -136,6 +140,7 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
         "papers_larger": {
             ("papers", "papers_110", "papers_matmul", "papers_336"): papers.arms(),
         },
+        "papers_muon": {("papers_muon",): papers.arms(), ("papers",): {"adamw-ours"}},
     }
     wanted, made = rests[claim], {}
     for key in sorted(records):

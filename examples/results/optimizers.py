@@ -211,8 +211,8 @@ def _papers() -> dict[str, Choice]:
 #: Arms of papers.py, by name and regime.
 PAPERS: dict[str, Choice] = _papers()
 
-#: Muon of the blocks' matrices with AdamW of the rest, one lr for both: torch's own two, and ours in
-#: three storages, each for both.
+#: Muon of the blocks' matrices with AdamW of the rest, one lr for both: torch's own two, and ours
+#: in three storages, each for both.
 _BESIDE: dict[str, Any] = {"clip": 1.0, "rest": "adamw", "hypers": {"momentum": 0.95}}
 MUON: dict[str, Choice] = {
     "torch-muon": Choice("torch.optim.Muon", state="fp32", **_BESIDE),
@@ -299,7 +299,7 @@ def _hybrid(choice: Choice, weights: list[Tensor], lr: float, seed: int) -> Any:
     own = {"lr": lr, "weight_decay": choice.decay / lr, **choice.hypers}
     if choice.spec == "torch.optim.Muon":
         muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **own)
-        return Both(muon, torch.optim.AdamW(groups, lr=lr, fused=True, **ADAM))
+        return Both(muon, torch.optim.AdamW(groups, lr=lr, fused=True, betas=ADAM["betas"]))
     import signconv
 
     assert choice.rest is not None

@@ -10,11 +10,12 @@ from signconv.errors import BenchError
 
 
 def test_sizes_are_those_of_the_targets() -> None:
-    a, b, c, d = choose("all")
+    a, b, c, d, e = choose("all")
     assert (len(a.shapes), a.elements) == (1, 2**28)
     assert len(b.shapes) == 145 and abs(b.elements / 1.24e9 - 1) < 0.01
     assert len(c.shapes) == 148 and c.elements == 124_439_808  # GPT-2 124M without its tied head
     assert d.shapes.count((64, 64)) == d.shapes.count((64,)) == 1000 and len(d.shapes) == 2000
+    assert len(e.shapes) == 112 and abs(e.elements / 0.973e9 - 1) < 0.01
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -33,7 +34,7 @@ def test_choice() -> None:
     assert [w.key for w in choose("c, A,c")] == ["C", "A"]
     assert [w.key for w in choose("all")] == list(MADE)
     with pytest.raises(BenchError, match=r"unknown workload 'F'; .*valid: A, B, C, D, E, all"):
-        choose("A,E")
+        choose("A,F")
 
 
 def test_tensors_have_gradients_and_come_out_the_same() -> None:
