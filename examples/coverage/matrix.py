@@ -21,14 +21,21 @@ MATRIX: dict[str, Row] = {
         OF_MATRICES + PRODUCTS,
         **MUON,
     ),
-    "adamuon": Row("matrix.py:AdaMuon", {"beta2": 0.9}, note=OF_MATRICES + PRODUCTS, **MUON),
+    "adamuon": Row(
+        "matrix.py:AdaMuon",
+        {"beta2": 0.9},
+        note="Of the momentum itself; the paper and `adamuon` in the catalogue take its signs "
+        "first. " + OF_MATRICES + PRODUCTS,
+        **MUON,
+    ),
     "distributedmuon": Row(
-        "matrix.py:Muon",
+        "muon",
+        {"weight_decay": 0.2},
         note=OF_MATRICES + PRODUCTS + " In a process group of one.",
         distributed=True,
         **MUON,
     ),
-    "muon": Row("matrix.py:Muon", note=OF_MATRICES + PRODUCTS, **MUON),
+    "muon": Row("muon", {"weight_decay": 0.2}, note=OF_MATRICES + PRODUCTS, **MUON),
     "muonclip": Row(
         "matrix.py:MuonClip",
         {"qk_clip_threshold": 1.5, "exponent": 0.3},
@@ -52,7 +59,8 @@ MATRIX: dict[str, Row] = {
     "normuon": Row(
         "matrix.py:NorMuon",
         {"beta2": 0.9},
-        note=OF_MATRICES + PRODUCTS,
+        note="Keeps the norm (`update_scale`), the default; `normuon` in the catalogue has the "
+        "paper's. " + OF_MATRICES + PRODUCTS,
         **MUON,
     ),
     "scion": Row(

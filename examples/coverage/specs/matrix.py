@@ -1,7 +1,7 @@
 """Optimizers whose updates are matrix signs of their momentum, by Newton-Schulz iterations.
 
-The first dimension is the rows, all others the columns. Those of Muon are of matrices alone: the
-collection's classes step other tensors by AdamW, as ``adamw`` of the catalogue does.
+The first dimension is the rows, all others the columns. Muon's relatives are for matrices alone:
+the collection's classes step other tensors by AdamW, as ``adamw`` of the catalogue does.
 """
 
 from __future__ import annotations
@@ -30,19 +30,6 @@ from signconv.dsl import (
     t,
     where,
 )
-
-
-class Muon(Optimizer):
-    """Nesterov's momentum, orthogonalized (Jordan et al. 2024)."""
-
-    lr = hyper(2e-2, ge=0)
-    momentum = hyper(0.95, ge=0, lt=1)
-    weight_decay = hyper(0.0, ge=0)
-
-    m = ema(grad, momentum)
-    ahead = momentum * m + (1 - momentum) * grad
-    update = sqrt(max(rows / columns, 1)) * msign(ahead)
-    decay = decoupled(weight_decay)
 
 
 class AdaMuon(Optimizer):
