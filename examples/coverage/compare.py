@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed
 
 import signconv
 from signconv.ir.evaluate import Array, Evaluator, State
-from signconv.ir.nodes import Op, Program, norm_scope
+from signconv.ir.nodes import Op, Program, everything, norm_scope, walk
 from signconv.ir.totals import Totals
 
 #: A matrix, a vector and the weights of a convolution.
@@ -32,6 +33,10 @@ STEPS = 20
 HALVED = 11
 #: What the compiled optimizer may differ by in fp32; a sum written as a difference did by 0.5.
 ROUNDING = 1e-3
+#: Of matrix signs, whose products are in bf16, it may differ by so many times what the collection's
+#: class differs by in its own bf16, the most of so many draws of the problem: roundings of one size
+#: in another order.  Over the same draws it differed by 0.4 to 1.2 times as much.
+TIMES_BF16, DRAWS = 2, 6
 #: What 20 steps in float64 may differ by, relative to the largest displacement of a tensor.
 TOLERANCE = 1e-9
 
@@ -55,6 +60,12 @@ class Run:
     #: Extra inputs of the spec, by name: "element" or "step"; passed in every so many steps.
     extras: Mapping[str, str]
     every: int
+    #: What the class's ``step`` takes them as, where it is not tensors by their names.
+    asked: Callable[[list[torch.Tensor]], Mapping[str, Any]] | None
+    #: Whether gradients are added to what the class left in their buffers.
+    accumulated: bool
+    #: Whether the class asks for a process group.
+    distributed: bool
 
 
 @dataclass(frozen=True)
@@ -202,9 +213,45 @@ def in_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-@in_float64()
-def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
-    """The same by the collection's class of this name."""
+@contextmanager
+def products_in(dtype: torch.dtype) -> Iterator[None]:
+    """The collection's matrix signs take their products in this type, not in bf16.
+
+    All its classes call one function, and leave the type to its default.
+    """
+    module = importlib.import_module("pytorch_optimizer.optimizer.utils.matrix")
+    function = module.zero_power_via_newton_schulz_5
+    before = function.__defaults__
+    if torch.bfloat16 not in before:
+        raise ValueError("the collection's matrix signs no longer default to bf16")
+    function.__defaults__ = tuple(dtype if x is torch.bfloat16 else x for x in before)
+    try:
+        yield
+    finally:
+        function.__defaults__ = before
+
+
+@contextmanager
+def group_of_one() -> Iterator[None]:
+    """A process group that this process is alone in."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def theirs(
+    name: str, run: Run, problem: Problem, products: torch.dtype = torch.float64
+) -> list[Array]:
+    """The same by the collection's class of this name, and of its matrix signs the products in
+    ``products``."""
+    alone = group_of_one() if run.distributed else nullcontext()
+    with in_float64(), products_in(products), alone:
+        return _theirs(name, run, problem)
+
+
+def _theirs(name: str, run: Run, problem: Problem) -> list[Array]:
     made_by = importlib.import_module("pytorch_optimizer").load_optimizer(name)
     # Its classes take any keyword, and leave out in silence what they do not know
     known = {"foreach": False} | dict(run.theirs)
@@ -236,9 +283,13 @@ def theirs(name: str, run: Run, problem: Problem) -> list[Array]:
             for group in optimizer.param_groups if halved else ():  # some change lr themselves
                 group["lr"] = lr
             for p, g in zip(params, grads, strict=True):
-                p.grad = g
+                p.grad = g if p.grad is None or not run.accumulated else p.grad + g
             extras = problem.extras(run, t)
-            tensors = {n: tensors_of(x) for n, x in extras.items() if isinstance(x, tuple)}
+            tensors: dict[str, Any] = {
+                n: tensors_of(x) for n, x in extras.items() if isinstance(x, tuple)
+            }
+            if run.asked is not None:
+                tensors = {n: y for x in tensors.values() for n, y in run.asked(x).items()}
             numbers = [x for x in extras.values() if isinstance(x, float)]
             # A closure is how the collection's classes come by a loss
             optimizer.step(partial(float, numbers[0]) if numbers else None, **tensors)
@@ -275,10 +326,11 @@ def compiled(spec: str, run: Run, problem: Problem) -> list[Array]:
 
 
 def tupled(values: Mapping[str, float], *stems: str) -> dict[str, Any]:
-    """The values with ``beta1``, ``beta2``, … as one tuple ``betas``, for each such stem."""
+    """The values with ``beta1``, ``beta2``, … as one tuple ``betas``, for each such stem; a
+    ``beta2`` without a ``beta1`` stays what it is."""
     made: dict[str, Any] = {}
     for name, value in values.items():
-        if name[:-1] in stems and name[-1].isdigit():
+        if name[:-1] in stems and name[-1].isdigit() and f"{name[:-1]}1" in values:
             made[f"{name[:-1]}s"] = (*made.get(f"{name[:-1]}s", ()), value)
         else:
             made[name] = value
@@ -315,6 +367,22 @@ def deviation(program: Program, name: str, run: Run) -> float:
     """
     problem = Problem.make(shapes=run.shapes)
     return apart(ours(program, run, problem), theirs(name, run, problem), problem)
+
+
+def of_bf16(name: str, run: Run) -> float:
+    """The same between the collection's class with its matrix signs' products in bf16, as they are
+    by default, and itself with them in float64; the most of several problems."""
+
+    def once(problem: Problem) -> float:
+        exact = theirs(name, run, problem)
+        return apart(theirs(name, run, problem, torch.bfloat16), exact, problem)
+
+    return float(np.max([once(Problem.make(seed, run.shapes)) for seed in range(DRAWS)]))
+
+
+def signs_matrices(program: Program) -> bool:
+    """Whether it has a matrix sign."""
+    return any(isinstance(n, Op) and n.fn == "msign" for e in everything(program) for n in walk(e))
 
 
 def rounding(spec: str, program: Program, run: Run) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from signconv.ir.nodes import Program
 
@@ -41,6 +43,12 @@ class Row:
     scheduled: bool = True
     #: Extra inputs are passed in the first step, and every so many after it.
     every: int = 1
+    #: From an extra input's tensors to what the class's ``step`` takes, if not those by its name.
+    asked: Callable[[list[Tensor]], Mapping[str, Any]] | None = None
+    #: Whether gradients are added to what the class left in their buffers.
+    accumulated: bool = False
+    #: Whether the class asks for a process group.
+    distributed: bool = False
 
     def run(self, program: Program) -> Run:
         """Values of all hyperparameters of the spec, and the collection's keywords for them."""
@@ -51,5 +59,6 @@ class Row:
         extras = {x.name: x.per for x in program.extras}
         return Run(
             values, keywords, self.by_shape, self.group, self.groups, self.names, self.shapes,
-            self.scheduled, extras, self.every,
+            self.scheduled, extras, self.every, self.asked, self.accumulated,
+            self.distributed,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 
 from .compare import SHAPES, STEPS
+from .matrix import MATRIX
 from .row import Row
 
 AGREES: dict[str, Row] = {
@@ -255,6 +256,7 @@ AGREES: dict[str, Row] = {
             "weight_decay_1d": 0.2,
         },
         {"base_lr": None, "beta_1d": None, "beta_sq_1d": None, "betas_1d": (0.7, 0.9)},
+        "MARS-AdamW (`mars_type`), the default.",
     ),
     "msvag": Row("variance.py:MSVAG", {"beta": 0.8}),
     "nadam": Row("nadam", {"momentum_decay": 0.01}, {"decoupled_weight_decay": True}),
@@ -382,4 +384,5 @@ AGREES: dict[str, Row] = {
     "tiger": Row("momentum.py:Tiger", {"beta": 0.8}),
     "vsgd": Row("variance.py:VSGD", {"ghattg": 20.0, "ps": 1e-3, "tau1": 0.7, "tau2": 0.8}),
     "yogi": Row("variance.py:Yogi", {"initial_accumulator": 1e-3, "eps": 1e-2}),
+    **MATRIX,
 }
