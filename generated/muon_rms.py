@@ -1,7 +1,8 @@
 """MuonRMS, FP8 state.
 
-Muon whose updates are of the size of AdamW's (Liu et al. 2025, arXiv 2502.16982, eq. 4), so
-that one learning rate and one weight decay serve both rules of a hybrid.
+Muon with updates of AdamW's size (Liu et al. 2025, arXiv 2502.16982, equation 4).
+
+One learning rate and one weight decay then serve both rules of a hybrid.
 
 Step t, for every element, with gradient g, parameter p and learning rate lr:
 

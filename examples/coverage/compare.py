@@ -234,7 +234,7 @@ def products_in(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def group_of_one() -> Iterator[None]:
     """A process group that this process is alone in."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ SQUARE_WIDTH, SQUARE_ROWS = 2048, 16
 SEGMENT, STRIDE = 64, 8
 #: How an element finds a value of a stage: there is one; it is of the same place; a run of elements
 #: shares one; neighbours have neighbours; these, and a program walks along what is reduced.
-ONE, SAME, READ_CONTIGUOUS, READ_STRIDED, READ_WALKED = range(5)
+ONE, SAME, READ_CONTIGUOUS, READ_STRIDED, READ_WALKED, READ_SIGN = range(6)
 #: What a pass stores of a result: sums of tiles, of blocks or of columns, the elements, or nothing.
 BY_TILE, BY_BLOCK, BY_COLUMN, BY_ELEMENT, BY_NOTHING = range(5)
 #: The least byte of a block's scale in FP8, 2^-120: codes still reach fp32's smallest normal

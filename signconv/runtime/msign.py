@@ -19,8 +19,9 @@ TOGETHER = 1 << 26
 LARGEST_FACTOR = 2.0**126
 
 
-def matrix_sign(x: Tensor, how: str) -> None:
-    """Replace matrices, fp32 [matrices, rows, columns], by their signs.
+def matrix_sign(x: Tensor, how: str, out: Tensor) -> None:
+    """Write the signs of matrices, fp32 [matrices, rows, columns], to ``out``, of their shape: bf16
+    numbers in bf16 or fp32, which may lie where ``x`` does.
 
     Zeros stay zeros; a matrix with NaN or Inf becomes NaN.  how: ``polar.named``.
     """
@@ -29,37 +30,45 @@ def matrix_sign(x: Tensor, how: str) -> None:
         return
     apart = max(1, TOGETHER // (rows * columns)) if x.device.type == "cuda" else 1
     for first in range(0, count, apart):
-        _signs(x[first : first + apart], how)
+        _signs(x[first : first + apart], how, out[first : first + apart])
 
 
-def _signs(x: Tensor, how: str) -> None:
-    emulated = x.device.type != "cuda"
-    rows, columns = x.shape[1:]
-    factor = _inverse_norm(x)
-    made = torch.empty(x.shape, dtype=torch.bfloat16, device=x.device)
-    torch.mul(x, factor, out=made)
-    made = made.float() if emulated else made
-    for a, b, c in polar.triples(how):
-        gram = _rounded(made @ made.mT if rows <= columns else made.mT @ made, emulated)
-        inner = _rounded(torch.baddbmm(gram, gram, gram, beta=b, alpha=c), emulated)
-        left, right = (inner, made) if rows <= columns else (made, inner)
-        made = _rounded(torch.baddbmm(made, left, right, beta=a), emulated)
-    x.copy_(made)
-
-
-def _rounded(x: Tensor, emulated: bool) -> Tensor:
-    """Products come out of a GPU in bf16."""
-    return x.bfloat16().float() if emulated else x
-
-
-def _inverse_norm(x: Tensor) -> Tensor:
-    """1 / Frobenius norm, fp32 [matrices, 1, 1], from squares in float64; finite where the matrix
-    is."""
+def _signs(x: Tensor, how: str, out: Tensor) -> None:
     if x.device.type == "cuda":
-        from signconv.runtime.kernel.sums import matrix_squares
+        from signconv.runtime.kernel.matrices import squares, started
 
-        squares = matrix_squares(x)
+        made = started(x, _factors(squares(x)))
     else:
-        squares = x.double().square().sum(dim=(1, 2))
-    factor = (1.0 / squares.sqrt()).clamp(max=LARGEST_FACTOR)
-    return factor.float().view(-1, 1, 1)
+        factors = _factors(x.double().square().sum(dim=(1, 2)))
+        made = (x * factors.view(-1, 1, 1)).bfloat16()
+    wide = x.shape[1] <= x.shape[2]
+    direct = out.dtype == torch.bfloat16 and out.device.type == "cuda"
+    steps = polar.triples(how)
+    for i, (a, b, c) in enumerate(steps):
+        gram = _product(None, made, made.mT) if wide else _product(None, made.mT, made)
+        inner = _product(gram, gram, gram, b, c)
+        left, right = (inner, made) if wide else (made, inner)
+        if direct and i + 1 == len(steps):
+            torch.baddbmm(made, left, right, beta=a, out=out)
+            return
+        made = _product(made, left, right, a)
+    out.copy_(made)
+
+
+def _factors(squares: Tensor) -> Tensor:
+    """1 / Frobenius norms, fp32, of sums of squares in float64; finite where the matrix is."""
+    return (1.0 / squares.sqrt()).clamp(max=LARGEST_FACTOR).float()
+
+
+def _product(
+    x: Tensor | None, left: Tensor, right: Tensor, beta: float = 0.0, alpha: float = 1.0
+) -> Tensor:
+    """beta * x + alpha * left @ right of bf16 matrices, summed in fp32 and rounded once."""
+    if left.device.type == "cuda":
+        if x is None:
+            return torch.bmm(left, right)
+        return torch.baddbmm(x, left, right, beta=beta, alpha=alpha)
+    left, right = left.float(), right.float()
+    if x is None:
+        return (left @ right).bfloat16()
+    return torch.baddbmm(x.float(), left, right, beta=beta, alpha=alpha).bfloat16()

@@ -35,8 +35,8 @@ MOST_STEPS = 32
 #: Matrix products of a step.
 PRODUCTS = 3
 #: Bytes an element that are read and written beside the products: the operand in fp32, that for
-#: its norm and once more to bf16, the result in fp32, and that again by who reads it.
-MOVED = 4 + 4 + (4 + 2) + (2 + 4) + 4
+#: its norm and once more to bf16, and the result by who reads it.
+MOVED = 4 + 4 + (4 + 2) + 2
 #: By how much "polar_express" stays below what its polynomials are made for, since bf16 rounds
 #: singular values up as well (as its authors do); not in its last step.
 SAFETY = 1.01

@@ -2,8 +2,9 @@ from signconv.dsl import Optimizer, columns, decoupled, ema, grad, hyper, max, m
 
 
 class MuonRMS(Optimizer):
-    """Muon whose updates are of the size of AdamW's (Liu et al. 2025, arXiv 2502.16982, eq. 4), so
-    that one learning rate and one weight decay serve both rules of a hybrid.
+    """Muon with updates of AdamW's size (Liu et al. 2025, arXiv 2502.16982, equation 4).
+
+    One learning rate and one weight decay then serve both rules of a hybrid.
     """
 
     lr = hyper(1e-3, ge=0)

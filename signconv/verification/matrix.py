@@ -107,10 +107,10 @@ def watched() -> Iterator[list[tuple[Any, Any]]]:
     that, float64 [matrices, rows, columns] each."""
     found: list[tuple[Any, Any]] = []
 
-    def watching(x: Tensor, how: str) -> None:
+    def watching(x: Tensor, how: str, out: Tensor) -> None:
         before = x.double().numpy().copy()
-        msign.matrix_sign(x, how)
-        found.append((before, x.double().numpy().copy()))
+        msign.matrix_sign(x, how, out)
+        found.append((before, out.double().numpy().copy()))
 
     with patch.object(stages, "matrix_sign", watching):
         yield found

@@ -77,9 +77,9 @@ class Own(Optimizer):
     seen = state(0)
     seen.next = 0.5 * seen.prev + mean(level * grad, over="all")
     row = ema(mean(abs(grad), axis=-1), 0.9)
-    rows = state(0)
-    rows.next = sum(row * abs(grad) / numel, over="all")
-    update = grad + seen.prev + 0.1 * rows.prev * row + sum(grad / numel, over="all")
+    summed = state(0)
+    summed.next = sum(row * abs(grad) / numel, over="all")
+    update = grad + seen.prev + 0.1 * summed.prev * row + sum(grad / numel, over="all")
 
 
 class Named(Optimizer):

@@ -45,6 +45,7 @@ class Layout:
         for stage in program.stages:
             self.over |= {r.name: r.over for s in stage.sums for r in s.results}
             self.over |= {name: d.over for d in stage.derived for name in d.outputs}
+        self.signs = {r.name for r in program.reductions if r.kind == "msign"}
         self.columns = {name: i for i, name in enumerate(self.over)}
         self.maps: dict[tuple[str, str], int] = {}
         for stage in program.stages:
@@ -77,6 +78,8 @@ class Layout:
             columns.append(self.columns[name])
             if not over:
                 kind, which = formats.ONE, 0
+            elif name in self.signs:
+                kind, which = formats.READ_SIGN, 0
             elif over == place:
                 kind, which = formats.SAME, 0
             else:

@@ -272,30 +272,28 @@ class Stages:
         return formats.BY_ELEMENT, spans
 
     def _matrix_signs(self, r: Reduction) -> Launch:
-        """From the elements that a pass left where the signs of their matrices are to be."""
-        place = self.layout.columns[r.name]
-        found: dict[View, list[int]] = {}
+        """From the elements that a pass left to the signs of their matrices, bf16 at the same
+        place."""
+        column = self.layout.columns[r.name]
+        found: dict[tuple[int, ...], list[int]] = {}
         for shape, row in zip(self.shapes, self.starts, strict=True):
-            found.setdefault(axes.matrices(shape, r.matrix), []).append(row[place])
-        batches = []
-        for (count, rows, columns), starts in found.items():
-            size = count * rows * columns
-            step = _whole(size)
-            if step == size or count == 1:  # one behind the other, or one of each tensor
-                view = count * len(starts), rows, columns
-                apart = rows * columns if step == size else step
-                spans = [(view, apart, min(starts))]
-            else:
-                spans = [((count, rows, columns), rows * columns, x) for x in starts]
-            batches += [
-                self.buffer.as_strided(view, (apart, columns, 1), start)
-                for view, apart, start in spans
-                if size
-            ]
+            view = axes.matrices(shape, r.matrix)
+            # One of each tensor go together: all lie equally far apart
+            key = view if view[0] == 1 else (*view, row[column])
+            found.setdefault(key, []).append(row[column])
+        halves, batches = self.buffer.view(torch.bfloat16), []
+        for (count, rows, columns, *_), starts in found.items():
+            size = rows * columns
+            far = _whole(size) if count == 1 else size
+            view = count * len(starts), rows, columns
+            if size:
+                x = self.buffer.as_strided(view, (far, columns, 1), starts[0])
+                far = 2 * far if count == 1 else far
+                batches.append((x, halves.as_strided(view, (far, columns, 1), 2 * starts[0])))
 
         def start(*_: Tensor) -> None:
-            for batch in batches:
-                matrix_sign(batch, r.how)
+            for x, signs in batches:
+                matrix_sign(x, r.how, signs)
 
         return start
 

@@ -1,5 +1,4 @@
-"""Sums over many tensors on a GPU, always by the same tree: what norms of all gradients need, and
-those of matrices."""
+"""Sums over many tensors on a GPU, always by the same tree: what norms of all gradients need."""
 
 from __future__ import annotations
 
@@ -8,9 +7,6 @@ from torch import Tensor
 
 from signconv.runtime.compat import tl, triton
 from signconv.runtime.kernel import ops
-
-#: Elements that a program of ``_square_pieces`` reads at once, and how often.
-PIECE, LOOPS = 1024, 8
 
 
 @triton.jit
@@ -63,27 +59,3 @@ class Reducer:
                 source, target, table, self.width, self.FAN_IN, self.LEVELS, num_warps=4
             )
         return self.buffers[-1]
-
-
-@triton.jit
-def _square_pieces(x, partials, size, apart, pieces, N: tl.constexpr, LOOPS: tl.constexpr):
-    """Sums of squares, float64, of LOOPS * N elements of a matrix each."""
-    pid = tl.program_id(0).to(tl.int64)
-    matrix, piece = pid // pieces, pid % pieces
-    total = tl.zeros([N], tl.float64)
-    for i in range(LOOPS):
-        place = (piece * LOOPS + i) * N + tl.arange(0, N)
-        value = tl.load(x + matrix * apart + place, mask=place < size, other=0.0).to(tl.float64)
-        total += value * value
-    tl.store(partials + pid, tl.sum(total))
-
-
-def matrix_squares(x: Tensor) -> Tensor:
-    """Sums of squares, float64 [matrices], of fp32 [matrices, rows, columns], each contiguous."""
-    count, size = len(x), x.shape[1] * x.shape[2]
-    pieces = -(-size // (PIECE * LOOPS))
-    partials = torch.empty((count, pieces), dtype=torch.float64, device=x.device)
-    _square_pieces[(count * pieces,)](
-        x, partials, size, x.stride(0), pieces, PIECE, LOOPS, num_warps=4
-    )
-    return partials.sum(dim=1)

@@ -9,7 +9,7 @@ place: ``span``, ``behind``, such that element e reads number e // span * behind
 from __future__ import annotations
 
 from signconv.runtime.compat import tl, triton
-from signconv.runtime.kernel.constants import CONTIGUOUS, ONE, SAME, WALKED
+from signconv.runtime.kernel.constants import CONTIGUOUS, ONE, SAME, SIGN, WALKED
 
 
 @triton.jit
@@ -20,7 +20,7 @@ def find_values(values, maps, COLUMNS: tl.constexpr, MAPS: tl.constexpr, KINDS: 
         address = tl.load(values + COLUMNS[i])
         span = address * 0
         behind = span
-        if KINDS[i] != ONE and KINDS[i] != SAME:
+        if KINDS[i] != ONE and KINDS[i] != SAME and KINDS[i] != SIGN:
             span = tl.load(maps + 2 * MAPS[i])
             behind = tl.load(maps + 2 * MAPS[i] + 1)
         found = found + ((address, span, behind),)
@@ -42,12 +42,12 @@ def tile_values(found, at, KINDS: tl.constexpr, BLOCKS: tl.constexpr, FULL: tl.c
             made = made + (tl.load(ptr),)
         elif KINDS[i] == WALKED:
             made = made + (span,)  # ``walked_values``
-        elif KINDS[i] == SAME:
-            ptr = tl.multiple_of(ptr, 16) + start
+        elif KINDS[i] == SIGN:
+            signs = tl.multiple_of(address.to(tl.pointer_type(tl.bfloat16)), 16) + start
             if FULL:
-                made = made + (tl.load(ptr + offsets),)
+                made = made + (tl.load(signs + offsets).to(tl.float32),)
             else:
-                made = made + (tl.load(ptr + offsets, mask=mask, other=0.0),)
+                made = made + (tl.load(signs + offsets, mask=mask, other=0.0).to(tl.float32),)
         elif BLOCKS:
             block = (start // 32).to(tl.int32) + row.to(tl.int32)
             line = block // (span // 32).to(tl.int32)

@@ -83,8 +83,9 @@ def run(
 
 
 def _matrix_sign(r: Reduction, x: Tensor, shape: Sequence[int]) -> Tensor:
-    made = x.clone().view(axes.matrices(shape, r.matrix))
-    matrix_sign(made, r.how)
+    x = x.reshape(axes.matrices(shape, r.matrix))
+    made = torch.empty_like(x)
+    matrix_sign(x, r.how, made)
     return made.view(-1)
 
 

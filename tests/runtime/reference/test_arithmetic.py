@@ -638,6 +638,7 @@ BESIDE = {
             "gradients",
             "interpreter",
             "launch",
+            "matrices",
             "ops",
             "passes",
             "ptx",
