@@ -19,9 +19,10 @@ from verdicts import (
     NOT_RUN,
     OPEN,
     Verdict,
+    at,
     below,
-    beside,
     beside_text,
+    borrow,
     line,
     row,
     settled,
@@ -38,10 +39,20 @@ LAST = next(s for s in papers.STAGES if s.claim == CLAIM and s.kind == "above")
 
 def rows_of(records: Mapping[str, Record], part: papers.Part) -> dict[str, Summary | None]:
     """Arms by name: those of fewer lrs at the lr that is best on FP8."""
-    made = {n: row(records, n, part, CLAIM) for n in (TORCH, OURS)}
-    made |= {n: beside(records, LAST, n, part) for n in LAST.arms}
+    made: dict[str, Summary | None] = {n: row(records, n, part, CLAIM) for n in (TORCH, OURS)}
+    made |= {name: _beside(records, made[OURS], name) for name in LAST.arms}
+    made |= {n: borrow(made[n], [made[OURS], made[TORCH]]) for n in LAST.arms}
     made[ALONE] = row(records, ALONE, part)
     return made
+
+
+def _beside(records: Mapping[str, Record], tuned: Summary | None, name: str) -> Summary | None:
+    """An arm without a sweep at the lr of ``tuned``."""
+    found = None if tuned is None else at(records, name, CLAIM, tuned["lr"])
+    if tuned is None or found is None:
+        return None
+    own = {k: tuned[k] for k in ("complete", "interior")}
+    return {**found, **own, "lrs": [[found["lr"], found["held_out"]]]}
 
 
 def no_worse(rows: Mapping[str, Summary | None], names: tuple[str, ...], than: str) -> Verdict:

@@ -12,7 +12,14 @@ from optimizers import CHOICES, rate
 from verdicts import factor_text, lrs_text, middle, short
 
 #: The scripts whose JSON the page reads.
-CLAIMS = ("papers_speed", "papers_s3", "papers_settings", "papers_finetune", "papers_larger")
+CLAIMS = (
+    "papers_speed",
+    "papers_s3",
+    "papers_settings",
+    "papers_finetune",
+    "papers_larger",
+    "papers_muon",
+)
 
 
 def stage_rows(records: Mapping[str, Record]) -> list[dict[str, Any]]:
@@ -54,6 +61,7 @@ def arm_rows() -> list[dict[str, Any]]:
         spec = choice.spec.rpartition("/")[2].removeprefix("s3_forms.py:")
         spec += " (a reconstruction)" if spec == "stosignsgd_v2" else ""
         hypers = ", ".join(f"{k} {v}" for k, v in choice.hypers.items())
+        spec += f", {choice.rest} beside it" if choice.rest else ""
         state = "raw E4M3, nearest" if choice.raw else choice.state
         rows.append(
             {

@@ -319,7 +319,14 @@ def run(script: str, *arguments: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(
     "claim",
-    ["papers_speed", "papers_s3", "papers_settings", "papers_finetune", "papers_larger"],
+    [
+        "papers_speed",
+        "papers_s3",
+        "papers_settings",
+        "papers_finetune",
+        "papers_larger",
+        "papers_muon",
+    ],
 )
 def test_quick(claim: str, tmp_path: Path) -> None:
     run(f"{claim}.py", "--quick", "--out", str(tmp_path))

@@ -16,16 +16,16 @@ RESULTS = ROOT / "examples" / "results"
 sys.path.insert(0, str(RESULTS))
 papers = pytest.importorskip("papers")
 plan = pytest.importorskip("plan")
-claims, optimizers, page, papers_page, verdicts, speed, s3, settings, finetune, larger = (
+claims, optimizers, page, papers_page, verdicts, speed, s3, settings, finetune, larger, muon = (
     importlib.import_module(name)
     for name in (
         "claims", "optimizers", "page", "papers_page", "verdicts", "papers_speed", "papers_s3",
-        "papers_settings", "papers_finetune", "papers_larger",
+        "papers_settings", "papers_finetune", "papers_larger", "papers_muon",
     )
 )  # fmt: skip
 sys.path.remove(str(RESULTS))
 
-SCRIPTS = dict(zip(papers_page.CLAIMS, (speed, s3, settings, finetune, larger)))
+SCRIPTS = dict(zip(papers_page.CLAIMS, (speed, s3, settings, finetune, larger, muon)))
 STEPS, START = 200, 10.0
 SPREAD = 0.004  # half the range over the seeds
 Record = dict[str, Any]
@@ -439,7 +439,7 @@ def test_sections_say_by_themselves_what_was_not_run(monkeypatch: pytest.MonkeyP
     verdicts_ = [x for x in lines if x.startswith("| ")][1:-1]
     assert len(verdicts_) > 20 and all(x.endswith("| not yet run |") for x in verdicts_)
     sections = text[: text.index("## Setting\n")].count("\nNot yet run.")
-    assert sections == 13 and ".png" not in text
+    assert sections == 14 and ".png" not in text
     assert all(f"| {stage.number} | {stage.question} |" in text for stage in papers.STAGES)
 
 
@@ -464,3 +464,29 @@ def test_pictures_show_a_finished_plan_and_nothing_of_none(name: str, tmp_path: 
         draw = SCRIPTS[name].draw
         shown = claims.picture(path, lambda f: draw(records, made, f), (11, 4))  # noqa: B023
         assert shown is drawn and path.exists() is drawn
+
+
+# ---------------------------------------------------------------- Muon
+
+
+def test_muon_is_held_against_torchs_and_each_storage_against_fp8() -> None:
+    def loss(name: str) -> float:
+        return {"torch-muon": 2.5, "muon": 2.5, "muon-fp4": 2.8, "muon-fp32": 2.5}.get(name, 3.0)
+
+    records = whole(loss, ("papers", "papers_muon"))
+    found = said("papers_muon", records)
+    assert the(found, "Muon on FP8 momentum") == verdicts.REPRODUCED
+    assert the(found, "4 bits, and 32") == verdicts.CONDITION
+    assert the(found, "Muon with AdamW ends below") == verdicts.REPRODUCED
+    rows = {r["arm"]: r for r in summary("papers_muon", records)["rows"]}
+    assert rows["muon-fp4"]["lrs"] == [[rows["muon"]["lr"], rows["muon-fp4"]["held_out"]]]
+
+    worse = whole(lambda name: loss(name) + (0.03 if name == "muon" else 0), ("papers_muon",))
+    assert the(said("papers_muon", worse), "Muon on FP8 momentum") == verdicts.REFUTED
+    assert set(said("papers_muon", {}).values()) == {verdicts.NOT_RUN}
+
+
+def test_muon_without_its_seeds_is_open() -> None:
+    records = whole(claims_=("papers", "papers_muon"))
+    records.pop(next(k for k in records if k.startswith("papers_muon/muon/") and k.endswith("/1")))
+    assert the(said("papers_muon", records), "Muon on FP8 momentum") == verdicts.OPEN

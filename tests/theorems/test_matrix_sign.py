@@ -3,15 +3,19 @@ are no passes for."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signconv.ir.evaluate import Evaluator
 from signconv.runtime import polar
 from signconv.runtime.msign import matrix_sign
 from signconv.verification.matrix import MARGIN, sign_error
+from tests.support import program_of
 
 HOWS = ("quintic 5", "polar_express 8", "polar_express 5", "newton_schulz 16", "quintic 1")
 SHAPES = ((8, 8), (32, 64), (128, 32), (1, 40), (40, 1), (1, 1))
@@ -118,16 +122,39 @@ def test_zeros_stay_and_what_is_not_finite_shows() -> None:
 
 
 def test_a_stochastic_matrix_sign_has_its_argument_as_mean() -> None:
-    """One u for all singular values, of which any may be 0 or 1; and without a decomposition."""
+    """One u for all singular values, of which any may be 0 or 1; by a second sign."""
     u, _, v = np.linalg.svd(matrix(11, (6, 9)), full_matrices=False)
     s = np.array([1.0, 0.9, 0.5, 0.25, 0.01, 0.0])
     x, points = (u * s) @ v, (np.arange(4000) + 0.5) / 2000 - 1
     mean = sum((u * np.sign(s - p)) @ v for p in points) / len(points)
     assert np.abs(mean - x).max() < 1e-3
-    for p in (0.3, 0.7):
-        inner, vectors = np.linalg.eigh(x @ x.T - p * p * np.eye(6))
-        symmetric = (vectors * np.sign(inner)) @ vectors.T
-        assert np.allclose(symmetric @ (u @ v), (u * np.sign(s - p)) @ v)
+    for p in (-0.6, 0.3, 0.7):
+        left, _, right = np.linalg.svd(x - p * (u @ v), full_matrices=False)
+        assert np.allclose(left @ right, (u * np.sign(s - p)) @ v)
+
+
+def test_the_language_can_write_it(tmp_path: Path) -> None:
+    """Over many steps with one gradient the updates' mean is the gradient over its bound."""
+    program = program_of(
+        tmp_path,
+        """
+        m = ema(grad, 0.0)
+        bound = max_ema(norm(grad))
+        x = m / bound
+        u = 2 * ((t * 0.6180339887498949) % 1) - 1
+        update = msign(
+            x - u * msign(x, coefficients="polar_express", steps=12),
+            coefficients="polar_express", steps=12,
+        )
+        """,
+    )
+    evaluator, g = Evaluator(program), matrix(13, (4, 6))
+    start = np.zeros_like(g)
+    state, total, steps = evaluator.initial_state(start), np.zeros_like(g), 400
+    for t in range(1, steps + 1):
+        moved, state = evaluator.step(start, g, state, t)
+        total -= moved / evaluator.hypers["lr"]
+    assert np.abs(total / steps - g / np.linalg.norm(g)).max() < 0.02
 
 
 def test_the_smooth_matrix_sign_is_a_block_of_a_sign() -> None:
