@@ -292,17 +292,22 @@ def msign(
     2024), found by ``steps`` matrix iterations in bf16 from x over its Frobenius norm.
 
     coefficients: "quintic", which leaves singular values between about 0.7 and 1.2 after its usual
-    5 steps; "polar_express" (8), whose come near 1; "newton_schulz" (16), 1 in the limit.
+    5 steps, of those that are 0.0015 of the norm or more; "polar_express" (8), whose come near 1;
+    "newton_schulz" (16), 1 in the limit.
     axis: without one the first dimension stands against all others, as of a convolution's kernel,
     and a vector is one row: x/norm(x); (-2, -1): the last two dimensions are a matrix each."""
     if coefficients not in SCHEDULES:
         known = nearest(str(coefficients), tuple(SCHEDULES))
         raise SpecError("SC169", f"msign(…, coefficients={coefficients!r}): {known}", caller())
     steps = STEPS[coefficients] if steps is None else steps
-    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
+    most = MOST_STEPS[coefficients]
+    if type(steps) is not int or not 1 <= steps <= most:
+        better = ' (to come nearer to 1: coefficients="polar_express")' * (
+            coefficients == "quintic"
+        )
         raise SpecError(
             "SC169",
-            f"msign(…, steps={steps!r}): a whole number from 1 to {MOST_STEPS}",
+            f"msign(…, steps={steps!r}): a whole number from 1 to {most} of {coefficients}{better}",
             caller(),
         )
     over = "" if axis is None else _over("msign", axis)

@@ -3,7 +3,8 @@
 On a GPU matrices of one shape go through cuBLAS together, which may sum in another order than for
 one matrix alone: results there are the same from run to run, and within a bound of each other
 whatever the batch (docs/design.md#matrix-signs).  On a CPU the same roundings are made of products
-in fp32, matrix by matrix, so that they do not depend on what else is stepped.
+in float64, matrix by matrix, so that they depend neither on what else is stepped nor on the
+precision that torch is told for fp32 products.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ def matrix_sign(x: Tensor, how: str, out: Tensor) -> None:
     if x.numel() == 0:
         return
     apart = max(1, TOGETHER // (rows * columns)) if x.device.type == "cuda" else 1
-    for first in range(0, count, apart):
-        _signs(x[first : first + apart], how, out[first : first + apart])
+    with torch.autocast(x.device.type, enabled=False):  # it casts operands of products
+        for first in range(0, count, apart):
+            _signs(x[first : first + apart], how, out[first : first + apart])
 
 
 def _signs(x: Tensor, how: str, out: Tensor) -> None:
@@ -63,12 +65,12 @@ def _factors(squares: Tensor) -> Tensor:
 def _product(
     x: Tensor | None, left: Tensor, right: Tensor, beta: float = 0.0, alpha: float = 1.0
 ) -> Tensor:
-    """beta * x + alpha * left @ right of bf16 matrices, summed in fp32 and rounded once."""
+    """beta * x + alpha * left @ right of bf16 matrices, rounded once."""
     if left.device.type == "cuda":
         if x is None:
             return torch.bmm(left, right)
         return torch.baddbmm(x, left, right, beta=beta, alpha=alpha)
-    left, right = left.float(), right.float()
+    left, right = left.double(), right.double()
     if x is None:
         return (left @ right).bfloat16()
-    return torch.baddbmm(x.float(), left, right, beta=beta, alpha=alpha).bfloat16()
+    return torch.baddbmm(x.double(), left, right, beta=beta, alpha=alpha).bfloat16()

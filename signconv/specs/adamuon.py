@@ -1,4 +1,16 @@
-from signconv.dsl import Optimizer, decoupled, ema, grad, hyper, msign, norm, numel, sign, sqrt
+from signconv.dsl import (
+    Optimizer,
+    decoupled,
+    ema,
+    grad,
+    hyper,
+    msign,
+    norm,
+    numel,
+    sign,
+    sqrt,
+    where,
+)
 
 
 class AdaMuon(Optimizer):
@@ -13,7 +25,7 @@ class AdaMuon(Optimizer):
     m = ema(grad, momentum)
     o = msign(sign(m))
     v = ema(o**2, momentum)
-    u = o / (sqrt(v) + eps)
+    u = where(o == 0, 0, o / (sqrt(v) + eps))  # also of eps = 0
     numerator = 0.2 * sqrt(numel) * u
     denominator = norm(u)
     decay = decoupled(weight_decay)

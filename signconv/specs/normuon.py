@@ -1,4 +1,16 @@
-from signconv.dsl import Optimizer, decoupled, ema, grad, hyper, mean, msign, norm, numel, sqrt
+from signconv.dsl import (
+    Optimizer,
+    decoupled,
+    ema,
+    grad,
+    hyper,
+    mean,
+    msign,
+    norm,
+    numel,
+    sqrt,
+    where,
+)
 
 
 class NorMuon(Optimizer):
@@ -12,7 +24,7 @@ class NorMuon(Optimizer):
     m = ema(grad, beta1)
     o = msign(m)
     v = ema(mean(o**2, axis=(1, ...)), beta2)
-    u = o / (sqrt(v) + eps)
+    u = where(o == 0, 0, o / (sqrt(v) + eps))  # also of eps = 0
     numerator = 0.2 * sqrt(numel) * u
     denominator = norm(u)
     decay = decoupled(weight_decay)

@@ -5,7 +5,8 @@ class Scion(Optimizer):
     """Steps to the corner of a ball in the spectral norm (Pethick et al. 2025, arXiv 2502.07529,
     Alg. 1 and 2, with Table 2's norm of hidden layers).
 
-    weight_decay = 1 is the constrained form, whose weights stay within the ball of this radius.
+    weight_decay = 1 is the constrained form, whose weights stay near the ball of this radius once
+    they are in it (1.2 of it, which the quintic reaches) and lr <= 1.
     """
 
     lr = hyper(2.0**-12, ge=0)

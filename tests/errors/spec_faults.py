@@ -85,7 +85,7 @@ BODIES: dict[str, tuple[str, str]] = {
         "numerator = grad\ndecay = l2(norm(param, over='all'))",
         "l2 decay is part of the gradient before anything is summed",
     ),
-    "SC169": ("update = msign(grad, coefficients='cubic')", "coefficients='cubic'"),
+    "SC169": ("update = msign(grad, steps=7)", "from 1 to 6 of quintic"),
     "SC170": ("update = grad * msign(mean(grad, axis=-1))", r"msign\(\) is of all elements"),
     "SC166": ("update = where(given(grad), grad, 0)", r"given\(x\) asks for an extra input"),
     "SC156": ("m = ema(grad, 0.9, store='fp5')\nnumerator = m", "no state format; did you mean"),

@@ -16,6 +16,7 @@ from signconv.runtime import polar
 from signconv.runtime.msign import matrix_sign
 from signconv.verification.matrix import MARGIN, sign_error
 from tests.support import program_of
+from tests.support.runs import built
 
 HOWS = ("quintic 5", "polar_express 8", "polar_express 5", "newton_schulz 16", "quintic 1")
 SHAPES = ((8, 8), (32, 64), (128, 32), (1, 40), (40, 1), (1, 1))
@@ -116,6 +117,41 @@ def test_zeros_stay_and_what_is_not_finite_shows() -> None:
         found = torch.empty_like(x)
         matrix_sign(x, "quintic 5", found)
         assert (found[0] == 0).all() and found[1].isfinite().all() and found[2].isnan().all()
+
+
+def test_no_setting_of_torch_changes_a_bit() -> None:
+    x = matrix(17, (96, 128))
+    wanted = made(x, "quintic 5")
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            assert np.array_equal(made(x, "quintic 5"), wanted)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert np.array_equal(made(x, "quintic 5"), wanted)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("name", ["normuon", "adamuon"])
+def test_zeros_move_nothing_without_eps(name: str) -> None:
+    """0/0 of an element, or of a row, is no reason to move, or to lose, the others."""
+    p = torch.nn.Parameter(torch.ones(4, 6))
+    optimizer = built(name)([p], lr=1.0, eps=0.0, weight_decay=0.0, backend="reference")
+    p.grad = torch.zeros(4, 6)
+    optimizer.step()
+    assert (p == 1).all()
+    p.grad = torch.randn(4, 6)
+    p.grad[2] = 0
+    optimizer.step()
+    assert p.isfinite().all() and (p[0] != 1).all() and (p[2] == 1).all()
+
+
+@pytest.mark.parametrize("how", HOWS[:4])
+@pytest.mark.parametrize("shape", [(28, 28), (28, 56), (44, 88)])
+def test_alike_roundings_add_up_within_the_bound(how: str, shape: tuple[int, int]) -> None:
+    for x in (0.7 * np.eye(*shape), np.ones(shape)):
+        assert np.linalg.norm(made(x, how) - exact(x, how)) <= sign_error(x, 0.0, how)
 
 
 # ---------------------------------------------------------------- what there is no pass for
