@@ -20,7 +20,7 @@ from signconv.errors import VerifyError
 from signconv.runtime.compat import HAS_TRITON
 from signconv.runtime.extras import DTYPES
 from signconv.runtime.formats import BLOCK, GIVEN_BF16, PLAIN, STEPS, SUMS_TOO
-from signconv.runtime.kernel import gradients, launch
+from signconv.runtime.kernel import gradients, launch, matrices
 from signconv.runtime.kernel.launch import WARPS, Variant, codec_for, interpreted
 from signconv.runtime.kernel.reading import across, step_kernel
 from signconv.runtime.kernel.scalars import scalar_kernel
@@ -167,7 +167,7 @@ def compile_stages(
     rows: Rows = Rows.FLAT,
 ) -> list[Compiled]:
     """Compile what comes before the step of a generated class that has reductions, for one bf16
-    parameter of a shape: passes, folds, and what derives values."""
+    parameter of a shape: passes, folds, what derives values, and what begins matrix signs."""
     codec = CODECS[target] if target in TARGETS else 0
     whole = across(optimizer.program, shape) if rows == Rows.FLAT else 0
     extras = (GIVEN_BF16,) * len(optimizer.program.tensors)
@@ -176,7 +176,9 @@ def compile_stages(
     stages = Stages(optimizer.program, torch.device("cpu"), [shape], [count], variant)
     stages.prepare(False, extras)
     found = {(x.kernel, *sorted(x.constants.items(), key=str)): x for x in stages.made}
-    return [_compile(x.kernel, STEP, x.constants, target) for x in found.values()]
+    made = [_compile(x.kernel, STEP, x.constants, target) for x in found.values()]
+    signs = any(r.kind == "msign" for r in optimizer.program.reductions)
+    return made + (compile_matrices(target) if signs else [])
 
 
 def compile_squares(optimizer: type[FusedOptimizer], target: str) -> Compiled:
@@ -184,6 +186,15 @@ def compile_squares(optimizer: type[FusedOptimizer], target: str) -> Compiled:
     variant = Variant(torch.bfloat16, torch.bfloat16)
     constants = launch.square_constants(optimizer.program, variant)
     return _compile(gradients.sum_squares, STEP | {"partials": "*fp64"}, constants, target)
+
+
+def compile_matrices(target: str) -> list[Compiled]:
+    """Compile what goes before the products of a matrix sign."""
+    numbers = {"size": "i64", "apart": "i64", "pieces": "i64"}
+    pointers = {"x": "*fp32", "partials": "*fp64", "factors": "*fp32", "result": "*bf16"}
+    given = {"N": matrices.PIECE, "LOOPS": matrices.LOOPS}
+    kernels = (matrices._square_pieces, matrices._start)
+    return [_compile(kernel, pointers | numbers, given, target) for kernel in kernels]
 
 
 def compile_finder(optimizer: type[FusedOptimizer], target: str) -> Compiled:
