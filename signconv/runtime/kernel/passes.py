@@ -10,6 +10,7 @@ from signconv.runtime.kernel import ops
 from signconv.runtime.kernel.constants import (
     BY_BLOCK,
     BY_ELEMENT,
+    BY_NOTHING,
     CHUNK_ENTRY,
     COLUMN_ALIGNED,
     COLUMN_CLOCK,
@@ -34,13 +35,13 @@ from signconv.runtime.kernel.values import find_values, tile_values
 @triton.jit
 def _store(target, number, row, x, at, MODE: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr):
     """Partial results of a tile [ROWS, 32]: of all of it, number ``number`` of the tensor; of each
-    block, number ``row``; or the elements themselves."""
+    block, number ``row``; the elements themselves; or, of what another pass finds, nothing."""
     _, offsets, mask, _, row_mask, _, _, _ = at
     ptr = target.to(tl.pointer_type(tl.float32))
     x = tl.broadcast_to(x, [ROWS, 32])
     if MODE == BY_ELEMENT:
         tl.store(ptr + at[0] + offsets, x, mask=mask)
-    else:
+    elif MODE != BY_NOTHING:
         x = tl.where(mask, x, ops.identity(KIND))
         sums = ops.tree_rows(x, ROWS, 32, KIND)
         if MODE == BY_BLOCK:
