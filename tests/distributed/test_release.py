@@ -109,6 +109,9 @@ def run(rank: int, folder: str) -> None:
     loss_of(wrapped, 0, rank).backward()
     with pytest.raises(RuntimeError, match=r"take it off.*\[SC453\]"):
         c.step()
+    handle.remove()
+    del handle, ddp  # their threads end before the group does
+    dist.barrier()
     dist.destroy_process_group()
 
 
