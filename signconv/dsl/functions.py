@@ -295,16 +295,18 @@ def msign(
     5 steps, of those that are 0.0015 of the norm or more; "polar_express" (8), whose come near 1;
     "newton_schulz" (16), 1 in the limit.
     axis: without one the first dimension stands against all others, as of a convolution's kernel,
-    and a vector is one row: x/norm(x); (-2, -1): the last two dimensions are a matrix each."""
+    and a vector is one row: x/norm(x); (-2, -1): the last two dimensions are a matrix each.
+
+    Elementwise, of x's shape; fp32 that holds bf16 numbers.  Raises SpecError for coefficients,
+    steps or an axis that there are not."""
     if coefficients not in SCHEDULES:
         known = nearest(str(coefficients), tuple(SCHEDULES))
         raise SpecError("SC169", f"msign(…, coefficients={coefficients!r}): {known}", caller())
     steps = STEPS[coefficients] if steps is None else steps
     most = MOST_STEPS[coefficients]
     if type(steps) is not int or not 1 <= steps <= most:
-        better = ' (to come nearer to 1: coefficients="polar_express")' * (
-            coefficients == "quintic"
-        )
+        nearer = ' (to come nearer to 1: coefficients="polar_express")'
+        better = nearer if coefficients == "quintic" else ""
         raise SpecError(
             "SC169",
             f"msign(…, steps={steps!r}): a whole number from 1 to {most} of {coefficients}{better}",

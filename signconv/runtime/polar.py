@@ -8,6 +8,8 @@ whose singular values lie in [0, 1].
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 Triple = tuple[float, float, float]
 
@@ -55,6 +57,7 @@ def split(how: str) -> tuple[str, int]:
     return coefficients, int(steps)
 
 
+@cache
 def triples(how: str) -> tuple[Triple, ...]:
     """(a, b, c) of every step."""
     name, steps = split(how)
@@ -72,11 +75,12 @@ def largest(how: str) -> float:
     """No less than any singular value that may come out, in exact arithmetic."""
     top = 1.0
     for triple in triples(how):
-        top = max(abs(_at(triple, s)) for s in [top, *_turns(triple, top)])
+        top = max(abs(value(triple, s)) for s in [top, *_turns(triple, top)])
     return top * (1 + 1e-12)
 
 
-def _at(triple: Triple, s: float) -> float:
+def value(triple: Triple, s: Any) -> Any:
+    """What a step makes of singular values: a number, or an array of them."""
     a, b, c = triple
     return s * (a + s * s * (b + s * s * c))
 
@@ -99,7 +103,7 @@ def smallest_kept(how: str) -> tuple[float, float]:
     ends = []
     for s in grid:
         for triple in steps:
-            s = _at(triple, s)
+            s = value(triple, s)
         ends.append(abs(s))
     least = min(ends[: 64 * 4])  # what large ones come to
     kept = next((i for i, x in enumerate(ends) if x < least * 0.999), len(grid))

@@ -42,7 +42,7 @@ def sign_error(x: Any, radius: float, how: str) -> float:
     for triple in polar.triples(how):
         worst *= errors.propagate(triple, s)
         errors.add(_added(triple, s))
-        s = np.abs(_at(triple, s))
+        s = np.abs(polar.value(triple, s))
     return MARGIN * errors.size + worst
 
 
@@ -92,13 +92,8 @@ def _added(triple: polar.Triple, s: Any) -> float:
     inner = (b + c * (gram[:, None] + gram[None, :])) ** 2
     of_gram = ROUNDED**2 * np.sum(gram**2) * inner.mean()
     of_middle = ROUNDED**2 * np.sum((b * gram + c * gram**2) ** 2) + of_gram
-    result = _at(triple, s)
+    result = polar.value(triple, s)
     return float(ROUNDED**2 * np.sum(result**2) + of_middle * np.sum(gram) / len(s))
-
-
-def _at(triple: polar.Triple, s: Any) -> Any:
-    a, b, c = triple
-    return s * (a + s * s * (b + s * s * c))
 
 
 @contextmanager

@@ -25,9 +25,7 @@ def _square_pieces(x, partials, size, apart, pieces, N: tl.constexpr, LOOPS: tl.
 
 
 @triton.jit
-def _start(
-    x, factors, result, size, apart, pieces, N: tl.constexpr, LOOPS: tl.constexpr
-):  # fmt: skip
+def _start(x, factors, result, size, apart, pieces, N: tl.constexpr, LOOPS: tl.constexpr):
     """bf16 of each matrix times its factor."""
     pid = tl.program_id(0).to(tl.int64)
     matrix, piece = pid // pieces, pid % pieces
