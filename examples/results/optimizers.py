@@ -47,6 +47,7 @@ class Choice:
     masters: str = "fp32"  # bf16: the weights rounded to nearest bf16 after every step
     decay: float = DECAY  # lr * weight_decay
     rest: str | None = None  # the spec of what steps embeddings and vectors beside matrices
+    rest_state: str | None = None  # its storage, where it is another
 
 
 ADAM = {"betas": (0.9, 0.95)}
@@ -212,13 +213,17 @@ def _papers() -> dict[str, Choice]:
 PAPERS: dict[str, Choice] = _papers()
 
 #: Muon of the blocks' matrices with AdamW of the rest, one lr for both: torch's own two, and ours
-#: in three storages, each for both.
-_BESIDE: dict[str, Any] = {"clip": 1.0, "rest": "adamw", "hypers": {"momentum": 0.95}}
+#: in several storages: both in one, and momentum alone in E4M3 and in 4 bits.
+_BESIDE: dict[str, Any] = {
+    "clip": 1.0, "rest": "adamw", "hypers": {"momentum": 0.95}, "middle": -5
+}  # fmt: skip
 MUON: dict[str, Choice] = {
     "torch-muon": Choice("torch.optim.Muon", state="fp32", **_BESIDE),
     "muon-fp32": Choice("muon_rms", state="fp32", **_BESIDE),
     "muon": Choice("muon_rms", **_BESIDE),
+    "muon-e4m3": Choice("muon_rms", state="m=fp8", rest_state="fp8", **_BESIDE),
     "muon-fp4": Choice("muon_rms", state="fp4", **_BESIDE),
+    "muon-fp4-momentum": Choice("muon_rms", state="fp4", rest_state="fp8", **_BESIDE),
 }
 
 FINETUNE = ("adamw-fp32", "signsgd", "signum", "stosignsgd", "s3gd", "adamw-fp4", "adamw")
@@ -304,7 +309,7 @@ def _hybrid(choice: Choice, weights: list[Tensor], lr: float, seed: int) -> Any:
 
     assert choice.rest is not None
     first = _class(choice.spec, None, choice.state, choice.math)(matrices, seed=seed, **own)
-    second = _class(choice.rest, None, choice.state, choice.math)
+    second = _class(choice.rest, None, choice.rest_state or choice.state, choice.math)
     return signconv.hybrid(first, second(groups, lr=lr, seed=seed + 1, **ADAM))
 
 

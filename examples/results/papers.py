@@ -26,12 +26,14 @@ MODELS = {
     "papers_muon": "gpt42",
     "papers_matmul": "gpt42_fp8",
     "papers_110": "gpt110",
+    "papers_muon_110": "gpt110",
     "papers_336": "gpt336",
 }
 TOKENS = 32_768_000  # of a run: 2,000 steps
 FINETUNE_TOKENS = 5_000_000
+MUON_110_TOKENS = 16_384_000  # 1,000 steps
 #: Claims whose records are their own, sweeps included; others of one model share theirs.
-APART = ("papers_finetune", "papers_muon")
+APART = ("papers_finetune", "papers_muon", "papers_muon_110")
 SEEDS = (1, 2, 3)
 #: Tokens a second on one H200, reckoned; what runs say is in their records.
 RATE = {"gpt42": 1_050_000, "gpt42_fp8": 900_000, "gpt110": 380_000, "gpt336": 140_000}
@@ -96,7 +98,8 @@ SETTINGS = (
 )
 GRID = tuple(f"s3-p{p}-{beta:g}" for p in (1, 2, 3, 5) for beta in (0.9, 0.95, 0.98))
 TUNED = _in("ours", "s3gd", "s3gd-raw", "adamw", "signum", "signsgd", "stosignsgd")
-MUON = ("torch-muon", "muon", "muon-fp4", "muon-fp32")
+MUON = ("torch-muon", "muon", "muon-e4m3")
+MUON_ELSE = ("muon-fp4", "muon-fp32", "muon-fp4-momentum")
 ALONG = {
     "adamw-fp32-ours": BASE, "adamw-noclip-ours": BASE, "adamw-decay-ours": BASE,
     "adamw-fp4-ours": BASE, "adamw-golden-fp4-ours": BASE, "s3-fp32-ours": "s3-ours",
@@ -153,11 +156,17 @@ STAGES = (
     Stage(21, "Bigger and longer once: loss against tokens and seconds, memory", "papers_336",
           "above", _in("ours", "adamw-fp32", "adamw-fp4", "adamw-golden-fp4", "stosignsgd", "s3"),
           "nothing of it; it needs two cards for 20 minutes", like=ALONG, tokens=65_000_000),
-    Stage(22, "Muon of the blocks' matrices beside AdamW: torch's own and ours on FP8, each at its "
-          "best lr", "papers_muon", "sweep", MUON[:2], "nothing"),
-    Stage(23, "Spread of both", "papers_muon", "seeds", MUON[:2], "nothing", OTHERS),
-    Stage(24, "Momentum of 32 and of 4 bits at the lr that is best on FP8", "papers_muon", "above",
-          MUON[2:], "fp32", SEEDS, like=dict.fromkeys(MUON[2:], MUON[1])),
+    Stage(22, "Muon of the blocks' matrices beside AdamW: torch's own, and ours with one byte of "
+          "momentum, whole numbers and E4M3, each at its best lr", "papers_muon", "sweep", MUON,
+          "nothing"),
+    Stage(23, "Spread of these", "papers_muon", "seeds", MUON, "nothing", OTHERS),
+    Stage(24, "32 and 4 bits of both rules, and 4 bits of momentum alone, at the lr that is best "
+          "on whole numbers", "papers_muon", "above", MUON_ELSE, "fp32", SEEDS,
+          like=dict.fromkeys(MUON_ELSE, MUON[1])),
+    Stage(25, "Muon at 110 million parameters, each at its own best lr", "papers_muon_110", "sweep",
+          MUON[:2], "nothing", tokens=MUON_110_TOKENS),
+    Stage(26, "Spread of both", "papers_muon_110", "seeds", MUON[:2], "nothing", OTHERS,
+          tokens=MUON_110_TOKENS),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- runs

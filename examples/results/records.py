@@ -1,4 +1,5 @@
-"""The committed records: docs/results/runs_<claim>.jsonl, a run a line.
+"""The committed records: docs/results/runs_<claim>.jsonl, a run a line; those of the papers' two
+regimes in files of their own, runs_papers.theirs.jsonl.
 
     python examples/results/records.py build/1/runs.jsonl build/2/runs.jsonl    # adds theirs
 
@@ -36,7 +37,7 @@ def committed(folder: Path = RESULTS) -> list[Path]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All records of a file, whole: of one claim, or as gpu_all.py writes them."""
-    claim = path.stem.removeprefix("runs_")
+    claim = path.stem.removeprefix("runs_").partition(".")[0]
     usual = {"claim": claim, **USUAL} if path.stem != claim else {}
     lines = path.read_text("utf-8").splitlines()
     made: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -65,14 +66,21 @@ def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def file_of(record: Mapping[str, Any]) -> str:
+    """The name of a record's file."""
+    regime = str(record.get("optimizer", "")).rpartition("-")[2]
+    apart = record["claim"] == "papers" and regime.startswith("theirs")
+    return f"runs_{record['claim']}{'.theirs' * apart}.jsonl"
+
+
 def write(records: Iterable[Mapping[str, Any]], folder: Path = RESULTS) -> list[Path]:
     """FOLDER/runs_<claim>.jsonl for each claim among the records."""
     lines: dict[str, list[str]] = defaultdict(list)
     for record in records:
-        lines[record["claim"]].append(json.dumps(shortened(record), allow_nan=False) + "\n")
+        lines[file_of(record)].append(json.dumps(shortened(record), allow_nan=False) + "\n")
     paths = []
-    for claim, those in lines.items():
-        paths.append(folder / f"runs_{claim}.jsonl")
+    for name, those in lines.items():
+        paths.append(folder / name)
         paths[-1].write_text("".join(those), "utf-8")
     return paths
 

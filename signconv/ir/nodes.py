@@ -24,7 +24,7 @@ FUNCTIONS = {
 }  # fmt: skip
 RELATIONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
 #: How moments can be stored, as ``--state`` and ``store=`` say it.
-STATES = ("fp8", "fp4", "fp8-raw", "bf16", "fp32")
+STATES = ("fp8", "int8", "fp4", "fp8-raw", "bf16", "fp32")
 DEFAULT_STATE = "fp8"
 REDUCTIONS = frozenset({"norm", "mean", "sum", "amax", "amin"})
 #: What needs all of a tensor, and so comes before the pass that steps it: reductions, and what is

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from signconv.errors import LoweringError, nearest
 from signconv.ir.analysis import Degrees, Ranges, scalar_moments
 from signconv.ir.axes import reduced_moments
-from signconv.ir.bounds import covered, reached, unkept
+from signconv.ir.bounds import Ties, covered, ratios, reached, unkept
 from signconv.ir.nodes import (
     DEFAULT_STATE,
     STATES,
     Const,
     Expr,
     Moment,
+    Op,
     Program,
     Ref,
     outside_totals,
@@ -114,6 +115,7 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
     degrees, ranges, loose = Degrees(p), Ranges(p), unkept(p)
     below = references(p.denominator, "value") if p.denominator is not None else set()
     bounding, read, parametric = covered(p), _read_by_others(p), _of_parameters(p)
+    signed, whole = _whole(p, read)
     fields = _Fields(p.link == "stosign")
     plans: list[MomentPlan] = []
     once = scalar_moments(p) | reduced_moments(p).keys()
@@ -122,10 +124,14 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
             continue
         word, named = wanted.of[m.name], m.name in wanted.named
         fmt, former = word, word
-        if word in ("fp8", "fp4"):
+        if word in ("fp8", "fp4", "int8"):
             degree = None if m.name in loose else degrees.moments[m.name]
             nonneg = m.name in ranges.nonneg_moments
             fmt = _fp8(degree, nonneg)
+            if fmt == "e4m3" and not nonneg:
+                as_wanted = word == "int8" and m.name in whole
+                if as_wanted or (word == "fp8" and not named and m.name in signed):
+                    fmt = "int8"
             former = _former(fmt, degree)
             if fmt == "bf16" and not named and m.name in parametric:
                 fmt = "fp32"
@@ -134,7 +140,8 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
                 narrow = None if kept else _fp4(m, degree, nonneg, m.name in bounding)
                 if narrow:
                     fmt = former = narrow
-            if (named and fmt == "bf16") or (named and word == "fp4" and not FORMATS[fmt].packed):
+            misses = {"fp4": not FORMATS[fmt].packed, "int8": fmt != "int8", "fp8": False}[word]
+            if named and (fmt == "bf16" or misses):
                 free = m.name in loose
                 raise LoweringError("SC311", _too_few(p, m.name, word, fmt, free))
         elif word == "fp8-raw":
@@ -155,6 +162,12 @@ def plan(p: Program, state: str) -> tuple[MomentPlan, ...]:
             "and for averages of degree 2 to 4 that bound their numerators, where no other moment "
             "reads them (docs/numerics.md#four-bits): use --state fp8",
         )
+    if "int8" in wanted.of.values() and plans and not any(x.format == "int8" for x in plans):
+        raise LoweringError(
+            "SC311",
+            f"--state int8 fits no moment of {p.name}: {_WHOLE} "
+            "(docs/numerics.md#whole-numbers): use --state fp8",
+        )
     return tuple(plans)
 
 
@@ -168,6 +181,8 @@ def _why(word: str, free: bool) -> str:
     """Why a moment has more bits than ``word`` says; ``free``: it is one of ``unkept``."""
     if free:
         return "the ratio keeps no bound between its moments, which need scales of their own"
+    if word == "int8":
+        return _WHOLE
     if word == "fp4":
         return (
             "4 bits are for averages with a sign, and for averages of degree 2 to 4 that bound "
@@ -176,13 +191,47 @@ def _why(word: str, free: bool) -> str:
     return "8 bits are for moments of degree 0 to 8 in the gradient, without a sign from 2 on"
 
 
+#: What int8 is for, in a message.
+_WHOLE = (
+    "whole numbers are all as exact as the largest of their block, for averages with a sign that "
+    "nothing divides and no other moment reads"
+)
+
+
+def _whole(p: Program, read: set[str]) -> tuple[set[str], set[str]]:
+    """Moments of which alone matrices that are signed are made, linearly, and those of which int8
+    may be asked: these, and what no ratio and no other moment reads.
+
+    The sign of a matrix raises small singular values, and an error reaches them by its Frobenius
+    norm, whichever elements it is in: that is least where codes are equally far apart.
+    """
+    linear = Ties(p).linear
+    signed, elsewhere, seen = set[str](), set[str](), set[str]()
+    pending = [*p.roots, *(e for m in p.moments for e in m.reads)]
+    while pending:
+        e = pending.pop()
+        if isinstance(e, Ref):
+            if e.kind in ("value", "prev"):
+                elsewhere.add(e.name)
+            if e.kind == "temp" and e.name not in seen:
+                seen.add(e.name)
+                pending.append(p.temp(e.name).expr)
+        elif isinstance(e, Op) and e.fn == "msign":
+            (signed if linear(e.args[0]) else elsewhere).update(reached(p, e.args[0]))
+        elif isinstance(e, Op):
+            pending += e.args
+    signed -= elsewhere
+    over = {n for pair in ratios(p) for e in pair for n in reached(p, e)}
+    return signed, signed | ({m.name for m in p.moments} - over - read)
+
+
 def widened(p: Program, state: str) -> dict[str, tuple[str, str]]:
     """Moments for which ``--state state`` asks 8 or 4 bits and which have 16 or 32: their format,
     and why."""
     loose, found = unkept(p), {}
     for m in plan(p, state):
         asked = widths(p, state).of[m.name]
-        if asked in ("fp8", "fp4") and m.format in ("bf16", "fp32"):
+        if asked in ("fp8", "fp4", "int8") and m.format in ("bf16", "fp32"):
             why = "it starts from the parameter or reads it, which moves by less than bf16 resolves"
             if m.format == "bf16":
                 why = _why("fp8", m.name in loose)

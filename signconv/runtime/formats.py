@@ -98,6 +98,27 @@ E4M0 = Float4(0, 14, 15, 0, 1, 15, 2.0**126, signed=False)
 
 
 @dataclass(frozen=True)
+class Int8:
+    """A byte in two's complement, equally far apart.
+
+    largest: the largest code; nan: that of NaN; over, headroom, least and limit as in ``Float4``;
+    most: the largest byte of a scale.
+    """
+
+    largest: int
+    nan: int
+    over: int
+    headroom: int
+    least: int
+    limit: float
+    most: int
+
+
+#: -127 to 127; what would be -128 is NaN.
+INT8 = Int8(127, 0x80, 0x7E0000, -6, LEAST_SCALE, 127 * 2.0**121, 248)
+
+
+@dataclass(frozen=True)
 class Format:
     """One way to store a moment.
 
@@ -105,8 +126,9 @@ class Format:
     tensor; words: what a generated file's docstring says of it; mantissa: stored bits of it, and
     rounding "exact", "nearest" or "stochastic", what an error estimate needs; random_bits: the
     upper bits of its field of random bits that encoding reads; float8: layout of a byte of codes;
-    float4: of half a byte; scaled: whether every 32 elements carry a power-of-two scale (E8M0, one
-    byte); order: codes hold the root of that order (1: the moment itself).
+    float4: of half a byte; int8: of a byte of whole numbers; scaled: whether every 32 elements
+    carry a power-of-two scale (E8M0, one byte); order: codes hold the root of that order (1: the
+    moment itself).
     """
 
     name: str
@@ -120,6 +142,7 @@ class Format:
     scaled: bool = False
     order: int = 1
     float4: Float4 | None = None
+    int8: Int8 | None = None
 
     @property
     def bytes_per_element(self) -> float:
@@ -160,7 +183,7 @@ class Format:
 #: Formats with block scales have this code or a larger one.
 SCALED = 3
 #: Formats with two codes to a byte have this code or a larger one, below ROOT.
-HALVES = 6
+HALVES = 7
 #: A moment of order p > 4 is stored as its p-th root; inside a kernel its code is ROOT + p.
 ROOT = 16
 ROOT_ORDERS = range(5, 9)
@@ -192,11 +215,15 @@ FORMATS = {
             "e6m2", 5, torch.uint8, f"Unsigned E6M2 {_SCALED}", 2, "stochastic", 21, E6M2, True,
         ),
         Format(
-            "e2m1", 6, torch.uint8, f"E2M1 {_SCALED}, two to a byte", 1, "stochastic", 22,
+            "int8", 6, torch.uint8, f"Whole numbers from -127 to 127 as {_SCALED}",
+            6, "stochastic", 15, scaled=True, int8=INT8,
+        ),
+        Format(
+            "e2m1", 7, torch.uint8, f"E2M1 {_SCALED}, two to a byte", 1, "stochastic", 22,
             scaled=True, float4=E2M1,
         ),
         Format(
-            "e4m0", 7, torch.uint8, f"Powers of two as {_SCALED}, two to a byte",
+            "e4m0", 8, torch.uint8, f"Powers of two as {_SCALED}, two to a byte",
             0, "stochastic", 23, scaled=True, float4=E4M0,
         ),
         *map(_root, ROOT_ORDERS),

@@ -252,6 +252,14 @@ class _Part:
                 every = scale.reshape(-1).repeat_interleave(BLOCK)
                 scale = ref.trimmed(every, scale, self.weights.numel())
                 full = ((code & layout.magnitude) == layout.largest) & (scale == 254)
+            elif self.fmt.int8 is not None:
+                whole = self.fmt.int8
+                scale = self.entry[f"{self.kind}_scale"]
+                every = scale.reshape(-1).repeat_interleave(BLOCK)
+                scale = ref.trimmed(every, scale, self.weights.numel()).view(x.shape)
+                zero, bad = x == 0, x == whole.nan
+                full = (x == whole.largest) | (x == 256 - whole.largest)  # and what is -127
+                full &= scale == whole.most
             else:
                 assert self.fmt.float8 is not None
                 size, largest = x & self.fmt.float8.magnitude, self.fmt.float8.largest

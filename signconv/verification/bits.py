@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from signconv.errors import VerifyError
-from signconv.runtime.formats import BLOCK, Float4
+from signconv.runtime.formats import BLOCK, Float4, Int8
 from signconv.runtime.kernel import launch
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.program import OptimizerProgram
@@ -111,6 +111,7 @@ def roundings() -> Iterator[dict[str, int]]:
     """Count how often the reference's stochastic rounding went up and down."""
     counts = {"up": 0, "down": 0}
     kept = codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots, codecs.encode_fp4
+    kept_int8 = codecs.encode_int8
 
     def count(x: Tensor, y: Tensor) -> None:
         counts["up"] += int((y.abs() > x.abs()).sum())
@@ -142,12 +143,20 @@ def roundings() -> Iterator[dict[str, int]]:
             count(x, codecs.decode_fp4(code, layout) * 2.0 ** (byte - 127.0))
         return code
 
+    def int8(x: Tensor, byte: Tensor, field: Tensor, layout: Int8) -> Tensor:
+        code = kept_int8(x, byte, field, layout)
+        if isinstance(x, Tensor):
+            count(x, codecs.decode_int8(code, layout) * 2.0 ** (byte - 127.0))
+        return code
+
     codecs.encode_fp8, codecs.encode_bf16, codecs.encode_fp4 = fp8, bf16, fp4
+    codecs.encode_int8 = int8
     root_codec.encode_roots = roots
     try:
         yield counts
     finally:
         codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots, codecs.encode_fp4 = kept
+        codecs.encode_int8 = kept_int8
 
 
 def different(a: Tensor, b: Tensor) -> int:

@@ -25,15 +25,18 @@ def fields(seed: int) -> Tensor:
 
 
 def values(fmt: Format, seed: int = 0) -> Tensor:
-    """From 1/8 to 8, of 4 bits with a sign from 1 to 4: normal numbers beside each other.
+    """From 1/8 to 8, of 4 bits with a sign from 1 to 4, of whole numbers the upper half of what
+    there is: normal numbers beside each other.
 
     Positive where the kernel takes what it stores to be: unsigned codes, and roots.
     """
     rng = torch.Generator().manual_seed(seed)
-    narrow = fmt.packed and fmt.signed
-    x = 2.0 ** (
-        2 * torch.rand(N, generator=rng) if narrow else 6 * torch.rand(N, generator=rng) - 3
-    )
+    first, binades = -3.0, 6.0
+    if fmt.packed and fmt.signed:
+        first, binades = 0.0, 2.0
+    elif fmt.int8 is not None:
+        first, binades = 0.0, 0.98
+    x = 2.0 ** (first + binades * torch.rand(N, generator=rng))
     signs = torch.randint(0, 2, (N,), generator=rng) * 2.0 - 1.0 if fmt.signed else 1.0
     return x * signs
 
@@ -58,6 +61,7 @@ def test_kernels_know_them_by_the_same_codes() -> None:
         "fp32": constants.FP32, "bf16": constants.BF16, "e4m3-raw": constants.E4M3_RAW,
         "e4m3": constants.E4M3, "e5m3": constants.E5M3,
         "e6m2": constants.E6M2, "e2m1": constants.E2M1, "e4m0": constants.E4M0,
+        "int8": constants.INT8,
     }  # fmt: skip
     assert known.keys() == {f.name for f in FORMATS.values() if f.order == 1}
     assert all(constant.value == FORMATS[name].code for name, constant in known.items())
@@ -117,6 +121,8 @@ def test_a_block_spans_the_binades_of_its_layout(name: str) -> None:
     fmt = FORMATS[name]
     if fmt.float4 is not None:  # from the largest number down to what has a whole mantissa
         binades = (fmt.float4.largest >> fmt.float4.mantissa) - 1
+    elif fmt.int8 is not None:  # down to 1
+        binades = -fmt.int8.headroom
     else:
         assert fmt.float8 is not None
         binades = fmt.float8.headroom + 127 - fmt.float8.smallest

@@ -370,12 +370,13 @@ def _stored(box: Enclosed, fmt: Format, scale: Tensor | None) -> Enclosed:
     unit = 2.0 ** (ref.trimmed(every, scale, size.size).double().numpy() - 127)
     if fmt.order > 1:
         return _stored_root(box, fmt.order, unit)
-    if fmt.float4 is not None:  # saturates
-        limit = fmt.float4.limit
+    if narrow := fmt.float4 or fmt.int8:  # saturates
+        limit = narrow.limit
         clipped = (np.clip(end, -limit, limit) for end in (box.lo, box.hi))
         box, size = Enclosed(*clipped, box.open, box.unit), np.minimum(size, limit)
     smallest = {
-        "e4m3": 2.0**-9, "e5m3": 2.0**-17, "e6m2": 2.0**-62, "e2m1": 2.0**-15, "e4m0": 2.0**-14
+        "e4m3": 2.0**-9, "e5m3": 2.0**-17, "e6m2": 2.0**-62, "int8": 1.0, "e2m1": 2.0**-15,
+        "e4m0": 2.0**-14,
     }[fmt.name]  # fmt: skip
     return box.wider(2.0**-fmt.mantissa * size + smallest * unit)
 
@@ -393,15 +394,17 @@ def _stored_root(box: Enclosed, order: int, unit: Any) -> Enclosed:
 
 def _scales(name: str, box: Enclosed, got: Any, scale: Tensor, fmt: Format) -> list[str]:
     """A block's scale fits its largest finite value: that is in the codes' last binade but one, of
-    4 bits in the last.
+    4 bits and whole numbers in the last.
 
     The smallest scale serves zeros too: 2^-120, or that of the root of the smallest normal number.
     """
-    layout = fmt.float4 or fmt.float8
-    assert layout is not None
-    if fmt.float4 is not None:  # more than half of the largest code, rounded down
+    if fmt.int8 is not None:
+        smallest, least = fmt.int8.least, 63.0
+    elif fmt.float4 is not None:  # more than half of the largest code, rounded down
         smallest, least = fmt.float4.least, 3 * 2.0**-14 if fmt.signed else 2.0**-2
     else:
+        layout = fmt.float8
+        assert layout is not None
         smallest = LEAST_SCALE if fmt.order == 1 else 120 - 126 // fmt.order
         least = 2.0**layout.headroom
     largest = _blocks(np.abs(np.where(np.isfinite(got), got, 0.0)), scale).max(axis=1)

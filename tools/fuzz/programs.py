@@ -24,7 +24,7 @@ SHAPES = (
 GRADIENTS = (
     "normal", "decades", "small", "subnormal", "huge", "zeros", "spike", "nonfinite",
 )  # fmt: skip
-STATES = ("fp8", "fp4", "fp32", "bf16", "fp8-raw")
+STATES = ("fp8", "int8", "fp4", "fp32", "bf16", "fp8-raw")
 #: Of an option that takes a range, as many values from its lower end.
 FEW = 4
 

@@ -14,6 +14,7 @@ from signconv.runtime.kernel.constants import (
     E6M2,
     FP32,
     HALVES,
+    INT8,
     INTERPRETED,
     LEAST_SCALE,
     PTX_FP8,
@@ -93,6 +94,21 @@ def encode_fp8(x, scale, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         bits += field >> 12
         code = (bits >> 20) | ((bits >> 24) & 0x80)  # the byte's upper bit is 0 before the sign
     return code.to(tl.uint8)
+
+
+@triton.jit
+def decode_int8(code):
+    """uint8 codes as fp32, exactly, before the block scale: bits of 2^23 + 128 + code."""
+    x = ((code ^ 0x80).to(tl.uint32) | 0x4B000000).to(tl.float32, bitcast=True) - 8388736.0
+    return tl.where(code == 0x80, float("nan"), x)
+
+
+@triton.jit
+def encode_int8(x, scale, field):
+    """fp32, no larger than the largest code, to uint8 codes by unbiased stochastic rounding on the
+    bits: in a sum with 384 the scaled number has a spacing of 2^-15."""
+    bits = (x * scale + 384.0).to(tl.uint32, bitcast=True)
+    return ((bits + (field >> 17) + (0x80 << 15)) >> 15).to(tl.uint8)
 
 
 @triton.jit
@@ -298,6 +314,28 @@ def encode_halves(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
 
 
 @triton.jit
+def encode_int8_blocks(x, field):
+    """Codes [ROWS, 32] and E8M0 bytes [ROWS, 1]: the scale of a row is the least in which its
+    largest finite magnitude is no larger than 127; Inf and NaN store NaN, and what has no scale
+    saturates, in a second branch."""
+    LIMIT: tl.constexpr = 0x7F7E0000  # 127 * 2^121
+    largest = tl.max(_magnitude(x), axis=1)
+    if _highest(largest, x) <= LIMIT:
+        byte = _half_byte(largest, 0x1FFFF, -6, LEAST_SCALE)
+        scale = _power_of_two(127 - byte)
+        rest = x
+    else:
+        finite = _magnitude(x) < 0x7F800000
+        size = tl.minimum(tl.where(finite, _magnitude(x), 0), LIMIT)
+        byte = _half_byte(tl.max(size, axis=1), 0x1FFFF, -6, LEAST_SCALE)
+        scale = _power_of_two(byte * 0)
+        rest = (size | (x.to(tl.uint32, bitcast=True) & 0x80000000)).to(tl.float32, bitcast=True)
+        rest = tl.where(finite, rest * _power_of_two(127 - byte), -128.0)
+    # One encoder behind both branches: bytes that leave a branch come unpacked
+    return encode_int8(rest, scale, field), byte
+
+
+@triton.jit
 def _half_byte(largest, OVER: tl.constexpr, HEADROOM: tl.constexpr, LEAST: tl.constexpr):
     exponent = ((largest + OVER) >> 23).to(tl.int32)
     return tl.maximum(exponent + HEADROOM, LEAST)[:, None]
@@ -336,6 +374,8 @@ def decode(code, byte, FORMAT: tl.constexpr, CODEC: tl.constexpr, APART: tl.cons
         scale = (byte.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
         if FORMAT >= HALVES and FORMAT < ROOT:
             x = decode_halves(code, FORMAT, CODEC)
+        elif FORMAT == INT8:
+            x = decode_int8(code)
         else:
             x = decode_fp8(code, E4M3 if FORMAT > ROOT else FORMAT, CODEC)
         if APART:
@@ -364,6 +404,8 @@ def encode(x, field, FORMAT: tl.constexpr, CODEC: tl.constexpr):
         code, byte = encode_root_blocks(x, field, FORMAT - ROOT)
     elif FORMAT >= HALVES and FORMAT < ROOT:
         code, byte = encode_halves(x, field, FORMAT, CODEC)
+    elif FORMAT == INT8:
+        code, byte = encode_int8_blocks(x, field)
     else:
         code, byte = encode_blocks(x, field, FORMAT, CODEC)
     return code, byte

@@ -27,6 +27,7 @@ E5M3 = tl.constexpr(formats.FORMATS["e5m3"].code)
 E6M2 = tl.constexpr(formats.FORMATS["e6m2"].code)
 E2M1 = tl.constexpr(formats.FORMATS["e2m1"].code)
 E4M0 = tl.constexpr(formats.FORMATS["e4m0"].code)
+INT8 = tl.constexpr(formats.FORMATS["int8"].code)
 E4M3_RAW = tl.constexpr(formats.FORMATS["e4m3-raw"].code)
 ROOT = tl.constexpr(formats.ROOT)  # + p: the p-th root in E4M3
 SCALED = tl.constexpr(formats.SCALED)

@@ -71,7 +71,7 @@ def launch_shape(program: OptimizerProgram, param: torch.dtype) -> LaunchShape:
     wide = any(f.dtype.itemsize > 1 for f in formats)  # waits for bytes whatever the shape
     if wide or program.staged or program.tensors:
         return LaunchShape(ROWS, 1, None)
-    if any(f.order > 1 for f in formats):
+    if any(f.order > 1 or f.int8 is not None for f in formats):
         return LaunchShape(ROWS, 2, 72)
     if len(formats) < 2:
         return LaunchShape(ROWS, 4, 64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from signconv.runtime.formats import BLOCK, E6M2, LEAST_SCALE, Float4, Float8, Format, named
+from signconv.runtime.formats import BLOCK, E6M2, LEAST_SCALE, Float4, Float8, Format, Int8, named
 from signconv.runtime.reference import roots
 from signconv.runtime.reference.bits import shift_right
 
@@ -94,9 +94,23 @@ class Halves(Codec):
 
     def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
         assert self.fmt.float4 is not None
-        byte = fp4_scale(x, self.fmt.float4)
+        byte = least_scale(x, self.fmt.float4)
         code = encode_fp4(x, byte.repeat_interleave(BLOCK), field, self.fmt.float4)
         return pack(code), byte.to(torch.uint8)
+
+
+class Integers(Codec):
+    """A byte each, equally far apart, with a scale per block."""
+
+    def codes(self, stored: Tensor) -> Tensor:
+        assert self.fmt.int8 is not None
+        return decode_int8(stored, self.fmt.int8)
+
+    def encode(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor | None]:
+        assert self.fmt.int8 is not None
+        byte = least_scale(x, self.fmt.int8)
+        code = encode_int8(x, byte.repeat_interleave(BLOCK), field, self.fmt.int8)
+        return code, byte.to(torch.uint8)
 
 
 @cache
@@ -104,6 +118,8 @@ def codec_of(fmt: Format) -> Codec:
     """The encoder and decoder of a format."""
     if fmt.packed:
         return Halves(fmt)
+    if fmt.int8 is not None:
+        return Integers(fmt)
     if fmt.float8 is None:
         return {torch.float32: Float, torch.bfloat16: Bf16}[fmt.dtype](fmt)
     if not fmt.scaled:
@@ -279,7 +295,27 @@ def encode_fp4(x: Tensor, byte: Tensor, field: Tensor, layout: Float4) -> Tensor
     return torch.where(x.isfinite(), code, layout.nan)
 
 
-def fp4_scale(x: Tensor, layout: Float4) -> Tensor:
+def decode_int8(code: Tensor, layout: Int8) -> Tensor:
+    """uint8 codes to fp32, exactly, before the block scale."""
+    wide = code.to(torch.int32)
+    x = ((wide << 24) >> 24).to(torch.float32)
+    return torch.where(wide == layout.nan, torch.nan, x)
+
+
+def encode_int8(x: Tensor, byte: Tensor, field: Tensor, layout: Int8) -> Tensor:
+    """fp32 to uint8 codes of x * 2^(127 - byte) by unbiased stochastic rounding on the bits.
+
+    In a sum with 384 the scaled number has a spacing of 2^-15, to which it is rounded to nearest;
+    the upper 15 bits of ``field`` are added below the whole number.  Inf and NaN store NaN; what is
+    too large saturates.
+    """
+    scaled = x.clamp(min=-layout.limit, max=layout.limit) * _power_of_two(127 - byte)
+    bits = (scaled + 384.0).view(torch.int32) + shift_right(field, 17)
+    code = ((bits >> 15) + 128) & 0xFF
+    return torch.where(x.isfinite(), code, layout.nan).to(torch.uint8)
+
+
+def least_scale(x: Tensor, layout: Float4 | Int8) -> Tensor:
     """E8M0 byte per row of 32 (int32 [numel/32]): the least in which the largest finite magnitude
     is no larger than the largest code."""
     magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF

@@ -582,6 +582,7 @@ ONLY_DEVICE = {
         "encode_blocks",
         "encode_root_blocks",
         "encode_halves",
+        "encode_int8_blocks",
         "decode_halves",
     ),  # the reference does it inside store_moment
     # The reference's load_float, load_param and load_moment in two: a kernel fetches early
@@ -608,7 +609,7 @@ ONLY_TORCH = {
         "load_apart",
     ),  # a kernel fetches first and decodes later
     "decode_bf16",  # tests and reference; kernels do it inside widen
-    *("block_scale", "fp4_scale"),  # kernels: inside encode, where it is one of two results
+    *("block_scale", "least_scale"),  # kernels: inside encode, where it is one of two results
     "scales_of",  # kernels: inside decode
     *("padded", "trimmed"),  # a kernel does not store what is no element
     "either",  # torch.where of two numbers has the default dtype, a kernel's has fp32

@@ -51,6 +51,8 @@ def magnitudes(fmt: str) -> Tensor:
     of an fp16 below its sign, E6M2 is ((1 + m/4) * 2^e - 1) * 2^-60."""
     if fmt == "e2m1":  # OCP MXFP4's, times 2^-14
         return torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6]) * 2.0**-14
+    if fmt == "int8":
+        return torch.arange(128, dtype=torch.float32)
     if fmt == "e4m0":
         return torch.tensor([0.0, *(2.0**k for k in range(-14, 0))])
     codes = torch.arange(LARGEST_CODE[fmt] + 1, dtype=torch.uint8)
@@ -643,16 +645,16 @@ def test_kernel_reads_and_writes_parameters_alike(
         assert bool((out[n:] == 7.0).all())
 
 
-@pytest.mark.parametrize("fmt", [*FP8, "e2m1", "e4m0"])
+@pytest.mark.parametrize("fmt", [*FP8, "int8", "e2m1", "e4m0"])
 def test_a_coefficient_may_take_the_scale(fmt: str) -> None:
     """(coefficient * scale) * code is coefficient * (scale * code), in a product and in a sum, for
     every code in every block that an encoder writes: not one coefficient from 2^-6 rounds."""
     form = FORMATS[fmt]
-    layout = form.float4
+    layout = form.float4 or form.int8
     least = layout.least if layout else LEAST_SCALE
     codes = torch.arange(256, dtype=torch.int32).to(torch.uint8)
     if not form.packed:
-        codes = codes[ref.decode_fp8(codes, fmt).isfinite()]
+        codes = codes[form.codec.codes(codes).isfinite()]
     codes = codes[: len(codes) // BLOCK * BLOCK].repeat(255 - least)
     numel = codes.numel() * (2 if form.packed else 1)
     bytes_ = torch.arange(least, 255, dtype=torch.int32).to(torch.uint8)
