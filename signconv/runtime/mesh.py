@@ -88,9 +88,16 @@ def _part(begin: int, end: int, rank: int, ranks: int) -> Span:
 
 def span(x: Tensor, dim: int, size: int) -> Span:
     """This rank's part of a dimension of ``size`` that is cut as dimension ``dim`` of ``x`` is."""
+    order, mesh = cuts(x).get(dim, []), mesh_of(x)
+    return part(size, [(mesh.get_local_rank(i), mesh.size(i)) for i in order])
+
+
+def part(size: int, order: Sequence[tuple[int, int]]) -> Span:
+    """One rank's part of a dimension of ``size``, by its number at each cut and into how many that
+    cuts."""
     begin, end = 0, size
-    for i in cuts(x).get(dim, []):
-        begin, end = _part(begin, end, mesh_of(x).get_local_rank(i), mesh_of(x).size(i))
+    for rank, ranks in order:
+        begin, end = _part(begin, end, rank, ranks)
     return begin, end
 
 
@@ -114,15 +121,19 @@ def placed_as(x: Tensor, dims: int) -> tuple[Any, ...]:
     )
 
 
+def cutting(x: Tensor) -> list[int]:
+    """The mesh dimensions of several ranks that cut ``x``."""
+    return sorted(i for order in cuts(x).values() for i in order if mesh_of(x).size(i) > 1)
+
+
 def is_cut(x: Tensor) -> bool:
     """Whether several ranks share ``x``."""
-    return any(mesh_of(x).size(i) > 1 for order in cuts(x).values() for i in order)
+    return bool(cutting(x))
 
 
 def groups_of(x: Tensor) -> list[Any]:
     """The process groups whose ranks share ``x``, one for each mesh dimension that cuts it."""
-    mesh = mesh_of(x)
-    return [mesh.get_group(i) for order in cuts(x).values() for i in order if mesh.size(i) > 1]
+    return [mesh_of(x).get_group(i) for i in cutting(x)]
 
 
 def cut_along_rows(x: Tensor) -> Any | None:

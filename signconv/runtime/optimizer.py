@@ -6,7 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -500,14 +500,14 @@ class FusedOptimizer(torch.optim.Optimizer):
         """Prepare the given parameters of the groups with the given indices, all on one device."""
         state: Mapping[Tensor, dict[str, Tensor]] = self.state
         groups: Sequence[Mapping[str, Any]] = self.param_groups
-        gathered: list[tuple[int, list[Tensor]]] = []
+        dealt: list[tuple[int, list[Tensor]]] = []
         near = inputs
         if self._locals is not None:
-            parts, gathered, groups = self._locals.split(parts, groups, state)
+            parts, dealt, groups = self._locals.split(parts, groups, state)
             state, near = self._locals.state, self._locals.inputs(inputs)
         tasks = [Task((i, device), groups[i], ps, state, inputs=near) for i, ps in parts]
-        far = [p for _, params in gathered for p in params]
-        every = (*parts, *gathered)
+        far = [p for _, params in dealt for p in params]
+        every = (*parts, *dealt)
         skippable = skippable or any(self.param_groups[i]["skip_nonfinite"] for i, _ in every)
         backend = self.backend_for(device)
         scale = self._grad_scale
@@ -525,11 +525,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         with backend.on_device(device):
             skip = self._prepare(backend, tasks, ready, (device, far) if skippable else None)
             if sums is not None and sums.waiting and self._locals is not None:
-                totals.of_parts(sums, backend, tasks, self._locals.whole, gathered)
+                totals.of_parts(sums, backend, tasks, self._locals.whole, dealt)
             elif sums is not None and sums.waiting:
                 totals.of_tasks(sums, backend, tasks)
             tasks = [task if sums is None else sums.given(task) for task in tasks]
-            norms = {i: sums.norm(i).to(device) for i, _ in gathered} if sums else {}
+            norms = {i: sums.norm(i).to(device) for i, _ in dealt} if sums else {}
         return totals.Job(
             backend,
             device,
@@ -538,9 +538,8 @@ class FusedOptimizer(torch.optim.Optimizer):
             scale,
             [
                 Task((i, device), self.param_groups[i], params, self.state, norms.get(i), inputs)
-                for i, params in gathered
+                for i, params in dealt
             ],
-            self._on_whole,
             None if self._locals is None else self._locals.whole,
         )
 
@@ -576,25 +575,6 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._count_skip(device, flag)
             skip = flag if skip is None else flag.maximum(skip.to(device).reshape(()))
         return skip
-
-    def _on_whole(
-        self,
-        kind: type[Backend],
-        task: Task,
-        run: Callable[[Backend, Task], None],
-        writes: bool,
-    ) -> None:
-        """``run`` on the whole of the task's DTensors, which cannot be stepped in parts; this
-        rank's part of what it ``writes`` is kept."""
-        for batch in sharded.batches(task.params, self.state):
-            full, entries, inputs = sharded.gather_all(batch, self.state, task.inputs)
-            once = kind(self.program)  # whose tables go with it
-            group = {**task.group, "params": full}
-            gathered = replace(task, group=group, params=full, state=entries, inputs=inputs)
-            once.prepare(gathered)
-            run(once, gathered)
-            if writes:
-                sharded.keep_all(batch, self.state, full, entries)
 
     def _count_skip(self, device: torch.device, flag: Tensor) -> None:
         if device not in self._skipped:

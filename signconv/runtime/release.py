@@ -229,8 +229,8 @@ def gradient_release(
 
     The gradients of a model then never exist all at once.  The numbers are those of an ordinary
     step, bit for bit.  Keep ``optimizer.step()`` in the training loop: schedulers look for it, and
-    it steps what cannot be stepped alone (DTensors that have to be gathered; with offload, batches
-    of parameters some of which had no gradient).
+    it steps what cannot be stepped alone (DTensors that are dealt out among ranks; with offload,
+    batches of parameters some of which had no gradient).
 
     Every backward is a step, but for those inside ``with handle.accumulate():``.  max_norm: clip by
     the norm of all gradients, in two backwards (``ReleaseHandle.norm``).  With fully_shard

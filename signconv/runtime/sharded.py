@@ -4,14 +4,13 @@ Each state tensor has the unsharded shape and is cut as its parameter is (``runt
 torch.distributed.checkpoint can save it and cut it anew. Where every cut falls between blocks, as
 between rows of a matrix or between multiples of 32 columns, each rank steps its own part as an
 ordinary tensor whose random numbers are those of its elements in the whole.  Elsewhere, and for
-programs with reductions or that read the number of elements, the ranks gather one parameter with
-its gradient and state, all step the whole of it, and keep their part.
+programs with reductions or that read the number of elements, parameters are dealt out: one rank
+steps the whole of each (``runtime/owners.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,9 +28,6 @@ from signconv.runtime.program import (
     row_length,
     whole_blocks,
 )
-
-#: Small parameters are gathered together, up to so many bytes of parameter, gradient and state.
-BATCH_BYTES = 1 << 26
 
 #: Param group indices with parameters to step.
 Parts = list[tuple[int, list[Tensor]]]
@@ -52,7 +48,7 @@ def check_grad(p: Tensor, g: Tensor, name: str) -> None:
         )
 
 
-def _wire(x: Any) -> str:
+def wire(x: Any) -> str:
     """Where collectives of its ranks take their tensors, wherever its part lies."""
     return mesh.mesh_of(x).device_type
 
@@ -169,7 +165,7 @@ def gather(tensors: Sequence[Tensor]) -> list[Tensor]:
         widths.append(-(-x.shape[0] // ranks) * row)
         flat = local(x).detach().contiguous().view(-1).view(torch.uint8)
         parts.append(torch.nn.functional.pad(flat, (0, widths[-1] - flat.numel())))
-    sent = torch.cat(parts).to(_wire(first))
+    sent = torch.cat(parts).to(wire(first))
     received = torch.empty(ranks * sent.numel(), dtype=torch.uint8, device=sent.device)
     # torch 2.13 renamed it
     dist = torch.distributed
@@ -190,7 +186,7 @@ def keep_part(target: Tensor, whole: Tensor) -> None:
     local(target).detach().copy_(mesh.part_of(whole, target))
 
 
-def _placed_with(x: object, p: Tensor) -> bool:
+def placed_with(x: object, p: Tensor) -> bool:
     """Whether ``x`` is state that is cut as its parameter is; a user's own may be placed anyhow."""
     if not isinstance(x, Tensor) or not is_sharded(x):
         return False
@@ -199,7 +195,7 @@ def _placed_with(x: object, p: Tensor) -> bool:
 
 def whole(p: Tensor, entry: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """A cut parameter and its state, gathered (all ranks must call)."""
-    names = [n for n, x in entry.items() if _placed_with(x, p)]
+    names = [n for n, x in entry.items() if placed_with(x, p)]
     values, *states = gather([p, *(entry[n] for n in names)])
     return values, {**entry, **dict(zip(names, states, strict=True))}
 
@@ -253,7 +249,7 @@ def agree(flag: Tensor, params: Sequence[Tensor]) -> Tensor:
             if id(group) in seen:
                 continue
             seen.add(id(group))
-            there = flag.to(_wire(p))
+            there = flag.to(wire(p))
             torch.distributed.all_reduce(there, torch.distributed.ReduceOp.MAX, group=group)
             flag = there.to(flag.device)
     return flag
@@ -275,7 +271,7 @@ class Locals:
         groups: Sequence[Mapping[str, Any]],
         state: Mapping[Tensor, dict[str, Tensor]],
     ) -> tuple[Parts, Parts, list[dict[str, Any]]]:
-        """The work of a step in stand-ins, the DTensors to gather, and groups of stand-ins."""
+        """The work of a step in stand-ins, the DTensors to deal out, and groups of stand-ins."""
         present = {p for group in groups for p in group["params"]}
         for p in [p for p in self._made if p not in present]:
             del self.state[self._made.pop(p)[1]]
@@ -302,7 +298,7 @@ class Locals:
         return inputs.mapped(self._whole)
 
     def alone(self, p: Tensor, entry: dict[str, Tensor]) -> Tensor | None:
-        """What stands in for one DTensor, with its gradient; None where it has to be gathered."""
+        """What stands in for one DTensor, with its gradient; None where the ranks have to meet."""
         return None if self._first_of(p, entry) is None else self._stand_in(p, entry)
 
     def done(self, p: Tensor, entry: dict[str, Tensor]) -> None:
@@ -321,7 +317,7 @@ class Locals:
             made.grad = None
 
     def _first_of(self, p: Tensor, entry: Mapping[str, Tensor]) -> int | None:
-        """This rank's first element; None where the parameter has to be gathered."""
+        """This rank's first element; None where no rank can step its part."""
         if p not in self._first:
             here = not is_sharded(p)
             mine = here or is_local(p, self.program, entry)
@@ -378,63 +374,3 @@ def _idle_shape(made: Tensor, name: str, x: Tensor, program: OptimizerProgram) -
     if name == CHECK:
         return block_shape(made)
     return torch.Size([*made.shape, *((2,) if x.dtype == torch.uint8 else ())])  # a master weight
-
-
-def batches(
-    params: Sequence[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]]
-) -> Iterator[list[Tensor]]:
-    """Parameters to gather together: on the same ranks, of at most BATCH_BYTES."""
-    batch: list[Tensor] = []
-    held = 0
-    for p in params:
-        size = 2 * p.nbytes + sum(x.nbytes for x in state[p].values())
-        group = mesh.cut_along_rows(p)
-        if batch and (group is not mesh.cut_along_rows(batch[0]) or held + size > BATCH_BYTES):
-            yield batch
-            batch, held = [], 0
-        batch.append(p)
-        held += size
-    if batch:
-        yield batch
-
-
-def gather_all(
-    params: Sequence[Tensor], state: Mapping[Tensor, Mapping[str, Tensor]], inputs: Inputs
-) -> tuple[list[Tensor], dict[Tensor, dict[str, Tensor]], Inputs]:
-    """Whole parameters with gradients, their whole state and extra inputs, from one collective."""
-    extras = [x for x in inputs.tensors if x is not None]
-    names = [[n for n, x in state[p].items() if _placed_with(x, p)] for p in params]
-    wanted: list[Tensor] = []
-    for p, mine in zip(params, names, strict=True):
-        assert p.grad is not None
-        wanted += [p, p.grad, *(state[p][n] for n in mine), *(x[p] for x in extras)]
-    found = iter(gather(wanted))
-    made: list[Tensor] = []
-    entries: dict[Tensor, dict[str, Tensor]] = {}
-    whole: list[dict[Tensor, Tensor]] = [{} for _ in extras]
-    for p, mine in zip(params, names, strict=True):
-        full = next(found)
-        full.grad = next(found)
-        entries[full] = {**state[p], **{n: next(found) for n in mine}}
-        for known in whole:
-            known[full] = next(found)
-        made.append(full)
-    parts = iter(whole)
-    tensors = tuple(None if x is None else next(parts) for x in inputs.tensors)
-    return made, entries, replace(inputs, tensors=tensors)
-
-
-def keep_all(
-    params: Sequence[Tensor],
-    state: Mapping[Tensor, dict[str, Tensor]],
-    stepped: Sequence[Tensor],
-    entries: Mapping[Tensor, Mapping[str, Tensor]],
-) -> None:
-    """Put this rank's parts of what ``gather_all`` gave back where they came from."""
-    for p, full in zip(params, stepped, strict=True):
-        keep_part(p, full)
-        for name, x in entries[full].items():
-            if _placed_with(state[p][name], p):
-                keep_part(state[p][name], x)
-            else:
-                state[p][name] = x

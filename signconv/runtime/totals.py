@@ -4,9 +4,9 @@
 Both are float64.  Squares of fp32 and bf16 numbers are exact there, and are summed in a fixed
 order (``reference/squares.py``); what totals sum is added up in fp32 over blocks of 32 elements
 and in float64 from there on (``reference/step.py``).  Then the tensors of a param group are added
-up, then groups.  So every backend has the same bits.  Of DTensors each rank sums its part and the
-ranks add theirs up: the order is another one for every mesh, and the last places of float64 may be,
-far below what the step's fp32 sees of them.
+up, then groups.  So every backend has the same bits.  Of DTensors each rank sums its part, or what
+it owns (``owners.py``), and the ranks add theirs up: the order is another one for every mesh, and
+the last places of float64 may be, far below what the step's fp32 sees of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from signconv.runtime import mesh
 from signconv.runtime.backend import Backend, Task
+from signconv.runtime.owners import run_at_owners
 from signconv.runtime.program import OptimizerProgram
 from signconv.runtime.reference.backend import ReferenceBackend
 from signconv.runtime.reference.squares import square_sum
@@ -88,7 +89,7 @@ def of_parts(
     far: Sequence[tuple[int, list[Tensor]]],
 ) -> None:
     """The same where there are DTensors, of which ``tasks`` have this rank's parts and ``whole``
-    says which is whose; ``far``: those that are gathered, by group.  Every rank must call."""
+    says which is whose; ``far``: those that are dealt out, by group.  Every rank must call."""
     for task in tasks:
         _add_parts(sums, task, backend.square_sums(task), whole)
     of_parameters(sums, far)
@@ -159,16 +160,15 @@ def _add_shared(sums: Sums, group: int, pairs: Sequence[tuple[Tensor, Tensor]]) 
 @dataclass
 class Job:
     """What is stepped on one device: prepared ``tasks``, one for each group, and tasks of DTensors
-    that cannot be stepped in parts, which ``on_whole`` gathers for what it is to run, with whether
-    that writes.  ``whole`` says whose parts stand in the tasks, where there are DTensors."""
+    that cannot be stepped in parts and are ``dealt`` out.  ``whole`` says whose parts stand in the
+    tasks, where there are DTensors."""
 
     backend: Backend
     device: torch.device
     tasks: list[Task]
     skip: Tensor | None
     grad_scale: Tensor | None
-    gathered: list[Task]
-    on_whole: Callable[[type[Backend], Task, Callable[[Backend, Task], None], bool], None]
+    dealt: list[Task]
     whole: Callable[[Tensor], Tensor] | None
 
     def step(self, known: Sums | None, found: Sums | None) -> None:
@@ -196,21 +196,24 @@ class Job:
                     found.add(index(task), self.backend.total(task, made))
                 else:
                     _add_parts(found, task, made, self.whole)
-            for task in self.gathered:
+            dealt = [_knowing(task, known) for task in self.dealt]
 
-                def on_all(backend: Backend, task: Task) -> None:
-                    made = run(self, backend, _knowing(task, known))
-                    if made is not None and found is not None:
-                        found.add(index(task), sum_up(made))  # every rank has all of it
+            def at_owner(task: Task) -> Tensor | None:
+                once = type(self.backend)(self.backend.program)  # whose tables go with it
+                once.prepare(task)
+                return run(self, once, task)
 
-                self.on_whole(type(self.backend), task, on_all, writes)
+            every = run_at_owners(self.backend.program, dealt, at_owner, writes=writes)
+            for task, made in zip(dealt, every, strict=True):
+                if made is not None and found is not None:
+                    found.add(index(task), sum_up(made))
 
     def settle(self, known: Sums) -> None:
         """Clocks and scalar states of a step that found totals on its way go on."""
         with self.backend.on_device(self.device):
             for task in self.tasks:
                 self.backend.settle(_knowing(task, known), self.skip, self.grad_scale)
-            for task in self.gathered:  # of whose scalar states no backend has tables
+            for task in self.dealt:  # of whose scalar states no backend has tables
                 plain = ReferenceBackend(self.backend.program)
                 plain.settle(_knowing(task, known), self.skip, self.grad_scale)
 

@@ -33,6 +33,7 @@ from signconv.runtime import mesh as geometry
 from signconv.runtime import sharded
 from signconv.runtime.compat import HAS_LLVM
 from signconv.runtime.optimizer import FusedOptimizer
+from tests.distributed import dealing
 from tests.distributed.training import State, join, load, save
 
 R, S0, S1, S2 = Replicate(), Shard(0), Shard(1), Shard(2)
@@ -58,6 +59,8 @@ CUT: list[tuple[tuple[int, ...], tuple[Any, Any]]] = [
     ((3, 2, 2, 32), (S1, R)),
     ((), (R, R)),
 ]
+#: How matrices are cut that are dealt out.
+DEALT: dict[str, tuple[Any, Any]] = {"replicas": (R, S0), "both": (S0, S1), "columns": (S1, R)}
 Case = tuple[type[FusedOptimizer], dict[str, Any]]
 
 
@@ -178,6 +181,9 @@ def run(rank: int, ranks: int, folder: str, steps: int) -> None:
     found["master weights"] = _master_weights(mesh)
     found["evaluated"] = evaluated(mesh)
     found["parallel"] = parallel(mesh, Path(folder))
+    for name, placed in DEALT.items():
+        found[f"dealt {name}"] = dealing.results(mesh, placed)
+        found[f"counted {name}"] = dealing.counted(mesh, placed)
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()
 

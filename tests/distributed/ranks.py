@@ -30,6 +30,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 import signconv
 from signconv.runtime.optimizer import FusedOptimizer
+from tests.distributed import dealing
 from tests.distributed.training import (
     State,
     cases,
@@ -95,6 +96,9 @@ def run(rank: int, ranks: int, folder: str, anchored: str) -> None:
     found["zero"] = _zero()
     found["release"] = _release(mesh)
     found["extras"] = _extras(mesh)
+    found["dealt"] = dealing.results(mesh, [Shard(0)])
+    found["counted"] = dealing.counted(mesh, [Shard(0)])
+    found["failing"] = dealing.failing(mesh, [Shard(0)])
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 if not torch.distributed.is_available():
     pytest.skip("needs torch.distributed, which this torch lacks", allow_module_level=True)
 
-from tests.distributed import meshes
+from tests.distributed import dealing, meshes
 from tests.distributed.training import differences, spawned
 
 STEPS, RANKS = 3, 4
@@ -85,3 +86,18 @@ def test_models_that_torch_cuts(name: str, found: list[dict[str, Any]]) -> None:
 
 def test_what_a_user_keeps_stays(found: list[dict[str, Any]]) -> None:
     assert all(torch.equal(rank["own"], torch.arange(10.0)) for rank in found)
+
+
+@pytest.mark.parametrize("name", meshes.DEALT)
+def test_matrices_are_dealt_out(name: str, found: list[dict[str, Any]]) -> None:
+    """Over all ranks that share them, each replica by itself."""
+    wanted = dealing.results(None, None)
+    assert all(differences(rank[f"dealt {name}"], wanted) == [] for rank in found)
+    replicas = 1 if name == "both" else 2
+    signs = [s for rank in found for s in rank[f"counted {name}"]["signs"]]
+    assert sorted(signs) == sorted(dealing.SHAPES * replicas)
+    ranks = RANKS // replicas
+    every = sum(math.prod(s) for s in dealing.SHAPES)
+    for rank in found:
+        held = [s for batch in rank[f"counted {name}"]["held"] for s in batch]
+        assert sum(math.prod(s) for s in held) < 1.5 * every / ranks

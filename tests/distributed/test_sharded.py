@@ -22,7 +22,7 @@ from tests.support import class_of
 if not torch.distributed.is_available():
     pytest.skip("needs torch.distributed, which this torch lacks", allow_module_level=True)
 
-from tests.distributed import ranks
+from tests.distributed import dealing, ranks
 from tests.distributed.training import (
     ANCHORED,
     SHAPES,
@@ -229,3 +229,32 @@ def test_fully_shard_steps_inside_backward(worlds: Worlds) -> None:
                     abs(mine - total) < 1e-5 * total and total > 0.05 for mine, total in norms
                 )
         assert len(found[0]["release"][1][2]) == 3
+
+
+def test_matrices_are_dealt_out(worlds: Worlds) -> None:
+    """Every sign is taken once, by ranks that have about as much to do, and hold what they own
+    alone, some of it at a time."""
+    shapes = sorted(dealing.SHAPES)
+    work = {s: s[0] * s[1] * min(s) for s in shapes}
+    every = sum(work[s] for s in shapes)
+    wanted = dealing.results(None, None)
+    for n, found in worlds.items():
+        counted = [rank["counted"] for rank in found]
+        assert sorted(s for rank in counted for s in rank["signs"]) == shapes, f"{n} ranks"
+        for rank in counted:
+            done = sum(work[s] for s in rank["signs"])
+            assert done <= every / n + max(work.values())
+            assert sorted(s for batch in rank["held"] for s in batch) == sorted(rank["signs"])
+            for batch in rank["held"]:
+                assert len(batch) == 1 or dealing.bytes_of(batch) <= dealing.BATCH_BYTES
+        # To the owner once, and without the gradient back; every rank had all, gathered
+        sent = sum(rank["received"] for rank in counted)
+        assert sent < 2 * (n - 1) / n * dealing.bytes_of(shapes)
+        assert all(differences(rank["dealt"], wanted) == [] for rank in found)
+
+
+def test_an_owner_that_fails_leaves_nobody_waiting(worlds: Worlds) -> None:
+    for found in worlds.values():
+        assert [rank["failing"] for rank in found] == ["no memory for a sign"] + [""] * (
+            len(found) - 1
+        )

@@ -111,9 +111,9 @@ def part_of(x: Tensor, p: DTensor) -> DTensor:
     """This rank's part of a tensor that every rank has, placed as ``p`` is."""
     for dim, placement in enumerate(p.placements):
         if isinstance(placement, Shard):
-            parts = x.chunk(p.device_mesh.size(dim))
+            parts = x.chunk(p.device_mesh.size(dim), placement.dim)
             rank = p.device_mesh.get_local_rank(dim)
-            x = parts[rank] if rank < len(parts) else x[:0]
+            x = parts[rank] if rank < len(parts) else x.narrow(placement.dim, 0, 0)
     return DTensor.from_local(
         x, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
     )

@@ -457,9 +457,19 @@ MUTANTS = (
         ("tests/distributed/test_meshes.py",),
     ),
     Mutant(
-        "shards: what was gathered is stepped as a view",
+        "shards: what was gathered is read as a view",
         (("signconv/runtime/sharded.py", "[_copy(_full(x.detach()), local(x).device) for", "[_full(x.detach()) for"),),
         ("tests/distributed/test_offload.py",),
+    ),
+    Mutant(
+        "owners: one rank owns everything",
+        (("signconv/runtime/owners.py", "(done + cost, place)", "(done, place)"),),
+        ("tests/distributed/test_sharded.py::test_matrices_are_dealt_out",),
+    ),
+    Mutant(
+        "owners: clocks do not come back",
+        (("signconv/runtime/owners.py", "*(n for n in kept if n not in self._cut)]", "]"),),
+        ("tests/distributed/test_sharded.py::test_matrices_are_dealt_out",),
     ),
     Mutant(
         "kernel: columns are numbered without a jump",
