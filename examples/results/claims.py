@@ -84,7 +84,7 @@ ASKED = {
     "papers_settings": ["papers", "papers_s3", "papers_settings"],
     "papers_finetune": ["papers", "papers_finetune"],
     "papers_larger": ["papers", "papers_s3", "papers_110", "papers_matmul", "papers_336"],
-    "papers_muon": ["papers", "papers_muon"],
+    "papers_muon": ["papers", "papers_muon", "papers_muon_110"],
 }
 
 
@@ -140,7 +140,10 @@ def kept(records: Mapping[str, Record], claim: str, scale: plan.Scale) -> dict[s
         "papers_larger": {
             ("papers", "papers_110", "papers_matmul", "papers_336"): papers.arms(),
         },
-        "papers_muon": {("papers_muon",): papers.arms(), ("papers",): {"adamw-ours"}},
+        "papers_muon": {
+            ("papers_muon", "papers_muon_110"): papers.arms(),
+            ("papers",): {"adamw-ours"},
+        },
     }
     wanted, made = rests[claim], {}
     for key in sorted(records):

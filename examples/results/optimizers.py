@@ -213,7 +213,7 @@ def _papers() -> dict[str, Choice]:
 PAPERS: dict[str, Choice] = _papers()
 
 #: Muon of the blocks' matrices with AdamW of the rest, one lr for both: torch's own two, and ours
-#: in several storages: both in one, and momentum alone in E4M3 and in 4 bits.
+#: in several storages: of both rules, or of momentum alone.
 _BESIDE: dict[str, Any] = {
     "clip": 1.0, "rest": "adamw", "hypers": {"momentum": 0.95}, "middle": -5
 }  # fmt: skip
@@ -222,6 +222,7 @@ MUON: dict[str, Choice] = {
     "muon-fp32": Choice("muon_rms", state="fp32", **_BESIDE),
     "muon": Choice("muon_rms", **_BESIDE),
     "muon-e4m3": Choice("muon_rms", state="m=fp8", rest_state="fp8", **_BESIDE),
+    "muon-momentum": Choice("muon_rms", rest_state="fp32", **_BESIDE),
     "muon-fp4": Choice("muon_rms", state="fp4", **_BESIDE),
     "muon-fp4-momentum": Choice("muon_rms", state="fp4", rest_state="fp8", **_BESIDE),
 }

@@ -99,7 +99,7 @@ SETTINGS = (
 GRID = tuple(f"s3-p{p}-{beta:g}" for p in (1, 2, 3, 5) for beta in (0.9, 0.95, 0.98))
 TUNED = _in("ours", "s3gd", "s3gd-raw", "adamw", "signum", "signsgd", "stosignsgd")
 MUON = ("torch-muon", "muon", "muon-e4m3")
-MUON_ELSE = ("muon-fp4", "muon-fp32", "muon-fp4-momentum")
+MUON_ELSE = ("muon-momentum", "muon-fp4", "muon-fp32", "muon-fp4-momentum")
 ALONG = {
     "adamw-fp32-ours": BASE, "adamw-noclip-ours": BASE, "adamw-decay-ours": BASE,
     "adamw-fp4-ours": BASE, "adamw-golden-fp4-ours": BASE, "s3-fp32-ours": "s3-ours",
@@ -160,8 +160,8 @@ STAGES = (
           "momentum, whole numbers and E4M3, each at its best lr", "papers_muon", "sweep", MUON,
           "nothing"),
     Stage(23, "Spread of these", "papers_muon", "seeds", MUON, "nothing", OTHERS),
-    Stage(24, "32 and 4 bits of both rules, and 4 bits of momentum alone, at the lr that is best "
-          "on whole numbers", "papers_muon", "above", MUON_ELSE, "fp32", SEEDS,
+    Stage(24, "32 and 4 bits of both rules, and 8 and 4 of momentum alone, at the lr that is "
+          "best on whole numbers", "papers_muon", "above", MUON_ELSE, "fp32, and 4 bits", SEEDS,
           like=dict.fromkeys(MUON_ELSE, MUON[1])),
     Stage(25, "Muon at 110 million parameters, each at its own best lr", "papers_muon_110", "sweep",
           MUON[:2], "nothing", tokens=MUON_110_TOKENS),

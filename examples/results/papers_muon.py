@@ -65,14 +65,14 @@ def _like(
 
 
 def no_worse(rows: Rows, names: tuple[str, ...], than: str) -> Verdict:
-    """The verdict on "ends no higher than ``than``, within the spreads"."""
-    asked = [rows[n] for n in (*names, than)]
-    if all(r is None for r in asked[:-1]):
+    """The verdict on "ends no higher than ``than``, within the spreads", of those that ran."""
+    asked = {n: r for n in names if (r := rows[n]) is not None}
+    other = rows[than]
+    if not asked:
         return NOT_RUN, ""
-    if not settled(asked):
+    if other is None or not settled([*asked.values(), other]):
         return OPEN, "sweeps or seeds are missing"
-    *own, other = (r for r in asked if r is not None)
-    return together({n: below(other, r) is not True for n, r in zip(names, own)})
+    return together({n: below(other, r) is not True for n, r in asked.items()})
 
 
 def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
@@ -86,18 +86,17 @@ def summarize(records: Mapping[str, Record], scale: Scale) -> Summary:
                 own["beside"] = "-" if name == TORCH else beside_text(own, rows[TORCH])
         sizes[claim] = {"said": said, "rows": [r for r in rows.values() if r is not None]}
         where = f"{said}, each at the best lr of its sweep"
-        found.append(
-            line("Muon with one byte of momentum, whole numbers, ends no higher than "
-                 "torch.optim.Muon with fp32", where, no_worse(rows, (OURS,), TORCH))
-        )  # fmt: skip
-        if claim == CLAIM:
-            found += [
-                line("With momentum in E4M3 it does too", where,
-                     no_worse(rows, (E4M3,), TORCH)),
-                line("32 bits, and 4, end no higher than one byte", f"{where}; 32 and 4 at that "
-                     "of one byte", no_worse(rows, LAST[CLAIM], OURS)),
-                line("Muon with AdamW ends below AdamW alone", where, of_alone(rows)),
-            ]  # fmt: skip
+        one = "Muon and AdamW with one byte a moment end no higher than torch's with fp32"
+        if claim != CLAIM:
+            found.append(line(one, where, no_worse(rows, (OURS,), TORCH)))
+            continue
+        found += [
+            line(one, f"{where}; momentum in whole numbers, and in E4M3",
+                 no_worse(rows, (OURS, E4M3), TORCH)),
+            line("Other storages end no higher than torch's", f"{where}; these at the lr of one "
+                 "byte a moment", no_worse(rows, LAST[CLAIM], TORCH)),
+            line("Muon with AdamW ends below AdamW alone", where, of_alone(rows)),
+        ]  # fmt: skip
     return {"rows": sizes, "verdicts": found}
 
 

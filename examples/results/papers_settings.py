@@ -21,6 +21,7 @@ from runs import COLLAPSE_STEP
 from verdicts import (
     NOT_RUN,
     OPEN,
+    REFUTED,
     REPRODUCED,
     UNTESTABLE,
     Verdict,
@@ -191,7 +192,10 @@ def of_grid(rows: Sequence[Summary], adamw: Summary | None) -> Verdict:
         return NOT_RUN, ""
     if len(rows) < len(papers.GRID) or adamw is None or not settled([*rows, adamw]):
         return OPEN, "runs or seeds are missing"
-    verdict, why = together({f"p {r['p']}, beta {r['beta']:g}": below(r, adamw) for r in rows})
+    cases = {f"p {r['p']}, beta {r['beta']:g}": below(r, adamw) for r in rows}
+    verdict, why = together(cases)
+    if verdict == OPEN and False in cases.values():  # "every" is refuted by one
+        verdict = REFUTED
     return verdict, ("each of them" if verdict == REPRODUCED else why) + lent(rows)
 
 

@@ -96,6 +96,56 @@ def _added(triple: polar.Triple, s: Any) -> float:
     return float(ROUNDED**2 * np.sum(result**2) + of_middle * np.sum(gram) / len(s))
 
 
+class Replay:
+    """The reference's matrix signs in place of a kernel's, on whatever device each is.
+
+    Products of two devices, or of other batches, agree within their bounds alone: ``worst`` is the
+    largest distance of a kernel's own sign from the reference's of the same operand, in units of
+    both their bounds; ``unknown`` counts operands that differ from all of the reference's.
+    """
+
+    def __init__(self) -> None:
+        self.worst, self.taken, self.unknown = 0.0, 0, 0
+        self._known: dict[tuple[str, bytes], Tensor] = {}
+
+    def record(self, x: Tensor, how: str, out: Tensor) -> None:
+        """The reference's ``matrix_sign``, remembered."""
+        operands = x.cpu().clone()
+        msign.matrix_sign(x, how, out)
+        for one, sign in zip(operands, out, strict=True):
+            self._known[how, one.numpy().tobytes()] = sign.detach().cpu().clone()
+
+    def take(self, x: Tensor, how: str, out: Tensor) -> None:
+        """The kernel's, of which each sign is held against what is remembered, and replaced."""
+        operands = x.cpu().clone()
+        msign.matrix_sign(x, how, out)
+        for i, one in enumerate(operands):
+            known = self._known.get((how, one.numpy().tobytes()))
+            if known is None:
+                self.unknown += 1
+                continue
+            self.taken += 1
+            bound = 2 * sign_error(one.double().numpy(), 0.0, how)
+            gap = out[i].cpu().double() - known.double()
+            gap[out[i].cpu().isnan() & known.isnan()] = 0
+            apart = float(gap.norm()) if gap.isfinite().all() else np.inf
+            self.worst = max(self.worst, apart / bound if apart else 0.0)
+            out[i] = known.to(out.device, out.dtype)
+
+
+@contextmanager
+def replayed() -> Iterator[Replay]:
+    """Inside the context kernels take the signs that the reference took of the same matrices."""
+    from signconv.runtime.kernel import stages as of_kernels
+
+    replay = Replay()
+    with (
+        patch.object(stages, "matrix_sign", replay.record),
+        patch.object(of_kernels, "matrix_sign", replay.take),
+    ):
+        yield replay
+
+
 @contextmanager
 def watched() -> Iterator[list[tuple[Any, Any]]]:
     """What the reference backend takes matrix signs of inside the context, and what it makes of

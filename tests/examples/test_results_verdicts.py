@@ -439,7 +439,7 @@ def test_sections_say_by_themselves_what_was_not_run(monkeypatch: pytest.MonkeyP
     verdicts_ = [x for x in lines if x.startswith("| ")][1:-1]
     assert len(verdicts_) > 20 and all(x.endswith("| not yet run |") for x in verdicts_)
     sections = text[: text.index("## Setting\n")].count("\nNot yet run.")
-    assert sections == 14 and ".png" not in text
+    assert sections == 15 and ".png" not in text
     assert all(f"| {stage.number} | {stage.question} |" in text for stage in papers.STAGES)
 
 
@@ -469,24 +469,34 @@ def test_pictures_show_a_finished_plan_and_nothing_of_none(name: str, tmp_path: 
 # ---------------------------------------------------------------- Muon
 
 
-def test_muon_is_held_against_torchs_and_each_storage_against_fp8() -> None:
-    def loss(name: str) -> float:
-        return {"torch-muon": 2.5, "muon": 2.5, "muon-fp4": 2.8, "muon-fp32": 2.5}.get(name, 3.0)
+ONE_BYTE = "one byte a moment"
 
-    records = whole(loss, ("papers", "papers_muon"))
-    found = said("papers_muon", records)
-    assert the(found, "Muon on FP8 momentum") == verdicts.REPRODUCED
-    assert the(found, "4 bits, and 32") == verdicts.CONDITION
-    assert the(found, "Muon with AdamW ends below") == verdicts.REPRODUCED
-    rows = {r["arm"]: r for r in summary("papers_muon", records)["rows"]}
+
+def test_muon_is_held_against_torchs_in_each_storage() -> None:
+    def loss(name: str) -> float:
+        return 3.0 if name == "adamw-ours" else 2.8 if "fp4" in name else 2.5
+
+    records = whole(loss, ("papers", "papers_muon", "papers_muon_110"))
+    lines = summary("papers_muon", records)["verdicts"]
+    first, others, alone, larger_ = lines
+    assert ONE_BYTE in first["claim"] and first["verdict"] == verdicts.REPRODUCED
+    assert others["verdict"] == verdicts.CONDITION
+    assert others["why"] == "muon-momentum, muon-fp32; not muon-fp4, muon-fp4-momentum"
+    assert alone["verdict"] == larger_["verdict"] == verdicts.REPRODUCED
+    assert "110" in larger_["condition"] and "42" in first["condition"]
+    sizes = summary("papers_muon", records)["rows"]
+    rows = {r["arm"]: r for r in sizes["papers_muon"]["rows"]}
     assert rows["muon-fp4"]["lrs"] == [[rows["muon"]["lr"], rows["muon-fp4"]["held_out"]]]
+    assert [r["arm"] for r in sizes["papers_muon_110"]["rows"]] == ["torch-muon", "muon"]
 
     worse = whole(lambda name: loss(name) + (0.03 if name == "muon" else 0), ("papers_muon",))
-    assert the(said("papers_muon", worse), "Muon on FP8 momentum") == verdicts.REFUTED
+    first, *_ = summary("papers_muon", worse)["verdicts"]
+    assert (first["verdict"], first["why"]) == (verdicts.CONDITION, "muon-e4m3; not muon")
     assert set(said("papers_muon", {}).values()) == {verdicts.NOT_RUN}
 
 
 def test_muon_without_its_seeds_is_open() -> None:
     records = whole(claims_=("papers", "papers_muon"))
     records.pop(next(k for k in records if k.startswith("papers_muon/muon/") and k.endswith("/1")))
-    assert the(said("papers_muon", records), "Muon on FP8 momentum") == verdicts.OPEN
+    first, *_ = summary("papers_muon", records)["verdicts"]
+    assert first["verdict"] == verdicts.OPEN
