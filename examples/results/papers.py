@@ -155,7 +155,7 @@ STAGES = (
           "above", (*_in("theirs", *FOUR[:3]), *_in("ours", *FOUR[:3])), "our regime"),
     Stage(21, "Bigger and longer once: loss against tokens and seconds, memory", "papers_336",
           "above", _in("ours", "adamw-fp32", "adamw-fp4", "adamw-golden-fp4", "stosignsgd", "s3"),
-          "nothing of it; it needs two cards for 20 minutes", like=ALONG, tokens=65_000_000),
+          "nothing of it: it takes one card for 20 minutes", like=ALONG),
     Stage(22, "Muon of the blocks' matrices beside AdamW: torch's own, and ours with one byte of "
           "momentum, whole numbers and E4M3, each at its best lr", "papers_muon", "sweep", MUON,
           "nothing"),
@@ -167,6 +167,13 @@ STAGES = (
           MUON[:2], "nothing", tokens=MUON_110_TOKENS),
     Stage(26, "Spread of both", "papers_muon_110", "seeds", MUON[:2], "nothing", OTHERS,
           tokens=MUON_110_TOKENS),
+    Stage(27, "Spread of StoSignSGD's settings", "papers_settings", "seeds",
+          (*SETTINGS, *_in("theirs", "stosignsgd-paper", "stosignsgd-v2")), "v2", OTHERS),
+    Stage(28, "Spread of what clipping, FP8 state and decay change", "papers_settings", "above",
+          _in("ours", "adamw-noclip", "adamw-fp32", "s3-fp32", "adamw-decay"), "10 times the lr",
+          OTHERS, factors=(0, 2), like=ALONG),
+    Stage(29, "Spread of converted optimizers", "papers_settings", "above", CONVERTED, "RMSprop",
+          OTHERS, like=ALONG),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- runs

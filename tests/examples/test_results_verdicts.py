@@ -332,6 +332,10 @@ def test_settings_of_a_whole_plan() -> None:
 def test_settings_have_the_spread_of_what_has_all_seeds() -> None:
     records = whole(good, SETTINGS)
     made = {r["arm"]: r for r in summary("papers_settings", records)["rows"]}
+    assert made["stosignsgd-paper-ours"]["borrowed"] == ""
+    for key in [k for k in records if "-paper-ours" in k and k.endswith(("/2", "/3"))]:
+        del records[key]
+    made = {r["arm"]: r for r in summary("papers_settings", records)["rows"]}
     paper = made["stosignsgd-paper-ours"]
     assert paper["borrowed"].endswith("-ours") and "within the spread" in paper["beside"]
     for key in [k for k in records if k.endswith(("/2", "/3"))]:
