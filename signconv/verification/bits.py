@@ -35,6 +35,7 @@ from signconv.verification.report import Row
 WARM_UP = 30
 RISE = 8.0  # of lr in the warm-up, up to four times, where few parameters move
 ENOUGH = 0.9  # the share of parameters that move
+VALUES = 24  # of a moment at least: three binades of FP8, in which AdaMuon's v comes to lie
 
 
 def load_class(path: Path) -> Any:
@@ -294,7 +295,7 @@ def _weak(
     problems = []
     for m in cls.program.moments:
         codes = torch.cat([optimizer.state[p][m.name].reshape(-1).float() for p in params])
-        if codes.unique().numel() < (m.values or 50):
+        if codes.unique().numel() < (m.values or VALUES):
             problems.append(f"{m.name} has only {codes.unique().numel()} distinct values")
     # What is one of few numbers by the spec's words may need no rounding: a sign has none
     many = [m.format for m in cls.program.moments if not m.values]
