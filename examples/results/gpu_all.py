@@ -8,6 +8,7 @@ later call given that file with --done skips those runs.
     python examples/results/gpu_all.py --out build/more --done build/results/runs.jsonl
     python examples/results/gpu_all.py --claims large             # 114 million parameters
     python examples/results/gpu_all.py --claims papers papers_s3  # byte-pair tokens (papers.py)
+    python examples/results/gpu_all.py --again     # a run of each claim once more (again.py)
     python examples/results/gpu_all.py --device cpu --tiny        # the same, small, without a GPU
 """
 
@@ -23,17 +24,18 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import again
 import papers
 import plan
 import torch
 from bpe import package
 from gpt import MODELS, TINY, TINY_TOKENS, VOCAB, Size
-from records import read_records
+from records import committed, read_records
 from runs import Run, Trainer, final_loss
 from texts import same_text, save_texts
 
@@ -141,6 +143,10 @@ def environment() -> dict[str, Any]:
     return {**versions, "gpus": gpus, "cpus": os.cpu_count()}
 
 
+#: What is to be trained, the most valuable first, from what is done and the checkpoints there are.
+Pending = Callable[[dict[str, dict[str, Any]], Collection[str]], Iterable[Run]]
+
+
 class Scheduler:
     """Gives runs to workers, most valuable first, as long as they can end before the deadline."""
 
@@ -148,14 +154,13 @@ class Scheduler:
         self,
         devices: list[str],
         size: Size,
-        scale: plan.Scale,
-        claims: Collection[str],
+        pending: Pending,
         done: dict[str, dict[str, Any]],
         out: Path,
         scratch: Path,
         deadline: float,
     ) -> None:
-        self.devices, self.size, self.scale, self.claims = devices, size, scale, claims
+        self.devices, self.size, self.pending = devices, size, pending
         self.done, self.out, self.scratch, self.deadline = done, out, scratch, deadline
         self.context = multiprocessing.get_context("spawn")
         self.outbox = self.context.Queue()
@@ -191,7 +196,7 @@ class Scheduler:
         """The most valuable run that nobody trains and that can end in time."""
         running = {run.id for run in self.busy.values()}
         left = self.deadline - time.time()
-        for run in plan.pending(self.done, self.have(), self.scale, self.claims):
+        for run in self.pending(self.done, self.have()):
             seconds = OVERHEAD + 1.05 * run.tokens / self.rate if self.rate else 0.0
             if run.id not in running and seconds <= left:
                 return run
@@ -297,7 +302,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/results"))
-    parser.add_argument("--done", type=Path, nargs="*", default=[], help="records to resume")
+    resumed = parser.add_mutually_exclusive_group()
+    resumed.add_argument("--done", type=Path, nargs="*", default=[], help="records to resume")
+    resumed.add_argument("--again", action="store_true", help="a recorded run of each claim anew")
     parser.add_argument("--seconds", type=float, default=500, help="start nothing that ends later")
     usual = [claim for claim in plan.CLAIMS if claim not in plan.MODELS]
     parser.add_argument("--claims", nargs="*", choices=plan.CLAIMS, default=usual)
@@ -330,6 +337,18 @@ def main(arguments: list[str] | None = None) -> None:
         if unknown := set(given.arms) - papers.arms():
             parser.error(f"--arms: not in the plan of papers.py: {', '.join(sorted(unknown))}")
         scale = replace(scale, papers=replace(scale.papers, arms=tuple(given.arms)))
+
+    def pending(done: dict[str, dict[str, Any]], have: Collection[str]) -> Iterable[Run]:
+        return plan.pending(done, have, scale, given.claims)
+
+    known = given.done
+    if given.again:
+        known = committed()
+        wanted = again.chosen(read_records(known), given.claims)
+
+        def pending(done: dict[str, dict[str, Any]], have: Collection[str]) -> Iterable[Run]:
+            return [run for run in wanted if run.id not in done]
+
     stem = "environment"
     if size.vocab != VOCAB:
         stem = "papers_environment"
@@ -339,8 +358,8 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault("SIGNCONV_CACHE", str(scratch / "signconv"))
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "12")
         scheduler = Scheduler(
-            devices_of(given.device, given.per_gpu), size, scale, given.claims, done, given.out,
-            scratch, began + given.seconds,
+            devices_of(given.device, given.per_gpu), size, pending, done, given.out, scratch,
+            began + given.seconds,
         )  # fmt: skip
         try:
             texts = save_texts(
@@ -348,7 +367,7 @@ def main(arguments: list[str] | None = None) -> None:
                 size.vocab, given.cache, scratch,
             )  # fmt: skip
             if not given.tiny:
-                same_text(texts, given.done, stem)
+                same_text(texts, known, stem)
             for text in texts:
                 scheduler.say(f"{text.kind}: {len(text.train):,} + {len(text.held_out):,} tokens")
             facts = {
@@ -366,7 +385,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         facts["workers"] = scheduler.worker_facts
         facts["seconds"] = round(time.time() - began, 1)
-        left = list(plan.pending(done, scheduler.have(), scale, given.claims))
+        left = list(pending(done, scheduler.have()))
         facts["not_run"] = [run.id for run in left]
         path.write_text(json.dumps(facts, indent=1, default=plain))
         statuses = [record["status"] for record in done.values()]

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import again
 import papers
 import papers_page
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -152,6 +153,7 @@ def context() -> dict[str, Any]:
     made["records"] = [r for r in every if r["claim"] not in elsewhere]
     made["papers_of"] = {claim: made[claim]["verdicts"] for claim in papers_page.CLAIMS}
     made["papers_verdicts"] = [x for claim in papers_page.CLAIMS for x in made[claim]["verdicts"]]
+    made["again"] = json.loads(again.KEPT.read_text("utf-8")) if again.KEPT.exists() else []
     made |= papers_page.context({r["id"]: r for r in every if r["id"].startswith("papers")})
     return made
 

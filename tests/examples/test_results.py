@@ -22,6 +22,7 @@ gpu_all = pytest.importorskip("gpu_all")
 claims = pytest.importorskip("claims")
 page = pytest.importorskip("page")
 stored = pytest.importorskip("records")
+again = pytest.importorskip("again")
 SCRIPTS = {n: importlib.import_module(n) for n in page.CLAIMS if n != "converge"}
 sys.path.remove(str(RESULTS))
 
@@ -185,6 +186,30 @@ def test_a_line_of_the_records_leaves_out_nothing_that_reading_does_not_put_back
     (again,) = stored.read_lines(tmp_path / "runs_spikes.jsonl")
     assert again == odd
     assert stored.read_records(stored.committed(tmp_path)) == {"a": usual, "b": odd}
+
+
+def test_a_run_of_each_claim_is_trained_again(tmp_path: Path) -> None:
+    """Of the first seed the one that ended lowest, and how far from its record it ends then."""
+    plain = {"status": "ok", "seed": 1, "lr": 0.1, "tokens": 9, "start": "", "save": "", "text": ""}
+    plain |= {"evaluations": 10, "detail": False, "optimizer": "x"}
+
+    def record(name: str, end: float, **changed: Any) -> dict[str, Any]:
+        ends = {"held_out": [[0, 9.0], [9, end]], "steps": 9}
+        return {**plain, "id": name, "claim": name[0], **ends, **changed}
+
+    records = {
+        r["id"]: r
+        for r in (
+            record("a/1", 2.0), record("a/2", 1.8, seed=2), record("a/3", 1.5, start="pt"),
+            record("a/4", 2.5, lr=0.3), record("b/1", 3.0), record("c/1", 9.0, status="diverged"),
+        )
+    }  # fmt: skip
+    wanted = again.chosen(records, ["b", "a", "c", "d"])
+    assert [run.id for run in wanted] == ["b/1", "a/1"] and wanted[1].lr == 0.1
+    made = again.rows(records, [record("b/1", 3.25), record("a/1", 2.125)])
+    assert [(r["id"], r["recorded"], r["again"], r["spread"]) for r in made] == [
+        ("a/1", 2.0, 2.125, 0.1), ("b/1", 3.0, 3.25, None)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", page.PAGES.values())
