@@ -290,7 +290,9 @@ class _Scope:
             return tables[e.kind][e.name]
         if e.kind == "hyper":
             return self.ev.hypers[e.name]  # type: ignore[return-value]
-        if e.kind in ("extra", "number"):  # what was not passed is 0, and read in no result
+        if e.kind == "extra":  # what was not passed is 0 everywhere: a sum counts its elements
+            return np.broadcast_to(self.extras.get(e.name, self.ev.absent), self.param.shape)
+        if e.kind == "number":
             return self.extras.get(e.name, self.ev.absent)
         if e.kind == "given":
             return np.float64(e.name in self.extras)  # type: ignore[return-value]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from signconv.errors import LoweringError, nearest
-from signconv.ir.analysis import Degrees, Ranges, scalar_moments
+from signconv.ir.analysis import Degrees, Ranges, is_scalar, scalar_moments
 from signconv.ir.axes import reduced_moments
-from signconv.ir.bounds import Ties, covered, ratios, reached, unkept
+from signconv.ir.bounds import Ties, covered, reached, unkept
 from signconv.ir.nodes import (
     DEFAULT_STATE,
+    GRAD,
     STATES,
     Const,
     Expr,
@@ -18,8 +19,11 @@ from signconv.ir.nodes import (
     Op,
     Program,
     Ref,
+    everything,
     outside_totals,
     references,
+    rewrite,
+    walk,
 )
 from signconv.lower.kernel_program import MomentPlan
 from signconv.runtime.axes import NOTATION
@@ -194,7 +198,7 @@ def _why(word: str, free: bool) -> str:
 #: What int8 is for, in a message.
 _WHOLE = (
     "whole numbers are all as exact as the largest of their block, for averages with a sign that "
-    "nothing divides and no other moment reads"
+    "stand in no ratio and that no other moment reads"
 )
 
 
@@ -207,7 +211,7 @@ def _whole(p: Program, read: set[str]) -> tuple[set[str], set[str]]:
     """
     linear = Ties(p).linear
     signed, elsewhere, seen = set[str](), set[str](), set[str]()
-    pending = [*p.roots, *(e for m in p.moments for e in m.reads)]
+    pending = [*p.roots, *(e for m in p.moments for e in _without_itself(m, linear))]
     while pending:
         e = pending.pop()
         if isinstance(e, Ref):
@@ -221,8 +225,26 @@ def _whole(p: Program, read: set[str]) -> tuple[set[str], set[str]]:
         elif isinstance(e, Op):
             pending += e.args
     signed -= elsewhere
-    over = {n for pair in ratios(p) for e in pair for n in reached(p, e)}
-    return signed, signed | ({m.name for m in p.moments} - over - read)
+    return signed, signed | ({m.name for m in p.moments} - _in_ratios(p) - read)
+
+
+def _without_itself(m: Moment, linear: Callable[[Expr], bool]) -> Iterator[Expr]:
+    """What a moment's recurrence reads beside its own last value, of which it is a multiple, as
+    in ``m.next = 0.9 * m.prev + grad``."""
+    for e in m.reads:
+        rest = rewrite(e, lambda x: GRAD if x == Ref("prev", m.name) else None)
+        yield rest if linear(rest) else e
+
+
+def _in_ratios(p: Program) -> set[str]:
+    """Moments whose value, of this step or the last, a quotient divides or is divided by, wherever
+    it stands."""
+    quotients = (n for e in everything(p) for n in walk(e) if isinstance(n, Op) and n.fn == "div")
+    pairs = [n.args for n in quotients if not is_scalar(n.args[1], p)]
+    if p.denominator is not None:
+        pairs.append((p.numerator, p.denominator))
+    kinds = ("value", "prev")
+    return {n for pair in pairs for e in pair for kind in kinds for n in reached(p, e, kind)}
 
 
 def widened(p: Program, state: str) -> dict[str, tuple[str, str]]:

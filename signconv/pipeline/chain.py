@@ -55,8 +55,8 @@ def build(
     spec: a subclass of ``signconv.dsl.Optimizer``, a built-in name, ``path/to/file.py:Name`` or
         ``package.module:Name``.
     convert: passes, comma-separated.
-    state: fp8, int8, fp4, fp8-raw, bf16 or fp32, or that by moment (``m=fp8,v=fp4``; a word
-        without a name is for all others).
+    state: fp8, int8, fp4, fp8-raw, bf16 or fp32, or that by moment (``m=fp8,v=fp4``; a word without
+        a name is for all others).
     math: fp32, or bf16: every operation rounded to bf16.
     name: class name, default from spec and passes.
 

@@ -30,10 +30,12 @@ def bound_claims(b: dict[str, Any]) -> list[str]:
 
 
 def _infinite(b: dict[str, Any]) -> list[str]:
-    made = [
-        f"{RATIO} has no bound: the series of Hölder's inequality diverges ({_weights(b)}). A "
-        f"sequence of 400 gradients built from it reaches {b['attained']:.4g}."
-    ]
+    if b["numerator_weights"] is None:
+        return [f"{RATIO} has no bound: this step's gradient is in the numerator alone."]
+    words = f"{RATIO} has no bound: the series of Hölder's inequality diverges ({_weights(b)})."
+    if b["attained"] is not None:
+        words += f" A sequence of 400 gradients built from it reaches {b['attained']:.4g}."
+    made = [words]
     if b["condition"]:
         made.append(f"A bound would need {', '.join(b['condition'])}.")
     return made

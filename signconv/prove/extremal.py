@@ -103,10 +103,15 @@ class Weights:
         return pole(self.a[1]), self.rate if self.rate is not None else pole(self.c[1])
 
     @property
+    def newest_is_free(self) -> bool:
+        """Whether this step's gradient is in the numerator alone."""
+        return bool(self.base[0][0] == 0 or self.a[1][0] == 0)
+
+    @property
     def finite(self) -> bool:
         """Whether the supremum is finite."""
-        if self.base[0][0] == 0 or self.a[1][0] == 0:
-            return False  # the newest gradient is in the numerator alone
+        if self.newest_is_free:
+            return False
         r, s = self.decay
         if self.order == 1 and self.rate is None:
             return self._supported() and (r <= s or r < 1e-12)

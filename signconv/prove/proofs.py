@@ -127,9 +127,11 @@ def _bound(p: Program, r: Ratio, hypers: Hypers, steps: int) -> Bound:
     if closed is not None:
         closed = sp.nsimplify(r.gain, rational=True) * closed
         value = float(closed.subs(r.values(hypers)))
-    reached = extremal.attained(bare(p), w.sequence(), hypers)
+    reached = None  # by no sequence in particular, where one gradient can be as large as it likes
+    if not w.newest_is_free:
+        reached = extremal.attained(bare(p), w.sequence(), hypers)
     found = None
-    if finite and reached < value * (1 - 1e-3):
+    if finite and reached is not None and reached < value * (1 - 1e-3):
         found = max(reached, extremal.search(bare(p), hypers))
     always = value <= 1 + 1e-9 and at_most_one(p)
     early = None
@@ -140,7 +142,7 @@ def _bound(p: Program, r: Ratio, hypers: Hypers, steps: int) -> Bound:
         method=_method(r),
         value=value,
         closed=closed,
-        series=_series(r, hypers),
+        series=None if w.newest_is_free else _series(r, hypers),
         condition=closed_forms.condition(r),
         always=always,
         always_reason=JENSEN if always else "",

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from signconv.ir.analysis import Degrees
-from signconv.ir.nodes import Expr, Moment, Program, Ref, references
+from signconv.ir.nodes import Expr, Moment, Op, Program, Ref, references, walk
 from signconv.prove.ratios import fraction, product
 from signconv.prove.signals import Linear, Unproved
 from signconv.prove.symbolic import View
@@ -80,6 +80,8 @@ def shifts(p: Program, formats: dict[str, str]) -> list[Shift]:
     """One entry per stored moment; ``formats`` maps moments to their storage."""
     over, under = fraction(p)
     above, below = _reads(over), _reads(under)
+    # A matrix sign divides by nothing that it is found of
+    signed = _reads([n for e in under for n in walk(e) if isinstance(n, Op) and n.fn == "msign"])
     try:
         linear = p.link != "sign" and isinstance(View(p).signal(product(over)), Linear)
     except Unproved:
@@ -91,7 +93,7 @@ def shifts(p: Program, formats: dict[str, str]) -> list[Shift]:
             if linear and m.name in above and m.name not in below and _estimated(form):
                 made.append(Shift(m.name, form, "linear"))
             else:
-                made.append(_shift(p, m, form, m.name in below - above))
+                made.append(_shift(p, m, form, m.name in below - above - signed))
     return made
 
 

@@ -215,6 +215,20 @@ def test_weight_of_the_decay_reads_names_and_scalar_states(tmp_path: Path) -> No
         assert p == [expected]
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean", "norm"])
+def test_an_extra_input_that_is_not_passed_has_all_elements(reduction: str, tmp_path: Path) -> None:
+    """A sum over a row counts them, whether they were passed or not."""
+    body = (
+        f"x = extra(per='element')\nnumerator = grad * {reduction}(where(given(x), x, 1), axis=-1)"
+    )
+    evaluator = Evaluator(program_of(tmp_path, body), lr=1.0)
+    p, g = np.zeros((2, 9)), np.ones((2, 9))
+    without, _ = evaluator.step(p, g, {}, 1)
+    of_ones, _ = evaluator.step(p, g, {}, 1, extras={"x": np.ones((2, 9))})
+    assert (without == of_ones).all()
+    assert (without == -{"sum": 9.0, "mean": 1.0, "norm": 3.0}[reduction]).all()
+
+
 def test_nothing_is_changed_in_place(tmp_path: Path) -> None:
     evaluator = Evaluator(resolve("adamw"))
     p, g = np.ones(3), np.full(3, 0.5)

@@ -78,6 +78,22 @@ def test_a_number_that_goes_as_eps_does_is_compared(tmp_path: Path) -> None:
     assert row.ok is True
 
 
+@pytest.mark.parametrize("convert", ["clip", "clip:over=tensor", "clip:value=0.1"])
+def test_a_norm_beside_clip_is_of_gradients_as_they_come(convert: str, tmp_path: Path) -> None:
+    p = program_of(tmp_path, "numerator = grad * min(norm(grad, over='all'), 9)")
+    (row,) = pass_rows(p, (convert,))
+    assert row.ok
+
+
+@pytest.mark.parametrize("below", ["sqrt(abs(q)) + 0.1", "sqrt(size) + 0.1"])
+def test_momentum_that_the_denominator_reads_is_left_in_it(below: str, tmp_path: Path) -> None:
+    """And so schedulefree has no program without momentum to be compared with."""
+    body = "q = ema(grad, 0.9)\nnumerator = q\n" + "size = abs(q)\n" * ("size" in below)
+    p = program_of(tmp_path, f"{body}denominator = {below}")
+    (row,) = pass_rows(p, ("schedulefree",))
+    assert row.ok is None
+
+
 #: Denominators of which a pass that takes too much, or too little, makes another number.
 WHOLE = (
     "sqrt(w) + eps", "sqrt(w + eps)", "2 * (sqrt(w) + eps)", "root(w + eps, 4) / 3 + 1",

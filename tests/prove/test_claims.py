@@ -225,3 +225,12 @@ def test_bounds_without_weights_are_said_without_them(tmp_path: Path) -> None:
     p = program_of(tmp_path, KNOWN["sum of signs"].body)
     words = " ".join(bound_claims(_bound(p, prove(p, steps=0))))
     assert words and "None" not in words
+
+
+@pytest.mark.parametrize("numerator", ["grad", "m"])
+@pytest.mark.filterwarnings("error")
+def test_a_denominator_of_the_last_step_bounds_nothing(numerator: str, tmp_path: Path) -> None:
+    body = "b = hyper(0.9, ge=0, lt=1)\nm = ema(grad, b)\ndenominator = abs(m.prev) + 1\n"
+    p = program_of(tmp_path, f"{body}numerator = {numerator}")
+    found = bound_claims(_bound(p, prove(p)))
+    assert [x.split(": ")[1] for x in found] == ["this step's gradient is in the numerator alone."]

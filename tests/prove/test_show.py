@@ -271,6 +271,15 @@ def test_linear_uses_shift_nothing() -> None:
     assert shown("lion")["rounding"][0]["use"] == "other"  # a sign is not linear
 
 
+@pytest.mark.parametrize("state", ["fp8", "m=fp8"])
+def test_a_matrix_sign_below_divides_by_no_moment(state: str, tmp_path: Path) -> None:
+    """And of whole numbers, which have it, no variance is a share of each number."""
+    body = "b = hyper(0.9, ge=0, lt=1)\nm = ema(grad, b)\nnumerator = grad\n"
+    made = build(spec_file(tmp_path, body + "denominator = norm(msign(m)) + 1").spec, state=state)
+    formats = {m.name: m.format for m in made.kernel.moments}
+    assert [x.use for x in rounding.shifts(made.program, formats)] == ["other"]
+
+
 # ---------------------------------------------------------------- FP8, measured
 
 

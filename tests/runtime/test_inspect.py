@@ -63,6 +63,21 @@ def test_fp8_shares_are_those_of_the_codes() -> None:
     assert health.parameter_bytes == 2560
 
 
+def test_shares_of_whole_numbers() -> None:
+    """-127 and 127 are ordinary codes, but of the largest scale; rows end in a partial block."""
+    p = torch.ones(4, 40)
+    optimizer = stepped(built("sgd", None, "int8"), p)
+    m, scale = optimizer.state[p]["m"], optimizer.state[p]["m_scale"]
+    m.fill_(0x11)
+    m[0, :3], m[1, 35:39] = 0x80, 0
+    m[2], m[3, :5], m[3, 39] = 0x7F, 0x81, 0x81
+    scale.fill_(130)
+    scale[2, 1], scale[3, 0] = 248, 248
+    found = row(signconv.inspect(optimizer), "m")
+    assert (found.zero, found.saturated, found.nonfinite) == (4 / 160, 13 / 160, 3 / 160)
+    assert (found.format, found.bytes) == ("int8", 160 + 8)
+
+
 def test_partial_blocks_are_counted() -> None:
     """Two codes to a byte: the last byte of a row of 33 holds one, and its rest is no zero."""
     for state, size in (("fp8", 33), ("fp4", 17)):

@@ -137,7 +137,7 @@ CODES: dict[str, tuple[str, str]] = {
     "SC308": ("A file cannot be written", "`--out` to a folder you can write"),
     "SC309": ("The evaluator is given a hyperparameter the program lacks", "check its name"),
     "SC310": ("The evaluator needs the draw of a stochastic sign", "`noise=`"),
-    "SC311": ("A moment does not fit the bits asked for, or none fits `fp4` or `int8`", "more bits: `--state fp8`, `v=fp8`"),
+    "SC311": ("A moment does not fit the bits asked for, or none fits `fp4` or `int8`", "`--state fp8`, `v=fp8`"),
     "SC312": ("`--state` names a moment that is not there or has no width, or says a thing twice", "`--state m=fp8,v=fp4`: the moments are those of `signconv show`"),
     "SC315": ("The evaluator needs an extra input that the step cannot do without", "`extras={name: …}`"),
     "SC316": ("What is to be written is there already, and signconv did not write it", "another name or folder; move the file away"),

@@ -411,6 +411,23 @@ def _read_lines(lines: list[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(line for text in kept for line in text.split("\n"))
 
 
+def _beside_ratios(body: tuple[str, ...]) -> tuple[str, ...]:
+    """With an average that stands in no ratio: int8 fits no other, and most stand in one."""
+    names = [line.partition(" = ")[0] for line in body]
+    last = dict(zip(names, (line.partition(" = ")[2] for line in body), strict=True))
+    if "denominator" in last:
+        update = f"update = ({last['numerator']}) / ({last['denominator']}) + whole"
+    elif "numerator" in last:
+        update = f"numerator = {last['numerator']} + whole"
+    elif last["update"].startswith("sign("):
+        update = f"update = {last['update'][:-1]} + whole)"
+    else:
+        return body
+    gone = ("numerator", "denominator", "update")
+    kept = (line for name, line in zip(names, body, strict=True) if name not in gone)
+    return (*kept, "whole = ema(grad, 0.9)", update)
+
+
 def _case(choose: Callable[[Sequence[Any]], Any]) -> Case:
     """A spec, the passes to try on it (those that do not apply are left out), and a run."""
     body = _Author(choose).write()
@@ -419,10 +436,11 @@ def _case(choose: Callable[[Sequence[Any]], Any]) -> Case:
         request = choose(PASSES)
         convert.setdefault(request.partition(":")[0], request)
     shapes = tuple(choose(SHAPES) for _ in range(choose((1, 2, 3))))
+    state = choose(STATES)
     return Case(
-        body=body,
+        body=_beside_ratios(body) if state == "int8" else body,
         convert=tuple(convert.values()),
-        state=choose(STATES),
+        state=state,
         math=choose(("fp32", "fp32", "fp32", "bf16")),
         dtype=choose(("float32", "bfloat16")),
         shapes=shapes,

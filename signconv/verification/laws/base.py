@@ -50,16 +50,22 @@ class Probe(Drawing):
 
 
 def run(
-    p: Program, grads: list[Array], noise: float | None = None, first_t: int = 1
+    p: Program,
+    grads: list[Array],
+    noise: float | None = None,
+    first_t: int = 1,
+    came: list[Array] | None = None,
 ) -> list[tuple[Array, dict[str, Array]]]:
-    """Updates (the parameter held) and states of every step."""
+    """Updates (the parameter held) and states of every step.  ``came``: the gradients as they came,
+    whose norm a program may read; ``grads`` unless it is given."""
     ev = Probe(p, lr=1.0)
     param = np.linspace(-1.0, 1.0, SIZE)
     state = ev.initial_state(param)
     made = []
     for t, g in enumerate(grads, first_t):
         draw = None if noise is None else np.full(SIZE, noise)
-        _, state = ev.step(param, g, state, t, draw)
+        norm = np.asarray(np.linalg.norm((came or grads)[t - first_t]))
+        _, state = ev.step(param, g, state, t, draw, norm)
         made.append((ev.update, state))
     return made
 

@@ -11,12 +11,16 @@ from signconv.verification.laws.base import Array, Law, differ, gradients, run
 
 
 def check(before: Program, after: Program, options: Mapping[str, str], levels: int) -> str | None:
-    """The program before, fed with clipped gradients; some are below the limit, some above."""
+    """The program before, fed with clipped gradients; some are below the limit, some above.
+
+    The norm of all gradients that it reads itself is of them as they come (docs/dsl.md).
+    """
     limit = float(options.get("norm", options.get("value", "1")))
     sizes = np.array([0.5, 2.0, 0.9, 1e3])
     grads = [g / np.linalg.norm(g) * limit * s for g, s in zip(gradients(), sizes, strict=True)]
     noise = 0.25 if before.link == "stosign" else None
-    old = run(before, [_clipped(g, limit, "value" in options) for g in grads], noise)
+    clipped = [_clipped(g, limit, "value" in options) for g in grads]
+    old = run(before, clipped, noise, came=grads)
     new = run(after, grads, noise)
     for (a, s), (b, r) in zip(old, new, strict=True):
         if differ(a, b) or any(differ(s[n], r[n]) for n in s):

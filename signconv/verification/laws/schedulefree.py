@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from signconv.ir.nodes import Const, Program, references
+from signconv.ir.bounds import reached
+from signconv.ir.nodes import Const, Program
 from signconv.verification.laws.base import Array, Law, differ, gradients, path
 
 
@@ -53,7 +54,7 @@ def _without_momentum(p: Program) -> Program | None:
     }
     others = [e for m in p.moments for e in m.reads]
     others += [] if p.denominator is None else [p.denominator]
-    if any(references(e, "value") & signed for e in others):
+    if any(reached(p, e) & signed for e in others):
         return None
     moments = tuple(replace(m, beta=Const(0.0)) if m.name in signed else m for m in p.moments)
     return replace(p, moments=moments)

@@ -584,16 +584,24 @@ def hard_values(n: int) -> Tensor:
     x[32:64], x[64:96], x[96:128] = 0.0, torch.nan, -torch.inf
     x[128:160] = torch.arange(32) * 1e-45
     x[160:192] *= LARGEST_FLOAT / 8
+    # Whole numbers end at 127: the scale of the first block is the next one's half
+    x[192:224].clamp_(-1, 1)[7] = 127.0
+    x[224:256].clamp_(-1, 1)[7] = -127.0 * (1 + 2.0**-23)
     return x
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy, on Inf and NaN
+@pytest.mark.parametrize("hard", [True, False], ids=["all numbers", "ordinary ones"])
 @pytest.mark.parametrize("full", [True, False], ids=["full tiles", "masked"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_kernel_stores_and_loads_alike(name: str, full: bool, device: str, tile_rows: Rows) -> None:
+def test_kernel_stores_and_loads_alike(
+    name: str, full: bool, hard: bool, device: str, tile_rows: Rows
+) -> None:
+    """What is not finite or has no scale takes a branch of its own, with all of its tile."""
     fmt = FORMATS[name]
     n = 4096 if full else 4096 - 64 - (0 if fmt.scaled else 13)
     x, fields = hard_values(n), random_fields(n, seed=22)
+    x = x if hard else torch.where(x.abs() < 2.0**100, x, 0.0)
     if not fmt.signed:
         x = torch.where(x.isnan(), x, x.abs())  # holds what is never negative; a NaN has any sign
     stored, scale = empty_storage(n, fmt)
