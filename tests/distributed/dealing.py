@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +11,14 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from signconv.generated.adamw import AdamW
 from signconv.generated.muon import Muon
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from signconv import hybrid
 from signconv.runtime import owners
+from signconv.runtime.hybrid import Hybrid
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import stages
 from signconv.runtime.reference.backend import ReferenceBackend
@@ -38,7 +43,7 @@ def started(mesh: Any, placed: Any, **options: Any) -> tuple[list[nn.Parameter],
     return params, Muon(groups, seed=7, backend="reference", **options)
 
 
-def stepped(params: list[nn.Parameter], optimizer: FusedOptimizer, steps: range) -> None:
+def stepped(params: list[nn.Parameter], optimizer: FusedOptimizer | Hybrid, steps: range) -> None:
     """Steps with given gradients, at one of which a parameter has none."""
     for t in steps:
         rng = torch.Generator().manual_seed(70 + t)
@@ -112,18 +117,39 @@ def bytes_of(shapes: Sequence[tuple[int, ...]]) -> int:
     return sum(rows * columns * 9 + rows * -(-columns // 32) for rows, columns in shapes)
 
 
-def failing(mesh: Any, placed: Any) -> str:
-    """A sign that the first rank cannot take: what each rank raises; all have to come back."""
+def failing(mesh: Any, placed: Any) -> tuple[str, list[bool], int]:
+    """Signs that the first rank cannot take, in a hybrid whose other part has a vector for each
+    rank: what this rank raises, which vectors moved, and how many whole parameters outlive the
+    error.  All ranks have to come back."""
 
     def sign(x: Tensor, how: str, out: Tensor) -> None:
         raise MemoryError("no memory for a sign")
 
-    params, optimizer = started(mesh, placed)
+    matrices, first = started(mesh, placed)
+    made = [distribute_tensor(torch.ones(70), mesh, placed) for _ in range(dist.get_world_size())]
+    vectors = [nn.Parameter(x) for x in made]
+    optimizer = hybrid(first, AdamW(vectors, backend="reference"))
+    whole: list[Any] = []
+    joined = owners.Lot.joined
+
+    def watched(*args: Any) -> owners.Whole:
+        found = joined(*args)
+        whole.append(weakref.ref(found.p))
+        return found
+
+    message = ""
+    gc.disable()
     try:
-        with patch.object(
-            stages, "matrix_sign", sign if dist.get_rank() == 0 else stages.matrix_sign
+        with (
+            patch.object(owners.Lot, "joined", watched),
+            patch.object(
+                stages, "matrix_sign", sign if dist.get_rank() == 0 else stages.matrix_sign
+            ),
         ):
-            stepped(params, optimizer, range(1))
+            stepped([*matrices, *vectors], optimizer, range(1))
     except MemoryError as error:
-        return str(error)
-    return ""
+        message = str(error)
+    left = sum(x() is not None for x in whole)
+    gc.enable()
+    full = [p.detach().full_tensor() for p in vectors]  # type: ignore[operator]
+    return message, [bool((x != 1).any()) for x in full], left
