@@ -219,8 +219,8 @@ class Sharers:
         *,
         back: bool,
     ) -> dict[Key, Tensor]:
-        """Of this rank's own messages those of all ranks to this owner; ``back``: the other way
-        round.  All ranks must call."""
+        """Of this rank's own messages, which are taken out of ``held``, those of all ranks to this
+        owner; ``back``: the other way round.  All ranks must call."""
         along = range(len(self.sizes))
         for k in reversed(along) if back else along:
             ranks, before = range(self.sizes[k]), [*product(*map(range, self.sizes[:k]))]
@@ -238,14 +238,14 @@ class Sharers:
     def _along(
         self,
         k: int,
-        held: Mapping[Key, Tensor],
+        held: dict[Key, Tensor],
         sends: Sequence[Sequence[Key]],
         comes: Sequence[Sequence[Key]],
         messages: Sequence[Mapping[Place, Message]],
     ) -> dict[Key, Tensor]:
         """One exchange along a mesh dimension: what goes to each rank there, and what comes."""
         none = torch.empty(0, dtype=torch.uint8, device=self.device)
-        sent = torch.cat([none, *(held[x] for each in sends for x in each)]).to(self.wire)
+        sent = torch.cat([none, *(held.pop(x) for each in sends for x in each)]).to(self.wire)
         size = {x: messages[x[0]][x[1]].size for each in (*sends, *comes) for x in each}
         out, counts = ([sum(size[x] for x in each) for each in way] for way in (sends, comes))
         got = torch.empty(sum(counts), dtype=torch.uint8, device=self.wire)

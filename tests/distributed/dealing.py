@@ -68,10 +68,14 @@ def results(mesh: Any, placed: Any) -> State:
 
 def counted(mesh: Any, placed: Any) -> dict[str, Any]:
     """Of one step in small batches: shapes of the matrices whose signs this rank took, of the whole
-    parameters that it had at a time, and bytes that came from others."""
+    parameters that it had at a time, bytes that came from others, and how many messages there were
+    still, beside what is sent of them, at each exchange."""
     signs: list[tuple[int, ...]] = []
     held: list[list[tuple[int, ...]]] = []
+    messages: list[Any] = []
+    beside: list[int] = []
     taken, prepared = stages.matrix_sign, ReferenceBackend.prepare
+    packed, exchanged = owners.Message.packed, dist.all_to_all_single
 
     def sign(x: Tensor, how: str, out: Tensor) -> None:
         signs.append((*x.shape[1:],))
@@ -81,16 +85,27 @@ def counted(mesh: Any, placed: Any) -> dict[str, Any]:
         held.append([(*p.shape,) for p in task.params])
         prepared(self, task)
 
+    def pack(self: owners.Message, parts: Sequence[Tensor]) -> Tensor:
+        made = packed(self, parts)
+        messages.append(weakref.ref(made))
+        return made
+
+    def exchange(*args: Any, **named: Any) -> Any:
+        beside.append(sum(x() is not None for x in messages))
+        return exchanged(*args, **named)
+
     params, optimizer = started(mesh, placed)
     stepped(params, optimizer, range(1))
     with (
+        patch.object(owners.Message, "packed", pack),
+        patch.object(dist, "all_to_all_single", exchange),
         patch.object(stages, "matrix_sign", sign),
         patch.object(ReferenceBackend, "prepare", prepare),
         patch.object(owners, "BATCH_BYTES", BATCH_BYTES),
         received() as came,
     ):
         stepped(params, optimizer, range(5, 6))
-    return {"signs": signs, "held": held, "received": sum(came)}
+    return {"signs": signs, "held": held, "received": sum(came), "beside": beside}
 
 
 @contextmanager

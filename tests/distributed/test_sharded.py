@@ -247,6 +247,7 @@ def test_matrices_are_dealt_out(worlds: Worlds) -> None:
             assert sorted(s for batch in rank["held"] for s in batch) == sorted(rank["signs"])
             for batch in rank["held"]:
                 assert len(batch) == 1 or dealing.bytes_of(batch) <= dealing.BATCH_BYTES
+            assert {*rank["beside"]} == {0}
         # To the owner once, and without the gradient back; every rank had all, gathered
         sent = sum(rank["received"] for rank in counted)
         assert sent < 2 * (n - 1) / n * dealing.bytes_of(shapes)
