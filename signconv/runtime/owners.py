@@ -267,15 +267,14 @@ class Sharers:
 
 @contextmanager
 def failures() -> Iterator[list[Exception]]:
-    """Where ``run_at_owners`` keeps what is raised on this rank; raised at the end, when all
-    exchanges of a step are done."""
+    """Where ``run_at_owners`` keeps what is raised first on this rank; raised at the end, when all
+    exchanges of a step are done, or one of them failed."""
     errors: list[Exception] = []
     try:
         yield errors
-        if errors:
-            raise errors[0]
     finally:
-        errors.clear()  # frames that an error knows hold whole tensors, and this list
+        if errors:
+            raise errors.pop()  # frames that it knows hold whole tensors, and this list
 
 
 def run_at_owners(
