@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from signconv.runtime import checks, compiled, evaluation, extras, mesh, sharded, totals
+from signconv.runtime import checks, compiled, evaluation, extras, mesh, owners, sharded, totals
 from signconv.runtime import master as masters
 from signconv.runtime.compat import outside_dynamo
 from signconv.runtime.errors import coded
@@ -263,8 +263,9 @@ class Hybrid(torch.optim.Optimizer):
         totals.skip_together(every)
         if skippable and every:
             self._agree(every)
-        for part, mine, own in zip(parts, begun, jobs, strict=True):
-            part._write(mine, own)
+        with owners.failures() as errors:  # of any part, when all have exchanged theirs
+            for part, mine, own in zip(parts, begun, jobs, strict=True):
+                part._write(mine, own, errors)
 
     def _agree(self, jobs: Sequence[totals.Job | totals.Later]) -> None:
         """One flag for the ranks of all parts, counted."""

@@ -23,6 +23,7 @@ from signconv.runtime import (
     exchange,
     extras,
     mesh,
+    owners,
     seeds,
     sharded,
     totals,
@@ -330,7 +331,9 @@ class FusedOptimizer(torch.optim.Optimizer):
         graph here."""
         begun = self._begin(given)
         try:
-            self._write(begun, self._jobs(begun))
+            jobs = self._jobs(begun)
+            with owners.failures() as errors:
+                self._write(begun, jobs, errors)
         finally:
             self._end(begun)
         self._remember(begun)
@@ -363,9 +366,14 @@ class FusedOptimizer(torch.optim.Optimizer):
             for device, parts in begun.work.items()
         ]
 
-    def _write(self, begun: Begun, jobs: Sequence[totals.Job | totals.Later]) -> None:
-        """Run them."""
-        totals.advance(self.program, jobs)
+    def _write(
+        self,
+        begun: Begun,
+        jobs: Sequence[totals.Job | totals.Later],
+        errors: list[Exception],
+    ) -> None:
+        """Run them; ``errors``: of ``owners.failures``."""
+        totals.advance(self.program, jobs, errors)
         if self._locals is not None:
             self._locals.finish(self.state)
         if self.program.shared:

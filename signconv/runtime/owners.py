@@ -13,6 +13,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -218,8 +219,8 @@ class Sharers:
         *,
         back: bool,
     ) -> dict[Key, Tensor]:
-        """Of this rank's own messages those of all ranks to this owner; ``back``: the other way
-        round.  All ranks must call."""
+        """Of this rank's own messages, which are taken out of ``held``, those of all ranks to this
+        owner; ``back``: the other way round.  All ranks must call."""
         along = range(len(self.sizes))
         for k in reversed(along) if back else along:
             ranks, before = range(self.sizes[k]), [*product(*map(range, self.sizes[:k]))]
@@ -237,14 +238,14 @@ class Sharers:
     def _along(
         self,
         k: int,
-        held: Mapping[Key, Tensor],
+        held: dict[Key, Tensor],
         sends: Sequence[Sequence[Key]],
         comes: Sequence[Sequence[Key]],
         messages: Sequence[Mapping[Place, Message]],
     ) -> dict[Key, Tensor]:
         """One exchange along a mesh dimension: what goes to each rank there, and what comes."""
         none = torch.empty(0, dtype=torch.uint8, device=self.device)
-        sent = torch.cat([none, *(held[x] for each in sends for x in each)]).to(self.wire)
+        sent = torch.cat([none, *(held.pop(x) for each in sends for x in each)]).to(self.wire)
         size = {x: messages[x[0]][x[1]].size for each in (*sends, *comes) for x in each}
         out, counts = ([sum(size[x] for x in each) for each in way] for way in (sends, comes))
         got = torch.empty(sum(counts), dtype=torch.uint8, device=self.wire)
@@ -264,15 +265,33 @@ class Sharers:
 # ---------------------------------------------------------------- what is done
 
 
+@contextmanager
+def failures() -> Iterator[list[Exception]]:
+    """Where ``run_at_owners`` keeps what is raised first on this rank; raised at the end, when all
+    exchanges of a step are done, or one of them failed."""
+    errors: list[Exception] = []
+    try:
+        yield errors
+    finally:
+        if errors:
+            raise errors.pop()  # frames that it knows hold whole tensors, and this list
+
+
 def run_at_owners(
-    program: OptimizerProgram, tasks: Sequence[Task], run: Run, *, writes: bool
+    program: OptimizerProgram,
+    tasks: Sequence[Task],
+    run: Run,
+    errors: list[Exception],
+    *,
+    writes: bool,
 ) -> list[Tensor | None]:
     """``run`` on tasks of DTensors, each parameter whole and at its owner; this rank's part of what
     it ``writes`` is kept.
 
     Returns of each task what ``run`` did, float64 [params, names], where it finds totals; else
     None.  All ranks must call, with tasks alike.  Where ``run`` raises on one of them, that one
-    goes on with the exchanges, so that no other waits for it, and raises behind the last.
+    keeps it in ``errors``, runs nothing more and goes on with the exchanges, so that no other waits
+    for it.
     """
     totals = program.totals
     finds = totals is not None and (totals.trailing or not writes)
@@ -282,7 +301,6 @@ def run_at_owners(
             groups = (*map(id, mesh.groups_of(p)),)
             kinds.setdefault(groups, []).append(Lot(program, task, i, row))
     found: list[dict[int, Tensor]] = [{} for _ in tasks]
-    errors: list[Exception] = []
     for lots in kinds.values():
         sharers = Sharers(lots[0].p)
         mine: dict[Lot, Tensor] = {}
@@ -293,8 +311,6 @@ def run_at_owners(
             rows = [mine[x].to(sharers.device) if x in mine else none for x in lots]
             for lot, x in zip(lots, sharers.add_up(rows), strict=True):
                 found[lot.index][lot.row] = x
-    if errors:
-        raise errors[0]
     return [torch.stack([of[i] for i in range(len(of))]) if finds else None for of in found]
 
 

@@ -171,19 +171,21 @@ class Job:
     dealt: list[Task]
     whole: Callable[[Tensor], Tensor] | None
 
-    def step(self, known: Sums | None, found: Sums | None) -> None:
-        """Step everything; ``known``: the totals; ``found``: where trailing ones are added."""
-        self._run(_step, known, found, writes=True)
+    def step(self, known: Sums | None, found: Sums | None, errors: list[Exception]) -> None:
+        """Step everything; ``known``: the totals; ``found``: where trailing ones are added;
+        ``errors``: of what is dealt out (``owners.failures``)."""
+        self._run(_step, known, found, errors, writes=True)
 
-    def sum(self, known: Sums | None, found: Sums) -> None:
+    def sum(self, known: Sums | None, found: Sums, errors: list[Exception]) -> None:
         """Add what everything has to ``found``."""
-        self._run(_sum, known, found, writes=False)
+        self._run(_sum, known, found, errors, writes=False)
 
     def _run(
         self,
         run: Callable[[Job, Backend, Task], Tensor | None],
         known: Sums | None,
         found: Sums | None,
+        errors: list[Exception],
         *,
         writes: bool,
     ) -> None:
@@ -203,7 +205,7 @@ class Job:
                 once.prepare(task)
                 return run(self, once, task)
 
-            every = run_at_owners(self.backend.program, dealt, at_owner, writes=writes)
+            every = run_at_owners(self.backend.program, dealt, at_owner, errors, writes=writes)
             for task, made in zip(dealt, every, strict=True):
                 if made is not None and found is not None:
                     found.add(index(task), sum_up(made))
@@ -242,26 +244,29 @@ def _knowing(task: Task, known: Sums | None) -> Task:
     return replace(task, totals=known.total(index(task)).to(task.params[0].device))
 
 
-def advance(program: OptimizerProgram, every: Sequence[Job | Later]) -> None:
-    """Step what is prepared, and find the totals before it and on its way."""
+def advance(
+    program: OptimizerProgram, every: Sequence[Job | Later], errors: list[Exception]
+) -> None:
+    """Step what is prepared, and find the totals before it and on its way; what fails of that
+    which is dealt out is in ``errors`` then (``owners.failures``)."""
     for late in every:
         if isinstance(late, Later):
             late.run(late.skip)
     read, jobs = program.totals, [job for job in every if isinstance(job, Job)]
     if read is None:
         for job in jobs:
-            job.step(None, None)
+            job.step(None, None, errors)
         return
     skip_together(jobs)
     known: Sums | None = None
     for _ in range(read.rounds):
         found = Sums(read.over)
         for job in jobs:
-            job.sum(known, found)
+            job.sum(known, found, errors)
         known = found
     trailing = Sums(read.over) if read.trailing else None
     for job in jobs:
-        job.step(known, trailing)
+        job.step(known, trailing, errors)
     if trailing is not None:
         for job in jobs:
             job.settle(trailing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +11,14 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from signconv.generated.adamw import AdamW
 from signconv.generated.muon import Muon
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from signconv import hybrid
 from signconv.runtime import owners
+from signconv.runtime.hybrid import Hybrid
 from signconv.runtime.optimizer import FusedOptimizer
 from signconv.runtime.reference import stages
 from signconv.runtime.reference.backend import ReferenceBackend
@@ -38,7 +43,7 @@ def started(mesh: Any, placed: Any, **options: Any) -> tuple[list[nn.Parameter],
     return params, Muon(groups, seed=7, backend="reference", **options)
 
 
-def stepped(params: list[nn.Parameter], optimizer: FusedOptimizer, steps: range) -> None:
+def stepped(params: list[nn.Parameter], optimizer: FusedOptimizer | Hybrid, steps: range) -> None:
     """Steps with given gradients, at one of which a parameter has none."""
     for t in steps:
         rng = torch.Generator().manual_seed(70 + t)
@@ -63,10 +68,14 @@ def results(mesh: Any, placed: Any) -> State:
 
 def counted(mesh: Any, placed: Any) -> dict[str, Any]:
     """Of one step in small batches: shapes of the matrices whose signs this rank took, of the whole
-    parameters that it had at a time, and bytes that came from others."""
+    parameters that it had at a time, bytes that came from others, and how many messages there were
+    still, beside what is sent of them, at each exchange."""
     signs: list[tuple[int, ...]] = []
     held: list[list[tuple[int, ...]]] = []
+    messages: list[Any] = []
+    beside: list[int] = []
     taken, prepared = stages.matrix_sign, ReferenceBackend.prepare
+    packed, exchanged = owners.Message.packed, dist.all_to_all_single
 
     def sign(x: Tensor, how: str, out: Tensor) -> None:
         signs.append((*x.shape[1:],))
@@ -76,16 +85,27 @@ def counted(mesh: Any, placed: Any) -> dict[str, Any]:
         held.append([(*p.shape,) for p in task.params])
         prepared(self, task)
 
+    def pack(self: owners.Message, parts: Sequence[Tensor]) -> Tensor:
+        made = packed(self, parts)
+        messages.append(weakref.ref(made))
+        return made
+
+    def exchange(*args: Any, **named: Any) -> Any:
+        beside.append(sum(x() is not None for x in messages))
+        return exchanged(*args, **named)
+
     params, optimizer = started(mesh, placed)
     stepped(params, optimizer, range(1))
     with (
+        patch.object(owners.Message, "packed", pack),
+        patch.object(dist, "all_to_all_single", exchange),
         patch.object(stages, "matrix_sign", sign),
         patch.object(ReferenceBackend, "prepare", prepare),
         patch.object(owners, "BATCH_BYTES", BATCH_BYTES),
         received() as came,
     ):
         stepped(params, optimizer, range(5, 6))
-    return {"signs": signs, "held": held, "received": sum(came)}
+    return {"signs": signs, "held": held, "received": sum(came), "beside": beside}
 
 
 @contextmanager
@@ -112,18 +132,39 @@ def bytes_of(shapes: Sequence[tuple[int, ...]]) -> int:
     return sum(rows * columns * 9 + rows * -(-columns // 32) for rows, columns in shapes)
 
 
-def failing(mesh: Any, placed: Any) -> str:
-    """A sign that the first rank cannot take: what each rank raises; all have to come back."""
+def failing(mesh: Any, placed: Any) -> tuple[str, list[bool], int]:
+    """Signs that the first rank cannot take, in a hybrid whose other part has a vector for each
+    rank: what this rank raises, which vectors moved, and how many whole parameters outlive the
+    error.  All ranks have to come back."""
 
     def sign(x: Tensor, how: str, out: Tensor) -> None:
         raise MemoryError("no memory for a sign")
 
-    params, optimizer = started(mesh, placed)
+    matrices, first = started(mesh, placed)
+    made = [distribute_tensor(torch.ones(70), mesh, placed) for _ in range(dist.get_world_size())]
+    vectors = [nn.Parameter(x) for x in made]
+    optimizer = hybrid(first, AdamW(vectors, backend="reference"))
+    whole: list[Any] = []
+    joined = owners.Lot.joined
+
+    def watched(*args: Any) -> owners.Whole:
+        found = joined(*args)
+        whole.append(weakref.ref(found.p))
+        return found
+
+    message = ""
+    gc.disable()
     try:
-        with patch.object(
-            stages, "matrix_sign", sign if dist.get_rank() == 0 else stages.matrix_sign
+        with (
+            patch.object(owners.Lot, "joined", watched),
+            patch.object(
+                stages, "matrix_sign", sign if dist.get_rank() == 0 else stages.matrix_sign
+            ),
         ):
-            stepped(params, optimizer, range(1))
+            stepped([*matrices, *vectors], optimizer, range(1))
     except MemoryError as error:
-        return str(error)
-    return ""
+        message = str(error)
+    left = sum(x() is not None for x in whole)
+    gc.enable()
+    full = [p.detach().full_tensor() for p in vectors]  # type: ignore[operator]
+    return message, [bool((x != 1).any()) for x in full], left

@@ -101,3 +101,4 @@ def test_matrices_are_dealt_out(name: str, found: list[dict[str, Any]]) -> None:
     for rank in found:
         held = [s for batch in rank[f"counted {name}"]["held"] for s in batch]
         assert sum(math.prod(s) for s in held) < 1.5 * every / ranks
+        assert {*rank[f"counted {name}"]["beside"]} == {0}

@@ -247,6 +247,7 @@ def test_matrices_are_dealt_out(worlds: Worlds) -> None:
             assert sorted(s for batch in rank["held"] for s in batch) == sorted(rank["signs"])
             for batch in rank["held"]:
                 assert len(batch) == 1 or dealing.bytes_of(batch) <= dealing.BATCH_BYTES
+            assert {*rank["beside"]} == {0}
         # To the owner once, and without the gradient back; every rank had all, gathered
         sent = sum(rank["received"] for rank in counted)
         assert sent < 2 * (n - 1) / n * dealing.bytes_of(shapes)
@@ -254,7 +255,10 @@ def test_matrices_are_dealt_out(worlds: Worlds) -> None:
 
 
 def test_an_owner_that_fails_leaves_nobody_waiting(worlds: Worlds) -> None:
-    for found in worlds.values():
-        assert [rank["failing"] for rank in found] == ["no memory for a sign"] + [""] * (
-            len(found) - 1
-        )
+    """Of a hybrid neither in the part that fails nor in the next one, where what others own is
+    stepped; what the owner held goes with the error."""
+    for n, found in worlds.items():
+        for rank, (message, moved, left) in enumerate(x["failing"] for x in found):
+            assert message == ("" if rank else "no memory for a sign")
+            assert moved == [False] + [True] * (n - 1)
+            assert left == 0
