@@ -274,7 +274,11 @@ def failures() -> Iterator[list[Exception]]:
         yield errors
     finally:
         if errors:
-            raise errors.pop()  # frames that it knows hold whole tensors, and this list
+            first = errors.pop()  # frames that it knows hold whole tensors, and this list
+            try:
+                raise first
+            finally:
+                del first
 
 
 def run_at_owners(
