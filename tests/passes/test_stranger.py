@@ -72,7 +72,8 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def command(*arguments: str) -> str:
     """What ``signconv ARGUMENTS`` prints; it must succeed."""
-    done = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
+    wide = {"COLUMNS": "160"}  # no cell wraps
+    done = CliRunner().invoke(cli.app, list(arguments), env=wide, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
