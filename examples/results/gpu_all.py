@@ -337,17 +337,13 @@ def main(arguments: list[str] | None = None) -> None:
         if unknown := set(given.arms) - papers.arms():
             parser.error(f"--arms: not in the plan of papers.py: {', '.join(sorted(unknown))}")
         scale = replace(scale, papers=replace(scale.papers, arms=tuple(given.arms)))
+    known = committed() if given.again else given.done
+    chosen = again.chosen(read_records(known), given.claims) if given.again else None
 
     def pending(done: dict[str, dict[str, Any]], have: Collection[str]) -> Iterable[Run]:
-        return plan.pending(done, have, scale, given.claims)
-
-    known = given.done
-    if given.again:
-        known = committed()
-        wanted = again.chosen(read_records(known), given.claims)
-
-        def pending(done: dict[str, dict[str, Any]], have: Collection[str]) -> Iterable[Run]:
-            return [run for run in wanted if run.id not in done]
+        if chosen is None:
+            return plan.pending(done, have, scale, given.claims)
+        return [run for run in chosen if run.id not in done]
 
     stem = "environment"
     if size.vocab != VOCAB:

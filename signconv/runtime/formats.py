@@ -66,23 +66,32 @@ E6M2 = Float8(2, 67, 0xFB, 2.0**3, 1, 0xF7, signed=False)
 
 
 @dataclass(frozen=True)
-class Float4:
-    """Half a byte of exponent and mantissa, below a sign if it has one, two to a byte.
+class Fitted:
+    """Codes whose block has the least scale in which its maximum is no larger than the largest.
 
-    A code is a few upper bits of an fp16 (docs/design.md#codecs). mantissa: its bits; largest: code
-    of the largest number; nan: that of NaN; over: bits of a maximum's mantissa above which its
-    block takes the next scale, so that nothing is larger than ``largest``; headroom: by how much
-    the byte of a scale lies above the exponent of its block's maximum; least: byte below which
-    decoding would meet subnormal numbers; limit: the largest fp32 number that has a scale.
+    largest: code of the largest number; nan: that of NaN; over: bits of a maximum's mantissa above
+    which its block takes the next scale; headroom: by how much the byte of a scale lies above the
+    exponent of its block's maximum; least: the least byte; limit: the largest fp32 number that has
+    a scale.
     """
 
-    mantissa: int
     largest: int
     nan: int
     over: int
     headroom: int
     least: int
     limit: float
+
+
+@dataclass(frozen=True)
+class Float4(Fitted):
+    """Half a byte of exponent and mantissa, below a sign if it has one, two to a byte.
+
+    A code is a few upper bits of an fp16 (docs/design.md#codecs), and below ``least`` decoding
+    would meet subnormal numbers.  mantissa: its bits.
+    """
+
+    mantissa: int
     signed: bool = True
 
     @property
@@ -92,30 +101,20 @@ class Float4:
 
 
 #: 0, 1/2, 1, 3/2, 2, 3, 4, 6 times 2^-14 and a sign (OCP MXFP4's); what would be -0 is NaN.
-E2M1 = Float4(1, 7, 8, 0x400000, 12, 16, 1.5 * 2.0**115)
+E2M1 = Float4(7, 8, 0x400000, 12, 16, 1.5 * 2.0**115, mantissa=1)
 #: 0, the powers of two from 2^-14 to 2^-1, and NaN.
-E4M0 = Float4(0, 14, 15, 0, 1, 15, 2.0**126, signed=False)
+E4M0 = Float4(14, 15, 0, 1, 15, 2.0**126, mantissa=0, signed=False)
 
 
 @dataclass(frozen=True)
-class Int8:
-    """A byte in two's complement, equally far apart.
+class Int8(Fitted):
+    """A byte in two's complement, equally far apart.  most: the largest byte of a scale."""
 
-    largest: the largest code; nan: that of NaN; over, headroom, least and limit as in ``Float4``;
-    most: the largest byte of a scale.
-    """
-
-    largest: int
-    nan: int
-    over: int
-    headroom: int
-    least: int
-    limit: float
     most: int
 
 
 #: -127 to 127; what would be -128 is NaN.
-INT8 = Int8(127, 0x80, 0x7E0000, -6, LEAST_SCALE, 127 * 2.0**121, 248)
+INT8 = Int8(127, 0x80, 0x7E0000, -6, LEAST_SCALE, 127 * 2.0**121, most=248)
 
 
 @dataclass(frozen=True)

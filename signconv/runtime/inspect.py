@@ -249,17 +249,12 @@ class _Part:
                 layout = self.fmt.float4
                 zero, bad = code == 0, code == layout.nan
                 # The largest code is an ordinary one, but of the largest scale
-                every = scale.reshape(-1).repeat_interleave(BLOCK)
-                scale = ref.trimmed(every, scale, self.weights.numel())
-                full = ((code & layout.magnitude) == layout.largest) & (scale == 254)
+                full = ((code & layout.magnitude) == layout.largest) & (self._scales() == 254)
             elif self.fmt.int8 is not None:
                 whole = self.fmt.int8
-                scale = self.entry[f"{self.kind}_scale"]
-                every = scale.reshape(-1).repeat_interleave(BLOCK)
-                scale = ref.trimmed(every, scale, self.weights.numel()).view(x.shape)
                 zero, bad = x == 0, x == whole.nan
                 full = (x == whole.largest) | (x == 256 - whole.largest)  # and what is -127
-                full &= scale == whole.most
+                full &= self._scales().view(x.shape) == whole.most
             else:
                 assert self.fmt.float8 is not None
                 size, largest = x & self.fmt.float8.magnitude, self.fmt.float8.largest
@@ -269,6 +264,12 @@ class _Part:
             zero, full, bad = x == 0, x.abs() == limit, ~x.isfinite()
         found = [zero.sum(), full.sum(), bad.sum(), changed]
         return torch.stack([f.to(torch.float64) for f in found])
+
+    def _scales(self) -> Tensor:
+        """Of each element the byte of its block's scale, flat."""
+        scale = self.entry[f"{self.kind}_scale"]
+        every = scale.reshape(-1).repeat_interleave(BLOCK)
+        return ref.trimmed(every, scale, self.weights.numel())
 
     def _changed(self) -> Tensor:
         flat = ref.load_float(self.weights)

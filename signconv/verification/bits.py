@@ -17,15 +17,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from signconv.errors import VerifyError
-from signconv.runtime.formats import BLOCK, Float4, Int8
+from signconv.runtime.formats import BLOCK
 from signconv.runtime.kernel import launch
 from signconv.runtime.optimizer import FusedOptimizer
-from signconv.runtime.program import OptimizerProgram, Reduction
+from signconv.runtime.program import MomentSlot, OptimizerProgram
 from signconv.runtime.reference import codecs
 from signconv.runtime.reference import roots as root_codec
 from signconv.verification import inputs, scalars
@@ -35,7 +36,8 @@ from signconv.verification.report import Row
 WARM_UP = 30
 RISE = 8.0  # of lr in the warm-up, up to four times, where few parameters move
 ENOUGH = 0.9  # the share of parameters that move
-VALUES = 24  # of a moment at least: three binades of FP8, in which AdaMuon's v comes to lie
+VALUES = 50  # of a moment at least, scales of blocks included ...
+CODES = 24  # ... and codes: three binades of FP8, in which AdaMuon's v comes to lie
 
 
 def load_class(path: Path) -> Any:
@@ -112,8 +114,7 @@ def step_gradients(params: list[Tensor], t: int) -> list[Tensor]:
 def roundings() -> Iterator[dict[str, int]]:
     """Count how often the reference's stochastic rounding went up and down."""
     counts = {"up": 0, "down": 0}
-    kept = codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots, codecs.encode_fp4
-    kept_int8 = codecs.encode_int8
+    kept = codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots
 
     def count(x: Tensor, y: Tensor) -> None:
         counts["up"] += int((y.abs() > x.abs()).sum())
@@ -139,26 +140,23 @@ def roundings() -> Iterator[dict[str, int]]:
             count(v, root_codec.power(codecs.decode_fp8(code, "e4m3") * scale, n))
         return code
 
-    def fp4(x: Tensor, byte: Tensor, field: Tensor, layout: Float4) -> Tensor:
-        code = kept[3](x, byte, field, layout)
-        if isinstance(x, Tensor):
-            count(x, codecs.decode_fp4(code, layout) * 2.0 ** (byte - 127.0))
-        return code
+    def narrow(encode: Any, decode: Any) -> Any:
+        def counted(x: Tensor, byte: Tensor, field: Tensor, layout: Any) -> Tensor:
+            code = encode(x, byte, field, layout)
+            if isinstance(x, Tensor):
+                count(x, decode(code, layout) * 2.0 ** (byte - 127.0))
+            return code
 
-    def int8(x: Tensor, byte: Tensor, field: Tensor, layout: Int8) -> Tensor:
-        code = kept_int8(x, byte, field, layout)
-        if isinstance(x, Tensor):
-            count(x, codecs.decode_int8(code, layout) * 2.0 ** (byte - 127.0))
-        return code
+        return counted
 
-    codecs.encode_fp8, codecs.encode_bf16, codecs.encode_fp4 = fp8, bf16, fp4
-    codecs.encode_int8 = int8
-    root_codec.encode_roots = roots
-    try:
+    with (
+        patch.object(codecs, "encode_fp8", fp8),
+        patch.object(codecs, "encode_bf16", bf16),
+        patch.object(codecs, "encode_fp4", narrow(codecs.encode_fp4, codecs.decode_fp4)),
+        patch.object(codecs, "encode_int8", narrow(codecs.encode_int8, codecs.decode_int8)),
+        patch.object(root_codec, "encode_roots", roots),
+    ):
         yield counts
-    finally:
-        codecs.encode_fp8, codecs.encode_bf16, root_codec.encode_roots, codecs.encode_fp4 = kept
-        codecs.encode_int8 = kept_int8
 
 
 def different(a: Tensor, b: Tensor) -> int:
@@ -225,7 +223,7 @@ def compare(
     kernel.load_state_dict(reference.state_dict())
     moved = _idle(cpu)
     begin, wrong, first = time.perf_counter(), 0, ""
-    apart = device != "cpu" and any(m.kind == "msign" for m in _results(cls.program))
+    apart = device != "cpu" and any(r.kind == "msign" for r in cls.program.reductions)
     signs = replayed() if apart else contextlib.nullcontext()
     with roundings() as counts, signs as replay:
         for t in range(warm_up + 1, warm_up + steps + 1):
@@ -253,11 +251,6 @@ def compare(
     return Row(witness, name, ok, f"{detail} ({seconds:.0f} s)")
 
 
-def _results(program: OptimizerProgram) -> list[Reduction]:
-    """All that its stages find."""
-    return [r for stage in program.stages for s in stage.sums for r in s.results]
-
-
 def _highest_lr(program: OptimizerProgram) -> float:
     """What the spec allows."""
     (lr,) = [h for h in program.hypers if h.name == "lr"]
@@ -283,6 +276,21 @@ def _elements(optimizer: FusedOptimizer, params: list[Tensor]) -> int:
     return sum(p.numel() + sum(v.numel() for v in optimizer.state[p].values()) for p in params)
 
 
+def _distinct(optimizer: FusedOptimizer, params: list[Tensor], m: MomentSlot) -> tuple[int, int]:
+    """How many codes of a moment there are, and how many with the scales of their blocks."""
+    codes, values = [], []
+    for p in params:
+        entry = optimizer.state[p]
+        code, scale = entry[m.name].reshape(-1), entry.get(f"{m.name}_scale")
+        codes.append(code.double())
+        values.append(codes[-1])
+        if scale is not None:
+            width = BLOCK // 2 if m.stored.packed else BLOCK
+            every = scale.reshape(-1).repeat_interleave(width).double()
+            values[-1] = code + 256 * codecs.trimmed(every, scale, code.numel())
+    return torch.cat(codes).unique().numel(), torch.cat(values).unique().numel()
+
+
 def _weak(
     cls: Any,
     optimizer: FusedOptimizer,
@@ -291,12 +299,14 @@ def _weak(
     moved: float,
     dtype: torch.dtype,
 ) -> list[str]:
-    """Reasons why agreement would prove little: few codes, one-sided rounding, idle parameters."""
+    """Reasons why agreement would prove little: few values, one-sided rounding, idle parameters."""
     problems = []
     for m in cls.program.moments:
-        codes = torch.cat([optimizer.state[p][m.name].reshape(-1).float() for p in params])
-        if codes.unique().numel() < (m.values or VALUES):
-            problems.append(f"{m.name} has only {codes.unique().numel()} distinct values")
+        codes, values = _distinct(optimizer, params, m)
+        if values < (m.values or VALUES):
+            problems.append(f"{m.name} has only {values} distinct values")
+        elif codes < (m.values or CODES):
+            problems.append(f"{m.name} has only {codes} distinct codes")
     # What is one of few numbers by the spec's words may need no rounding: a sign has none
     many = [m.format for m in cls.program.moments if not m.values]
     stochastic = set(many) - {"fp32", "e4m3-raw"}

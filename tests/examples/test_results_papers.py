@@ -25,9 +25,9 @@ plan = pytest.importorskip("plan")
 runs = pytest.importorskip("runs")
 data = pytest.importorskip("data")
 gpt = pytest.importorskip("gpt")
-bpe, fp8_matmul, measures, optimizers, texts = (
+bpe, fp8_matmul, measures, optimizers, papers_page, texts = (
     importlib.import_module(name)
-    for name in ("bpe", "fp8_matmul", "measures", "optimizers", "texts")
+    for name in ("bpe", "fp8_matmul", "measures", "optimizers", "papers_page", "texts")
 )
 sys.path.remove(str(RESULTS))
 
@@ -319,17 +319,7 @@ def run(script: str, *arguments: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "claim",
-    [
-        "papers_speed",
-        "papers_s3",
-        "papers_settings",
-        "papers_finetune",
-        "papers_larger",
-        "papers_muon",
-    ],
-)
+@pytest.mark.parametrize("claim", papers_page.CLAIMS)
 def test_quick(claim: str, tmp_path: Path) -> None:
     run(f"{claim}.py", "--quick", "--out", str(tmp_path))
     made = json.loads((tmp_path / f"{claim}.json").read_text())

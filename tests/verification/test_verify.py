@@ -9,6 +9,7 @@ import pytest
 import torch
 from signconv.generated.adadelta import Adadelta
 from signconv.generated.rprop import Rprop
+from signconv.generated.sgd import SGD
 
 from signconv.ir.nodes import Const, Moment, Op, Program, Ref, add, map_expressions, mul, sub
 from signconv.lower import schedule, sign_form
@@ -334,6 +335,18 @@ def test_a_moment_of_few_numbers_has_to_show_all() -> None:
     words = "last_sign has only {} distinct values"
     assert signs == [[words.format(1)], [words.format(2)], []]
     assert not any("rounded" in x for x in found[0])
+
+
+def test_few_codes_show_through_many_scales() -> None:
+    """Values count with the scales of their blocks, but a block has to have several codes too."""
+    p = torch.zeros(90, 64, requires_grad=True)
+    optimizer = SGD([p], backend="reference")
+    p.grad = torch.ones(90, 64) * 2.0 ** torch.arange(90.0)[:, None]
+    optimizer.step()
+    slot = SGD.program.moments[0]
+    assert bits._distinct(optimizer, [p], slot) == (1, 90)
+    (few, *_) = bits._weak(SGD, optimizer, [p], {"up": 1, "down": 1}, 1.0, torch.float32)
+    assert few == f"{slot.name} has only 1 distinct codes"
 
 
 def compared(cls: type, dtype: torch.dtype) -> Row:

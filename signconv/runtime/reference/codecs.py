@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from signconv.runtime.formats import BLOCK, E6M2, LEAST_SCALE, Float4, Float8, Format, Int8, named
+from signconv.runtime.formats import (
+    BLOCK,
+    E6M2,
+    LEAST_SCALE,
+    Fitted,
+    Float4,
+    Float8,
+    Format,
+    Int8,
+    named,
+)
 from signconv.runtime.reference import roots
 from signconv.runtime.reference.bits import shift_right
 
@@ -315,7 +325,7 @@ def encode_int8(x: Tensor, byte: Tensor, field: Tensor, layout: Int8) -> Tensor:
     return torch.where(x.isfinite(), code, layout.nan).to(torch.uint8)
 
 
-def least_scale(x: Tensor, layout: Float4 | Int8) -> Tensor:
+def least_scale(x: Tensor, layout: Fitted) -> Tensor:
     """E8M0 byte per row of 32 (int32 [numel/32]): the least in which the largest finite magnitude
     is no larger than the largest code."""
     magnitude = x.view(torch.int32).view(-1, BLOCK) & 0x7FFFFFFF
