@@ -29,10 +29,11 @@ State = Mapping[Tensor, dict[str, Tensor]]
 class Task:
     """Tensors of one param group on one device, stepped together.
 
-    params: plain tensors with gradients, not DTensors; state: their entries.  key names what the
-    backend keeps for the next step of the same tensors: its tables.  norm: of all gradients, 0-dim
-    float64 on their device, where the program reads one; of scaled ones where they are scaled.
-    totals: float64 [names], as far as they are known (``OptimizerProgram.totals``).
+    params: plain tensors with gradients, or DTensors that are yet to be dealt out (``owners``),
+    which no backend is given; state: their entries.  key names what the backend keeps for the next
+    step of the same tensors: its tables.  norm: of all gradients, 0-dim float64 on their device,
+    where the program reads one; of scaled ones where they are scaled.  totals: float64 [names], as
+    far as they are known (``OptimizerProgram.totals``).
     inputs: the extra ones of this step, of these params.
     """
 
